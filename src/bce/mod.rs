@@ -1,0 +1,3 @@
+//! The signed BCC client. Knows nothing of RabbitMQ.
+
+pub mod sign;
