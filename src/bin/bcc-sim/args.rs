@@ -49,7 +49,7 @@ pub struct Args {
     session_token: Option<String>,
 
     /// Calls a second over all of /v2; more are answered 429. Without it there is no limit.
-    #[arg(long, value_name = "CALLS")]
+    #[arg(long, value_name = "CALLS", allow_negative_numbers = true)]
     rate: Option<f64>,
 
     /// Calls that may come at once after a rest [default: the rate, rounded up]
