@@ -66,6 +66,18 @@ async fn a_script_gives_its_answers_in_order_to_its_instance_alone() {
 }
 
 #[tokio::test]
+async fn a_script_for_any_call_comes_after_the_instances_own() {
+    let sim = scripted(json!(["status-500"])).await;
+    sim.control("PUT", "script/*", json!(["status-503", "status-503", "status-502"])).await;
+    let ids = r#"{"instanceIds":["i-sim00001"]}"#;
+    assert_eq!(sim.start_instance(ID).await.status, 500);
+    assert_eq!(sim.start_instance(ID).await.status, 503);
+    assert_eq!(sim.call("GET", "/v2/instance?maxKeys=1", "").await.status, 503);
+    assert_eq!(sim.call("PUT", "/v2/instance/batchAction?start", ids).await.status, 502);
+    assert_eq!(sim.start_instance(ID).await.status, 200);
+}
+
+#[tokio::test]
 async fn hangs_give_no_answer_before_the_effect_or_after_it() {
     let sim = scripted(json!([{"hang": "before"}, {"hang": "after"}])).await;
     for (status, starts) in [("Stopped", 0), ("Starting", 1)] {
@@ -130,6 +142,8 @@ async fn pages_texts_and_redirects_stand_in_for_the_api() {
         {"status": 500, "body": ""},
         {"status": 200, "body": "{\"instance\": {\"status\": \"Dreaming\"}}"},
         "redirect-http://127.0.0.1:1/v2",
+        "status-204",
+        "status-304",
     ]))
     .await;
     let page = sim.start_instance(ID).await;
@@ -141,6 +155,10 @@ async fn pages_texts_and_redirects_stand_in_for_the_api() {
     assert_eq!(forged.json()["instance"]["status"], "Dreaming");
     let redirect = sim.start_instance(ID).await;
     assert_eq!((redirect.status, redirect.header("location")), (302, Some("http://127.0.0.1:1/v2")));
+    for bodiless in [204, 304] {
+        let answer = sim.start_instance(ID).await;
+        assert_eq!((answer.status, answer.body.as_str()), (bodiless, ""));
+    }
 }
 
 #[tokio::test]
