@@ -41,20 +41,30 @@ const EVERY_STATUS: [&str; 20] = [
 
 #[tokio::test]
 async fn an_instance_goes_from_stopped_to_running_and_back() {
-    let sim = Sim::start(&["--fleet", "Stopped=1", "--boot-time", "300ms", "--stop-time", "300ms"]);
-    let status = async || {
-        sim.call("GET", "/v2/instance/i-sim00001", "").await.json()["instance"]["status"].as_str().unwrap().to_owned()
+    let sim = Sim::start(&["--fleet", "Stopped=1", "--boot-time", "1s", "--stop-time", "1s"]);
+    // The passing state is seen at once, the one it ends in when its time has come: not before, and soon after.
+    let passes = async |asked: Instant, through: &str, into: &str| {
+        loop {
+            let shown = sim.call("GET", "/v2/instance/i-sim00001", "").await.json();
+            let status = shown["instance"]["status"].as_str().unwrap();
+            if status == into {
+                assert!(asked.elapsed() >= Duration::from_secs(1), "{into} after {:?}", asked.elapsed());
+                break;
+            }
+            assert_eq!(status, through);
+            assert!(asked.elapsed() < Duration::from_secs(10), "still {through}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     };
+    let asked = Instant::now();
     let started = sim.start_instance("i-sim00001").await;
     assert_eq!((started.status, started.body.as_str()), (200, ""));
-    assert_eq!(status().await, "Starting");
     assert_eq!(sim.start_instance("i-sim00001").await.verdict().0, 409);
-    tokio::time::sleep(Duration::from_millis(350)).await;
-    assert_eq!(status().await, "Running");
+    passes(asked, "Starting", "Running").await;
+
+    let asked = Instant::now();
     assert_eq!(sim.call("PUT", "/v2/instance/i-sim00001?stop", "{}").await.status, 200);
-    assert_eq!(status().await, "Stopping");
-    tokio::time::sleep(Duration::from_millis(350)).await;
-    assert_eq!(status().await, "Stopped");
+    passes(asked, "Stopping", "Stopped").await;
     assert_eq!(sim.instance("i-sim00001").await["starts"], 1);
 }
 

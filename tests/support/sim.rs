@@ -70,6 +70,9 @@ impl Sim {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bcc-sim"))
             .args(["--listen", "127.0.0.1:0"])
             .args(flags)
+            .env_remove("BCC_SIM_ACCESS_KEY_ID")
+            .env_remove("BCC_SIM_SECRET_ACCESS_KEY")
+            .env_remove("BCC_SIM_SESSION_TOKEN")
             .stdout(Stdio::piped())
             .spawn()
             .expect("bcc-sim starts");

@@ -74,24 +74,8 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
             simulator.world().calls.clear();
             done()
         }
-        ("GET", ["instances"]) => {
-            let world = simulator.world();
-            let all: Vec<_> = world
-                .fleet
-                .from("")
-                .map(|(id, instance)| Shown { id, status: instance.status(now), starts: instance.starts() })
-                .collect();
-            show(&all)
-        }
-        ("PUT", ["instances"]) => {
-            let many: Vec<(String, Order)> =
-                parse::<Vec<_>>(body)?.into_iter().map(named).collect::<Result<_, Refused>>()?;
-            let mut world = simulator.world();
-            for (id, order) in many {
-                world.fleet.put(id, &order, now);
-            }
-            done()
-        }
+        ("GET", ["instances"]) => instances(simulator, now),
+        ("PUT", ["instances"]) => put_many(simulator, body, now),
         ("PUT", ["instances", id]) => {
             check_id(id)?;
             simulator.world().fleet.put((*id).to_owned(), &parse(body)?, now);
@@ -126,6 +110,22 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
         }
         (method, path) => Err((404, format!("there is no {method} /_sim/{}", path.join("/")))),
     }
+}
+
+fn instances(simulator: &Simulator, now: Instant) -> Result<Bytes, Refused> {
+    let world = simulator.world();
+    let all = world.fleet.from("");
+    let shown = all.map(|(id, instance)| Shown { id, status: instance.status(now), starts: instance.starts() });
+    show(&shown.collect::<Vec<_>>())
+}
+
+fn put_many(simulator: &Simulator, body: &[u8], now: Instant) -> Result<Bytes, Refused> {
+    let many: Vec<(String, Order)> = parse::<Vec<_>>(body)?.into_iter().map(named).collect::<Result<_, Refused>>()?;
+    let mut world = simulator.world();
+    for (id, order) in many {
+        world.fleet.put(id, &order, now);
+    }
+    done()
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
