@@ -33,7 +33,7 @@ async fn attempts_that_are_used_up_end_the_job_with_the_last_answer() {
     let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
     let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
     let rules = json!([{"fault": {"status": 503, "code": "ServiceUnavailable", "message": "try later"}}]);
-    stage.sim.put("faults", json!({ "rules": rules })).await;
+    stage.sim.faults(rules).await;
     stage.wake("i-sim00001").await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["reason"], &outcome["attempts"]), (&json!("exhausted"), &json!(3)));
@@ -57,7 +57,7 @@ async fn a_call_that_succeeded_unseen_is_reported_as_started_and_ambiguous() {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{instance}");
         assert_eq!(stage.sim.operations(&instance).await, ["start", "start", "describe"]);
     }
-    let instances = stage.sim.get("instances").await;
+    let instances = stage.sim.control("GET", "instances", json!(null)).await;
     let started = instances.as_array().unwrap().iter().filter(|instance| instance["starts"] != 0);
     assert!(started.clone().count() == 2 && started.into_iter().all(|instance| instance["starts"] == 1));
 }
@@ -70,7 +70,7 @@ async fn throttling_costs_no_attempt_and_keeps_to_retry_after() {
     stage.wake("i-sim00001").await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)));
-    let calls = stage.sim.calls().await;
+    let calls = stage.sim.log().await;
     assert_eq!(calls.len(), 3);
     for pair in calls.windows(2) {
         assert!(pair[1].unix_micros - pair[0].unix_micros >= 2_000_000, "{calls:?}");
@@ -92,15 +92,14 @@ async fn an_instance_still_being_created_is_waited_for() {
 #[tokio::test]
 async fn a_lane_fault_leaves_its_jobs_unharmed() {
     let mut stage = Stage::set().await;
-    let refuse = json!({"rules": [{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}]});
-    stage.sim.put("faults", refuse).await;
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}])).await;
     stage.wake("i-sim00001").await;
     eventually("the fault is seen", async || {
         (stage.daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await == 1.0).then_some(())
     })
     .await;
-    eventually("several tries", async || (stage.sim.calls().await.len() > 2).then_some(())).await;
-    stage.sim.put("faults", json!({"rules": []})).await;
+    eventually("several tries", async || (stage.sim.log().await.len() > 2).then_some(())).await;
+    stage.sim.faults(json!([])).await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)));
     assert_eq!(stage.daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await, 0.0);
@@ -112,14 +111,14 @@ async fn a_lane_fault_leaves_its_jobs_unharmed() {
 #[tokio::test]
 async fn a_redirect_is_a_lane_fault_and_never_followed() {
     let mut stage = Stage::set().await;
-    let other = support::sim::Sim::start(&[]).await;
-    let location = format!("{}/v2/instance/i-sim00001?start", other.url);
-    stage.sim.put("faults", json!({"rules": [{"fault": {"status": 307, "location": location}}]})).await;
+    let other = support::sim::Sim::start(&[]);
+    let location = format!("{}/v2/instance/i-sim00001?start", other.url());
+    stage.sim.faults(json!([{"fault": {"status": 307, "location": location}}])).await;
     stage.wake("i-sim00001").await;
-    eventually("the answer is seen", async || (!stage.sim.calls().await.is_empty()).then_some(())).await;
-    stage.sim.put("faults", json!({"rules": []})).await;
+    eventually("the answer is seen", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.sim.faults(json!([])).await;
     assert_eq!(stage.outcome().await["outcome"], "started");
-    assert!(other.calls().await.is_empty());
+    assert!(other.log().await.is_empty());
 }
 
 #[tokio::test]
@@ -134,7 +133,7 @@ async fn a_job_is_not_called_before_its_time() {
     assert_eq!(outcomes["i-sim00001"]["outcome"], "started");
     // To wait for one's time is no attempt: the 409 is still read by policy.
     assert_eq!(outcomes["i-sim00002"]["reason"], "conflict");
-    for call in stage.sim.calls().await {
+    for call in stage.sim.log().await {
         assert!(call.unix_micros >= not_before.as_microsecond(), "{call:?}");
     }
 }
@@ -160,5 +159,5 @@ async fn a_parked_job_waits_in_the_ladder_as_it_came() {
     assert_eq!(header(&parked.properties, "x-reveille-touched"), "false");
     assert_eq!(parked.routing_key.as_str(), format!("{}prod", "1.".repeat(18)));
     stage.all_acked().await;
-    assert!(stage.sim.calls().await.is_empty());
+    assert!(stage.sim.log().await.is_empty());
 }

@@ -51,8 +51,9 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
         .map(<[u8]>::to_vec),
     );
     bodies.push(vec![b'x'; 1024 * 1024]);
-    bodies
-        .push(format!(r#"{{"instance_id":"i-sim00001","labels":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000)).into());
+    bodies.push(
+        format!(r#"{{"instance_id":"i-sim00001","labels":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000)).into(),
+    );
     bodies.push("[".repeat(60_000).into());
     bodies.push(json!({"instance_id": "i-sim00001", "batch_id": "b".repeat(129)}).to_string().into());
     let labels: std::collections::BTreeMap<String, &str> = (0..17).map(|n| (n.to_string(), "v")).collect();
@@ -84,7 +85,7 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
         assert_eq!(header(&message.properties, "x-reveille-outcome"), "rejected");
         assert_eq!(header(&message.properties, "x-reveille-reason"), "unreadable");
     }
-    let calls = stage.sim.calls().await;
+    let calls = stage.sim.log().await;
     assert!(calls.len() == 1 && calls[0].instance == "i-sim00001", "no call for any of them: {calls:?}");
 }
 

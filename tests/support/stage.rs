@@ -44,8 +44,8 @@ impl Stage {
     pub async fn with(wishes: Wishes<'_>) -> Self {
         let vhost = broker::vhost();
         let fleet = if wishes.fleet.is_empty() { "Stopped=20" } else { wishes.fleet };
-        let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat()).await;
-        let daemon = Daemon::start(&config(&vhost.url, &sim.url, &wishes));
+        let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat());
+        let daemon = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
         daemon.ready().await;
         let queues = Queues::connect(&vhost.url).await;
         let events = queues.listen("reveille.outcomes", "prod.*").await;
