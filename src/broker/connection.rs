@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::{Channel, ConnectionProperties, Event};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::publisher::Publisher;
+use super::topology::{DeclareError, Topology};
 use crate::config::Broker;
 use crate::retry::full_jitter;
 
@@ -17,12 +18,13 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long one try may take, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
     inner: Arc<lapin::Connection>,
-    publisher: Publisher,
 }
 
 /// No connection came about.
@@ -51,25 +53,64 @@ pub enum ConnectError {
 pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = lapin::Connection::connect_uri(broker.uri.clone(), properties);
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) => {
-            let inner = Arc::new(inner);
-            Ok(Connection { publisher: Publisher::new(inner.clone()), inner })
-        }
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner) }),
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
 }
 
-/// Connects, and tries again until it succeeds. `failed` is told of every failure.
-pub async fn connect_patiently(broker: &Broker, name: &str, mut failed: impl FnMut(&ConnectError)) -> Connection {
+/// Why there is no connection with everything declared on it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Something could not be declared.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// The channel for it broke.
+    #[error("RabbitMQ at {address}: {source}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// The broker took too long over it.
+    #[error("RabbitMQ at {address} did not declare exchanges and queues within {DECLARE_TIMEOUT:?}")]
+    TimedOut {
+        /// Where.
+        address: String,
+    },
+}
+
+impl OpenError {
+    /// Whether the broker will say the same however often it is asked.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Declare(error) if error.is_refusal())
+    }
+}
+
+/// Connects and declares `topology`, and tries again until that succeeds: a broker that just started has its
+/// listeners before its queues. `failed` is told of every failure.
+///
+/// # Errors
+/// [`OpenError`], where trying again is of no use.
+pub async fn open(
+    broker: &Broker,
+    name: &str,
+    topology: &Topology,
+    mut failed: impl FnMut(&OpenError),
+) -> Result<Connection, OpenError> {
     let mut failures = 0;
     loop {
-        match connect(broker, name).await {
+        match try_open(broker, name, topology).await {
             Ok(connection) => {
                 info!(broker = broker.address(), "connected");
-                return connection;
+                return Ok(connection);
             }
+            Err(error) if error.is_final() => return Err(error),
             Err(error) => {
                 failures += 1;
                 warn!("{error}; trying again");
@@ -78,6 +119,19 @@ pub async fn connect_patiently(broker: &Broker, name: &str, mut failed: impl FnM
             }
         }
     }
+}
+
+async fn try_open(broker: &Broker, name: &str, topology: &Topology) -> Result<Connection, OpenError> {
+    let connection = connect(broker, name).await?;
+    let address = || broker.address();
+    let channel = connection.channel().await.map_err(|source| OpenError::Broken { address: address(), source })?;
+    match timeout(DECLARE_TIMEOUT, topology.declare(&channel)).await {
+        Ok(declared) => declared?,
+        Err(_) => return Err(OpenError::TimedOut { address: address() }),
+    }
+    // Its work is done, and a channel goes with its last handle.
+    drop(channel);
+    Ok(connection)
 }
 
 impl Connection {
@@ -89,9 +143,9 @@ impl Connection {
         self.inner.create_channel().await
     }
 
-    /// The publisher over this connection.
+    /// A publisher, whose messages wait for no other publisher's.
     pub fn publisher(&self) -> Publisher {
-        self.publisher.clone()
+        Publisher::new(&self.inner)
     }
 
     /// Whether the connection stands.
@@ -115,6 +169,6 @@ impl Connection {
     /// Closes the connection: what is unacked goes back to its queue.
     pub async fn close(self) {
         // Whatever goes wrong while closing, the broker does the same when the socket goes.
-        let _ = tokio::time::timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
+        let _ = timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
     }
 }

@@ -3,14 +3,15 @@
 pub mod connection;
 pub mod delay;
 pub mod delivery;
+mod group;
 pub mod headers;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
 
-pub use connection::{Connection, connect, connect_patiently};
+pub use connection::{Connection, OpenError, connect, open};
 pub use delivery::{Delivery, Message, Unacked};
 pub use headers::Headers;
-pub use publisher::{Confirmed, PublishError, Publisher};
+pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
 pub use replies::Replies;
 pub use topology::{Names, Topology};

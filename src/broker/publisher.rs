@@ -1,13 +1,15 @@
 //! Publishing with proof.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, ConnectionState, ErrorKind};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, info};
 
+use super::group::{Request, publish_groups};
 use crate::retry::full_jitter;
 
 /// Proof that the broker has taken charge of a message: it was routed to a queue, and every such queue has it safe.
@@ -23,6 +25,19 @@ impl Confirmed {
     pub fn and(self, _other: Self) -> Self {
         self
     }
+}
+
+/// A message to be published. It is always persistent and mandatory.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The exchange; empty for the default one, whose routing keys are the names of queues.
+    pub exchange: String,
+    /// The routing key, at most 255 bytes.
+    pub key: String,
+    /// Properties, headers among them.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 /// A message that the broker did not take charge of.
@@ -46,7 +61,8 @@ pub enum PublishError {
         /// The routing key.
         key: String,
     },
-    /// The broker closed the channel over it: there is no such exchange, or no permission.
+    /// The broker closed the channel over it or over one published with it: there is no such exchange, or no
+    /// permission.
     #[error("the broker refuses messages to exchange {exchange:?}: {source}")]
     Forbidden {
         /// The exchange published to.
@@ -62,58 +78,40 @@ pub enum PublishError {
 /// Ceilings of the delay between tries of a message the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Channels that take turns: while the messages of one wait for their confirms, those of the next are on their way.
+const CHANNELS: usize = 4;
 
-/// Publishes over channels that have one message under way each.
+/// Publishes what waits at the same time together, and judges it together.
 ///
-/// One each, because lapin hands a returned message to whichever confirm of its channel comes next, and RabbitMQ may
-/// confirm others first: with several under way a message that no queue took could pass for confirmed. It also keeps
-/// a refusal that closes the channel from striking other messages.
+/// A message whose queues never confirm holds up those published with it: what is to be independent of each other
+/// needs publishers of its own.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    connection: Arc<lapin::Connection>,
-    idle: Arc<Mutex<Vec<Channel>>>,
+    intakes: Arc<[mpsc::UnboundedSender<Request>]>,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Publisher {
-    pub(super) fn new(connection: Arc<lapin::Connection>) -> Self {
-        Self { connection, idle: Arc::default() }
+    pub(super) fn new(connection: &Arc<lapin::Connection>) -> Self {
+        let intake = |_| {
+            // Bounded by whoever publishes: each waits for the broker's word.
+            let (intake, requests) = mpsc::unbounded_channel();
+            tokio::spawn(publish_groups(connection.clone(), requests));
+            intake
+        };
+        Self { intakes: (0..CHANNELS).map(intake).collect(), turn: Arc::default() }
     }
 
-    /// Publishes once, persistently, and waits for the broker's word.
+    /// Publishes once and waits for the broker's word.
     ///
     /// # Errors
     /// [`PublishError`].
-    pub async fn try_publish(
-        &self,
-        exchange: &str,
-        key: &str,
-        properties: BasicProperties,
-        body: &[u8],
-    ) -> Result<Confirmed, PublishError> {
-        let channel = self.channel().await.map_err(PublishError::Broken)?;
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let published = async {
-            channel
-                .basic_publish(exchange.into(), key.into(), options, body, properties.with_delivery_mode(PERSISTENT))
-                .await?
-                .await
-        };
-        let confirmation = match published.await {
-            Ok(confirmation) => confirmation,
-            Err(source) if source.is_amqp_soft_error() => {
-                return Err(PublishError::Forbidden { exchange: exchange.to_owned(), source });
-            }
-            Err(error) => return Err(PublishError::Broken(error)),
-        };
-        self.lock_idle().push(channel);
-        let (exchange, key) = (exchange.to_owned(), key.to_owned());
-        match confirmation {
-            Confirmation::Ack(None) => Ok(Confirmed(())),
-            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
-                Err(PublishError::Returned { exchange, key, text: returned.reply_text.to_string() })
-            }
-            Confirmation::Nack(None) | Confirmation::NotRequested => Err(PublishError::Rejected { exchange, key }),
-        }
+    pub async fn try_publish(&self, message: Arc<Outgoing>) -> Result<Confirmed, PublishError> {
+        let closed = || PublishError::Broken(ErrorKind::InvalidConnectionState(ConnectionState::Closed).into());
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % CHANNELS;
+        let (waiting, word) = oneshot::channel();
+        self.intakes[turn].send(Request { message, waiting }).map_err(|_| closed())?;
+        word.await.map_err(|_| closed())?.map(Confirmed)
     }
 
     /// Publishes until the broker takes charge. While it refuses, the delivery this stands for stays unacked, so its
@@ -121,19 +119,14 @@ impl Publisher {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn publish(
-        &self,
-        exchange: &str,
-        key: &str,
-        properties: BasicProperties,
-        body: &[u8],
-    ) -> Result<Confirmed, lapin::Error> {
+    pub async fn publish(&self, message: Outgoing) -> Result<Confirmed, lapin::Error> {
+        let message = Arc::new(message);
         let mut refusals = 0;
         loop {
-            match self.try_publish(exchange, key, properties.clone(), body).await {
+            match self.try_publish(message.clone()).await {
                 Ok(confirmed) => {
                     if refusals > 0 {
-                        info!(exchange, key, "the broker takes the message now");
+                        info!(exchange = message.exchange, key = message.key, "the broker takes the message now");
                     }
                     return Ok(confirmed);
                 }
@@ -148,21 +141,4 @@ impl Publisher {
             }
         }
     }
-
-    async fn channel(&self) -> Result<Channel, lapin::Error> {
-        let idle = self.lock_idle().pop();
-        if let Some(channel) = idle {
-            return Ok(channel);
-        }
-        let channel = self.connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
-    }
-
-    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
-
-/// `delivery_mode` of AMQP: written to disk.
-const PERSISTENT: u8 = 2;

@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use tokio::sync::Mutex;
 
 use super::connection::{ConnectError, Connection, connect};
-use super::publisher::{PublishError, Publisher};
+use super::publisher::{Outgoing, PublishError, Publisher};
 use crate::config::Broker;
 
 /// A reply is tried again on a new connection, since another's may have broken the one it was on.
@@ -19,7 +19,7 @@ const TRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Replies {
     broker: Arc<Broker>,
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<(Connection, Publisher)>>,
 }
 
 impl Replies {
@@ -32,10 +32,11 @@ impl Replies {
     ///
     /// # Errors
     /// Why it could not be delivered; the caller decides nothing by it.
-    pub async fn send(&self, to: &str, properties: &BasicProperties, body: &[u8]) -> anyhow::Result<()> {
+    pub async fn send(&self, to: &str, properties: BasicProperties, body: Vec<u8>) -> anyhow::Result<()> {
+        let reply = Arc::new(Outgoing { exchange: String::new(), key: to.to_owned(), properties, body });
         let mut tries = 1;
         loop {
-            match self.publisher().await?.try_publish("", to, properties.clone(), body).await {
+            match self.publisher().await?.try_publish(reply.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(PublishError::Broken(_)) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error.into()),
@@ -45,10 +46,12 @@ impl Replies {
 
     async fn publisher(&self) -> Result<Publisher, ConnectError> {
         let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
-            return Ok(connection.publisher());
+        if let Some((_, publisher)) = kept.as_ref().filter(|(connection, _)| connection.is_open()) {
+            return Ok(publisher.clone());
         }
         let connection = connect(&self.broker, "reveille replies").await?;
-        Ok(kept.insert(connection).publisher())
+        let publisher = connection.publisher();
+        *kept = Some((connection, publisher.clone()));
+        Ok(publisher)
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::delay;
@@ -329,7 +330,7 @@ fn list(arguments: &Arguments) -> String {
 
 /// A declaration the broker refused.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot declare {what} {name}: {source}{}", remedy(.source))]
+#[error("cannot declare {what} {name}: {source}{}", remedy(.source).map(|remedy| format!("; {remedy}")).unwrap_or_default())]
 pub struct DeclareError {
     what: &'static str,
     name: String,
@@ -337,20 +338,23 @@ pub struct DeclareError {
 }
 
 impl DeclareError {
-    /// Whether the broker refused it, so that trying again changes nothing.
+    /// Whether the broker will say the same however often it is asked.
     pub fn is_refusal(&self) -> bool {
-        self.source.is_amqp_soft_error()
+        remedy(&self.source).is_some()
     }
 }
 
-fn remedy(error: &lapin::Error) -> &'static str {
-    let text = error.to_string();
-    if text.contains("PRECONDITION_FAILED") || text.contains("PRECONDITION-FAILED") {
-        "; it exists with other arguments: empty and delete it, or set another broker.prefix"
-    } else if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
-        "; give the user permission to configure, write and read names with the prefix"
-    } else {
-        ""
+/// What to do about what no second try would mend.
+fn remedy(error: &lapin::Error) -> Option<&'static str> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+            Some("it exists with other arguments: empty and delete it, or set another broker.prefix")
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            Some("give the user permission to configure, write and read names with the prefix")
+        }
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `reveille run`: the daemon, wired together.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,16 +30,17 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     let signals = Signals::open().map_err(|error| anyhow::anyhow!("cannot listen to signals: {error}"))?;
     tokio::spawn(signals.obey(request));
 
-    let connecting =
-        broker::connect_patiently(&config.broker, "reveille", |error| readiness.broker(&error.to_string()));
+    let names = Names::new(&config.broker.prefix);
+    let topology = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name));
+    let opening = broker::open(&config.broker, "reveille", &topology, |error| readiness.broker(&error.to_string()));
     let connection = tokio::select! {
         () = stop.requested() => return Ok(ExitCode::SUCCESS),
-        connection = connecting => Arc::new(connection),
+        opened = opening => Arc::new(opened.map_err(|error| Failure::Usage(error.to_string()))?),
     };
     metrics.broker_connected.set(1);
     readiness.broker(CONNECTED);
 
-    let served = serve(&config, &connection, &metrics, &readiness, &stop).await;
+    let served = serve(&config, &names, &connection, &metrics, &readiness, &stop).await;
     metrics.broker_connected.set(0);
     if let Err(failure) = &served {
         readiness.broker(&failure.to_string());
@@ -51,38 +53,28 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
-/// Declares the topology and runs every lane, until all are given back or the connection is lost.
+/// Runs every lane, until all are given back or the connection is lost.
 async fn serve(
     config: &Config,
+    names: &Names,
     connection: &Arc<Connection>,
     metrics: &Metrics,
     readiness: &Arc<Readiness>,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let names = Names::new(&config.broker.prefix);
-    let unreachable =
-        |error: &dyn std::fmt::Display| Failure::Unreachable(format!("the connection to RabbitMQ is lost: {error}"));
-    let channel = connection.channel().await.map_err(|error| unreachable(&error))?;
-    let declared = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name)).declare(&channel).await;
-    declared.map_err(
-        |error| {
-            if error.is_refusal() { Failure::Usage(error.to_string()) } else { unreachable(&error) }
-        },
-    )?;
-
-    let publisher = connection.publisher();
+    let lost = |why: &dyn Display| Failure::Unreachable(format!("the connection to RabbitMQ is lost: {why}"));
     let replies = Arc::new(Replies::new(config.broker.clone()));
     let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
     for lane in &config.lanes {
         let (connection, readiness, stop) = (connection.clone(), readiness.clone(), stop.clone());
         let metrics = metrics.lane(lane.name.as_str());
-        let lane = Lane::new(lane, config.retry, &names, publisher.clone(), replies.clone(), metrics)
+        let lane = Lane::new(lane, config.retry, names, &connection, replies.clone(), metrics)
             .map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))?;
         lanes.spawn(async move { Arc::new(lane).run(&connection, &readiness, &stop).await });
     }
     tokio::select! {
-        ended = all(lanes) => ended.map_err(|error| unreachable(&error)),
-        reason = connection.lost() => Err(unreachable(&reason)),
+        ended = all(lanes) => ended.map_err(|error| lost(&error)),
+        reason = connection.lost() => Err(lost(&reason)),
     }
     // What is in flight is dropped here with its tasks: the broker gives it to whoever holds the baton next.
 }

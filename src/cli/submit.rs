@@ -6,6 +6,7 @@ mod report;
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use self::report::{Ended, Report};
 use super::Failure;
-use crate::broker::{self, Connection, Names, Publisher};
+use crate::broker::{self, Connection, Names, Outgoing, Publisher};
 use crate::config::{Config, LaneName};
 use crate::job::Job;
 use crate::outcome;
@@ -116,9 +117,9 @@ async fn submit(
     let size = jobs.len();
     let announcement = outcome::Batch { batch_id: batch, size, lane: lane.as_str() }.into_event(Timestamp::now());
     let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
-    let key = format!("{lane}.submitted");
+    let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
     publisher
-        .try_publish(&names.outcomes(), &key, properties, &announcement.to_bytes())
+        .try_publish(Arc::new(Outgoing { exchange, key, properties, body }))
         .await
         .map(drop)
         .context("cannot announce the batch; no job was submitted")?;
@@ -133,7 +134,8 @@ async fn submit(
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
                 .with_message_id(id.as_str().into());
-            let confirmed = publisher.try_publish(exchange, lane.as_str(), properties, &body).await;
+            let (exchange, key) = (exchange.clone(), lane.to_string());
+            let confirmed = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
             confirmed.map(drop).with_context(|| {
                 format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position())
             })?;

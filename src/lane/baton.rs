@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::LaneError;
-use crate::broker::{Connection, Publisher};
+use crate::broker::{Connection, Outgoing, Publisher};
 
 /// RabbitMQ closes a channel that holds a delivery unacked for 30 minutes, so the baton is changed for a new one well
 /// before.
@@ -34,20 +34,25 @@ pub struct Baton {
 
 impl Baton {
     /// Subscribes to `queue` and adds a baton.
-    pub async fn subscribe(connection: &Connection, publisher: &Publisher, queue: String) -> Result<Self, LaneError> {
+    pub async fn subscribe(connection: &Connection, queue: String) -> Result<Self, LaneError> {
         let channel = connection.channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let consumer = channel
             .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
-        let baton = Self { queue, channel, consumer, publisher: publisher.clone(), kept: None };
+        let baton = Self { queue, channel, consumer, publisher: connection.publisher(), kept: None };
         baton.add().await?;
         Ok(baton)
     }
 
     async fn add(&self) -> Result<(), LaneError> {
-        let confirmed = self.publisher.publish("", &self.queue, BasicProperties::default(), b"baton").await;
-        Ok(confirmed.map(drop)?)
+        let baton = Outgoing {
+            exchange: String::new(),
+            key: self.queue.clone(),
+            properties: BasicProperties::default(),
+            body: b"baton".to_vec(),
+        };
+        Ok(self.publisher.publish(baton).await.map(drop)?)
     }
 
     /// Waits until this replica holds the baton.

@@ -19,7 +19,7 @@ use self::baton::Baton;
 use self::limiter::Limiter;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, Endpoint, InstanceState, NoAnswer, Operation};
-use crate::broker::{Connection, Names, Publisher, Replies};
+use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
 use crate::outcome;
@@ -39,7 +39,10 @@ pub struct Lane {
     endpoint: Endpoint,
     client: Client,
     limiter: Limiter,
-    publisher: Publisher,
+    /// For outcome events. Apart from the next one, since each can be held up by queues of its own.
+    outcomes: Publisher,
+    /// For parked jobs and dead letters.
+    jobs: Publisher,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
@@ -58,7 +61,7 @@ pub enum LaneError {
 }
 
 impl Lane {
-    /// The lane that `lane` describes, over one connection's publisher.
+    /// The lane that `lane` describes, over `connection`.
     ///
     /// # Errors
     /// What keeps its client from being set up: its keys, or TLS.
@@ -66,7 +69,7 @@ impl Lane {
         lane: &config::Lane,
         retry: config::Retry,
         names: &Names,
-        publisher: Publisher,
+        connection: &Connection,
         replies: Arc<Replies>,
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
@@ -82,7 +85,8 @@ impl Lane {
             endpoint: lane.endpoint.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
-            publisher,
+            outcomes: connection.publisher(),
+            jobs: connection.publisher(),
             replies,
             metrics,
             faulty: AtomicBool::new(false),
@@ -99,7 +103,7 @@ impl Lane {
         readiness: &Readiness,
         stop: &Stop,
     ) -> Result<(), LaneError> {
-        let mut baton = Baton::subscribe(connection, &self.publisher, self.names.baton_of(&self.name)).await?;
+        let mut baton = Baton::subscribe(connection, self.names.baton_of(&self.name)).await?;
         readiness.lane(self.name.as_str(), LaneState::StandingBy);
         tokio::select! {
             biased;
@@ -127,8 +131,9 @@ impl Lane {
         let properties = BasicProperties::default()
             .with_content_type(outcome::CONTENT_TYPE.into())
             .with_message_id(event.id.as_str().into());
-        let key = format!("{}.held", self.name);
-        self.publisher.publish(&self.names.outcomes(), &key, properties, &event.to_bytes()).await.map(drop)
+        let (exchange, key) = (self.names.outcomes(), format!("{}.held", self.name));
+        let body = event.to_bytes();
+        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
     }
 
     /// Waits for the limiter, before any API call of the lane.

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::Lane;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
-use crate::broker::{Confirmed, Delivery, Headers, Message, Unacked, delay};
+use crate::broker::{Confirmed, Delivery, Headers, Message, Outgoing, Unacked, delay};
 use crate::config::Retry;
 use crate::job::{self, Progress};
 use crate::outcome::{self, Data, Outcome, Reason};
@@ -157,8 +157,8 @@ impl Job {
         }
 
         let key = format!("{}.{}", lane.name, conclusion.outcome);
-        let exchange = lane.names.outcomes();
-        let told = lane.publisher.publish(&exchange, &key, properties.clone(), &body);
+        let reply = self.message.properties.reply_to().as_ref().map(|asker| (asker, properties.clone(), body.clone()));
+        let told = lane.outcomes.publish(Outgoing { exchange: lane.names.outcomes(), key, properties, body });
         let proof = if conclusion.outcome.is_dead_letter() {
             let (told, kept) = tokio::try_join!(told, self.keep(lane, conclusion, finished_at))?;
             told.and(kept)
@@ -166,8 +166,8 @@ impl Job {
             told.await?
         };
         // Answers whoever asked. One who has gone does not hold up the job.
-        if let Some(asker) = self.message.properties.reply_to()
-            && let Err(error) = lane.replies.send(asker.as_str(), &properties, &body).await
+        if let Some((asker, properties, body)) = reply
+            && let Err(error) = lane.replies.send(asker.as_str(), properties, body).await
         {
             warn!(lane = %lane.name, job = self.progress.job_id, reply_to = asker.as_str(), "no reply given: {error}");
         }
@@ -233,8 +233,8 @@ impl Job {
         } else if let Some(explanation) = &conclusion.explanation {
             set("x-reveille-error-message", text(explanation));
         }
-        let properties = self.message.forward(headers);
-        lane.publisher.publish("", &lane.names.dead(), properties, &self.message.body).await
+        let (properties, body) = (self.message.forward(headers), self.message.body.clone());
+        lane.jobs.publish(Outgoing { exchange: String::new(), key: lane.names.dead(), properties, body }).await
     }
 
     /// Puts a copy of the message into the delay ladder.
@@ -248,8 +248,8 @@ impl Job {
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let (exchange, key) = delay::route(&lane.names, delay, &lane.name);
-        let properties = self.message.forward(headers);
-        let proof = lane.publisher.publish(&exchange, &key, properties, &self.message.body).await?;
+        let (properties, body) = (self.message.forward(headers), self.message.body.clone());
+        let proof = lane.jobs.publish(Outgoing { exchange, key, properties, body }).await?;
         lane.metrics.parked(cause);
         debug!(lane = %lane.name, job = progress.job_id, ?delay, cause, "parked");
         Ok(proof)
