@@ -1,0 +1,22 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench build
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: ## wake a simulated fleet of 200 machines here, end to end, in under a minute after the build
+	@tests/support/setup broker
+	@deploy/demo
+
+test: ## format, lints and all tests, on a private RabbitMQ; installs what is missing
+	@tests/support/setup broker python
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test
+
+bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same
+	@tests/support/setup broker
+	cargo bench --bench throughput
+
+build: ## release binaries: target/release/reveille and target/release/bcc-sim
+	cargo build --release

@@ -1,0 +1,129 @@
+//! A private RabbitMQ node for this test binary, and a vhost of it for each test.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Made when the shared node boots: adding one later takes a whole `rabbitmqctl`.
+const VHOSTS: usize = 64;
+
+/// An empty vhost on the node that this test binary's tests share. No other test sees it.
+pub struct Vhost {
+    /// `amqp://guest:guest@127.0.0.1:PORT/t7`
+    pub url: String,
+    /// `t7`
+    pub name: String,
+}
+
+/// Hands out the next vhost; the first call boots the node, which takes some seconds, and blocks meanwhile.
+pub fn vhost() -> Vhost {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(number <= VHOSTS, "this test binary wants more than {VHOSTS} vhosts: raise VHOSTS in {}", file!());
+    let name = format!("t{number}");
+    Vhost { url: format!("{}/{name}", shared().url), name }
+}
+
+/// The node behind [`vhost`]. A static is never dropped, so the node ends when this process does.
+pub fn shared() -> &'static Node {
+    static NODE: OnceLock<Node> = OnceLock::new();
+    NODE.get_or_init(|| Node::start(&["--vhosts", &VHOSTS.to_string()]))
+}
+
+/// A node of one's own, for tests that kill it. It ends, without a trace, when dropped.
+pub struct Node {
+    /// `amqp://guest:guest@127.0.0.1:PORT`, without a vhost.
+    pub url: String,
+    /// Data, logs, and `env`, which tells `rabbitmqctl` where the node is.
+    pub folder: PathBuf,
+    /// The Erlang VM.
+    pub pid: u32,
+    /// `tests/support/rabbitmq-node`; its own documentation says what it promises.
+    script: Child,
+    /// Its end is what ends the node. Taken on drop, before the wait for the script.
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Node {
+    /// Takes the arguments of `tests/support/rabbitmq-node`; returns once the node takes clients.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut script = Command::new(SCRIPT)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{SCRIPT}: {error}"));
+        let commands = script.stdin.take();
+        let mut answers = BufReader::new(script.stdout.take().expect("stdout is piped"));
+        let Ready { url, folder, pid } = Ready::read(&mut answers);
+        Self { url, folder, pid, script, commands, answers }
+    }
+
+    /// SIGKILL, as the kernel would do it to a node that ate too much.
+    pub fn kill(&mut self) {
+        self.command("kill");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the node's script answers");
+        assert_eq!(answer, "killed\n");
+    }
+
+    /// Starts the node again on the same port and data, after stopping it if it runs.
+    pub fn restart(&mut self) {
+        self.command("restart");
+        self.pid = Ready::read(&mut self.answers).pid;
+    }
+
+    /// Runs `rabbitmqctl` on this node and returns what it prints. It takes a second or two.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("sh")
+            .args(["-c", r#". "$0/env" && exec rabbitmqctl --quiet "$@""#])
+            .arg(&self.folder)
+            .args(arguments)
+            .output()
+            .expect("sh runs");
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        String::from_utf8(output.stdout).expect("rabbitmqctl speaks UTF-8")
+    }
+
+    fn command(&mut self, line: &str) {
+        let commands = self.commands.as_mut().expect("stdin is open until drop");
+        writeln!(commands, "{line}").expect("the node's script runs");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        let _ = self.script.wait();
+    }
+}
+
+pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/rabbitmq-node");
+
+/// The script's line `ready URL FOLDER PID`.
+pub struct Ready {
+    pub url: String,
+    pub folder: PathBuf,
+    pub pid: u32,
+}
+
+impl Ready {
+    pub fn read(answers: &mut impl BufRead) -> Self {
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("the node's script speaks UTF-8");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["ready", url, folder, pid] = words[..] else {
+            panic!("the private RabbitMQ node does not start (its script says why above; its last line: {line:?})");
+        };
+        Self { url: url.into(), folder: Path::new(folder).into(), pid: pid.parse().expect("a pid") }
+    }
+}
