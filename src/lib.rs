@@ -1,2 +1,26 @@
+//! reveille wakes fleets of Baidu AI Cloud (BCC) instances: start messages in RabbitMQ, signed and rate-limited calls,
+//! outcome events and metrics.
+//!
+//! What lives where:
+//! - [`config`]: what can be configured, with defaults and checks
+//! - [`job`]: the message, and the progress that rides in its headers
+//! - [`outcome`]: the event that says what became of a job
+//! - [`bce`]: the signed client; knows nothing of RabbitMQ
+//! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
+//! - [`lane`]: the way of a job from delivery to ack ([`lane::run`]), and what decides on it ([`lane::verdict`])
+//! - [`retry`]: the arithmetic of backoff
+//! - [`telemetry`]: metrics, health, logs
+//! - [`cli`]: a file for each command
+
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod bce;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod job;
+pub mod lane;
+pub mod outcome;
+pub mod retry;
+pub mod telemetry;

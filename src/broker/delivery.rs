@@ -1,0 +1,152 @@
+//! A message handed to us, the one way to be rid of it, and how it is passed on.
+
+use lapin::BasicProperties;
+use lapin::options::BasicAckOptions;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::headers::Headers;
+use super::publisher::Confirmed;
+
+/// A message handed to us, not yet acked.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What the message says.
+    pub message: Message,
+    /// The broker handed it out before, to us or to another.
+    pub redelivered: bool,
+    /// How often it came back unacked, as far as the broker counts; 0 at the first time.
+    pub count: i64,
+    /// The right to ack it.
+    pub unacked: Unacked,
+}
+
+impl From<lapin::message::Delivery> for Delivery {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        let headers = Headers(delivery.properties.headers().as_ref());
+        let count = headers.integer("x-delivery-count").unwrap_or(0);
+        Self {
+            message: Message { properties: delivery.properties, body: delivery.data },
+            redelivered: delivery.redelivered,
+            count,
+            unacked: Unacked(delivery.acker),
+        }
+    }
+}
+
+/// A delivery the broker waits for an ack of. Dropped, it stays unacked, and goes back to its queue with the channel.
+#[derive(Debug)]
+pub struct Unacked(lapin::Acker);
+
+impl Unacked {
+    /// Acks the delivery, for which the broker has confirmed all that stands for it.
+    ///
+    /// # Errors
+    /// The channel or the connection broke: the broker hands the message out again.
+    pub async fn ack(self, _proof: Confirmed) -> Result<(), lapin::Error> {
+        self.0.ack(BasicAckOptions::default()).await.map(drop)
+    }
+}
+
+/// Properties and body.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Properties, headers among them.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Properties and headers have to fit into one frame, of 128 KiB where nobody changed it; the rest is for ours.
+const HEADERS_LIMIT: usize = 110 * 1024;
+
+impl Message {
+    /// The properties under which the message is published again, with `ours` among its headers.
+    ///
+    /// They are the producer's, less what would act on the broker a second time: a `user_id` that is not ours closes
+    /// the channel; an `expiration` would cut a delay short; `CC` and `BCC` would send copies; and RabbitMQ drops as
+    /// a cycle what its own `x-death` says was in a queue before.
+    pub fn forward(&self, ours: FieldTable) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        if let Some(theirs) = self.properties.headers() {
+            let kept = || theirs.inner().iter().filter(|(name, _)| !is_brokers(name.as_str()));
+            if kept().map(|(name, value)| name.as_str().len() + size(value)).sum::<usize>() <= HEADERS_LIMIT {
+                for (name, value) in kept() {
+                    headers.insert(name.clone(), value.clone());
+                }
+            } else {
+                headers.insert("x-reveille-headers-dropped".into(), AMQPValue::Boolean(true));
+            }
+        }
+        for (name, value) in &ours {
+            headers.insert(name.clone(), value.clone());
+        }
+        let mut properties = BasicProperties::default().with_headers(headers);
+        macro_rules! keep {
+            ($($get:ident $with:ident),*) => {$(
+                if let Some(value) = self.properties.$get() {
+                    properties = properties.$with(value.clone());
+                }
+            )*};
+        }
+        keep!(
+            content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+            correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+            timestamp with_timestamp, kind with_type, app_id with_app_id
+        );
+        properties
+    }
+}
+
+fn is_brokers(name: &str) -> bool {
+    matches!(name, "CC" | "BCC" | "x-death" | "x-delivery-count" | "x-acquired-count" | "x-opt-delivery-count")
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+}
+
+/// About the bytes a value takes on the wire.
+fn size(value: &AMQPValue) -> usize {
+    5 + match value {
+        AMQPValue::LongString(text) => text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().map(size).sum(),
+        AMQPValue::FieldTable(table) => {
+            table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + size(value)).sum()
+        }
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_act_on_the_broker_again_is_not_passed_on() {
+        let mut headers = FieldTable::default();
+        for name in ["team", "CC", "x-death", "x-first-death-queue", "x-delivery-count"] {
+            headers.insert(name.into(), AMQPValue::LongString("v".into()));
+        }
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("m".into())
+            .with_user_id("producer".into())
+            .with_expiration("1000".into());
+        let mut ours = FieldTable::default();
+        ours.insert("x-reveille-attempts".into(), AMQPValue::LongLongInt(1));
+        let forwarded = Message { properties, body: Vec::new() }.forward(ours);
+        assert_eq!((forwarded.user_id(), forwarded.expiration()), (&None, &None));
+        assert_eq!(forwarded.message_id().as_ref().unwrap().as_str(), "m");
+        let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["team", "x-reveille-attempts"]);
+    }
+
+    #[test]
+    fn headers_that_would_burst_the_frame_are_dropped_and_it_is_said() {
+        let mut headers = FieldTable::default();
+        headers.insert("big".into(), AMQPValue::LongString("v".repeat(HEADERS_LIMIT).into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default());
+        let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["x-reveille-headers-dropped"]);
+    }
+}

@@ -1,0 +1,41 @@
+//! Reading headers, which anybody may have written.
+
+use lapin::types::{AMQPValue, FieldTable};
+
+/// Headers by type: what is of another one is as good as absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<'a>(pub Option<&'a FieldTable>);
+
+impl<'a> Headers<'a> {
+    fn get(self, name: &str) -> Option<&'a AMQPValue> {
+        self.0?.inner().get(name)
+    }
+
+    /// A text in UTF-8.
+    pub fn text(self, name: &str) -> Option<&'a str> {
+        match self.get(name)? {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+            AMQPValue::ShortString(text) => Some(text.as_str()),
+            _ => None,
+        }
+    }
+
+    /// A whole number of any width.
+    pub fn integer(self, name: &str) -> Option<i64> {
+        match *self.get(name)? {
+            AMQPValue::LongLongInt(number) => Some(number),
+            AMQPValue::LongInt(number) => Some(number.into()),
+            AMQPValue::LongUInt(number) => Some(number.into()),
+            AMQPValue::ShortInt(number) => Some(number.into()),
+            AMQPValue::ShortUInt(number) => Some(number.into()),
+            AMQPValue::ShortShortInt(number) => Some(number.into()),
+            AMQPValue::ShortShortUInt(number) => Some(number.into()),
+            _ => None,
+        }
+    }
+
+    /// Whether a flag is set.
+    pub fn flag(self, name: &str) -> bool {
+        matches!(self.get(name), Some(AMQPValue::Boolean(true)))
+    }
+}

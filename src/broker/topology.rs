@@ -1,0 +1,434 @@
+//! What exists in RabbitMQ: names, arguments and bindings, as data that is declared, printed and tested alike.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+use serde_json::{Value, json};
+
+use super::delay;
+use crate::config::LaneName;
+
+/// Far above the 20 deliveries after which the daemon ends a job itself: a backstop for messages no client can read.
+const DELIVERY_LIMIT: i64 = 1_000;
+/// For queues nothing may fall out of. RabbitMQ 4 drops a message after 20 returns where no limit is set.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// The history that is kept: 7 days or 1 GiB. Streams drop whole segments, so these must be small beside it.
+const LOG_MAX_AGE: &str = "7D";
+const LOG_MAX_BYTES: i64 = 1024 * 1024 * 1024;
+const LOG_SEGMENT_BYTES: i64 = 50_000_000;
+
+/// The names of exchanges and queues, all under one prefix.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names that begin with `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn name(&self, rest: &str) -> String {
+        format!("{}.{rest}", self.prefix)
+    }
+
+    /// The exchange producers publish jobs to; the routing key is the lane.
+    pub fn jobs(&self) -> String {
+        self.name("jobs")
+    }
+
+    /// The queue of a lane's new jobs.
+    pub fn jobs_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("jobs.{lane}"))
+    }
+
+    /// The queue of a lane's jobs that come back from the ladder.
+    pub fn due_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("due.{lane}"))
+    }
+
+    /// The queue whose message makes its holder the one that runs the lane.
+    pub fn baton_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("baton.{lane}"))
+    }
+
+    /// The queue whose consumers are the replicas.
+    pub fn replicas(&self) -> String {
+        self.name("replicas")
+    }
+
+    /// The exchange and the queue of a level of the delay ladder.
+    pub fn delay(&self, level: u32) -> String {
+        self.name(&format!("delay.{level:02}"))
+    }
+
+    /// The exchange at the ladder's foot.
+    pub fn delay_return(&self) -> String {
+        self.name("delay.return")
+    }
+
+    /// The exchange for what no queue took.
+    pub fn unroutable(&self) -> String {
+        self.name("unroutable")
+    }
+
+    /// The queue of dead letters.
+    pub fn dead(&self) -> String {
+        self.name("dead")
+    }
+
+    /// The exchange of outcome events.
+    pub fn outcomes(&self) -> String {
+        self.name("outcomes")
+    }
+
+    /// The stream that keeps outcome events.
+    pub fn outcomes_log(&self) -> String {
+        self.name("outcomes.log")
+    }
+}
+
+/// The kinds of exchange in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Topic,
+    Fanout,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Fanout => "fanout",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Argument {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+type Arguments = BTreeMap<&'static str, Argument>;
+
+#[derive(Debug)]
+struct Exchange {
+    name: String,
+    kind: Kind,
+    arguments: Arguments,
+}
+
+#[derive(Debug)]
+struct Queue {
+    name: String,
+    arguments: Arguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Queue,
+    Exchange,
+}
+
+impl Target {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Exchange => "exchange",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Binding {
+    source: String,
+    target: Target,
+    destination: String,
+    key: String,
+}
+
+/// All that exists for a set of lanes.
+#[derive(Debug, Default)]
+pub struct Topology {
+    exchanges: Vec<Exchange>,
+    queues: Vec<Queue>,
+    bindings: Vec<Binding>,
+}
+
+impl Topology {
+    /// The topology of `lanes`.
+    pub fn new<'a>(names: &Names, lanes: impl IntoIterator<Item = &'a LaneName>) -> Self {
+        let mut topology = Self::default();
+        topology.exchange(names.unroutable(), Kind::Fanout, None);
+        topology.queue(names.dead(), quorum([("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))]));
+        topology.bind(names.unroutable(), Target::Queue, names.dead(), "");
+
+        topology.exchange(names.outcomes(), Kind::Topic, None);
+        topology.queue(names.outcomes_log(), outcomes_log());
+        topology.bind(names.outcomes(), Target::Queue, names.outcomes_log(), "#");
+
+        topology.ladder(names);
+
+        topology.queue(names.replicas(), quorum([]));
+        topology.exchange(names.jobs(), Kind::Topic, Some(names.unroutable()));
+        for lane in lanes {
+            topology.lane(names, lane);
+        }
+        topology
+    }
+
+    fn ladder(&mut self, names: &Names) {
+        self.exchange(names.delay_return(), Kind::Topic, Some(names.unroutable()));
+        for level in 0..delay::LEVELS {
+            let below = if level == 0 { names.delay_return() } else { names.delay(level - 1) };
+            let wait = Argument::Number(1_000 << level);
+            self.exchange(names.delay(level), Kind::Topic, None);
+            self.queue(names.delay(level), quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]));
+            self.bind(names.delay(level), Target::Queue, names.delay(level), &delay::pattern(level, '1'));
+            self.bind(names.delay(level), Target::Exchange, below, &delay::pattern(level, '0'));
+        }
+    }
+
+    fn lane(&mut self, names: &Names, lane: &LaneName) {
+        let limit = || [("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
+        self.queue(names.jobs_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        self.bind(names.jobs(), Target::Queue, names.jobs_of(lane), lane.as_str());
+        self.queue(names.due_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        self.bind(names.delay_return(), Target::Queue, names.due_of(lane), &format!("#.{lane}"));
+        let baton = [
+            ("x-single-active-consumer", Argument::Flag(true)),
+            ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
+        ];
+        self.queue(names.baton_of(lane), quorum(baton));
+    }
+
+    fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
+        let arguments = alternate.map(|name| ("alternate-exchange", Argument::Text(name))).into_iter().collect();
+        self.exchanges.push(Exchange { name, kind, arguments });
+    }
+
+    fn queue(&mut self, name: String, arguments: Arguments) {
+        self.queues.push(Queue { name, arguments });
+    }
+
+    fn bind(&mut self, source: String, target: Target, destination: String, key: &str) {
+        self.bindings.push(Binding { source, target, destination, key: key.to_owned() });
+    }
+
+    /// Declares everything. What is there already stays as it is.
+    ///
+    /// # Errors
+    /// [`DeclareError`], naming what exists with other arguments.
+    pub async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+        for exchange in &self.exchanges {
+            let kind = match exchange.kind {
+                Kind::Topic => ExchangeKind::Topic,
+                Kind::Fanout => ExchangeKind::Fanout,
+            };
+            let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+            channel
+                .exchange_declare(exchange.name.as_str().into(), kind, options, table(&exchange.arguments))
+                .await
+                .map_err(|source| DeclareError { what: "exchange", name: exchange.name.clone(), source })?;
+        }
+        for queue in &self.queues {
+            channel
+                .queue_declare(queue.name.as_str().into(), QueueDeclareOptions::durable(), table(&queue.arguments))
+                .await
+                .map_err(|source| DeclareError { what: "queue", name: queue.name.clone(), source })?;
+        }
+        for binding in &self.bindings {
+            let (to, from, key) =
+                (binding.destination.as_str().into(), binding.source.as_str().into(), binding.key.as_str().into());
+            let bound = match binding.target {
+                Target::Queue => {
+                    channel.queue_bind(to, from, key, QueueBindOptions::default(), FieldTable::default()).await
+                }
+                Target::Exchange => {
+                    channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), FieldTable::default()).await
+                }
+            };
+            bound.map_err(|source| DeclareError { what: "binding of", name: binding.destination.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// As RabbitMQ's `definitions.json`, for import with `rabbitmqctl import_definitions` or the management page.
+    pub fn definitions(&self, vhost: &str) -> Value {
+        let exchanges: Vec<Value> = self
+            .exchanges
+            .iter()
+            .map(|exchange| {
+                let kind = exchange.kind.as_str();
+                json!({"name": exchange.name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false,
+                       "internal": false, "arguments": object(&exchange.arguments)})
+            })
+            .collect();
+        let queues: Vec<Value> = self
+            .queues
+            .iter()
+            .map(|queue| {
+                json!({"name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false,
+                       "arguments": object(&queue.arguments)})
+            })
+            .collect();
+        let bindings: Vec<Value> = self
+            .bindings
+            .iter()
+            .map(|binding| {
+                let target = binding.target.as_str();
+                json!({"source": binding.source, "vhost": vhost, "destination": binding.destination,
+                       "destination_type": target, "routing_key": binding.key, "arguments": {}})
+            })
+            .collect();
+        json!({"exchanges": exchanges, "queues": queues, "bindings": bindings})
+    }
+}
+
+/// For people: a line each.
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.queues.iter().map(|queue| queue.name.len()).max().unwrap_or(0);
+        for exchange in &self.exchanges {
+            writeln!(
+                f,
+                "exchange  {:width$}  {} {}",
+                exchange.name,
+                exchange.kind.as_str(),
+                list(&exchange.arguments)
+            )?;
+        }
+        for queue in &self.queues {
+            writeln!(f, "queue     {:width$}  {}", queue.name, list(&queue.arguments))?;
+        }
+        for binding in &self.bindings {
+            let target = binding.target.as_str();
+            writeln!(f, "binding   {:width$}  {:?} -> {target} {}", binding.source, binding.key, binding.destination)?;
+        }
+        Ok(())
+    }
+}
+
+fn list(arguments: &Arguments) -> String {
+    let arguments: Vec<String> = arguments
+        .iter()
+        .map(|(name, argument)| match argument {
+            Argument::Text(text) => format!("{name}={text:?}"),
+            Argument::Number(number) => format!("{name}={number}"),
+            Argument::Flag(flag) => format!("{name}={flag}"),
+        })
+        .collect();
+    arguments.join(" ")
+}
+
+/// A declaration the broker refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot declare {what} {name}: {source}{}", remedy(.source))]
+pub struct DeclareError {
+    what: &'static str,
+    name: String,
+    source: lapin::Error,
+}
+
+impl DeclareError {
+    /// Whether the broker refused it, so that trying again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        self.source.is_amqp_soft_error()
+    }
+}
+
+fn remedy(error: &lapin::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("PRECONDITION_FAILED") || text.contains("PRECONDITION-FAILED") {
+        "; it exists with other arguments: empty and delete it, or set another broker.prefix"
+    } else if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
+        "; give the user permission to configure, write and read names with the prefix"
+    } else {
+        ""
+    }
+}
+
+fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Arguments {
+    let mut arguments = Arguments::from(more);
+    arguments.insert("x-queue-type", Argument::Text("quorum".to_owned()));
+    arguments
+}
+
+/// At-least-once dead-lettering: a message leaves the queue only once its target has confirmed it. RabbitMQ demands
+/// `reject-publish` with it.
+fn quorum_dead_lettering<const N: usize>(
+    exchange: &str,
+    key: Option<String>,
+    more: [(&'static str, Argument); N],
+) -> Arguments {
+    let mut arguments = quorum(more);
+    arguments.insert("x-dead-letter-exchange", Argument::Text(exchange.to_owned()));
+    if let Some(key) = key {
+        arguments.insert("x-dead-letter-routing-key", Argument::Text(key));
+    }
+    arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
+    arguments.insert("x-overflow", Argument::Text("reject-publish".to_owned()));
+    arguments
+}
+
+fn outcomes_log() -> Arguments {
+    Arguments::from([
+        ("x-queue-type", Argument::Text("stream".to_owned())),
+        ("x-max-age", Argument::Text(LOG_MAX_AGE.to_owned())),
+        ("x-max-length-bytes", Argument::Number(LOG_MAX_BYTES)),
+        ("x-stream-max-segment-size-bytes", Argument::Number(LOG_SEGMENT_BYTES)),
+    ])
+}
+
+fn table(arguments: &Arguments) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, argument) in arguments {
+        let value = match argument {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            Argument::Flag(flag) => AMQPValue::Boolean(*flag),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}
+
+fn object(arguments: &Arguments) -> Value {
+    arguments
+        .iter()
+        .map(|(name, argument)| {
+            let value = match argument {
+                Argument::Text(text) => json!(text),
+                Argument::Number(number) => json!(number),
+                Argument::Flag(flag) => json!(flag),
+            };
+            ((*name).to_owned(), value)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_every_part_of_the_ladder_and_of_each_lane() {
+        let lanes = [LaneName::parse("a").unwrap(), LaneName::parse("b").unwrap()];
+        let definitions = Topology::new(&Names::new("wake"), &lanes).definitions("/");
+        let queues = definitions["queues"].as_array().unwrap();
+        let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(queues.len(), 18 + 3 + 2 * 3);
+        assert_eq!(queue("wake.delay.00")["arguments"]["x-message-ttl"], 1_000);
+        assert_eq!(queue("wake.delay.17")["arguments"]["x-message-ttl"], 131_072_000);
+        assert_eq!(queue("wake.delay.17")["arguments"]["x-dead-letter-exchange"], "wake.delay.16");
+        assert_eq!(queue("wake.delay.00")["arguments"]["x-dead-letter-exchange"], "wake.delay.return");
+        assert_eq!(queue("wake.baton.b")["arguments"]["x-single-active-consumer"], true);
+        assert!(queues.iter().all(|queue| queue["name"].as_str().unwrap().starts_with("wake.")));
+    }
+}

@@ -1,0 +1,184 @@
+//! `reveille submit`: a batch of jobs, and what became of them.
+
+mod read;
+mod report;
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Consumer};
+use uuid::Uuid;
+
+use self::report::{Ended, Report};
+use super::Failure;
+use crate::broker::{self, Connection, Names, Publisher};
+use crate::config::{Config, LaneName};
+use crate::job::Job;
+use crate::outcome;
+
+/// Jobs under way to the broker at a time.
+const IN_FLIGHT: usize = 64;
+
+/// What `reveille submit` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Ids of instances to start.
+    #[arg(value_name = "ID", required_unless_present = "file")]
+    ids: Vec<String>,
+    /// A file with an id, or a whole job in JSON, on each line; `-` is standard input. `#` begins a comment.
+    #[arg(long, value_name = "FILE")]
+    file: Option<std::path::PathBuf>,
+    /// The lane to submit to.
+    #[arg(long, default_value = "default")]
+    lane: String,
+    /// The batch the jobs belong to; made up where it is not given.
+    #[arg(long)]
+    batch: Option<String>,
+    /// Wait until every job has ended, and exit with 1 if a machine stayed down.
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
+    let lane = LaneName::parse(&arguments.lane)
+        .ok_or_else(|| Failure::Usage(format!("{:?} is no lane name: expected a-z 0-9 -", arguments.lane)))?;
+    let batch = arguments.batch.clone().unwrap_or_else(|| format!("submit-{}", Uuid::now_v7()));
+    let jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
+
+    let connection = broker::connect(&config.broker, "reveille submit")
+        .await
+        .map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let names = Names::new(&config.broker.prefix);
+    check_lane(&connection, &names, &lane, config).await?;
+    // Subscribed before the first job goes out, so that no outcome is missed.
+    let events = if arguments.wait { Some(subscribe(&connection, &names, &lane).await?) } else { None };
+
+    let submitted = submit(&connection.publisher(), &names, &lane, &batch, jobs).await?;
+    eprintln!("{} jobs submitted to lane {lane} as batch {batch}", submitted.len());
+    let code = match events {
+        Some(events) => wait(events, submitted, &batch).await?,
+        None => ExitCode::SUCCESS,
+    };
+    connection.close().await;
+    Ok(code)
+}
+
+/// A lane nobody ever declared has no queue: its jobs would end among the dead letters as unroutable.
+async fn check_lane(connection: &Connection, names: &Names, lane: &LaneName, config: &Config) -> Result<(), Failure> {
+    let queue = names.jobs_of(lane);
+    let channel = connection.channel().await.context("cannot open a channel")?;
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_amqp_soft_error() => Err(Failure::Usage(format!(
+            "there is no lane {lane} at {}: {error}; a lane exists once `reveille run` has run with it",
+            config.broker.address()
+        ))),
+        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    }
+}
+
+async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> anyhow::Result<(Channel, Consumer)> {
+    let channel = connection.channel().await?;
+    let ours = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let queue = channel.queue_declare("".into(), ours, FieldTable::default()).await?.name().clone();
+    let (exchange, key) = (names.outcomes(), format!("{lane}.*"));
+    channel
+        .queue_bind(
+            queue.clone(),
+            exchange.as_str().into(),
+            key.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .context("cannot listen to outcomes")?;
+    let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let consumer = channel.basic_consume(queue, "".into(), unacked, FieldTable::default()).await?;
+    Ok((channel, consumer))
+}
+
+/// Publishes the announcement and the jobs, each confirmed. Returns the instances by job id.
+async fn submit(
+    publisher: &Publisher,
+    names: &Names,
+    lane: &LaneName,
+    batch: &str,
+    jobs: Vec<Job>,
+) -> anyhow::Result<HashMap<String, String>> {
+    let size = jobs.len();
+    let announcement = outcome::Batch { batch_id: batch, size, lane: lane.as_str() }.into_event(Timestamp::now());
+    let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+    let key = format!("{lane}.submitted");
+    publisher
+        .try_publish(&names.outcomes(), &key, properties, &announcement.to_bytes())
+        .await
+        .map(drop)
+        .context("cannot announce the batch; no job was submitted")?;
+
+    let bar = progress_bar(size, "submitting");
+    let exchange = names.jobs();
+    let publishing = jobs.into_iter().map(|job| {
+        let (exchange, bar) = (&exchange, &bar);
+        async move {
+            let id = Uuid::now_v7().to_string();
+            let body = serde_json::to_vec(&job).context("a job holds nothing that JSON cannot")?;
+            let properties = BasicProperties::default()
+                .with_content_type("application/json".into())
+                .with_message_id(id.as_str().into());
+            let confirmed = publisher.try_publish(exchange, lane.as_str(), properties, &body).await;
+            confirmed.map(drop).with_context(|| {
+                format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position())
+            })?;
+            bar.inc(1);
+            Ok::<_, anyhow::Error>((id, job.instance_id.to_string()))
+        }
+    });
+    let submitted = stream::iter(publishing).buffer_unordered(IN_FLIGHT).try_collect().await?;
+    bar.finish_and_clear();
+    Ok(submitted)
+}
+
+/// Waits for the final outcome of every job and prints what became of them.
+async fn wait(
+    (_channel, mut events): (Channel, Consumer),
+    mut waiting: HashMap<String, String>,
+    batch: &str,
+) -> Result<ExitCode, Failure> {
+    let bar = progress_bar(waiting.len(), "waking");
+    let mut report = Report::default();
+    while !waiting.is_empty() {
+        let event = events.next().await.transpose().map_err(|error| error.to_string());
+        let event = event.and_then(|event| event.ok_or_else(|| "the broker ended the subscription".to_owned()));
+        let event = event.map_err(|error| {
+            let left = waiting.len();
+            Failure::Unreachable(format!("{error}; {left} jobs of batch {batch} have not ended yet, and go on"))
+        })?;
+        // Whatever else is published there is not ours to judge.
+        let Some(ended) = Ended::read(&event.data) else { continue };
+        if let Some(instance) = waiting.remove(&ended.job_id) {
+            report.add(instance, ended);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    print!("{report}");
+    Ok(if report.all_up() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// On a terminal only: indicatif draws nothing elsewhere.
+fn progress_bar(length: usize, what: &'static str) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {per_sec:.dim} {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    ProgressBar::with_draw_target(Some(length as u64), target).with_style(style).with_message(what)
+}

@@ -1,0 +1,89 @@
+//! Reads what is to be submitted, and finds all that is wrong with it before anything is.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::Failure;
+use crate::bce::InstanceId;
+use crate::job::{self, Job};
+
+/// More faults than this help nobody.
+const FAULTS_SHOWN: usize = 20;
+
+/// The jobs of `ids` and of the lines of `file`, each instance once.
+///
+/// # Errors
+/// Everything that is wrong, with its place.
+pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<Vec<Job>, Failure> {
+    let text = match file {
+        None => String::new(),
+        Some(path) if path == Path::new("-") => std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Failure::Usage(format!("cannot read standard input: {error}")))?,
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?,
+    };
+    let name = file.map(|path| path.display().to_string()).unwrap_or_default();
+    let arguments = ids.iter().map(|id| ("argument".to_owned(), id.as_str()));
+    let lines = text.lines().enumerate().map(|(index, line)| (format!("{name}, line {}", index + 1), line));
+
+    let (mut jobs, mut faults, mut seen, mut repeated) = (Vec::new(), Vec::new(), HashSet::new(), 0);
+    for (place, line) in arguments.chain(lines) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match read(line, batch) {
+            Ok(job) if seen.insert(job.instance_id.clone()) => jobs.push(job),
+            Ok(_) => repeated += 1,
+            Err(problem) => faults.push(format!("{place}: {problem}")),
+        }
+    }
+    if !faults.is_empty() {
+        let (count, more) = (faults.len(), faults.len().saturating_sub(FAULTS_SHOWN));
+        faults.truncate(FAULTS_SHOWN);
+        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        return Err(Failure::Usage(format!("nothing submitted, {count} wrong:\n  {}{more}", faults.join("\n  "))));
+    }
+    if jobs.is_empty() {
+        return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
+    }
+    if repeated > 0 {
+        eprintln!("{repeated} instances were named more than once and are submitted once");
+    }
+    Ok(jobs)
+}
+
+fn read(line: &str, batch: &str) -> Result<Job, String> {
+    let mut job = if line.starts_with('{') {
+        Job::parse(line.as_bytes()).map_err(|error| error.to_string())?
+    } else {
+        let instance_id = InstanceId::parse(line).map_err(|error| error.to_string())?;
+        Job::of(instance_id)
+    };
+    job.batch_id.get_or_insert_with(|| batch.to_owned());
+    job::check(&job).map_err(|error| error.to_string())?;
+    Ok(job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_an_id_or_a_whole_job() {
+        assert_eq!(read("i-YufwpQAe", "b").unwrap().batch_id.as_deref(), Some("b"));
+        let job = read(r#"{"instance_id":"i-0000","batch_id":"own","labels":{"a":"b"}}"#, "b").unwrap();
+        assert_eq!((job.batch_id.as_deref(), job.labels.len()), (Some("own"), 1));
+        assert!(read("i-1", "b").unwrap_err().contains("is no instance id"));
+        assert!(read("i-0000", &"b".repeat(200)).unwrap_err().contains("at most 128"));
+    }
+
+    #[test]
+    fn everything_wrong_is_reported_at_once_and_nothing_submitted() {
+        let ids = ["i-0000", "i-..", "", "# no", "i-0000", "i-%2f%2f"].map(str::to_owned);
+        let Err(Failure::Usage(text)) = jobs(&ids, None, "b") else { panic!() };
+        assert!(text.contains("2 wrong") && text.contains("i-..") && text.contains("%2f"), "{text}");
+        assert_eq!(jobs(&["i-0000".to_owned(), "i-0000".to_owned()], None, "b").unwrap().len(), 1);
+        assert!(jobs(&["#".to_owned()], None, "b").is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! `reveille topology`
+
+use std::process::ExitCode;
+
+use super::Output;
+use crate::broker::{Names, Topology};
+use crate::config::Config;
+
+/// What `reveille topology` takes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Arguments {
+    /// `json` is RabbitMQ's definitions.json.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+pub(super) fn run(arguments: Arguments, config: &Config) -> ExitCode {
+    let names = Names::new(&config.broker.prefix);
+    let topology = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name));
+    match arguments.output {
+        Output::Table => print!("{topology}"),
+        Output::Json => println!("{:#}", topology.definitions(&config.broker.uri.vhost)),
+    }
+    ExitCode::SUCCESS
+}

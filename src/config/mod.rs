@@ -1,0 +1,346 @@
+//! What can be configured, with defaults and checks. All faults are reported together.
+
+mod reader;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+
+pub use self::reader::{Fault, Faults};
+use self::reader::{Raw, Reader, Table};
+use crate::bce::{CredentialSource, Endpoint, Timeouts};
+use crate::job::{Confirm, Conflict};
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// `[broker]`
+    pub broker: Broker,
+    /// `[[lane]]`, at least one, each with a name of its own.
+    pub lanes: Vec<Lane>,
+    /// `[retry]`
+    pub retry: Retry,
+    /// `[http]`
+    pub http: Http,
+    /// `[shutdown]`
+    pub shutdown: Shutdown,
+}
+
+/// How RabbitMQ is reached, and what the names there begin with.
+pub struct Broker {
+    /// With the password in it: print [`Broker::address`] instead.
+    pub uri: AMQPUri,
+    /// What the names of exchanges and queues begin with.
+    pub prefix: String,
+}
+
+impl Broker {
+    /// Host, port and vhost, which is all of the URL that may be shown.
+    pub fn address(&self) -> String {
+        let authority = &self.uri.authority;
+        format!("{}:{}, vhost {}", authority.host, authority.port, self.uri.vhost)
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("address", &self.address()).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is a word of routing keys, so it has no dot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneName(String);
+
+impl LaneName {
+    /// `None` where `text` is no lane name.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_name(text, b"-").then(|| Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LaneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One account in one region.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// Also its routing key.
+    pub name: LaneName,
+    /// Where its API is.
+    pub endpoint: Endpoint,
+    /// Where its keys are.
+    pub credentials: CredentialSource,
+    /// API calls per second, 0.01 to 1,000,000.
+    pub rate: f64,
+    /// Calls that may be made at once after a pause, 1 to 100,000.
+    pub burst: u32,
+    /// Most calls in flight at a time, 1 to 1,024.
+    pub concurrency: u32,
+    /// The 409 policy of jobs that name none.
+    pub conflict: Conflict,
+    /// When jobs that do not say are done.
+    pub confirm: Confirm,
+    /// Of a call.
+    pub timeouts: Timeouts,
+}
+
+/// When a job that failed comes back, and when it no longer does.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// Start calls that may count against a job before it is `exhausted`, 1 to 1,000.
+    pub max_attempts: u32,
+    /// Ceiling of the first delay.
+    pub initial: Duration,
+    /// Ceiling of every delay.
+    pub max: Duration,
+    /// From the first failed attempt on.
+    pub give_up_after: Duration,
+}
+
+/// Metrics and health.
+#[derive(Debug)]
+pub struct Http {
+    /// Loopback by default: there is no authentication.
+    pub listen: SocketAddr,
+}
+
+/// The graceful stop.
+#[derive(Debug)]
+pub struct Shutdown {
+    /// How long jobs in flight may take to finish.
+    pub grace: Duration,
+}
+
+/// What the configuration is read for: only the daemon needs keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run lanes: their credentials must be there.
+    Run,
+    /// To talk to the broker.
+    Talk,
+}
+
+/// `--config`, else `REVEILLE_CONFIG`, else `reveille.toml` if there is one, else none.
+///
+/// # Errors
+/// [`Faults`]: all of them, each with its place and what would be right.
+pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
+    let named = path.map(Path::to_owned).or_else(|| std::env::var_os("REVEILLE_CONFIG").map(PathBuf::from));
+    let default = Path::new("reveille.toml");
+    let path = named.or_else(|| default.exists().then(|| default.to_owned()));
+    let Some(path) = path else { return read(None, std::env::vars(), purpose) };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => read(Some((&name, &text)), std::env::vars(), purpose),
+        Err(error) => {
+            let mut reader = Reader::new(None, [], &[], &[]);
+            reader.fault(name, format!("cannot be read: {error}"));
+            Err(reader.finish().expect_err("a fault was just noted"))
+        }
+    }
+}
+
+/// Reads the text of a file, with its name, and the environment over it.
+///
+/// # Errors
+/// [`Faults`].
+pub fn read(
+    file: Option<(&str, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    purpose: Purpose,
+) -> Result<Config, Faults> {
+    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane"]);
+    let broker = read_broker(reader.table("broker"));
+    let retry = read_retry(reader.table("retry"));
+    let http = read_http(reader.table("http"));
+    let shutdown = read_shutdown(reader.table("shutdown"));
+    let lanes = read_lanes(&mut reader, purpose);
+    reader.finish()?;
+    Ok(Config { broker, lanes, retry, http, shutdown })
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        let uri = AMQPUri { query: heartbeat(), ..AMQPUri::default() };
+        Self { uri, prefix: "reveille".to_owned() }
+    }
+}
+
+/// A peer that has fallen silent is noticed within twice this.
+const HEARTBEAT_SECONDS: u16 = 5;
+
+fn heartbeat() -> lapin::uri::AMQPQueryString {
+    lapin::uri::AMQPQueryString { heartbeat: Some(HEARTBEAT_SECONDS), ..Default::default() }
+}
+
+fn read_broker(mut table: Table<'_>) -> Broker {
+    let mut broker = Broker::default();
+    let url = "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)";
+    let uri: Option<AMQPUri> = table.secret("url", |text| text.parse().map_err(|_| url.to_owned()));
+    if let Some(mut uri) = uri {
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        broker.uri = uri;
+    }
+    if table.has("password") && table.has("password_file") {
+        table.fault("password", "beside password_file: expected one of them".to_owned());
+    }
+    let password = table.secret("password", |text| Ok(text.to_owned()));
+    let from_file = table.optional("password_file", "a path", Raw::text_owned).and_then(|path| {
+        let read = std::fs::read_to_string(&path);
+        read.map_err(|error| table.fault("password_file", format!("{path}: {error}"))).ok()
+    });
+    if let Some(password) = password.or(from_file.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())) {
+        broker.uri.authority.userinfo.password = password;
+    }
+    broker.prefix = table.or("prefix", broker.prefix, "1 to 40 of a-z 0-9 - _, a letter or digit first", |raw| {
+        raw.text().filter(|text| is_name(text, b"-_")).map(str::to_owned)
+    });
+    table.finish();
+    broker
+}
+
+fn read_retry(mut table: Table<'_>) -> Retry {
+    let retry = Retry {
+        max_attempts: table.or("max_attempts", 8, "a whole number from 1 to 1000", |raw| within(raw.count(), 1, 1000)),
+        initial: table.or("initial", Duration::from_millis(500), LENGTH_OF_TIME, at_most_a_day),
+        max: table.or("max", Duration::from_secs(120), LENGTH_OF_TIME, at_most_a_day),
+        give_up_after: table.or("give_up_after", Duration::from_secs(1800), LENGTH_OF_TIME, Raw::duration),
+    };
+    if retry.max < retry.initial {
+        table.fault("max", format!("{:?} is less than initial, {:?}: expected no less", retry.max, retry.initial));
+    }
+    table.finish();
+    retry
+}
+
+fn read_http(mut table: Table<'_>) -> Http {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9464));
+    let listen =
+        table.or("listen", default, "an address and port, such as 127.0.0.1:9464", |raw| raw.text()?.parse().ok());
+    table.finish();
+    Http { listen }
+}
+
+fn read_shutdown(mut table: Table<'_>) -> Shutdown {
+    let grace = table.or("grace", Duration::from_secs(25), LENGTH_OF_TIME, at_most_a_day);
+    table.finish();
+    Shutdown { grace }
+}
+
+fn read_lanes(reader: &mut Reader, purpose: Purpose) -> Vec<Lane> {
+    let mut members = reader.members("lane");
+    let only_default = members.is_empty();
+    if only_default {
+        members.push("lane[0]".to_owned());
+    }
+    let mut lanes: Vec<Lane> = Vec::new();
+    for member in members {
+        let mut table = reader.table(&member);
+        if let Some(lane) = read_lane(&mut table, only_default, purpose) {
+            if lanes.iter().any(|other| other.name == lane.name) {
+                table.fault("name", format!("{} is taken by a lane above: expected a name of its own", lane.name));
+            }
+            lanes.push(lane);
+        }
+        table.finish();
+    }
+    lanes
+}
+
+fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Option<Lane> {
+    let named = table.has("name");
+    let name =
+        table.optional("name", "1 to 40 of a-z 0-9 -, a letter or digit first", |raw| LaneName::parse(raw.text()?));
+    let name = if is_default { LaneName::parse("default") } else { name };
+    if name.is_none() && !named {
+        table.fault("name", "missing: expected a name such as prod-bj".to_owned());
+    }
+    let endpoint = read_endpoint(table);
+    let path = table.optional("credentials_file", "a path", Raw::text_owned);
+    let credentials = path.map_or(CredentialSource::Environment, |path| CredentialSource::File(path.into()));
+    if purpose == Purpose::Run
+        && let Err(error) = credentials.load()
+    {
+        table.fault("credentials_file", error.to_string());
+    }
+    let defaults = Timeouts { connect: Duration::from_secs(3), total: Duration::from_secs(15) };
+    let rate_expected = "calls per second, from 0.01 to 1000000";
+    let lane = Lane {
+        rate: table.or("rate", 20.0, rate_expected, |raw| raw.number().filter(|rate| (0.01..=1e6).contains(rate))),
+        burst: table.or("burst", 5, "a whole number from 1 to 100000", |raw| within(raw.count(), 1, 100_000)),
+        concurrency: table.or("concurrency", 32, "a whole number from 1 to 1024", |raw| within(raw.count(), 1, 1024)),
+        conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| match raw.text()? {
+            "fail" => Some(Conflict::Fail),
+            "accept" => Some(Conflict::Accept),
+            "verify" => Some(Conflict::Verify),
+            _ => None,
+        }),
+        confirm: table.or("confirm", Confirm::Accepted, "accepted", |raw| {
+            (raw.text()? == "accepted").then_some(Confirm::Accepted)
+        }),
+        timeouts: Timeouts {
+            connect: table.or("connect_timeout", defaults.connect, LENGTH_OF_TIME, at_most_a_day),
+            total: table.or("timeout", defaults.total, "a length of time up to 5m, such as 15s", |raw| {
+                // RabbitMQ closes a channel whose delivery stays unacked for 30 minutes.
+                raw.duration().filter(|timeout| *timeout <= Duration::from_secs(300))
+            }),
+        },
+        name: name?,
+        endpoint: endpoint?,
+        credentials,
+    };
+    Some(lane)
+}
+
+/// `endpoint`, else that of `region`, else Beijing's.
+fn read_endpoint(table: &mut Table<'_>) -> Option<Endpoint> {
+    let both = table.has("region") && table.has("endpoint");
+    let given = table.has("region") || table.has("endpoint");
+    if both {
+        table.fault("region", "beside endpoint: expected one of them".to_owned());
+    }
+    let region = table
+        .optional("region", "a region such as bj, bd, gz, su, fwh, hkg", |raw| Endpoint::of_region(raw.text()?).ok());
+    let endpoint = table.optional("endpoint", "scheme and host alone, such as https://bcc.bj.baidubce.com", |raw| {
+        raw.text()?.parse().ok()
+    });
+    if given { endpoint.or(region) } else { Endpoint::of_region("bj").ok() }
+}
+
+const LENGTH_OF_TIME: &str = "a length of time such as 500ms, 25s or 2m, up to 24h";
+
+fn at_most_a_day(raw: &Raw) -> Option<Duration> {
+    raw.duration().filter(|duration| *duration <= Duration::from_secs(86_400))
+}
+
+fn within(count: Option<u32>, least: u32, most: u32) -> Option<u32> {
+    count.filter(|count| (least..=most).contains(count))
+}
+
+fn is_name(text: &str, also: &[u8]) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.len() <= 40
+        && text.bytes().next().is_some_and(plain)
+        && text.bytes().all(|byte| plain(byte) || also.contains(&byte))
+}
+
+impl Raw {
+    fn text_owned(&self) -> Option<String> {
+        self.text().map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Reads settings by name from the file and the environment, and collects every fault on the way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use toml::Value;
+
+/// What the environment's names begin with. A name counts only with `__` in it: container platforms put variables
+/// such as `REVEILLE_PORT_9464_TCP` there on their own.
+const PREFIX: &str = "REVEILLE_";
+const SEPARATOR: &str = "__";
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file and key, or the variable.
+    place: String,
+    /// What is there and what would be right.
+    problem: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.problem)
+    }
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(Vec<Fault>);
+
+impl std::error::Error for Faults {}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "the configuration has {count} {}:", if count == 1 { "fault" } else { "faults" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+/// A value as it stands somewhere.
+#[derive(Debug)]
+pub struct Raw {
+    value: Value,
+    place: String,
+    /// The environment has nothing but texts, so there a number may be one.
+    from_environment: bool,
+}
+
+/// The tables of the configuration, and the faults found so far.
+#[derive(Debug)]
+pub struct Reader {
+    tables: BTreeMap<String, BTreeMap<String, Raw>>,
+    file: String,
+    faults: Vec<Fault>,
+}
+
+impl Reader {
+    /// Lays `environment` over the text of `file`. `tables` are the names of tables there can be, `lists` those of
+    /// lists of tables, whose members are called `lane[0]` here and `REVEILLE_LANE__0__…` in the environment.
+    pub fn new(
+        file: Option<(&str, &str)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        tables: &[&str],
+        lists: &[&str],
+    ) -> Self {
+        let (name, text) = file.unwrap_or(("configuration", ""));
+        let mut reader = Self { tables: BTreeMap::new(), file: name.to_owned(), faults: Vec::new() };
+        match text.parse::<toml::Table>() {
+            Ok(root) => reader.lay_file(root, tables, lists),
+            Err(error) => {
+                let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                // The message alone: the error's own text quotes the line, which may hold a password.
+                reader.fault(format!("{name}, line {line}"), format!("not TOML: {}", error.message()));
+            }
+        }
+        let mut environment: Vec<(String, String)> = environment.into_iter().collect();
+        environment.sort();
+        for (variable, value) in environment {
+            if let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains(SEPARATOR)) {
+                reader.lay_variable(&variable, path, value, tables, lists);
+            }
+        }
+        reader
+    }
+
+    fn lay_file(&mut self, root: toml::Table, tables: &[&str], lists: &[&str]) {
+        for (name, value) in root {
+            match value {
+                Value::Table(table) if tables.contains(&name.as_str()) => self.lay_table(&name, table),
+                Value::Array(members) if lists.contains(&name.as_str()) => {
+                    for (index, member) in members.into_iter().enumerate() {
+                        match member {
+                            Value::Table(table) => self.lay_table(&format!("{name}[{index}]"), table),
+                            _ => self.fault(format!("{}: {name}", self.file), format!("expected [[{name}]] tables")),
+                        }
+                    }
+                }
+                _ if tables.contains(&name.as_str()) => {
+                    self.fault(format!("{}: {name}", self.file), format!("expected a table, [{name}]"));
+                }
+                _ if lists.contains(&name.as_str()) => {
+                    self.fault(
+                        format!("{}: {name}", self.file),
+                        format!("expected [[{name}]] tables, in two brackets"),
+                    );
+                }
+                _ => {
+                    let known = [tables, lists].concat();
+                    self.fault(format!("{}: {name}", self.file), format!("no such table{}", nearest(&name, &known)));
+                }
+            }
+        }
+    }
+
+    fn lay_table(&mut self, table: &str, settings: toml::Table) {
+        let laid = self.tables.entry(table.to_owned()).or_default();
+        for (key, value) in settings {
+            let place = format!("{}: {table}.{key}", self.file);
+            laid.insert(key, Raw { value, place, from_environment: false });
+        }
+    }
+
+    fn lay_variable(&mut self, variable: &str, path: &str, value: String, tables: &[&str], lists: &[&str]) {
+        let path = path.to_ascii_lowercase();
+        let levels: Vec<&str> = path.split(SEPARATOR).collect();
+        let (table, key) = match levels[..] {
+            [table, key] if tables.contains(&table) => (table.to_owned(), key),
+            [list, index, key] if lists.contains(&list) && index.parse::<u16>().is_ok() => {
+                (format!("{list}[{index}]"), key)
+            }
+            _ => {
+                let known = [tables, lists].concat();
+                let hint = nearest(levels[0], &known);
+                return self.fault(
+                    format!("environment {variable}"),
+                    format!("no such setting{hint}; expected REVEILLE_TABLE__KEY or REVEILLE_LANE__0__KEY"),
+                );
+            }
+        };
+        let place = format!("environment {variable}");
+        let setting = Raw { value: Value::String(value), place, from_environment: true };
+        self.tables.entry(table).or_default().insert(key.to_owned(), setting);
+    }
+
+    /// The members of a list that are there, by their names here.
+    pub fn members(&self, list: &str) -> Vec<String> {
+        let mut members: Vec<&String> = self
+            .tables
+            .keys()
+            .filter(|name| name.strip_prefix(list).is_some_and(|rest| rest.starts_with('[')))
+            .collect();
+        members.sort_by_key(|name| (name.len(), (*name).clone()));
+        members.into_iter().cloned().collect()
+    }
+
+    /// Opens a table for reading. A table that is not there reads as an empty one.
+    pub fn table(&mut self, name: &str) -> Table<'_> {
+        let settings = self.tables.remove(name).unwrap_or_default();
+        Table { name: name.to_owned(), settings, known: Vec::new(), reader: self }
+    }
+
+    /// Notes a fault.
+    pub fn fault(&mut self, place: String, problem: String) {
+        self.faults.push(Fault { place, problem });
+    }
+
+    /// `Err` with every fault noted, if there is one.
+    pub fn finish(self) -> Result<(), Faults> {
+        if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
+    }
+}
+
+/// One table, read key by key: what is not asked for is unknown.
+#[derive(Debug)]
+pub struct Table<'a> {
+    name: String,
+    settings: BTreeMap<String, Raw>,
+    known: Vec<&'static str>,
+    reader: &'a mut Reader,
+}
+
+impl Table<'_> {
+    /// A key's value as `parse` reads it; `None` where it is absent or wrong. `expected` says what would be right.
+    pub fn optional<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&Raw) -> Option<T>,
+    ) -> Option<T> {
+        self.read(key, |raw| parse(raw).ok_or_else(|| format!("{} is wrong: expected {expected}", raw.value)))
+    }
+
+    /// As [`Table::optional`], with a default.
+    pub fn or<T>(&mut self, key: &'static str, default: T, expected: &str, parse: impl FnOnce(&Raw) -> Option<T>) -> T {
+        self.optional(key, expected, parse).unwrap_or(default)
+    }
+
+    /// As [`Table::optional`], for what must not be shown: the fault says what `parse` says and leaves the value out.
+    pub fn secret<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        self.read(key, |raw| parse(raw.text().ok_or("expected a text")?))
+    }
+
+    fn read<T>(&mut self, key: &'static str, parse: impl FnOnce(&Raw) -> Result<T, String>) -> Option<T> {
+        self.known.push(key);
+        let setting = self.settings.remove(key)?;
+        parse(&setting).map_err(|problem| self.reader.fault(setting.place, problem)).ok()
+    }
+
+    /// Whether the key is there and not read yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.settings.contains_key(key)
+    }
+
+    /// Notes a fault of the table as a whole, or of `key` in it.
+    pub fn fault(&mut self, key: &str, problem: String) {
+        let place = format!("{}: {}.{key}", self.reader.file, self.name);
+        self.reader.fault(place, problem);
+    }
+
+    /// Every key still there is an unknown one.
+    pub fn finish(self) {
+        for (key, setting) in self.settings {
+            let hint = nearest(&key, &self.known);
+            self.reader.fault(setting.place, format!("no such setting{hint}"));
+        }
+    }
+}
+
+impl Raw {
+    /// A text.
+    pub fn text(&self) -> Option<&str> {
+        self.value.as_str()
+    }
+
+    /// A number, whole or not, that is finite.
+    pub fn number(&self) -> Option<f64> {
+        let number = match &self.value {
+            Value::Float(number) => *number,
+            #[expect(clippy::cast_precision_loss, reason = "no setting is anywhere near 2^53")]
+            Value::Integer(number) => *number as f64,
+            Value::String(text) if self.from_environment => text.trim().parse().ok()?,
+            _ => return None,
+        };
+        number.is_finite().then_some(number)
+    }
+
+    /// A whole number of 0 or more.
+    pub fn count(&self) -> Option<u32> {
+        match &self.value {
+            Value::Integer(number) => u32::try_from(*number).ok(),
+            Value::String(text) if self.from_environment => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A length of time above zero: `500ms`, `25s`, `2m`, `1h30m`.
+    pub fn duration(&self) -> Option<Duration> {
+        let duration: SignedDuration = self.text()?.trim().parse().ok()?;
+        Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
+    }
+}
+
+fn nearest(name: &str, known: &[&str]) -> String {
+    known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map_or_else(|| format!("; there are {}", known.join(", ")), |(_, known)| format!("; did you mean {known}?"))
+}

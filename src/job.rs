@@ -1,0 +1,294 @@
+//! The job message: its body, and the progress that rides in its headers.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::bce::InstanceId;
+use crate::bce::answer::shorten;
+use crate::broker::Headers;
+
+/// Largest body of a job, in bytes.
+pub const BODY_LIMIT: usize = 64 * 1024;
+const BATCH_ID_LIMIT: usize = 128;
+const LABELS_LIMIT: usize = 16;
+/// Longest explanation of what is wrong with a message, in characters: it quotes values, which can be long.
+const EXPLANATION_LIMIT: usize = 300;
+
+/// What a 409 on a clean first touch means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Conflict {
+    /// The job failed: the instance was not stopped.
+    Fail,
+    /// The job is done: somebody started the instance before.
+    Accept,
+    /// The instance's state decides.
+    Verify,
+}
+
+/// When a job is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confirm {
+    /// Once the API has accepted the start.
+    Accepted,
+}
+
+/// The body of a job message. Unknown fields are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The instance to start.
+    pub instance_id: InstanceId,
+    /// Groups jobs; at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_id: Option<String>,
+    /// The 409 policy; the lane's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Conflict>,
+    /// When the job is done; the lane's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Confirm>,
+    /// No call before this instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// No call after this instant: the job ends `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Copied into outcomes; at most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why a message is no job. It is kept among the dead letters, whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The body is larger than [`BODY_LIMIT`].
+    #[error("the body has {0} bytes; at most {BODY_LIMIT} are read")]
+    TooLarge(usize),
+    /// The body is no JSON, or a field is missing or not what it should be.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl Job {
+    /// A job that says nothing but which instance.
+    pub fn of(instance_id: InstanceId) -> Self {
+        Self {
+            instance_id,
+            batch_id: None,
+            conflict: None,
+            confirm: None,
+            not_before: None,
+            deadline: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a message body.
+    ///
+    /// # Errors
+    /// [`Unreadable`], naming the field and what would be right.
+    pub fn parse(body: &[u8]) -> Result<Self, Unreadable> {
+        if body.len() > BODY_LIMIT {
+            return Err(Unreadable::TooLarge(body.len()));
+        }
+        let job: Self = serde_json::from_slice(body).map_err(|_| explain(body))?;
+        check(&job)?;
+        Ok(job)
+    }
+}
+
+/// Checks the limits that no type expresses.
+///
+/// # Errors
+/// [`Unreadable::Malformed`], naming the field and its limit.
+pub fn check(job: &Job) -> Result<(), Unreadable> {
+    if let Some(batch_id) = job.batch_id.as_ref().filter(|batch_id| batch_id.len() > BATCH_ID_LIMIT) {
+        let length = batch_id.len();
+        return Err(Unreadable::Malformed(format!("batch_id has {length} bytes: at most {BATCH_ID_LIMIT}")));
+    }
+    if job.labels.len() > LABELS_LIMIT {
+        let count = job.labels.len();
+        return Err(Unreadable::Malformed(format!("labels has {count} entries: at most {LABELS_LIMIT}")));
+    }
+    Ok(())
+}
+
+/// Reads a body that is known to be wrong a second time, slower, to learn where it is wrong.
+fn explain(body: &[u8]) -> Unreadable {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let explanation = match serde_path_to_error::deserialize::<_, Job>(&mut json) {
+        Ok(_) => json.end().err().map_or_else(|| "not one JSON object".to_owned(), |error| error.to_string()),
+        Err(error) if matches!(error.path().iter().next(), None | Some(serde_path_to_error::Segment::Unknown)) => {
+            error.inner().to_string()
+        }
+        Err(error) => format!("{}: {}", error.path(), error.inner()),
+    };
+    Unreadable::Malformed(shorten(explanation, EXPLANATION_LIMIT))
+}
+
+/// How far a job has come. It rides in headers, so a producer could forge it: what cannot be true reads as absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// `message_id` as the producer set it, else a UUIDv7 made at the first delivery and kept from the first park on.
+    pub job_id: String,
+    /// When the daemon first saw the job.
+    pub received_at: Timestamp,
+    /// Start calls that counted against `max_attempts`.
+    pub attempts: u32,
+    /// How often the job was parked after a call, counted or not.
+    pub setbacks: u32,
+    /// When the first counted attempt failed: `give_up_after` runs from here.
+    pub failing_since: Option<Timestamp>,
+    /// A call may have been made for this job before, by us or by a copy of this message. A 409 then proves nothing.
+    pub touched: bool,
+}
+
+const JOB_ID: &str = "x-reveille-job-id";
+const RECEIVED_AT: &str = "x-reveille-received-at";
+const ATTEMPTS: &str = "x-reveille-attempts";
+const SETBACKS: &str = "x-reveille-setbacks";
+const FAILING_SINCE: &str = "x-reveille-failing-since";
+const TOUCHED: &str = "x-reveille-touched";
+/// More attempts or setbacks than this were never counted: a job parks for a second at least.
+const COUNT_LIMIT: i64 = 1_000_000;
+
+impl Progress {
+    /// Reads the headers of a delivery. `redelivered` is the broker's word that the message was handed out before.
+    pub fn read(properties: &BasicProperties, redelivered: bool, now: Timestamp) -> Self {
+        let headers = Headers(properties.headers().as_ref());
+        let count = |name| {
+            let count = headers.integer(name).filter(|count| (0..=COUNT_LIMIT).contains(count));
+            count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+        };
+        let past = |name: &str| -> Option<Timestamp> {
+            headers.text(name)?.parse().ok().filter(|instant: &Timestamp| *instant <= now)
+        };
+        let message_id = properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty());
+        Self {
+            job_id: message_id
+                .or_else(|| headers.text(JOB_ID).filter(|id| !id.is_empty() && id.len() <= 255))
+                .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
+            received_at: past(RECEIVED_AT).unwrap_or(now),
+            attempts: count(ATTEMPTS),
+            setbacks: count(SETBACKS),
+            failing_since: past(FAILING_SINCE),
+            touched: redelivered || headers.flag(TOUCHED),
+        }
+    }
+
+    /// Writes what [`Progress::read`] reads.
+    pub fn write(&self, headers: &mut FieldTable) {
+        let mut set = |name: &str, value: Option<AMQPValue>| {
+            if let Some(value) = value {
+                headers.insert(name.into(), value);
+            }
+        };
+        let text = |text: String| AMQPValue::LongString(text.into());
+        set(JOB_ID, Some(text(self.job_id.clone())));
+        set(RECEIVED_AT, Some(text(self.received_at.to_string())));
+        set(ATTEMPTS, Some(AMQPValue::LongLongInt(self.attempts.into())));
+        set(SETBACKS, Some(AMQPValue::LongLongInt(self.setbacks.into())));
+        set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
+        set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explanation(body: &str) -> String {
+        Job::parse(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_job_is_read_and_unknown_fields_are_ignored() {
+        let job = Job::parse(
+            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","conflict":"accept","confirm":"accepted","extra":{"a":[1]},
+                "not_before":"2026-11-25T07:30:00+08:00","deadline":"2026-11-25T00:00:00Z","labels":{"team":"ops"}}"#,
+        )
+        .unwrap();
+        assert_eq!(job.instance_id.as_str(), "i-YufwpQAe");
+        assert_eq!(job.conflict, Some(Conflict::Accept));
+        assert_eq!(job.not_before, Some("2026-11-24T23:30:00Z".parse().unwrap()));
+        assert_eq!(job.labels["team"], "ops");
+        let bare = Job::parse(br#"{"instance_id":"i-0000","batch_id":null}"#).unwrap();
+        assert_eq!((bare.batch_id, bare.conflict, bare.deadline), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_the_field_and_the_remedy() {
+        for (body, expected) in [
+            ("", "EOF"),
+            ("hello", "expected value"),
+            ("[]", "Job"),
+            ("{}", "missing field `instance_id`"),
+            (r#"{"instance_id":7}"#, "instance_id: invalid type: integer `7`"),
+            (r#"{"instance_id":"i-../x"}"#, "instance_id: \"i-../x\" is no instance id"),
+            (r#"{"instance_id":"i-0000","conflict":"maybe"}"#, "conflict: unknown variant `maybe`"),
+            (r#"{"instance_id":"i-0000","confirm":"running"}"#, "confirm: unknown variant `running`"),
+            (r#"{"instance_id":"i-0000","deadline":"tomorrow"}"#, "deadline: "),
+            (r#"{"instance_id":"i-0000","labels":{"a":1}}"#, "labels.a: invalid type"),
+            (r#"{"instance_id":"i-0000"} more"#, "trailing characters"),
+            (r#"{"instance_id":"i-0000","instance_id":"i-0001"}"#, "duplicate field"),
+        ] {
+            assert!(explanation(body).contains(expected), "{body}: {}", explanation(body));
+        }
+        let many: BTreeMap<String, String> = (0..17).map(|n| (n.to_string(), String::new())).collect();
+        let body = serde_json::json!({"instance_id": "i-0000", "labels": many}).to_string();
+        assert!(explanation(&body).contains("at most 16"));
+        let body = serde_json::json!({"instance_id": "i-0000", "batch_id": "b".repeat(129)}).to_string();
+        assert!(explanation(&body).contains("at most 128"));
+        assert!(explanation(&"[".repeat(60_000)).len() < 400);
+        assert!(explanation(&format!("{}1{}", "[".repeat(900), "]".repeat(900))).len() < 400);
+        assert!(Job::parse(&vec![b' '; BODY_LIMIT + 1]).unwrap_err().to_string().contains("at most 65536"));
+        assert!(Job::parse(b"{\"instance_id\":\"i-\xff\xfe00\"}").is_err());
+        let long = serde_json::json!({"instance_id": "x".repeat(60_000)}).to_string();
+        assert!(explanation(&long).len() < 400);
+    }
+
+    #[test]
+    fn progress_survives_its_headers() {
+        let now: Timestamp = "2026-11-25T07:30:00.5Z".parse().unwrap();
+        let progress = Progress {
+            job_id: "j-1".to_owned(),
+            received_at: now,
+            attempts: 3,
+            setbacks: 4,
+            failing_since: Some(now),
+            touched: true,
+        };
+        let mut headers = FieldTable::default();
+        progress.write(&mut headers);
+        let properties = BasicProperties::default().with_headers(headers);
+        assert_eq!(Progress::read(&properties, false, now), progress);
+    }
+
+    #[test]
+    fn forged_progress_reads_as_absent() {
+        let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
+        let forgeries = [
+            (ATTEMPTS, AMQPValue::LongLongInt(-1)),
+            (SETBACKS, AMQPValue::LongLongInt(i64::MAX)),
+            (RECEIVED_AT, AMQPValue::LongString("2036-01-01T00:00:00Z".into())),
+            (FAILING_SINCE, AMQPValue::LongLongInt(3)),
+            (TOUCHED, AMQPValue::LongString("true".into())),
+            (JOB_ID, AMQPValue::LongString("x".repeat(256).into())),
+        ];
+        let mut headers = FieldTable::default();
+        for (name, value) in forgeries {
+            headers.insert(name.into(), value);
+        }
+        let progress = Progress::read(&BasicProperties::default().with_headers(headers), false, now);
+        assert_eq!(progress.job_id.len(), 36);
+        let clean =
+            Progress { job_id: progress.job_id.clone(), ..Progress::read(&BasicProperties::default(), false, now) };
+        assert_eq!(progress, clean);
+    }
+}

@@ -1,0 +1,93 @@
+//! The rate of a lane: a token bucket that hands out evenly spaced slots.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Lets `rate` calls a second through, and up to `burst` at once after a pause.
+#[derive(Debug)]
+pub struct Limiter {
+    bucket: Mutex<Bucket>,
+}
+
+impl Limiter {
+    /// A limiter whose bucket is full. `rate` is per second and above zero; `burst` is 1 or more.
+    pub fn new(rate: f64, burst: u32) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / rate);
+        Self { bucket: Mutex::new(Bucket { interval, slack: interval * (burst - 1), next: Instant::now() }) }
+    }
+
+    /// Waits for a slot, and tells how long it took.
+    ///
+    /// Slots are given in the order of asking. Dropping the wait gives its slot up; nobody else gets it.
+    pub async fn acquire(&self) -> Duration {
+        let now = Instant::now();
+        let slot = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        if slot > now {
+            sleep_until(slot).await;
+        }
+        slot.saturating_duration_since(now)
+    }
+}
+
+/// The arithmetic (the "generic cell rate algorithm"): instead of counting tokens it keeps the time at which the
+/// bucket would have refilled, so no timer has to run.
+#[derive(Debug)]
+struct Bucket {
+    /// Between two slots.
+    interval: Duration,
+    /// How far ahead of its regular time a slot may be used: `burst − 1` intervals.
+    slack: Duration,
+    /// The regular time of the next slot.
+    next: Instant,
+}
+
+impl Bucket {
+    /// When the next slot may be used: `now` or later.
+    fn take(&mut self, now: Instant) -> Instant {
+        let regular = self.next.max(now);
+        self.next = regular + self.interval;
+        (regular.checked_sub(self.slack).unwrap_or(now)).max(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_burst_the_slots_are_evenly_spaced() {
+        let limiter = Limiter::new(10.0, 3);
+        let start = Instant::now();
+        let mut at = Vec::new();
+        for _ in 0..6 {
+            limiter.acquire().await;
+            at.push(start.elapsed().as_millis());
+        }
+        assert_eq!(at, [0, 0, 0, 100, 200, 300]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_saves_up_one_burst_and_no_more() {
+        let limiter = Limiter::new(10.0, 2);
+        limiter.acquire().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let start = Instant::now();
+        for _ in 0..4 {
+            limiter.acquire().await;
+        }
+        assert_eq!(start.elapsed().as_millis(), 200);
+    }
+
+    #[test]
+    fn no_second_sees_more_than_the_rate_and_a_burst() {
+        let start = Instant::now();
+        let mut bucket = Bucket { interval: Duration::from_millis(2), slack: Duration::from_millis(18), next: start };
+        let slots: Vec<Instant> = (0..3000).map(|_| bucket.take(start)).collect();
+        for (index, slot) in slots.iter().enumerate() {
+            let window = slots[index..].iter().take_while(|other| **other < *slot + Duration::from_secs(1)).count();
+            assert!(window <= 510, "{window} from slot {index} on");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A lane: one account in one region. [`run`] is the way of a job, [`verdict`] decides what an answer means, and the
+//! rest keeps the lane to its rate and to one replica at a time.
+
+mod baton;
+mod limiter;
+mod run;
+mod serve;
+pub mod verdict;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tracing::{error, info};
+
+use self::baton::Baton;
+use self::limiter::Limiter;
+use self::verdict::Verdict;
+use crate::bce::{Answer, Client, Endpoint, InstanceState, NoAnswer, Operation};
+use crate::broker::{Connection, Names, Publisher};
+use crate::config;
+use crate::job::Conflict;
+use crate::outcome;
+use crate::telemetry::{LaneMetrics, LaneState, Readiness};
+
+/// What the jobs of a lane share.
+#[derive(Debug)]
+pub struct Lane {
+    name: config::LaneName,
+    conflict: Conflict,
+    retry: config::Retry,
+    /// API calls in flight, at most.
+    concurrency: u32,
+    /// Deliveries each of the lane's two queues may have with us, unacked.
+    prefetch: u16,
+    names: Names,
+    endpoint: Endpoint,
+    client: Client,
+    limiter: Limiter,
+    publisher: Publisher,
+    metrics: LaneMetrics,
+    /// A lane fault was met, and no call has shown since that it is over.
+    faulty: AtomicBool,
+}
+
+/// Why a lane stopped before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// The channel or the connection broke.
+    #[error(transparent)]
+    Broken(#[from] lapin::Error),
+    /// The broker ended a subscription: its queue was deleted, or its node went.
+    #[error("the broker ended the subscription to {0}: was the queue deleted?")]
+    Cancelled(String),
+}
+
+impl Lane {
+    /// The lane that `lane` describes, over one connection's publisher.
+    ///
+    /// # Errors
+    /// What keeps its client from being set up: its keys, or TLS.
+    pub fn new(
+        lane: &config::Lane,
+        retry: config::Retry,
+        names: &Names,
+        publisher: Publisher,
+        metrics: LaneMetrics,
+    ) -> anyhow::Result<Self> {
+        let credentials = lane.credentials.load()?;
+        let concurrency = lane.concurrency as usize;
+        Ok(Self {
+            name: lane.name.clone(),
+            conflict: lane.conflict,
+            retry,
+            concurrency: lane.concurrency,
+            prefetch: prefetch(lane.rate, lane.concurrency),
+            names: names.clone(),
+            endpoint: lane.endpoint.clone(),
+            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
+            limiter: Limiter::new(lane.rate, lane.burst),
+            publisher,
+            metrics,
+            faulty: AtomicBool::new(false),
+        })
+    }
+
+    /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` says so.
+    ///
+    /// # Errors
+    /// [`LaneError`]: everything unacked goes back to its queue with the channels.
+    pub async fn run(
+        self: Arc<Self>,
+        connection: &Connection,
+        readiness: &Readiness,
+        stop: &Stop,
+    ) -> Result<(), LaneError> {
+        let mut baton = Baton::subscribe(connection, &self.publisher, self.names.baton_of(&self.name)).await?;
+        readiness.lane(self.name.as_str(), LaneState::StandingBy);
+        tokio::select! {
+            biased;
+            () = stop.requested() => {}
+            held = baton.held() => {
+                held?;
+                self.metrics.held.set(1);
+                readiness.lane(self.name.as_str(), LaneState::Held);
+                info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
+                self.announce().await?;
+                tokio::select! {
+                    served = serve::serve(self.clone(), connection, stop) => served?,
+                    lost = baton.keep() => lost?,
+                }
+                self.metrics.held.set(0);
+                info!(lane = %self.name, "lane given back");
+            }
+        }
+        baton.give_back().await;
+        Ok(())
+    }
+
+    async fn announce(&self) -> Result<(), lapin::Error> {
+        let event = outcome::lane_held(self.name.as_str(), Timestamp::now());
+        let properties = BasicProperties::default()
+            .with_content_type(outcome::CONTENT_TYPE.into())
+            .with_message_id(event.id.as_str().into());
+        let key = format!("{}.held", self.name);
+        self.publisher.publish(&self.names.outcomes(), &key, properties, &event.to_bytes()).await.map(drop)
+    }
+
+    /// Waits for the limiter, before any API call of the lane.
+    async fn limited(&self) {
+        self.metrics.waited(self.limiter.acquire().await);
+    }
+
+    /// Makes a call, and counts and times it.
+    async fn timed<T: HasStatus>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = call.await;
+        self.metrics.called(operation, result.status(), start.elapsed());
+        result
+    }
+
+    /// Notes what a call says of the lane itself. A lane fault is logged when it begins and ends, not for every job.
+    fn note(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
+        match verdict {
+            Verdict::LaneFault | Verdict::ClockSkew { .. } => {
+                self.metrics.faulty.set(1);
+                if !self.faulty.swap(true, Ordering::Relaxed) {
+                    let fault = match result {
+                        Ok(answer) => answer.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    error!(lane = %self.name, endpoint = %self.endpoint, "lane fault, jobs come back later: {fault}");
+                }
+            }
+            Verdict::Transient | Verdict::Throttled { .. } => {}
+            Verdict::Started { .. } | Verdict::AlreadyDone | Verdict::Verify | Verdict::Failed(_) => {
+                if self.faulty.swap(false, Ordering::Relaxed) {
+                    self.metrics.faulty.set(0);
+                    info!(lane = %self.name, "the lane works again");
+                }
+            }
+        }
+    }
+}
+
+/// The HTTP status of a call's result, or the word metrics have for there being none.
+trait HasStatus {
+    fn status(&self) -> Result<u16, &'static str>;
+}
+
+impl HasStatus for Result<Answer, NoAnswer> {
+    fn status(&self) -> Result<u16, &'static str> {
+        self.as_ref().map(|answer| answer.status).map_err(NoAnswer::as_str)
+    }
+}
+
+impl HasStatus for Result<(Answer, Option<InstanceState>), NoAnswer> {
+    fn status(&self) -> Result<u16, &'static str> {
+        self.as_ref().map(|(answer, _)| answer.status).map_err(NoAnswer::as_str)
+    }
+}
+
+/// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than half a
+/// minute's worth, so that none waits a minute unacked.
+fn prefetch(rate: f64, concurrency: u32) -> u16 {
+    let wanted = f64::from(concurrency * 2) + rate.min(64.0);
+    let half_a_minute = (rate * 30.0).max(1.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 to 2,112, as concurrency is limited"
+    )]
+    let prefetch = wanted.min(half_a_minute) as u16;
+    prefetch
+}
+
+/// Tells everything that runs to finish what it has begun and take nothing new.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    requested: tokio::sync::watch::Receiver<bool>,
+    /// How long what has begun may take.
+    pub grace: Duration,
+}
+
+impl Stop {
+    /// A stop that is requested by sending `true`.
+    pub fn new(grace: Duration) -> (tokio::sync::watch::Sender<bool>, Self) {
+        let (sender, requested) = tokio::sync::watch::channel(false);
+        (sender, Self { requested, grace })
+    }
+
+    /// Waits until the stop is requested.
+    pub async fn requested(&self) {
+        let mut requested = self.requested.clone();
+        if requested.wait_for(|requested| *requested).await.is_err() {
+            // Nobody is left who could request it.
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
+        assert_eq!(prefetch(20.0, 32), 84);
+        assert_eq!(prefetch(0.01, 32), 1);
+        assert_eq!(prefetch(0.5, 32), 15);
+        assert_eq!(prefetch(1e6, 64), 192);
+        assert_eq!(prefetch(1e6, 1024), 2112);
+    }
+}

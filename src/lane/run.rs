@@ -1,0 +1,415 @@
+//! The way of a job, from delivery to ack.
+//!
+//! ```text
+//! delivery ─ admit ─┬─ call ─ verdict ─┬─ conclude ─ outcome event (and dead letter) confirmed ─┬─ ack
+//!                   └──────────────────┴─ park ───── copy in the delay ladder confirmed ────────┘
+//! ```
+//!
+//! What decides is pure and takes the time and randomness as arguments; what acts stands around it. If anything here
+//! is interrupted before the ack, the broker hands the message out again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::{debug, warn};
+
+use super::Lane;
+use super::verdict::{self, Circumstances, Verdict};
+use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
+use crate::broker::{Confirmed, Delivery, Headers, Message, PublishError, Unacked, delay};
+use crate::config::Retry;
+use crate::job::{self, Progress};
+use crate::outcome::{self, Data, Outcome, Reason};
+use crate::retry::full_jitter;
+
+/// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
+const POISONED_AT: i64 = 20;
+/// No `Retry-After` is honoured beyond this.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// A delivery that was read, and what is to be done with it first.
+#[derive(Debug)]
+pub(super) struct Job {
+    message: Message,
+    unacked: Unacked,
+    /// `None` where the message could not be, or was not to be, read.
+    job: Option<job::Job>,
+    progress: Progress,
+    first: First,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum First {
+    Call(InstanceId),
+    Wait(Duration),
+    End(Outcome, Option<String>),
+}
+
+/// What follows from a call, or from there being none.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Conclude(Conclusion),
+    Park { progress: Progress, delay: Duration, cause: &'static str },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Conclusion {
+    outcome: Outcome,
+    ambiguous: bool,
+    attempts: u32,
+    /// The answer that decided.
+    answer: Option<Answer>,
+    /// What is to be said where there was no answer.
+    explanation: Option<String>,
+}
+
+impl Job {
+    /// Reads a delivery and decides what comes first.
+    pub(super) fn admit(delivery: Delivery, lane: &str) -> Self {
+        let now = Timestamp::now();
+        let Delivery { message, redelivered, count, unacked } = delivery;
+        let progress = Progress::read(&message.properties, redelivered, now);
+        let (job, first) = if count >= POISONED_AT {
+            (None, First::End(Outcome::Failed(Reason::Poisoned), Some(format!("delivered {count} times, never acked"))))
+        } else {
+            match job::Job::parse(&message.body) {
+                Ok(job) => {
+                    let first = first(&job, now);
+                    (Some(job), first)
+                }
+                Err(unreadable) => (None, First::End(Outcome::Rejected, Some(unreadable.to_string()))),
+            }
+        };
+        debug!(lane, job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
+        Self { message, unacked, job, progress, first }
+    }
+
+    /// Waits for the limiter, if there is a call to make.
+    pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
+        if let First::Call(_) = self.first {
+            lane.limited().await;
+        }
+    }
+
+    /// Calls, judges, and acks once the broker has confirmed what came of it. `slot` is the right to make calls: it
+    /// is given back before the confirms, which take longer than a call.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn run(self, lane: &Lane, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
+        let next = match &self.first {
+            First::Call(instance) => self.call(lane, instance).await,
+            First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
+            First::End(outcome, explanation) => Next::Conclude(Conclusion {
+                outcome: *outcome,
+                ambiguous: false,
+                attempts: self.progress.attempts,
+                answer: None,
+                explanation: explanation.clone(),
+            }),
+        };
+        drop(slot);
+        let proof = match next {
+            Next::Conclude(conclusion) => self.conclude(lane, &conclusion).await?,
+            Next::Park { progress, delay, cause } => self.park(lane, &progress, delay, cause).await?,
+        };
+        self.unacked.ack(proof).await
+    }
+
+    /// Calls the API, a second time where a 409 is to be verified, and decides.
+    async fn call(&self, lane: &Lane, instance: &InstanceId) -> Next {
+        let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
+        let circumstances = Circumstances { policy, first_touch: !self.progress.touched };
+
+        let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
+        let mut verdict = verdict::of_start(&result, circumstances);
+        if verdict == Verdict::Verify {
+            lane.limited().await;
+            let described = lane.timed(Operation::Describe, lane.client.describe(instance)).await;
+            verdict = verdict::of_describe(&described, circumstances);
+            // The 409 tells more than a 200 that only named a state.
+            if !matches!(&described, Ok((answer, _)) if answer.status < 300) {
+                result = described.map(|(answer, _)| answer);
+            }
+        }
+        lane.note(&verdict, &result);
+        debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
+        decide(verdict, result, &self.progress, lane.retry, Timestamp::now(), rand::random())
+    }
+
+    /// Publishes what became of the job: for a failure the dead letter too, and to `reply_to` if the producer asked.
+    async fn conclude(&self, lane: &Lane, conclusion: &Conclusion) -> Result<Confirmed, lapin::Error> {
+        let finished_at = Timestamp::now();
+        let data = self.data(lane, conclusion, finished_at);
+        let headers = Headers(self.message.properties.headers().as_ref());
+        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
+        let event = data.into_event(traceparent);
+        let body = event.to_bytes();
+        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        if let Ok(id) = ShortString::try_new(event.id) {
+            properties = properties.with_message_id(id);
+        }
+        if let Some(correlation_id) = self.message.properties.correlation_id() {
+            properties = properties.with_correlation_id(correlation_id.clone());
+        }
+
+        let key = format!("{}.{}", lane.name, conclusion.outcome);
+        let exchange = lane.names.outcomes();
+        let told = lane.publisher.publish(&exchange, &key, properties.clone(), &body);
+        let proof = if conclusion.outcome.is_dead_letter() {
+            let (told, kept) = tokio::try_join!(told, self.keep(lane, conclusion, finished_at))?;
+            told.and(kept)
+        } else {
+            told.await?
+        };
+        if let Some(asker) = self.message.properties.reply_to() {
+            self.reply(lane, asker, properties, &body).await?;
+        }
+        lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
+        Ok(proof)
+    }
+
+    fn data<'a>(&'a self, lane: &'a Lane, conclusion: &'a Conclusion, finished_at: Timestamp) -> Data<'a> {
+        let job = self.job.as_ref();
+        let reason = conclusion.outcome.reason();
+        let data = Data {
+            job_id: &self.progress.job_id,
+            lane: lane.name.as_str(),
+            instance_id: job.map(|job| job.instance_id.as_str()),
+            batch_id: job.and_then(|job| job.batch_id.as_deref()),
+            labels: job.map(|job| &job.labels),
+            outcome: conclusion.outcome.as_str(),
+            reason: (!reason.is_empty()).then_some(reason),
+            is_final: true,
+            attempts: conclusion.attempts,
+            http_status: None,
+            error_code: None,
+            error_message: conclusion.explanation.as_deref(),
+            bce_request_id: None,
+            ambiguous: conclusion.ambiguous,
+            received_at: self.progress.received_at,
+            finished_at,
+            duration_ms: i64::try_from(finished_at.duration_since(self.progress.received_at).as_millis())
+                .unwrap_or(i64::MAX)
+                .max(0),
+        };
+        match &conclusion.answer {
+            Some(answer) => data.with_answer(answer),
+            None => data,
+        }
+    }
+
+    /// Keeps the message among the dead letters, whole, with what became of it in headers.
+    async fn keep(&self, lane: &Lane, conclusion: &Conclusion, now: Timestamp) -> Result<Confirmed, lapin::Error> {
+        let mut headers = FieldTable::default();
+        self.progress.write(&mut headers);
+        let mut set = |name: &str, value: AMQPValue| {
+            headers.insert(name.into(), value);
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        set("x-reveille-outcome", text(conclusion.outcome.as_str()));
+        set("x-reveille-reason", text(conclusion.outcome.reason()));
+        set("x-reveille-lane", text(lane.name.as_str()));
+        set("x-reveille-dead-at", text(&now.to_string()));
+        set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
+        if let Some(answer) = &conclusion.answer {
+            set("x-reveille-http-status", AMQPValue::LongLongInt(answer.status.into()));
+            let texts = [
+                ("x-reveille-error-code", &answer.code),
+                ("x-reveille-error-message", &answer.message),
+                ("x-reveille-bce-request-id", &answer.request_id),
+            ];
+            for (name, value) in texts {
+                if let Some(value) = value {
+                    set(name, text(value));
+                }
+            }
+        } else if let Some(explanation) = &conclusion.explanation {
+            set("x-reveille-error-message", text(explanation));
+        }
+        let properties = self.message.forward(headers);
+        lane.publisher.publish("", &lane.names.dead(), properties, &self.message.body).await
+    }
+
+    /// Answers whoever asked. One who has gone does not hold up the job.
+    async fn reply(
+        &self,
+        lane: &Lane,
+        asker: &ShortString,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), lapin::Error> {
+        match lane.publisher.try_publish("", asker.as_str(), properties, body).await {
+            Ok(_) => Ok(()),
+            Err(PublishError::Broken(error)) => Err(error),
+            Err(error) => {
+                warn!(lane = %lane.name, job = self.progress.job_id, reply_to = asker.as_str(), "no reply given: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a copy of the message into the delay ladder.
+    async fn park(
+        &self,
+        lane: &Lane,
+        progress: &Progress,
+        delay: Duration,
+        cause: &'static str,
+    ) -> Result<Confirmed, lapin::Error> {
+        let mut headers = FieldTable::default();
+        progress.write(&mut headers);
+        let (exchange, key) = delay::route(&lane.names, delay, &lane.name);
+        let properties = self.message.forward(headers);
+        let proof = lane.publisher.publish(&exchange, &key, properties, &self.message.body).await?;
+        lane.metrics.parked(cause);
+        debug!(lane = %lane.name, job = progress.job_id, ?delay, cause, "parked");
+        Ok(proof)
+    }
+}
+
+/// What comes first for a job that could be read.
+fn first(job: &job::Job, now: Timestamp) -> First {
+    if job.deadline.is_some_and(|deadline| deadline < now) {
+        return First::End(Outcome::Expired, Some("its deadline had passed before a call was made".to_owned()));
+    }
+    match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
+        Some(wait) if !wait.is_zero() => First::Wait(wait),
+        _ => First::Call(job.instance_id.clone()),
+    }
+}
+
+/// What follows from a verdict, for a job that has come as far as `progress`. `random` is from [0, 1).
+fn decide(
+    verdict: Verdict,
+    result: Result<Answer, NoAnswer>,
+    progress: &Progress,
+    retry: Retry,
+    now: Timestamp,
+    random: f64,
+) -> Next {
+    let attempts = progress.attempts.saturating_add(1);
+    let setbacks = progress.setbacks.saturating_add(1);
+    let park = |progress: Progress, delay, cause| Next::Park {
+        progress: Progress { setbacks, touched: true, ..progress },
+        delay,
+        cause,
+    };
+    let uncounted = full_jitter(retry.initial, retry.max, setbacks, random);
+    let (outcome, ambiguous) = match verdict {
+        Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
+        Verdict::AlreadyDone => (Outcome::AlreadyDone, false),
+        Verdict::Failed(reason) => (Outcome::Failed(reason), false),
+        Verdict::Throttled { retry_after } => {
+            let delay = retry_after.map_or(uncounted, |asked| asked.min(LONGEST_RETRY_AFTER));
+            return park(progress.clone(), delay, "throttled");
+        }
+        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "lane_fault"),
+        Verdict::Transient | Verdict::Verify => {
+            let failing_since = progress.failing_since.unwrap_or(now);
+            let failing_for = Duration::try_from(now.duration_since(failing_since)).unwrap_or_default();
+            if attempts < retry.max_attempts && failing_for < retry.give_up_after {
+                let delay = full_jitter(retry.initial, retry.max, attempts, random);
+                let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
+                return park(progress, delay, "transient");
+            }
+            (Outcome::Failed(Reason::Exhausted), false)
+        }
+    };
+    let (answer, explanation) = match result {
+        Ok(answer) => (Some(answer), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer, explanation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RETRY: Retry = Retry {
+        max_attempts: 3,
+        initial: Duration::from_secs(1),
+        max: Duration::from_secs(60),
+        give_up_after: Duration::from_secs(600),
+    };
+
+    fn now() -> Timestamp {
+        "2026-11-25T07:30:00Z".parse().unwrap()
+    }
+
+    fn job(body: &str) -> job::Job {
+        job::Job::parse(body.as_bytes()).unwrap()
+    }
+
+    fn progress() -> Progress {
+        Progress {
+            job_id: "j".to_owned(),
+            received_at: now(),
+            attempts: 0,
+            setbacks: 0,
+            failing_since: None,
+            touched: false,
+        }
+    }
+
+    fn decided(verdict: Verdict, progress: &Progress) -> Next {
+        decide(verdict, Err(NoAnswer::TimedOut), progress, RETRY, now(), 0.5)
+    }
+
+    #[test]
+    fn a_job_is_called_between_not_before_and_deadline() {
+        let id = || InstanceId::parse("i-0000").unwrap();
+        assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), now()), First::Call(id()));
+        let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
+        assert_eq!(first(&early, now()), First::Wait(Duration::from_secs(2)));
+        let due =
+            job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
+        assert_eq!(first(&due, now()), First::Call(id()));
+        let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z"}"#);
+        assert!(matches!(first(&late, now()), First::End(Outcome::Expired, _)));
+    }
+
+    #[test]
+    fn a_transient_failure_counts_and_the_last_one_exhausts() {
+        let Next::Park { progress: one, delay, .. } = decided(Verdict::Transient, &progress()) else { panic!() };
+        assert_eq!((one.attempts, one.setbacks, one.touched), (1, 1, true));
+        assert_eq!((one.failing_since, delay), (Some(now()), Duration::from_millis(500)));
+        let Next::Park { progress: two, delay, .. } = decided(Verdict::Transient, &one) else { panic!() };
+        assert_eq!((two.attempts, delay), (2, Duration::from_secs(1)));
+        let Next::Conclude(end) = decided(Verdict::Transient, &two) else { panic!() };
+        assert_eq!((end.outcome, end.attempts), (Outcome::Failed(Reason::Exhausted), 3));
+        assert_eq!(end.explanation.as_deref(), Some("the API did not answer in time"));
+    }
+
+    #[test]
+    fn time_exhausts_too_but_only_from_the_first_failure_on() {
+        let received_at = now() - Duration::from_secs(86_400);
+        let waited = Progress { received_at, ..progress() };
+        assert!(matches!(decided(Verdict::Transient, &waited), Next::Park { .. }));
+        let failing = Progress { failing_since: Some(now() - RETRY.give_up_after), ..progress() };
+        assert!(matches!(decided(Verdict::Transient, &failing), Next::Conclude(_)));
+    }
+
+    #[test]
+    fn throttling_and_lane_faults_cost_no_attempt() {
+        let asked = Some(Duration::from_secs(7));
+        let Next::Park { progress: throttled, delay, .. } =
+            decided(Verdict::Throttled { retry_after: asked }, &progress())
+        else {
+            panic!()
+        };
+        assert_eq!((throttled.attempts, throttled.setbacks, throttled.touched), (0, 1, true));
+        assert_eq!((throttled.failing_since, delay), (None, Duration::from_secs(7)));
+        let tired = Progress { attempts: 2, setbacks: 9, ..progress() };
+        for verdict in
+            [Verdict::LaneFault, Verdict::ClockSkew { server_time: None }, Verdict::Throttled { retry_after: None }]
+        {
+            let Next::Park { progress, delay, .. } = decided(verdict, &tired) else { panic!() };
+            assert_eq!((progress.attempts, progress.setbacks, delay), (2, 10, Duration::from_secs(30)));
+        }
+    }
+}

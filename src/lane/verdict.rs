@@ -1,0 +1,151 @@
+//! What an answer means for a job: pure functions of the answer, the policy and the job's past.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::bce::{Answer, InstanceState, NoAnswer};
+use crate::job::Conflict;
+use crate::outcome::Reason;
+
+/// What is to become of a job after a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The instance is starting. `ambiguous`: an earlier call of ours, or somebody else's, may be what started it.
+    Started {
+        /// See above.
+        ambiguous: bool,
+    },
+    /// Somebody had started the instance before.
+    AlreadyDone,
+    /// Ask for the instance's state; [`of_describe`] then says more.
+    Verify,
+    /// It will not get better.
+    Failed(Reason),
+    /// It may get better: counted as an attempt.
+    Transient,
+    /// Too many calls: not counted.
+    Throttled {
+        /// How long the API asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// Our clock and the API's differ too much. Not counted.
+    ClockSkew {
+        /// The API's clock.
+        server_time: Option<Timestamp>,
+    },
+    /// The lane's keys, endpoint or account are at fault, not the job. Not counted.
+    LaneFault,
+}
+
+/// What a 409 has to be judged by, beside the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The job's policy, or the lane's.
+    pub policy: Conflict,
+    /// No call can have been made for the job before. Where one can, the 409 may be due to it.
+    pub first_touch: bool,
+}
+
+/// Codes that say the keys, the signature, the endpoint or the account are at fault, not the job
+/// (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>; the last two were seen in reports on the SDKs).
+const LANE_FAULT_CODES: [&str; 7] = [
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidHTTPAuthHeader",
+    "OptInRequired",
+    "InvalidVersion",
+    "IamSignatureInvalid",
+    "AuthError",
+];
+
+/// No throttling code is published for BCC; these are what Baidu's and like gateways use beside a status other than
+/// 429.
+const THROTTLING_CODES: [&str; 5] =
+    ["RequestLimitExceeded", "RequestRateLimitExceeded", "Throttling", "TooManyRequests", "SlowDown"];
+
+/// The verdict on a start call.
+pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
+    let answer = match result {
+        Ok(answer) if (200..300).contains(&answer.status) => return Verdict::Started { ambiguous: false },
+        Ok(answer) if answer.status == 409 => answer,
+        other => return general(other),
+    };
+    match answer.code.as_deref() {
+        Some("Instance.StartInstanceWhenCreating") => Verdict::Transient,
+        Some("Instance.StartExpiredInstance") => Verdict::Failed(Reason::InstanceExpired),
+        Some(code) if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
+        _ if !circumstances.first_touch => Verdict::Verify,
+        _ => match circumstances.policy {
+            Conflict::Fail => Verdict::Failed(Reason::Conflict),
+            Conflict::Accept => Verdict::AlreadyDone,
+            Conflict::Verify => Verdict::Verify,
+        },
+    }
+}
+
+/// The verdict on the describe call that follows [`Verdict::Verify`]. A 2xx without a state was not readable.
+pub fn of_describe(
+    result: &Result<(Answer, Option<InstanceState>), NoAnswer>,
+    circumstances: Circumstances,
+) -> Verdict {
+    let state = match result {
+        Ok((answer, Some(state))) if (200..300).contains(&answer.status) => *state,
+        Ok((answer, None)) if (200..300).contains(&answer.status) => return Verdict::Transient,
+        Ok((answer, _)) => {
+            return match general(&Ok(answer.clone())) {
+                Verdict::Failed(Reason::NotFound) => Verdict::Failed(Reason::NotFound),
+                Verdict::Failed(_) => otherwise(circumstances.policy, Verdict::Failed(Reason::ConflictUnverified)),
+                verdict => verdict,
+            };
+        }
+        Err(_) => return Verdict::Transient,
+    };
+    match state {
+        InstanceState::Running | InstanceState::Starting if circumstances.first_touch => Verdict::AlreadyDone,
+        InstanceState::Running | InstanceState::Starting => Verdict::Started { ambiguous: true },
+        InstanceState::Stopped | InstanceState::Passing => otherwise(circumstances.policy, Verdict::Transient),
+        InstanceState::Ended => otherwise(circumstances.policy, Verdict::Failed(Reason::WrongState)),
+    }
+}
+
+/// A 409 that was verified only because of the job's past still means what the policy says where it was not ours.
+fn otherwise(policy: Conflict, verified: Verdict) -> Verdict {
+    match policy {
+        Conflict::Fail => Verdict::Failed(Reason::Conflict),
+        Conflict::Accept => Verdict::AlreadyDone,
+        Conflict::Verify => verified,
+    }
+}
+
+/// What holds for every call: by status first, by code second.
+fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(NoAnswer::Tls(_)) => return Verdict::LaneFault,
+        Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_)) => return Verdict::Transient,
+    };
+    let code = answer.code.as_deref().unwrap_or_default();
+    match answer.status {
+        429 => Verdict::Throttled { retry_after: answer.retry_after },
+        400..=599 if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
+        400..=499 if is_clock_skew(code, answer.message.as_deref()) => Verdict::ClockSkew { server_time: answer.date },
+        400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,
+        401 | 300..=399 => Verdict::LaneFault,
+        403 => Verdict::Failed(Reason::AccessDenied),
+        404 => Verdict::Failed(Reason::NotFound),
+        400..=499 => Verdict::Failed(Reason::Refused),
+        _ => Verdict::Transient,
+    }
+}
+
+/// `RequestExpired`, and what another gateway answers: `InvalidRequest`, "Fail to check timestamp: time expired"
+/// (<https://github.com/baidubce/bce-sdk-go/issues/84>).
+fn is_clock_skew(code: &str, message: Option<&str>) -> bool {
+    code == "RequestExpired"
+        || code == "InvalidRequest"
+            && message.is_some_and(|message| message.contains("timestamp") || message.contains("expired"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! A test for every row of the table of verdicts.
+
+use super::*;
+
+const POLICIES: [Conflict; 3] = [Conflict::Fail, Conflict::Accept, Conflict::Verify];
+
+fn clean(policy: Conflict) -> Circumstances {
+    Circumstances { policy, first_touch: true }
+}
+
+fn touched(policy: Conflict) -> Circumstances {
+    Circumstances { policy, first_touch: false }
+}
+
+fn answer(status: u16, code: &str) -> Answer {
+    Answer { status, code: (!code.is_empty()).then(|| code.to_owned()), ..Answer::default() }
+}
+
+/// The verdict on a start answered so, which must be the same under every policy and past.
+fn start(status: u16, code: &str) -> Verdict {
+    let result = Ok(answer(status, code));
+    let verdict = of_start(&result, clean(Conflict::Fail));
+    for policy in POLICIES {
+        assert_eq!(of_start(&result, clean(policy)), verdict);
+        assert_eq!(of_start(&result, touched(policy)), verdict);
+    }
+    verdict
+}
+
+fn described(state: &str, circumstances: Circumstances) -> Verdict {
+    of_describe(&Ok((answer(200, ""), Some(InstanceState::parse(state)))), circumstances)
+}
+
+#[test]
+fn a_2xx_is_accepted() {
+    for status in [200, 202, 204] {
+        assert_eq!(start(status, ""), Verdict::Started { ambiguous: false });
+    }
+}
+
+#[test]
+fn a_409_while_creating_is_transient_whatever_the_policy() {
+    assert_eq!(start(409, "Instance.StartInstanceWhenCreating"), Verdict::Transient);
+}
+
+#[test]
+fn a_409_of_an_expired_instance_fails_whatever_the_policy() {
+    assert_eq!(start(409, "Instance.StartExpiredInstance"), Verdict::Failed(Reason::InstanceExpired));
+}
+
+#[test]
+fn any_other_409_on_a_clean_first_touch_is_read_by_policy() {
+    for code in ["Instance.StartInstanceOperationForbidden", "", "Something.New", "SignatureDoesNotMatch"] {
+        let result = Ok(answer(409, code));
+        assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::Failed(Reason::Conflict));
+        assert_eq!(of_start(&result, clean(Conflict::Accept)), Verdict::AlreadyDone);
+        assert_eq!(of_start(&result, clean(Conflict::Verify)), Verdict::Verify);
+    }
+}
+
+#[test]
+fn a_409_on_anything_but_a_clean_first_touch_is_verified_whatever_the_policy() {
+    let result = Ok(answer(409, "Instance.StartInstanceOperationForbidden"));
+    for policy in POLICIES {
+        assert_eq!(of_start(&result, touched(policy)), Verdict::Verify);
+        for state in ["Running", "Starting"] {
+            assert_eq!(described(state, touched(policy)), Verdict::Started { ambiguous: true });
+        }
+    }
+    for state in ["Stopped", "Stopping", "Expired"] {
+        assert_eq!(described(state, touched(Conflict::Fail)), Verdict::Failed(Reason::Conflict));
+        assert_eq!(described(state, touched(Conflict::Accept)), Verdict::AlreadyDone);
+    }
+    assert_eq!(described("Stopped", touched(Conflict::Verify)), Verdict::Transient);
+    assert_eq!(described("Expired", touched(Conflict::Verify)), Verdict::Failed(Reason::WrongState));
+}
+
+#[test]
+fn a_verified_409_is_read_by_the_state() {
+    let verify = clean(Conflict::Verify);
+    for state in ["Running", "Starting"] {
+        assert_eq!(described(state, verify), Verdict::AlreadyDone);
+    }
+    let passing = [
+        "Stopping",
+        "Scaling",
+        "SnapshotProcessing",
+        "ImageProcessing",
+        "Recharging",
+        "VolumeResizing",
+        "BillingChanging",
+        "ChangeSubnet",
+        "ChangeVpc",
+        "AttachingPort",
+        "DetachingPort",
+        "Moving",
+        "NotKnownYet",
+    ];
+    for state in ["Stopped"].iter().chain(&passing) {
+        assert_eq!(described(state, verify), Verdict::Transient, "{state}");
+    }
+    for state in ["Deleted", "Expired", "Recycled", "Error"] {
+        assert_eq!(described(state, verify), Verdict::Failed(Reason::WrongState), "{state}");
+    }
+}
+
+#[test]
+fn a_verification_that_is_itself_refused_says_so() {
+    let describe = |status, code: &str, circumstances| of_describe(&Ok((answer(status, code), None)), circumstances);
+    let verify = clean(Conflict::Verify);
+    assert_eq!(describe(403, "AccessDenied", verify), Verdict::Failed(Reason::ConflictUnverified));
+    assert_eq!(describe(403, "AccessDenied", touched(Conflict::Fail)), Verdict::Failed(Reason::Conflict));
+    assert_eq!(describe(404, "NoSuchObject", verify), Verdict::Failed(Reason::NotFound));
+    assert_eq!(describe(429, "", verify), Verdict::Throttled { retry_after: None });
+    assert_eq!(describe(503, "", verify), Verdict::Transient);
+    assert_eq!(describe(200, "", verify), Verdict::Transient);
+    assert_eq!(describe(403, "InvalidAccessKeyId", verify), Verdict::LaneFault);
+    assert_eq!(of_describe(&Err(NoAnswer::TimedOut), verify), Verdict::Transient);
+}
+
+#[test]
+fn throttling_is_known_by_status_or_by_code() {
+    assert_eq!(start(429, ""), Verdict::Throttled { retry_after: None });
+    assert_eq!(start(429, "AccessDenied"), Verdict::Throttled { retry_after: None });
+    assert_eq!(start(403, "RequestLimitExceeded"), Verdict::Throttled { retry_after: None });
+    assert_eq!(start(409, "Throttling"), Verdict::Throttled { retry_after: None });
+    assert_eq!(start(503, "SlowDown"), Verdict::Throttled { retry_after: None });
+    let retry_after = Some(Duration::from_secs(7));
+    let result = Ok(Answer { retry_after, ..answer(429, "") });
+    assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::Throttled { retry_after });
+}
+
+#[test]
+fn server_errors_and_missing_answers_are_transient() {
+    for status in [500, 501, 502, 503, 504] {
+        assert_eq!(start(status, "InternalError"), Verdict::Transient);
+    }
+    for error in [NoAnswer::TimedOut, NoAnswer::Unreachable("refused".to_owned()), NoAnswer::Broken("reset".to_owned())]
+    {
+        assert_eq!(of_start(&Err(error), clean(Conflict::Fail)), Verdict::Transient);
+    }
+}
+
+#[test]
+fn an_expired_signature_is_a_matter_of_clocks() {
+    assert_eq!(start(400, "RequestExpired"), Verdict::ClockSkew { server_time: None });
+    let server_time = Some("2026-11-25T07:30:00Z".parse().unwrap());
+    let message = Some("Fail to check timestamp: time expired".to_owned());
+    let result = Ok(Answer { date: server_time, message, ..answer(400, "InvalidRequest") });
+    assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::ClockSkew { server_time });
+    assert_eq!(start(400, "InvalidRequest"), Verdict::Failed(Reason::Refused));
+}
+
+#[test]
+fn keys_endpoint_and_account_are_faults_of_the_lane() {
+    for (status, code) in [
+        (401, ""),
+        (401, "AuthError"),
+        (403, "InvalidAccessKeyId"),
+        (400, "SignatureDoesNotMatch"),
+        (400, "IamSignatureInvalid"),
+        (400, "InvalidHTTPAuthHeader"),
+        (403, "OptInRequired"),
+        (404, "InvalidVersion"),
+        (301, ""),
+        (302, ""),
+        (307, ""),
+    ] {
+        assert_eq!(start(status, code), Verdict::LaneFault, "{status} {code}");
+    }
+    assert_eq!(of_start(&Err(NoAnswer::Tls("expired".to_owned())), clean(Conflict::Fail)), Verdict::LaneFault);
+}
+
+#[test]
+fn what_the_api_refuses_for_good_fails() {
+    assert_eq!(start(403, "AccessDenied"), Verdict::Failed(Reason::AccessDenied));
+    assert_eq!(start(403, ""), Verdict::Failed(Reason::AccessDenied));
+    assert_eq!(start(404, "NoSuchObject"), Verdict::Failed(Reason::NotFound));
+    assert_eq!(start(404, ""), Verdict::Failed(Reason::NotFound));
+    for status in [400, 405, 412, 413, 418, 451] {
+        assert_eq!(start(status, "InvalidHTTPRequest"), Verdict::Failed(Reason::Refused), "{status}");
+    }
+}
