@@ -1,0 +1,144 @@
+//! `/_sim/`: how tests look into the simulator and steer it. Unsigned, and neither limited nor logged.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Instant;
+
+use hyper::Method;
+use hyper::body::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::auth::Account;
+use crate::calls::Call;
+use crate::faults::{Fault, Faults};
+use crate::fleet::{Order, Status};
+use crate::limit::{Bucket, Limit};
+use crate::reply::{Answer, ApiError};
+use crate::server::Simulator;
+
+/// An instance as it is shown. The status is the true one, `Creating` and `Deleted` too.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    status: Status,
+    starts: u64,
+}
+
+/// Answers a control request; `path` is what follows `/_sim/`.
+pub fn handle(simulator: &Simulator, method: &Method, path: &str, body: Result<Bytes, ApiError>) -> Answer {
+    match body.map_err(|error| (error.status, error.message.into_owned())).and_then(|body| {
+        let segments: Vec<&str> = path.split('/').collect();
+        route(simulator, method, &segments, &body)
+    }) {
+        Ok(body) => Answer::new(200, "application/json", body),
+        Err((status, why)) => Answer::json(status, &json!({ "error": why })),
+    }
+}
+
+/// A status and a sentence.
+type Refused = (u16, String);
+
+fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> Result<Bytes, Refused> {
+    let now = Instant::now();
+    match (method.as_str(), path) {
+        ("GET", ["health"]) => {
+            let world = simulator.world();
+            let (calls, dropped) = (world.calls.len(), world.calls.dropped());
+            show(&json!({ "status": "ok", "instances": world.fleet.len(), "calls": calls, "calls_dropped": dropped }))
+        }
+        ("GET", ["calls"]) => {
+            // The lock is gone before the long work begins.
+            let calls = simulator.world().calls.snapshot();
+            show(&calls.iter().map(AsRef::as_ref).collect::<Vec<&Call>>())
+        }
+        ("DELETE", ["calls"]) => {
+            simulator.world().calls.clear();
+            done()
+        }
+        ("GET", ["instances"]) => {
+            let world = simulator.world();
+            let all: Vec<_> = world
+                .fleet
+                .from("")
+                .map(|(id, instance)| Shown { id, status: instance.status(now), starts: instance.starts() })
+                .collect();
+            show(&all)
+        }
+        ("PUT", ["instances"]) => {
+            let many: Vec<(String, Order)> =
+                parse::<Vec<_>>(body)?.into_iter().map(named).collect::<Result<_, Refused>>()?;
+            let mut world = simulator.world();
+            for (id, order) in many {
+                world.fleet.put(id, &order, now);
+            }
+            done()
+        }
+        ("PUT", ["instances", id]) => {
+            check_id(id)?;
+            simulator.world().fleet.put((*id).to_owned(), &parse(body)?, now);
+            done()
+        }
+        ("GET", ["faults"]) => show(&simulator.world().faults),
+        ("PUT", ["faults"]) => {
+            let faults: Faults = parse(body)?;
+            simulator.world().faults = faults;
+            done()
+        }
+        ("GET", ["script", id]) => show(&simulator.world().scripts.get(*id).cloned().unwrap_or_default()),
+        ("PUT", ["script", id]) => {
+            check_id(id)?;
+            let script: VecDeque<Fault> = parse(body)?;
+            simulator.world().scripts.insert((*id).to_owned(), script);
+            done()
+        }
+        ("GET", ["limit"]) => show(&simulator.world().bucket.limit()),
+        ("PUT", ["limit"]) => {
+            let limit: Limit = parse(body)?;
+            let limit = limit.check().map_err(bad)?;
+            simulator.world().bucket = Bucket::new(limit, now);
+            done()
+        }
+        ("PUT", ["credentials"]) => {
+            let account: Account = parse(body)?;
+            simulator.set_account(account);
+            done()
+        }
+        (method, path) => Err((404, format!("there is no {method} /_sim/{}", path.join("/")))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(bad)
+}
+
+fn bad(why: impl fmt::Display) -> Refused {
+    (400, why.to_string())
+}
+
+fn show(value: &impl Serialize) -> Result<Bytes, Refused> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| (500, error.to_string()))
+}
+
+fn done() -> Result<Bytes, Refused> {
+    show(&Value::Object(Map::new()))
+}
+
+/// An entry of the list that creates many: an order with an `id` beside it. Not a flattened struct, which would let a
+/// misspelt key pass unseen.
+fn named(mut entry: Map<String, Value>) -> Result<(String, Order), Refused> {
+    let Some(Value::String(id)) = entry.remove("id") else { return Err(bad("each instance of the list needs an id")) };
+    check_id(&id)?;
+    let order = serde_json::from_value(Value::Object(entry)).map_err(|why| bad(format_args!("{id}: {why}")))?;
+    Ok((id, order))
+}
+
+/// An id has to be one that a path can hold as it is.
+fn check_id(id: &str) -> Result<(), Refused> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(fine) {
+        return Err(bad(format_args!("{id:?} cannot be the id of an instance")));
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! One fault: what befalls one call.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::reply::{Answer, ApiError, Ending, JSON, Manner, Reply};
+
+/// What befalls one call. The default is nothing at all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fault {
+    /// Waited before the answer goes out. The call has been carried out by then, as a slow server would have.
+    pub delay: Duration,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// What the API really says, its body sent in this manner.
+    Genuine(Manner),
+    /// Another answer in its place.
+    Forged(Box<Forged>),
+    Hang(When),
+    Reset(When),
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::Genuine(Manner::Whole)
+    }
+}
+
+/// Whether a fault strikes before the call takes effect, or after: then it has happened and the caller cannot know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    #[default]
+    Before,
+    After,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Forged {
+    pub status: u16,
+    /// Without one, what the API would most likely say with this status.
+    pub code: Option<String>,
+    pub message: Option<String>,
+    /// In place of the JSON, word for word.
+    pub body: Option<String>,
+    /// A page as a proxy makes it, in place of the JSON.
+    pub html: bool,
+    pub retry_after: Option<u64>,
+    pub location: Option<String>,
+    pub when: When,
+    pub manner: Manner,
+}
+
+impl Fault {
+    /// Whether the call is carried out although it goes wrong.
+    pub fn lets_through(&self) -> bool {
+        match &self.kind {
+            Kind::Genuine(_) => true,
+            Kind::Forged(forged) => forged.when == When::After,
+            Kind::Hang(when) | Kind::Reset(when) => *when == When::After,
+        }
+    }
+
+    /// Whether the caller gets to hear what the API says.
+    pub fn sends_genuine(&self) -> bool {
+        matches!(self.kind, Kind::Genuine(_))
+    }
+
+    /// What the connection is to do, given what the API would have said (`None` where it was not asked).
+    pub fn reply(&self, genuine: Option<Answer>, request_id: Uuid) -> Reply {
+        let ending = match (&self.kind, genuine) {
+            (Kind::Hang(_), _) => Ending::Hang,
+            (Kind::Reset(_), _) => Ending::Reset,
+            (Kind::Forged(forged), _) => Ending::Send(forged.answer(request_id)),
+            (Kind::Genuine(manner), Some(answer)) => Ending::Send(Answer { manner: *manner, ..answer }),
+            // Not reached: a genuine answer always lets the call through.
+            (Kind::Genuine(_), None) => Ending::Reset,
+        };
+        Reply { delay: self.delay, ending }
+    }
+
+    /// The error code that goes out, where the fault and not the API sets one.
+    pub fn code(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Forged(forged) => forged.says().map(|error| error.code.into_owned()),
+            Kind::Genuine(_) | Kind::Hang(_) | Kind::Reset(_) => None,
+        }
+    }
+}
+
+impl Forged {
+    fn answer(&self, request_id: Uuid) -> Answer {
+        let mut answer = if let Some(error) = self.says() {
+            Answer::error(&error, request_id)
+        } else if self.html {
+            Answer::new(self.status, "text/html", self.body.clone().map_or_else(|| self.page(), Bytes::from))
+        } else {
+            let json = || Bytes::from(json!({ "requestId": request_id.to_string() }).to_string());
+            let body = self.body.clone().map_or_else(json, Bytes::from);
+            Answer::new(self.status, JSON, body)
+        };
+        answer.retry_after = self.retry_after;
+        answer.location.clone_from(&self.location);
+        answer.manner = self.manner;
+        answer
+    }
+
+    /// The API's kind of error; none in an answer that is a page, a text or a success.
+    fn says(&self) -> Option<ApiError> {
+        if self.html || self.body.is_some() || self.status < 300 {
+            return None;
+        }
+        let code = self.code.clone().unwrap_or_else(|| usual_code(self.status).into());
+        let message = self.message.clone().unwrap_or_else(|| "An error on order of the simulator's user".into());
+        Some(ApiError::new(self.status, code, message))
+    }
+
+    fn page(&self) -> Bytes {
+        let reason = hyper::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let title = format!("{} {}", self.status, reason.unwrap_or("Unknown"));
+        Bytes::from(format!(
+            "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
+             <hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+        ))
+    }
+}
+
+fn usual_code(status: u16) -> &'static str {
+    match status {
+        300..=399 => "Redirected",
+        401 => "AuthError",
+        403 => "AccessDenied",
+        404 => "NoSuchObject",
+        409 => "Instance.StartInstanceOperationForbidden",
+        412 => "PreconditionFailed",
+        429 => "RequestLimitExceeded",
+        400..=499 => "InvalidHTTPRequest",
+        502 => "BadGateway",
+        503 => "ServiceUnavailable",
+        504 => "GatewayTimeout",
+        _ => "InternalError",
+    }
+}

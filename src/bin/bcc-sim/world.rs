@@ -1,0 +1,132 @@
+//! Everything that changes, behind one lock: the fleet, the limit, the faults, the scripts and the log.
+//!
+//! What becomes of a call is decided in one go as it arrives. Delays and hangs come after, without the lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+use crate::api::{self, Outcome};
+use crate::args::Args;
+use crate::calls::{Call, CallLog};
+use crate::faults::{self, Fault, Faults};
+use crate::fleet::Fleet;
+use crate::limit::Bucket;
+use crate::reply::{Answer, ApiError, Ending, Reply};
+use crate::request::{Ask, Received, Subject};
+
+/// What stands in the rate limit's `Retry-After`, in seconds.
+const RETRY_AFTER: u64 = 1;
+
+pub struct World {
+    pub fleet: Fleet,
+    pub bucket: Bucket,
+    pub faults: Faults,
+    /// What befalls the next calls of an instance, in order, before any rule is asked.
+    pub scripts: HashMap<String, VecDeque<Fault>>,
+    pub calls: CallLog,
+    chance: StdRng,
+}
+
+/// What was decided about a call.
+struct Decision {
+    reply: Reply,
+    code: Option<std::borrow::Cow<'static, str>>,
+    fault: Option<String>,
+    took_effect: bool,
+}
+
+impl World {
+    pub fn new(args: &Args, now: Instant) -> Self {
+        Self {
+            fleet: Fleet::new(&args.fleet, args.times(), now),
+            bucket: Bucket::new(args.limit(), now),
+            faults: args.faults(),
+            scripts: HashMap::new(),
+            calls: CallLog::default(),
+            chance: StdRng::seed_from_u64(args.seed),
+        }
+    }
+
+    /// Takes up a call: decides what becomes of it, changes the fleet accordingly, and logs it.
+    pub fn take(&mut self, ask: Ask, received: &Received, verified: Result<(), ApiError>, request_id: Uuid) -> Reply {
+        // Read under the lock, so that the log is in the order of its times.
+        let (now, at) = (Instant::now(), Timestamp::now());
+        let Decision { mut reply, code, fault, took_effect } = self.decide(&ask, received, verified, request_id, now);
+        reply.delay += self.faults.latency();
+        self.calls.push(Call {
+            at,
+            unix_micros: at.as_microsecond(),
+            method: received.method.clone(),
+            operation: ask.operation,
+            subject: ask.subject,
+            status: match &reply.ending {
+                Ending::Send(answer) => Some(answer.status),
+                Ending::Hang | Ending::Reset => None,
+            },
+            code,
+            fault,
+            took_effect,
+        });
+        reply
+    }
+
+    /// The order of a gateway: the limit, then who is calling, then what for, and only then what goes wrong inside.
+    fn decide(
+        &mut self,
+        ask: &Ask,
+        received: &Received,
+        verified: Result<(), ApiError>,
+        request_id: Uuid,
+        now: Instant,
+    ) -> Decision {
+        if !self.bucket.take(now) {
+            let mut error = ApiError::new(429, "RequestLimitExceeded", "Request rate limit exceeded, try again later.");
+            error.retry_after = Some(RETRY_AFTER);
+            return refused(error, request_id);
+        }
+        if let Some(error) = verified.err().or_else(|| ask.trouble.clone()) {
+            return refused(error, request_id);
+        }
+        let fault = self.next_fault(ask);
+        let mut code = fault.code().map(Into::into);
+        let mut took_effect = false;
+        let genuine = fault.lets_through().then(|| {
+            let Outcome { answer, took_effect: effect } = api::perform(&mut self.fleet, ask, received, request_id, now);
+            took_effect = effect;
+            match answer {
+                Ok(answer) => Answer::success(answer.as_ref()),
+                Err(error) => {
+                    let answer = Answer::error(&error, request_id);
+                    if fault.sends_genuine() {
+                        code = Some(error.code);
+                    }
+                    answer
+                }
+            }
+        });
+        Decision { reply: fault.reply(genuine, request_id), code, fault: faults::name(&fault), took_effect }
+    }
+
+    /// The script of the one instance a call names comes first; without one, the rules and chance.
+    fn next_fault(&mut self, ask: &Ask) -> Fault {
+        // Drawn for every call, so that a script on one instance does not shift the chance of the others.
+        let draw = self.chance.random();
+        if let Subject::One(id) = &ask.subject
+            && let Some(script) = self.scripts.get_mut(&**id)
+            && let Some(fault) = script.pop_front()
+        {
+            return fault;
+        }
+        self.faults.choose(ask, draw).cloned().unwrap_or_default()
+    }
+}
+
+fn refused(error: ApiError, request_id: Uuid) -> Decision {
+    let reply = Answer::error(&error, request_id).into();
+    Decision { reply, code: Some(error.code), fault: None, took_effect: false }
+}
