@@ -22,6 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Connection {
     inner: Arc<lapin::Connection>,
+    publisher: Publisher,
 }
 
 /// No connection came about.
@@ -51,7 +52,10 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = lapin::Connection::connect_uri(broker.uri.clone(), properties);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner) }),
+        Ok(Ok(inner)) => {
+            let inner = Arc::new(inner);
+            Ok(Connection { publisher: Publisher::new(inner.clone()), inner })
+        }
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
@@ -85,15 +89,20 @@ impl Connection {
         self.inner.create_channel().await
     }
 
-    /// A publisher over this connection.
+    /// The publisher over this connection.
     pub fn publisher(&self) -> Publisher {
-        Publisher::new(self.inner.clone())
+        self.publisher.clone()
+    }
+
+    /// Whether the connection stands.
+    pub fn is_open(&self) -> bool {
+        self.inner.status().connected()
     }
 
     /// Waits until the connection is lost, and says why.
     pub async fn lost(&self) -> String {
         let mut events = std::pin::pin!(self.inner.events_listener());
-        while self.inner.status().connected() {
+        while self.is_open() {
             match events.next().await {
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(_) => {}

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use crate::broker::{self, Connection, Names, Topology};
+use crate::broker::{self, Connection, Names, Replies, Topology};
 use crate::config::Config;
 use crate::lane::{Lane, LaneError, Stop};
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
@@ -71,10 +71,12 @@ async fn serve(
     )?;
 
     let publisher = connection.publisher();
+    let replies = Arc::new(Replies::new(config.broker.clone()));
     let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
     for lane in &config.lanes {
         let (connection, readiness, stop) = (connection.clone(), readiness.clone(), stop.clone());
-        let lane = Lane::new(lane, config.retry, &names, publisher.clone(), metrics.lane(lane.name.as_str()))
+        let metrics = metrics.lane(lane.name.as_str());
+        let lane = Lane::new(lane, config.retry, &names, publisher.clone(), replies.clone(), metrics)
             .map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))?;
         lanes.spawn(async move { Arc::new(lane).run(&connection, &readiness, &stop).await });
     }

@@ -5,6 +5,7 @@ mod reader;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
@@ -18,7 +19,7 @@ use crate::job::{Confirm, Conflict};
 #[derive(Debug)]
 pub struct Config {
     /// `[broker]`
-    pub broker: Broker,
+    pub broker: Arc<Broker>,
     /// `[[lane]]`, at least one, each with a name of its own.
     pub lanes: Vec<Lane>,
     /// `[retry]`
@@ -168,7 +169,7 @@ pub fn read(
     let shutdown = read_shutdown(reader.table("shutdown"));
     let lanes = read_lanes(&mut reader, purpose);
     reader.finish()?;
-    Ok(Config { broker, lanes, retry, http, shutdown })
+    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown })
 }
 
 impl Default for Broker {

@@ -19,7 +19,7 @@ use self::baton::Baton;
 use self::limiter::Limiter;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, Endpoint, InstanceState, NoAnswer, Operation};
-use crate::broker::{Connection, Names, Publisher};
+use crate::broker::{Connection, Names, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
 use crate::outcome;
@@ -40,6 +40,7 @@ pub struct Lane {
     client: Client,
     limiter: Limiter,
     publisher: Publisher,
+    replies: Arc<Replies>,
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
     faulty: AtomicBool,
@@ -66,6 +67,7 @@ impl Lane {
         retry: config::Retry,
         names: &Names,
         publisher: Publisher,
+        replies: Arc<Replies>,
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
@@ -81,6 +83,7 @@ impl Lane {
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             publisher,
+            replies,
             metrics,
             faulty: AtomicBool::new(false),
         })

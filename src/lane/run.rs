@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::Lane;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
-use crate::broker::{Confirmed, Delivery, Headers, Message, PublishError, Unacked, delay};
+use crate::broker::{Confirmed, Delivery, Headers, Message, Unacked, delay};
 use crate::config::Retry;
 use crate::job::{self, Progress};
 use crate::outcome::{self, Data, Outcome, Reason};
@@ -165,8 +165,11 @@ impl Job {
         } else {
             told.await?
         };
-        if let Some(asker) = self.message.properties.reply_to() {
-            self.reply(lane, asker, properties, &body).await?;
+        // Answers whoever asked. One who has gone does not hold up the job.
+        if let Some(asker) = self.message.properties.reply_to()
+            && let Err(error) = lane.replies.send(asker.as_str(), &properties, &body).await
+        {
+            warn!(lane = %lane.name, job = self.progress.job_id, reply_to = asker.as_str(), "no reply given: {error}");
         }
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
         Ok(proof)
@@ -232,24 +235,6 @@ impl Job {
         }
         let properties = self.message.forward(headers);
         lane.publisher.publish("", &lane.names.dead(), properties, &self.message.body).await
-    }
-
-    /// Answers whoever asked. One who has gone does not hold up the job.
-    async fn reply(
-        &self,
-        lane: &Lane,
-        asker: &ShortString,
-        properties: BasicProperties,
-        body: &[u8],
-    ) -> Result<(), lapin::Error> {
-        match lane.publisher.try_publish("", asker.as_str(), properties, body).await {
-            Ok(_) => Ok(()),
-            Err(PublishError::Broken(error)) => Err(error),
-            Err(error) => {
-                warn!(lane = %lane.name, job = self.progress.job_id, reply_to = asker.as_str(), "no reply given: {error}");
-                Ok(())
-            }
-        }
     }
 
     /// Puts a copy of the message into the delay ladder.

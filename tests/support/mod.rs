@@ -2,3 +2,34 @@
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod child;
+pub mod daemon;
+pub mod queues;
+pub mod sim;
+pub mod stage;
+
+use std::time::Duration;
+
+/// How long anything here may take. No test passes or fails by it but one that would hang.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+pub const GLANCE: Duration = Duration::from_millis(25);
+
+/// Looks until there is something to see.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// An HTTP client. What it talks to is on loopback, so no proxy comes between.
+pub fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}

@@ -1,0 +1,76 @@
+//! A process of ours that does not outlive its test.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::{GLANCE, PATIENCE};
+
+/// A running process whose output goes to a file, which a failing test shows.
+pub struct Child {
+    process: std::process::Child,
+    log: PathBuf,
+}
+
+impl Child {
+    pub fn start(mut command: Command) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let program = PathBuf::from(command.get_program());
+        let name = program.file_name().expect("a program has a name").display();
+        let log =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
+        let file = File::create(&log).expect("the folder for test files is there");
+        let process = command
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone().expect("a file can be shared"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        Self { process, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// All it has printed so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("the log is there")
+    }
+
+    /// `TERM`, `KILL`, `STOP`, …
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([format!("-{signal}"), self.pid().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "still running after {PATIENCE:?}:\n{}", self.output());
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}:\n{}", self.log.display(), self.output());
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}

@@ -1,0 +1,91 @@
+//! The real daemon.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::child::Child;
+use super::{eventually, http};
+
+/// `reveille run` with a configuration of its own.
+pub struct Daemon {
+    pub child: Child,
+    /// Also what other commands of the test take.
+    pub config: Config,
+}
+
+/// A configuration file that goes with its test.
+pub struct Config {
+    pub path: PathBuf,
+}
+
+impl Config {
+    pub fn write(text: &str) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("reveille-{}-{}.toml", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, text).expect("the folder for test files is there");
+        Self { path }
+    }
+
+    /// `reveille …` with this configuration and the simulator's keys, and nothing else from the environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+        command
+            .env_clear()
+            .env("REVEILLE_CONFIG", &self.path)
+            .env("BCE_ACCESS_KEY_ID", "sim-access-key")
+            .env("BCE_SECRET_ACCESS_KEY", "sim-secret-key")
+            .env("NO_PROXY", "127.0.0.1")
+            .env("RUST_LOG", "reveille=debug")
+            .args(arguments);
+        command
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Daemon {
+    /// Starts it; it need not be ready yet.
+    pub fn start(config: &str) -> Self {
+        let config = Config::write(config);
+        Self { child: Child::start(config.command(&["run"])), config }
+    }
+
+    /// Starts it again, with the configuration it had.
+    pub fn start_again(&mut self) {
+        self.child = Child::start(self.config.command(&["run"]));
+    }
+
+    /// Where metrics and health are: the configuration asks for a free port, the log says which.
+    pub async fn address(&self) -> String {
+        eventually("the daemon's HTTP address", async || {
+            let output = self.child.output();
+            let (_, rest) = output.split_once("http=")?;
+            rest.split_once('\n').map(|(address, _)| address.to_owned())
+        })
+        .await
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address().await);
+        let response = http().get(&url).send().await.expect("the daemon answers");
+        (response.status().as_u16(), response.text().await.expect("the daemon speaks UTF-8"))
+    }
+
+    /// Waits until it holds or stands by for every lane.
+    pub async fn ready(&self) {
+        eventually("the daemon is ready", async || (self.get("/readyz").await.0 == 200).then_some(())).await;
+    }
+
+    /// One metric's value; 0 where it does not exist yet. `series` is its name and labels, as they are printed.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
+    }
+}

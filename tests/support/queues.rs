@@ -1,0 +1,87 @@
+//! A client of the broker, as a producer or consumer would write it.
+
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+
+pub struct Queues {
+    pub connection: Connection,
+    channel: Channel,
+}
+
+impl Queues {
+    pub async fn connect(url: &str) -> Self {
+        let connection =
+            Connection::connect(url, ConnectionProperties::default()).await.expect("the private node takes clients");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Self { connection, channel }
+    }
+
+    pub async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirm = self
+            .channel
+            .basic_publish(exchange.into(), key.into(), options, body, properties.with_delivery_mode(2))
+            .await
+            .expect("published")
+            .await
+            .expect("confirmed");
+        assert!(confirm.is_ack() && confirm.take_message().is_none(), "{exchange} {key}: not taken");
+    }
+
+    /// Messages ready in a queue, and its consumers.
+    pub async fn count(&self, queue: &str) -> (u32, u32) {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue =
+            self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("the queue is there");
+        (queue.message_count(), queue.consumer_count())
+    }
+
+    /// Takes all that is ready in a queue.
+    pub async fn take_all(&self, queue: &str) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        let at_once = BasicGetOptions { no_ack: true };
+        while let Some(message) = self.channel.basic_get(queue.into(), at_once).await.expect("the queue is there") {
+            taken.push(message.delivery);
+        }
+        taken
+    }
+
+    /// Consumes, without acks, what is published to `exchange` from now on.
+    pub async fn listen(&self, exchange: &str, key: &str) -> Consumer {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let ours = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let queue =
+            channel.queue_declare("".into(), ours, FieldTable::default()).await.expect("a queue").name().clone();
+        if !exchange.is_empty() {
+            channel
+                .queue_bind(
+                    queue.clone(),
+                    exchange.into(),
+                    key.into(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .expect("bound");
+        }
+        let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        channel.basic_consume(queue, "".into(), no_ack, FieldTable::default()).await.expect("consumed")
+    }
+}
+
+/// A header's text, number or flag, as a text; empty where it is absent.
+pub fn header(properties: &BasicProperties, name: &str) -> String {
+    match properties.headers().as_ref().and_then(|headers| headers.inner().get(name)) {
+        None => String::new(),
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        Some(AMQPValue::LongLongInt(number)) => number.to_string(),
+        Some(AMQPValue::Boolean(flag)) => flag.to_string(),
+        Some(other) => panic!("{name}: {other:?}"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Broker, simulator and daemon, wired together: what most tests begin with.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::{BasicProperties, Consumer};
+use serde_json::{Value, json};
+
+use super::broker::{self, Vhost};
+use super::daemon::Daemon;
+use super::queues::Queues;
+use super::sim::Sim;
+use super::{PATIENCE, eventually};
+
+pub const LANE: &str = "prod";
+
+pub struct Stage {
+    pub vhost: Vhost,
+    pub sim: Sim,
+    pub daemon: Daemon,
+    pub queues: Queues,
+    events: Consumer,
+}
+
+/// What a test wants otherwise than usual.
+#[derive(Default)]
+pub struct Wishes<'a> {
+    /// Lines of the lane's table. Fast by default, so that no test waits for a limiter.
+    pub lane: &'a str,
+    /// Further tables.
+    pub more: &'a str,
+    /// The simulator's fleet, 20 stopped instances by default.
+    pub fleet: &'a str,
+    /// Further arguments of the simulator.
+    pub sim: &'a [&'a str],
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        Self::with(Wishes::default()).await
+    }
+
+    pub async fn with(wishes: Wishes<'_>) -> Self {
+        let vhost = broker::vhost();
+        let fleet = if wishes.fleet.is_empty() { "Stopped=20" } else { wishes.fleet };
+        let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat()).await;
+        let daemon = Daemon::start(&config(&vhost.url, &sim.url, &wishes));
+        daemon.ready().await;
+        let queues = Queues::connect(&vhost.url).await;
+        let events = queues.listen("reveille.outcomes", "prod.*").await;
+        Self { vhost, sim, daemon, queues, events }
+    }
+
+    /// Publishes a job as a producer would, under `id`.
+    pub async fn job(&self, id: &str, body: Value) {
+        self.message(BasicProperties::default().with_message_id(id.into()), body.to_string().as_bytes()).await;
+    }
+
+    /// A job that says nothing but which instance, under its id.
+    pub async fn wake(&self, instance: &str) {
+        self.job(instance, json!({ "instance_id": instance })).await;
+    }
+
+    pub async fn message(&self, properties: BasicProperties, body: &[u8]) {
+        self.queues.publish("reveille.jobs", LANE, properties, body).await;
+    }
+
+    /// The next event, whole.
+    pub async fn event(&mut self) -> Value {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
+        let delivery =
+            next.unwrap_or_else(|_| panic!("no event within {PATIENCE:?}")).expect("subscribed").expect("open");
+        assert_eq!(delivery.properties.content_type().as_ref().unwrap().as_str(), "application/cloudevents+json");
+        serde_json::from_slice(&delivery.data).expect("an event is JSON")
+    }
+
+    /// The data of the next `count` final outcomes, by job id. A job that ends twice is one too many.
+    pub async fn outcomes(&mut self, count: usize) -> BTreeMap<String, Value> {
+        let mut outcomes = BTreeMap::new();
+        while outcomes.len() < count {
+            let event = self.event().await;
+            let data = event["data"].clone();
+            if data["final"] == true {
+                let job = data["job_id"].as_str().expect("an outcome names its job").to_owned();
+                assert!(outcomes.insert(job, data).is_none(), "a second end of one job: {event}");
+            }
+        }
+        outcomes
+    }
+
+    /// The data of the one outcome there is to come.
+    pub async fn outcome(&mut self) -> Value {
+        self.outcomes(1).await.into_values().next().expect("one was asked for")
+    }
+
+    pub async fn dead(&self) -> Vec<Delivery> {
+        self.queues.take_all("reveille.dead").await
+    }
+
+    /// Waits until nothing is left of any job, ready or unacked, but what is among the dead letters.
+    pub async fn all_acked(&self) {
+        eventually("every job is acked", async || {
+            (self.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await == 0.0).then_some(())
+        })
+        .await;
+        for queue in ["reveille.jobs.prod", "reveille.due.prod"] {
+            assert_eq!(self.queues.count(queue).await, (0, 1), "{queue}");
+        }
+    }
+}
+
+/// The configuration of a stage.
+pub fn config(broker: &str, api: &str, wishes: &Wishes<'_>) -> String {
+    let rate = if wishes.lane.contains("rate") { "" } else { "rate = 10000\nburst = 1000" };
+    format!(
+        "[broker]\nurl = {broker:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[retry]\ninitial = \"200ms\"\nmax = \"1s\"\n\
+         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{}\n{}\n",
+        wishes.lane, wishes.more
+    )
+}
