@@ -48,6 +48,8 @@ impl Kind {
 /// Where the clients find what they need.
 pub struct Surroundings {
     pub broker: String,
+    /// The broker's own process.
+    pub broker_pid: u32,
     pub api: String,
     /// Removed with the node.
     pub folder: PathBuf,

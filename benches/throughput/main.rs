@@ -17,7 +17,7 @@ mod report;
 mod stub;
 mod usage;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 use std::{fs, io, thread};
@@ -107,9 +107,9 @@ fn compare(options: &Options) -> Result<ExitCode> {
 /// Measures everything; returns the aims that were missed.
 async fn run(options: &Options) -> Result<Vec<String>> {
     let kinds: &[Kind] = if options.floor_only { &[Kind::Floor] } else { &[Kind::Floor, Kind::Daemon] };
-    let (_node, broker, folder) = start_node()?;
+    let (_node, ready) = start_node()?;
     let (_stub, api) = start_stub()?;
-    let surroundings = Surroundings { broker, api, folder };
+    let surroundings = surroundings(&ready, api).context("the node's script did not say URL, folder and process")?;
     let broker = Broker::connect(&surroundings.broker).await?;
     let log = client::daemon_log(&surroundings.folder);
 
@@ -130,14 +130,17 @@ async fn run(options: &Options) -> Result<Vec<String>> {
     Ok(missed)
 }
 
-fn start_node() -> Result<(Process, String, PathBuf)> {
+fn start_node() -> Result<(Process, String)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/rabbitmq-node");
     let mut node = Process::start("RabbitMQ node", Command::new(script).stdout(Stdio::piped()))?;
     let ready = node.ready()?;
+    Ok((node, ready))
+}
+
+fn surroundings(ready: &str, api: String) -> Option<Surroundings> {
     let mut words = ready.split(' ');
-    let (url, folder) = words.next().zip(words.next()).context("the node's script said no URL and folder")?;
-    let (url, folder) = (url.to_owned(), PathBuf::from(folder));
-    Ok((node, url, folder))
+    let (broker, folder, pid) = (words.next()?, words.next()?, words.next()?);
+    Some(Surroundings { broker: broker.to_owned(), broker_pid: pid.parse().ok()?, api, folder: folder.into() })
 }
 
 fn start_stub() -> Result<(Process, String)> {

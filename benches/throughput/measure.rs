@@ -22,6 +22,8 @@ pub struct Figures {
     pub jobs_per_second: f64,
     /// Seconds of all cores together for 10,000 jobs.
     pub cpu_per_10_000: f64,
+    /// The same of the broker: what the client asks of it, which decides jobs/s once cores are short.
+    pub broker_cpu_per_10_000: f64,
     pub peak_rss_mib: f64,
 }
 
@@ -39,13 +41,14 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
     let api = reqwest::Client::new();
     let limit = Duration::from_secs(30) + Duration::from_secs(1) * (jobs / SLOWEST_JOBS_PER_SECOND);
     let launched = Instant::now();
+    let cpu = || Ok::<_, anyhow::Error>((usage::cpu(pid)?, usage::cpu(surroundings.broker_pid)?));
     // Time and CPU count from the last look at which no job was taken yet: connecting is not what is measured.
-    let (mut began, mut cpu_before) = (Instant::now(), Duration::ZERO);
+    let (mut began, mut cpu_before) = (Instant::now(), cpu()?);
     let elapsed = loop {
         client.process.check()?;
         let waiting = broker.ready(&queue).await?;
         if waiting == jobs {
-            (began, cpu_before) = (Instant::now(), usage::cpu(pid)?);
+            (began, cpu_before) = (Instant::now(), cpu()?);
         } else if waiting == 0 && client.finished(broker, &api).await? >= jobs {
             break began.elapsed();
         }
@@ -53,7 +56,7 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
         tokio::time::sleep(POLL).await;
     };
     tokio::time::sleep(LAST_ACKS).await;
-    let cpu = usage::cpu(pid)?.saturating_sub(cpu_before);
+    let cpu_after = cpu()?;
     let peak_rss_mib = usage::peak_rss_mib(pid)?;
     let finished = client.finished(broker, &api).await?;
     ensure!(finished == jobs, "{finished} outcomes for {jobs} jobs");
@@ -63,9 +66,11 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
     ensure!(returned == 0, "{returned} of {jobs} jobs were never acked");
 
     let jobs = f64::from(jobs);
+    let per_10_000 = |before: Duration, after: Duration| (after - before).as_secs_f64() * 10_000.0 / jobs;
     Ok(Figures {
         jobs_per_second: jobs / elapsed.as_secs_f64(),
-        cpu_per_10_000: cpu.as_secs_f64() * 10_000.0 / jobs,
+        cpu_per_10_000: per_10_000(cpu_before.0, cpu_after.0),
+        broker_cpu_per_10_000: per_10_000(cpu_before.1, cpu_after.1),
         peak_rss_mib,
     })
 }

@@ -30,13 +30,18 @@ impl Series {
         Some(Figures {
             jobs_per_second: middle(|figures| figures.jobs_per_second)?,
             cpu_per_10_000: middle(|figures| figures.cpu_per_10_000)?,
+            broker_cpu_per_10_000: middle(|figures| figures.broker_cpu_per_10_000)?,
             peak_rss_mib: self.values(kind, |figures| figures.peak_rss_mib).pop()?,
         })
     }
 
     /// Prints the series; returns the aims it missed. RSS is judged by the worst run, all else by the medians.
     pub fn report(&self) -> Vec<String> {
-        println!("\n{} jobs      jobs/s   CPU s per 10,000   peak RSS MiB", self.jobs);
+        let title = format!("{} jobs", self.jobs);
+        println!(
+            "\n{title:<14}{:>8}{:>19}{:>15}{:>18}",
+            "jobs/s", "CPU s per 10,000", "peak RSS MiB", "the broker's CPU"
+        );
         for (kind, figures) in &self.runs {
             row(kind.name(), figures);
         }
@@ -51,19 +56,24 @@ impl Series {
         let ratio = Figures {
             jobs_per_second: daemon.jobs_per_second / floor.jobs_per_second,
             cpu_per_10_000: daemon.cpu_per_10_000 / floor.cpu_per_10_000,
+            broker_cpu_per_10_000: daemon.broker_cpu_per_10_000 / floor.broker_cpu_per_10_000,
             peak_rss_mib: daemon.peak_rss_mib / floor.peak_rss_mib,
         };
         println!(
-            "{:<14}{:>8.2}{:>19.2}{:>15.2}",
-            "daemon / floor", ratio.jobs_per_second, ratio.cpu_per_10_000, ratio.peak_rss_mib
+            "{:<14}{:>8.2}{:>19.2}{:>15.2}{:>18.2}",
+            "daemon / floor",
+            ratio.jobs_per_second,
+            ratio.cpu_per_10_000,
+            ratio.peak_rss_mib,
+            ratio.broker_cpu_per_10_000
         );
         missed(self.jobs, &ratio, daemon.peak_rss_mib)
     }
 }
 
 fn row(name: &str, figures: &Figures) {
-    let Figures { jobs_per_second, cpu_per_10_000, peak_rss_mib } = figures;
-    println!("{name:<14}{jobs_per_second:>8.0}{cpu_per_10_000:>19.3}{peak_rss_mib:>15.1}");
+    let Figures { jobs_per_second, cpu_per_10_000, broker_cpu_per_10_000, peak_rss_mib } = figures;
+    println!("{name:<14}{jobs_per_second:>8.0}{cpu_per_10_000:>19.3}{peak_rss_mib:>15.1}{broker_cpu_per_10_000:>18.3}");
 }
 
 fn missed(jobs: u32, ratio: &Figures, rss: f64) -> Vec<String> {
