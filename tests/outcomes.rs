@@ -162,7 +162,7 @@ async fn a_job_past_its_deadline_expires_without_a_call() {
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("expired"), &json!(0)));
     stage.all_acked().await;
-    assert!(stage.sim.calls().await.is_empty());
+    assert!(stage.sim.log().await.is_empty());
     assert!(stage.dead().await.is_empty());
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod calls;
 pub mod child;
 pub mod daemon;
 pub mod queues;

@@ -1,87 +1,195 @@
-//! The real simulator, steered through its control endpoint.
+//! Starts the simulator and speaks to it, signed and unsigned, as a client would.
 
-use std::process::Command;
+#![allow(dead_code, reason = "each test that starts a simulator uses another part of this")]
 
-use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use super::child::Child;
-use super::{eventually, http};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Method;
+use reveille::bce::sign::{self, SignedHeaders};
+use serde_json::Value;
 
+pub const KEY: &str = "sim-access-key";
+pub const SECRET: &str = "sim-secret-key";
+
+/// A running `bcc-sim`, killed when dropped.
 pub struct Sim {
-    pub url: String,
     child: Child,
+    pub address: String,
+    client: reqwest::Client,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    /// Status and error code, the code empty where there is none.
+    pub fn verdict(&self) -> (u16, String) {
+        let json: Value = serde_json::from_str(&self.body).unwrap_or_default();
+        (self.status, json["code"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+/// How a call is signed, where it is not the usual way.
+pub struct Signing<'a> {
+    pub key: &'a str,
+    pub secret: &'a str,
+    pub signed: SignedHeaders<'a>,
+    /// Sent with the call; those that are not listed are not signed.
+    pub headers: Vec<(&'a str, &'a str)>,
+    /// How far the client's clock is off.
+    pub skew: SignedDuration,
+}
+
+impl Default for Signing<'_> {
+    fn default() -> Self {
+        let signed = SignedHeaders::Listed(&["host", "x-bce-date"]);
+        Self { key: KEY, secret: SECRET, signed, headers: Vec::new(), skew: SignedDuration::ZERO }
+    }
 }
 
 impl Sim {
-    pub async fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bcc-sim"));
-        command.env_clear().args(["--listen", "127.0.0.1:0"]).args(arguments);
-        let child = Child::start(command);
-        let url = eventually("the simulator listens", async || {
-            let output = child.output();
-            let (_, rest) = output.split_once("bcc-sim listening on ")?;
-            rest.split_once('\n').map(|(url, _)| url.to_owned())
-        })
-        .await;
-        Self { url, child }
+    /// On a free port, with these flags besides.
+    pub fn start(flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bcc-sim"))
+            .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
+            .env_remove("BCC_SIM_ACCESS_KEY_ID")
+            .env_remove("BCC_SIM_SECRET_ACCESS_KEY")
+            .env_remove("BCC_SIM_SESSION_TOKEN")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("bcc-sim starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("bcc-sim listening on http://").expect("its first line").to_owned();
+        // For http:// no TLS is spoken, but reqwest asks for a provider all the same. A second install is refused: fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let redirect = reqwest::redirect::Policy::none();
+        let client = reqwest::Client::builder().no_proxy().redirect(redirect).timeout(Duration::from_secs(10)).build();
+        Self { child, address, client: client.unwrap() }
     }
 
-    pub async fn get(&self, path: &str) -> Value {
-        let url = format!("{}/_sim/{path}", self.url);
-        let text = http().get(url).send().await.expect("the simulator answers").text().await.expect("text");
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    /// What a lane has as its endpoint.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
-    pub async fn put(&self, path: &str, body: Value) {
-        let url = format!("{}/_sim/{path}", self.url);
-        let response = http().put(url).body(body.to_string()).send().await.expect("the simulator answers");
-        let status = response.status();
-        assert!(status.is_success(), "{path}: {status}: {}", response.text().await.unwrap_or_default());
+    /// The id of the process, to send signals to.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
-    /// The next answers for one instance, one after the other.
-    pub async fn script(&self, instance: &str, answers: Value) {
-        self.put(&format!("script/{instance}"), answers).await;
+    /// Waits for its end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
     }
 
-    pub async fn set_status(&self, instance: &str, status: &str) {
-        self.put(&format!("instances/{instance}"), json!({ "status": status })).await;
+    /// A signed call. `target` is path and query.
+    pub async fn call(&self, method: &str, target: &str, body: &str) -> Answer {
+        self.call_signed(method, target, body, Signing::default()).await
     }
 
-    /// Every call so far, in order.
-    pub async fn calls(&self) -> Vec<Call> {
-        let calls = self.get("calls").await;
-        calls.as_array().expect("a list").iter().map(Call::read).collect()
+    pub async fn start_instance(&self, id: &str) -> Answer {
+        self.call("PUT", &format!("/v2/instance/{id}?start"), "").await
     }
 
-    /// The operations asked of one instance, in order.
-    pub async fn operations(&self, instance: &str) -> Vec<String> {
-        let calls = self.calls().await.into_iter();
-        calls.filter(|call| call.instance == instance).map(|call| call.operation).collect()
+    pub async fn call_signed(&self, method: &str, target: &str, body: &str, signing: Signing<'_>) -> Answer {
+        let headers = self.signed_headers(method, target, body, &signing);
+        self.send(method, target, body, &headers).await
     }
-}
 
-/// One call of the simulator's log.
-#[derive(Debug, Clone)]
-pub struct Call {
-    pub unix_micros: i64,
-    pub operation: String,
-    pub instance: String,
-    pub status: Option<u64>,
-    pub fault: Option<String>,
-    pub took_effect: bool,
-}
-
-impl Call {
-    fn read(call: &Value) -> Self {
-        let text = |key: &str| call[key].as_str().map(str::to_owned);
-        Self {
-            unix_micros: call["unix_micros"].as_i64().expect("a call has a time"),
-            operation: text("operation").expect("a call has an operation"),
-            instance: text("instance_id").unwrap_or_default(),
-            status: call["status"].as_u64(),
-            fault: text("fault"),
-            took_effect: call["took_effect"].as_bool().expect("a call took effect or not"),
+    /// The headers of a signed call, `Host` and `Content-Length` among them, as they go on the wire.
+    pub fn signed_headers(
+        &self,
+        method: &str,
+        target: &str,
+        body: &str,
+        signing: &Signing<'_>,
+    ) -> Vec<(String, String)> {
+        let now = Timestamp::now() + signing.skew;
+        let (date, length) = (sign::date(now), body.len().to_string());
+        let mut headers = vec![("host", self.address.as_str()), ("content-length", &length)];
+        if !signing.headers.iter().any(|(name, _)| *name == "x-bce-date") {
+            headers.push(("x-bce-date", &date));
         }
+        headers.extend(&signing.headers);
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let query: Vec<(&str, &str)> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .collect();
+        let request = sign::Request { method, path, query: &query, headers: &headers };
+        let text = sign::authorization(signing.key, signing.secret, now, sign::EXPIRATION, request, signing.signed);
+        headers.push(("authorization", &text));
+        headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    pub async fn send(&self, method: &str, target: &str, body: &str, headers: &[(String, String)]) -> Answer {
+        let url = format!("http://{}{target}", self.address);
+        let mut request = self.client.request(Method::from_bytes(method.as_bytes()).unwrap(), url);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = request.body(body.to_owned()).send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answer { status, headers, body: response.text().await.expect("a whole body") }
+    }
+
+    /// A signed call over a connection of its own, byte by byte as it comes: what arrived, and how it ended.
+    pub fn raw(&self, method: &str, target: &str, patience: Duration) -> (String, std::io::Result<()>) {
+        let mut request = format!("{method} {target} HTTP/1.1\r\n");
+        for (name, value) in self.signed_headers(method, target, "", &Signing::default()) {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("connection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).map(|_| ());
+        (String::from_utf8_lossy(&bytes).into_owned(), end)
+    }
+
+    /// A control request that must succeed.
+    pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = self.send(method, &format!("/_sim/{path}"), &body, &[]).await;
+        assert_eq!(answer.status, 200, "{method} /_sim/{path} {body}: {}", answer.body);
+        answer.json()
+    }
+
+    pub async fn calls(&self) -> Vec<Value> {
+        self.control("GET", "calls", Value::Null).await.as_array().unwrap().clone()
+    }
+
+    /// The instance as the simulator knows it.
+    pub async fn instance(&self, id: &str) -> Value {
+        let all = self.control("GET", "instances", Value::Null).await;
+        all.as_array().unwrap().iter().find(|one| one["id"] == id).cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

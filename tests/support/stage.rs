@@ -28,8 +28,8 @@ pub struct Stage {
 pub struct Wishes<'a> {
     /// Lines of the lane's table. Fast by default, so that no test waits for a limiter.
     pub lane: &'a str,
-    /// Further tables.
-    pub more: &'a str,
+    /// Lines of `[retry]`: eight attempts, close together, where there are none.
+    pub retry: &'a str,
     /// The simulator's fleet, 20 stopped instances by default.
     pub fleet: &'a str,
     /// Further arguments of the simulator.
@@ -44,8 +44,8 @@ impl Stage {
     pub async fn with(wishes: Wishes<'_>) -> Self {
         let vhost = broker::vhost();
         let fleet = if wishes.fleet.is_empty() { "Stopped=20" } else { wishes.fleet };
-        let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat()).await;
-        let daemon = Daemon::start(&config(&vhost.url, &sim.url, &wishes));
+        let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat());
+        let daemon = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
         daemon.ready().await;
         let queues = Queues::connect(&vhost.url).await;
         let events = queues.listen("reveille.outcomes", "prod.*").await;
@@ -113,9 +113,10 @@ impl Stage {
 /// The configuration of a stage.
 pub fn config(broker: &str, api: &str, wishes: &Wishes<'_>) -> String {
     let rate = if wishes.lane.contains("rate") { "" } else { "rate = 10000\nburst = 1000" };
+    let retry = if wishes.retry.is_empty() { "initial = \"200ms\"\nmax = \"1s\"" } else { wishes.retry };
+    let lane = wishes.lane;
     format!(
-        "[broker]\nurl = {broker:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[retry]\ninitial = \"200ms\"\nmax = \"1s\"\n\
-         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{}\n{}\n",
-        wishes.lane, wishes.more
+        "[broker]\nurl = {broker:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[retry]\n{retry}\n\
+         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{lane}\n"
     )
 }

@@ -10,7 +10,7 @@ use crate::auth::Account;
 use crate::faults::{Faults, Rule};
 use crate::fleet::{Status, Times};
 use crate::limit::Limit;
-use crate::span::Span;
+use crate::span::{LONGEST, Span};
 
 /// More than any account has; a slip of the finger should not fill the memory.
 const LARGEST_GROUP: usize = 1_000_000;
@@ -18,7 +18,7 @@ const LARGEST_GROUP: usize = 1_000_000;
 /// A simulated BCC: start, stop, describe and list, with signatures verified, states that change with time, a rate
 /// limit, and faults on order. Tests steer it through http://HOST:PORT/_sim/.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(name = "bcc-sim", version, after_help = AFTER_HELP)]
 pub struct Args {
     /// Where to listen; port 0 picks a free one. The first line on stdout says which.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -49,7 +49,7 @@ pub struct Args {
     session_token: Option<String>,
 
     /// Calls a second over all of /v2; more are answered 429. Without it there is no limit.
-    #[arg(long, value_name = "CALLS")]
+    #[arg(long, value_name = "CALLS", allow_negative_numbers = true)]
     rate: Option<f64>,
 
     /// Calls that may come at once after a rest [default: the rate, rounded up]
@@ -69,7 +69,7 @@ pub struct Args {
     pub seed: u64,
 
     /// How far the simulator's clock is off, such as 40m or -40m: signatures are judged by it, and Date tells it
-    #[arg(long, value_name = "TIME", default_value = "0s", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = offset, allow_hyphen_values = true)]
     pub clock_offset: SignedDuration,
 
     /// What to log on stderr: error, warn, info, debug (every call), trace, off
@@ -122,6 +122,12 @@ fn group(text: &str) -> Result<(Status, usize), String> {
         Ok(count) if count <= LARGEST_GROUP => Ok((status, count)),
         _ => Err(format!("{count:?} is not a number of instances up to {LARGEST_GROUP}")),
     }
+}
+
+fn offset(text: &str) -> Result<SignedDuration, String> {
+    let offset: SignedDuration = text.parse().map_err(|why| format!("{why}"))?;
+    // Dates beyond the year 9999 cannot be written.
+    if offset.abs() > LONGEST { Err(format!("{text:?} is more than a year")) } else { Ok(offset) }
 }
 
 /// A slash would end the key in the `Authorization` header.
@@ -178,6 +184,7 @@ mod tests {
             (["--boot-time", "2"], "500ms"),
             (["--access-key-id", "a/b"], "slash"),
             (["--burst", "3"], "--rate"),
+            (["--clock-offset", "-9000h"], "a year"),
         ] {
             let error = Args::try_parse_from(["bcc-sim"].iter().chain(&flags)).unwrap_err();
             assert_eq!(error.exit_code(), 2);

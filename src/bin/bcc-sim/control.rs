@@ -1,4 +1,19 @@
 //! `/_sim/`: how tests look into the simulator and steer it. Unsigned, and neither limited nor logged.
+//!
+//! | request | body or answer |
+//! |---|---|
+//! | `GET health` | `{"status":"ok","instances":…,"calls":…,"calls_dropped":…}` |
+//! | `GET calls`, `DELETE calls` | the log: a list of [`Call`]s |
+//! | `GET instances` | `[{"id","status","starts"}]` |
+//! | `PUT instances/{id}` | an [`Order`]: `{"status":"Stopped","hold":false,"boots_into":"Running"}` |
+//! | `PUT instances` | a list of orders, each with its `id`; all of them or none |
+//! | `GET`, `PUT faults` | [`Faults`]: `{"latency":"0s","rules":[{"fault":…,"share":…,"instances":[…],"operations":[…]}]}` |
+//! | `GET`, `PUT script/{id}` | a list of faults for the next calls that name this one instance; `*`: for any call |
+//! | `GET`, `PUT limit` | a [`Limit`]: `{"rate":20,"burst":5}`; `{"rate":null}` lifts it |
+//! | `PUT credentials` | an [`Account`] in place of the one there was |
+//!
+//! A fault is a name such as `"hang-after"` or an object such as `{"status":429,"retry_after":2}`; `faults/wire.rs`
+//! knows them all. What makes no sense is answered 400 `{"error":…}` and changes nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +31,9 @@ use crate::faults::{Fault, Faults};
 use crate::fleet::{Order, Status};
 use crate::limit::{Bucket, Limit};
 use crate::reply::{Answer, ApiError};
+use crate::request::LONGEST_ID;
 use crate::server::Simulator;
+use crate::world::ANY;
 
 /// An instance as it is shown. The status is the true one, `Creating` and `Deleted` too.
 #[derive(Serialize)]
@@ -57,24 +74,8 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
             simulator.world().calls.clear();
             done()
         }
-        ("GET", ["instances"]) => {
-            let world = simulator.world();
-            let all: Vec<_> = world
-                .fleet
-                .from("")
-                .map(|(id, instance)| Shown { id, status: instance.status(now), starts: instance.starts() })
-                .collect();
-            show(&all)
-        }
-        ("PUT", ["instances"]) => {
-            let many: Vec<(String, Order)> =
-                parse::<Vec<_>>(body)?.into_iter().map(named).collect::<Result<_, Refused>>()?;
-            let mut world = simulator.world();
-            for (id, order) in many {
-                world.fleet.put(id, &order, now);
-            }
-            done()
-        }
+        ("GET", ["instances"]) => instances(simulator, now),
+        ("PUT", ["instances"]) => put_many(simulator, body, now),
         ("PUT", ["instances", id]) => {
             check_id(id)?;
             simulator.world().fleet.put((*id).to_owned(), &parse(body)?, now);
@@ -88,7 +89,9 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
         }
         ("GET", ["script", id]) => show(&simulator.world().scripts.get(*id).cloned().unwrap_or_default()),
         ("PUT", ["script", id]) => {
-            check_id(id)?;
+            if *id != ANY {
+                check_id(id)?;
+            }
             let script: VecDeque<Fault> = parse(body)?;
             simulator.world().scripts.insert((*id).to_owned(), script);
             done()
@@ -107,6 +110,22 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
         }
         (method, path) => Err((404, format!("there is no {method} /_sim/{}", path.join("/")))),
     }
+}
+
+fn instances(simulator: &Simulator, now: Instant) -> Result<Bytes, Refused> {
+    let world = simulator.world();
+    let all = world.fleet.from("");
+    let shown = all.map(|(id, instance)| Shown { id, status: instance.status(now), starts: instance.starts() });
+    show(&shown.collect::<Vec<_>>())
+}
+
+fn put_many(simulator: &Simulator, body: &[u8], now: Instant) -> Result<Bytes, Refused> {
+    let many: Vec<(String, Order)> = parse::<Vec<_>>(body)?.into_iter().map(named).collect::<Result<_, Refused>>()?;
+    let mut world = simulator.world();
+    for (id, order) in many {
+        world.fleet.put(id, &order, now);
+    }
+    done()
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
@@ -137,7 +156,7 @@ fn named(mut entry: Map<String, Value>) -> Result<(String, Order), Refused> {
 /// An id has to be one that a path can hold as it is.
 fn check_id(id: &str) -> Result<(), Refused> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(fine) {
+    if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(fine) {
         return Err(bad(format_args!("{id:?} cannot be the id of an instance")));
     }
     Ok(())

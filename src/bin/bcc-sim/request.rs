@@ -13,8 +13,8 @@ use crate::reply::ApiError;
 /// The most ids one batch or list by ids may name.
 pub const MOST_IDS: usize = 100;
 
-/// Longer texts in the place of an id are cut in the call log, so that its memory stays bounded.
-const LONGEST_LOGGED_ID: usize = 128;
+/// Longer texts in the place of an id are cut, so that the call log's memory stays bounded.
+pub const LONGEST_ID: usize = 128;
 
 /// What came over the wire, percent-decoded where it was encoded: the form the signature is computed from.
 #[derive(Debug)]
@@ -181,14 +181,24 @@ impl Ask {
                     format!("instanceIds must name 1 to {MOST_IDS} instances; it names {}", ids.len()),
                 )),
             },
-            Ok(Ids { instance_ids }) => Self::fine(operation, Subject::Many(instance_ids.into())),
+            Ok(Ids { instance_ids: ids }) => {
+                Self::fine(operation, Subject::Many(ids.into_iter().map(|id| shortened(&id)).collect()))
+            }
             Err(trouble) => Self { operation, subject: Subject::Nothing, trouble: Some(trouble) },
         }
     }
 }
 
 fn one(id: &str) -> Subject {
-    Subject::One(id.chars().take(LONGEST_LOGGED_ID).collect::<String>().into())
+    Subject::One(shortened(id).into())
+}
+
+/// An id as it is looked up and logged. One that was cut matches no instance: it ends in a sign no id has.
+fn shortened(id: &str) -> String {
+    match id.char_indices().nth(LONGEST_ID) {
+        Some((end, _)) => format!("{}…", &id[..end]),
+        None => id.to_owned(),
+    }
 }
 
 /// The bare parameter that says what to do. Others (`clientToken`, …) may stand beside it.
@@ -257,6 +267,13 @@ pub mod tests {
         ] {
             assert_eq!(ask(method, target, body).trouble.unwrap().code, code, "{method} {target}");
         }
+    }
+
+    #[test]
+    fn an_overlong_id_is_cut_and_a_short_one_is_not() {
+        let long = "é".repeat(LONGEST_ID + 1);
+        assert_eq!(shortened(&long), format!("{}…", "é".repeat(LONGEST_ID)));
+        assert_eq!(shortened(&long[2..]), "é".repeat(LONGEST_ID));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// Longer ones are slips, and sums of them would not fit the clock.
+pub const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);
+
 /// A length of time that reads and prints as text, on the command line and in JSON alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -17,6 +20,9 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &dyn fmt::Display| format!("{text:?} is not a length of time such as 2s or 500ms: {why}");
         let signed: SignedDuration = text.parse().map_err(|why: jiff::Error| wrong(&why))?;
+        if signed > LONGEST {
+            return Err(wrong(&"it is more than a year"));
+        }
         Duration::try_from(signed).map(Self).map_err(|_| wrong(&"it is negative"))
     }
 }
@@ -57,8 +63,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_or_a_negative_length_is_refused_with_the_text_in_the_message() {
-        for text in ["2", "-2s", "", "soon"] {
+    fn a_bare_number_or_a_senseless_length_is_refused_with_the_text_in_the_message() {
+        for text in ["2", "-2s", "", "soon", "9000h", "9999999999999999s"] {
             let error = text.parse::<Span>().unwrap_err();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }

@@ -2,6 +2,7 @@
 //!
 //! What becomes of a call is decided in one go as it arrives. Delays and hangs come after, without the lock.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
@@ -22,6 +23,9 @@ use crate::request::{Ask, Received, Subject};
 /// What stands in the rate limit's `Retry-After`, in seconds.
 const RETRY_AFTER: u64 = 1;
 
+/// The key of the script for any call, batches and lists too. No instance can have this id.
+pub const ANY: &str = "*";
+
 pub struct World {
     pub fleet: Fleet,
     pub bucket: Bucket,
@@ -35,7 +39,7 @@ pub struct World {
 /// What was decided about a call.
 struct Decision {
     reply: Reply,
-    code: Option<std::borrow::Cow<'static, str>>,
+    code: Option<Cow<'static, str>>,
     fault: Option<String>,
     took_effect: bool,
 }
@@ -58,16 +62,19 @@ impl World {
         let (now, at) = (Instant::now(), Timestamp::now());
         let Decision { mut reply, code, fault, took_effect } = self.decide(&ask, received, verified, request_id, now);
         reply.delay += self.faults.latency();
+        let status = match &reply.ending {
+            Ending::Send(answer) => Some(answer.status),
+            Ending::Hang | Ending::Reset => None,
+        };
+        tracing::debug!(operation = ?ask.operation, subject = ?ask.subject, status, code = code.as_deref(), fault, "call");
         self.calls.push(Call {
             at,
             unix_micros: at.as_microsecond(),
-            method: received.method.clone(),
+            // A made-up one can be long; the log has to stay bounded.
+            method: received.method.chars().take(16).collect(),
             operation: ask.operation,
             subject: ask.subject,
-            status: match &reply.ending {
-                Ending::Send(answer) => Some(answer.status),
-                Ending::Hang | Ending::Reset => None,
-            },
+            status,
             code,
             fault,
             took_effect,
@@ -112,17 +119,17 @@ impl World {
         Decision { reply: fault.reply(genuine, request_id), code, fault: faults::name(&fault), took_effect }
     }
 
-    /// The script of the one instance a call names comes first; without one, the rules and chance.
+    /// The script of the one instance a call names comes first, then the script for any call, then rules and chance.
     fn next_fault(&mut self, ask: &Ask) -> Fault {
         // Drawn for every call, so that a script on one instance does not shift the chance of the others.
         let draw = self.chance.random();
-        if let Subject::One(id) = &ask.subject
-            && let Some(script) = self.scripts.get_mut(&**id)
-            && let Some(fault) = script.pop_front()
-        {
-            return fault;
-        }
-        self.faults.choose(ask, draw).cloned().unwrap_or_default()
+        let own = match &ask.subject {
+            Subject::One(id) => self.scripts.get_mut(&**id).and_then(VecDeque::pop_front),
+            Subject::Many(_) | Subject::Nothing => None,
+        };
+        own.or_else(|| self.scripts.get_mut(ANY).and_then(VecDeque::pop_front))
+            .or_else(|| self.faults.choose(ask, draw).cloned())
+            .unwrap_or_default()
     }
 }
 

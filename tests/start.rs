@@ -1,0 +1,166 @@
+//! Starting: what is wrong is said, all of it, and what is not there yet is waited for.
+
+mod support;
+
+use std::process::{Command, Output};
+
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use serde_json::json;
+use support::daemon::{Config, Daemon};
+use support::eventually;
+use support::queues::{Queues, header};
+use support::stage::{Stage, Wishes, config};
+
+fn run(mut command: Command) -> (Output, String) {
+    let output = command.output().expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, errors)
+}
+
+#[test]
+fn every_fault_of_the_configuration_is_listed_and_the_exit_code_is_2() {
+    let config = Config::write(
+        "[broker]\nurl = \"http://user:hush@host\"\nprefx = \"r\"\n[[lane]]\nname = \"Prod\"\nrate = -1\nconcurrency = \"many\"\n\
+         endpoint = \"https://host/path\"\ncredentials_file = \"/does/not/exist\"\n[retry]\nmax = \"1 fortnight\"\n",
+    );
+    let mut command = config.command(&["run"]);
+    command.env("REVEILLE_HTTP__LISTEN", "everywhere");
+    let (output, errors) = run(command);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    let key = |key: &str| format!("{}: {key}", config.path.display());
+    for place in [
+        key("broker.url"),
+        key("broker.prefx"),
+        key("lane[0].name"),
+        key("lane[0].rate"),
+        key("lane[0].concurrency"),
+        key("lane[0].endpoint"),
+        key("lane[0].credentials_file"),
+        key("retry.max"),
+        "environment REVEILLE_HTTP__LISTEN".to_owned(),
+    ] {
+        assert!(errors.contains(&place), "{place} in {errors}");
+    }
+    assert!(errors.contains("9 faults") && errors.contains("did you mean prefix?"), "{errors}");
+    assert!(!errors.contains("hush"), "{errors}");
+}
+
+#[test]
+fn wrong_usage_has_the_exit_code_2() {
+    let config = Config::write("");
+    for arguments in [&["run", "--fast"][..], &["submit"], &["rum"], &["topology", "--output", "xml"]] {
+        assert_eq!(run(config.command(arguments)).0.status.code(), Some(2), "{arguments:?}");
+    }
+    let mut command = config.command(&["run"]);
+    command.env("RUST_LOG", "reveille=loud");
+    let (output, errors) = run(command);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("RUST_LOG"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (output, errors) = run(Config::write(&format!("[http]\nlisten = \"{address}\"")).command(&["run"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains(&address.to_string()) && errors.contains("http.listen"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_yet_is_waited_for() {
+    // Nobody listens on a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("amqp://guest:guest@127.0.0.1:{port}");
+    let mut daemon = Daemon::start(&config(&url, "http://127.0.0.1:9", &Wishes::default()));
+    eventually("it tries again", async || (daemon.child.output().matches("trying again").count() >= 2).then_some(()))
+        .await;
+    let (status, body) = daemon.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("cannot connect") && body.contains(r#""prod":"waiting""#), "{body}");
+    assert_eq!(daemon.get("/livez").await.0, 200);
+    assert_eq!(daemon.metric("reveille_broker_connected").await, 0.0);
+    assert!(!body.contains("guest") && !daemon.child.output().contains("guest"), "no password is shown");
+    daemon.child.signal("TERM");
+    assert_eq!(daemon.child.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_lost_broker_ends_the_daemon_for_a_supervisor_to_start_it_again() {
+    let mut node = support::broker::Node::start(&[]);
+    let sim = support::sim::Sim::start(&[]);
+    let mut daemon = Daemon::start(&config(&node.url, &sim.url(), &Wishes::default()));
+    daemon.ready().await;
+    node.kill();
+    assert_eq!(daemon.child.ended().await.code(), Some(69));
+    assert!(daemon.child.output().contains("the connection to RabbitMQ is lost"), "{}", daemon.child.output());
+
+    node.restart();
+    daemon.start_again();
+    daemon.ready().await;
+    let queues = Queues::connect(&node.url).await;
+    let mut outcomes = queues.listen("reveille.outcomes", "prod.started").await;
+    let properties = lapin::BasicProperties::default().with_message_id("after".into());
+    queues.publish("reveille.jobs", "prod", properties, br#"{"instance_id":"i-sim00001"}"#).await;
+    futures_util::StreamExt::next(&mut outcomes).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
+    let vhost = support::broker::vhost();
+    let queues = Queues::connect(&vhost.url).await;
+    let channel = queues.connection.create_channel().await.unwrap();
+    let durable = QueueDeclareOptions::durable();
+    channel.queue_declare("reveille.delay.03".into(), durable, FieldTable::default()).await.unwrap();
+    let mut daemon = Daemon::start(&config(&vhost.url, "http://127.0.0.1:9", &Wishes::default()));
+    assert_eq!(daemon.child.ended().await.code(), Some(2));
+    let output = daemon.child.output();
+    assert!(output.contains("reveille.delay.03") && output.contains("x-message-ttl"), "{output}");
+    assert!(output.contains("delete it, or set another broker.prefix"), "{output}");
+}
+
+#[tokio::test]
+async fn the_topology_that_is_printed_is_the_one_that_is_declared() {
+    let stage = Stage::set().await;
+    let (output, errors) = run(stage.daemon.config.command(&["topology", "--output", "json"]));
+    assert!(output.status.success(), "{errors}");
+    let definitions: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for queue in definitions["queues"].as_array().unwrap() {
+        stage.queues.count(queue["name"].as_str().unwrap()).await;
+    }
+    assert_eq!(definitions["queues"].as_array().unwrap().len(), 24);
+    let (output, _) = run(stage.daemon.config.command(&["topology"]));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().any(|line| line.starts_with("queue     reveille.due.prod")), "{table}");
+}
+
+#[tokio::test]
+async fn a_job_for_a_lane_there_is_not_ends_among_the_dead_letters() {
+    let stage = Stage::set().await;
+    stage.queues.publish("reveille.jobs", "nowhere", lapin::BasicProperties::default(), b"{}").await;
+    assert_eq!(stage.dead().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_delivered_too_often_is_poisoned_before_it_is_touched() {
+    let mut stage = Stage::set().await;
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
+    stage.wake("i-sim00001").await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    for _ in 0..20 {
+        let queue = "reveille.jobs.prod".into();
+        let got = channel.basic_get(queue, BasicGetOptions::default()).await.unwrap().expect("it is there again");
+        got.delivery.acker.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.unwrap();
+    }
+    stage.wake("i-sim00002").await;
+    stage.daemon.start_again();
+    let outcomes = stage.outcomes(2).await;
+    assert_eq!(outcomes["i-sim00001"]["reason"], "poisoned");
+    assert_eq!(outcomes["i-sim00002"]["outcome"], "started");
+    assert!(stage.sim.operations("i-sim00001").await.is_empty());
+    let dead = stage.dead().await;
+    assert_eq!(header(&dead[0].properties, "x-reveille-reason"), "poisoned");
+    assert_eq!(dead[0].data, json!({"instance_id": "i-sim00001"}).to_string().into_bytes());
+}

@@ -1,0 +1,97 @@
+//! Stopping: what is in flight is finished, the rest goes back, the baton last of all.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::json;
+use support::eventually;
+use support::stage::{Stage, Wishes};
+
+#[tokio::test]
+async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_rest() {
+    let wishes = Wishes {
+        fleet: "Stopped=200",
+        lane: "rate = 1000\nburst = 1\nconcurrency = 8",
+        sim: &["--latency", "300ms"],
+        ..Wishes::default()
+    };
+    let mut stage = Stage::with(wishes).await;
+    for number in 1..=200 {
+        stage.wake(&format!("i-sim{number:05}")).await;
+    }
+    eventually("jobs are in flight", async || (stage.sim.log().await.len() >= 16).then_some(())).await;
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0), "{}", stage.daemon.child.output());
+
+    // Every call that was made has its outcome, and every other job is back in its queue.
+    let called = stage.sim.log().await.len();
+    assert!(called < 200, "the stop came under load");
+    let first = stage.outcomes(called).await;
+    let left = stage.queues.count("reveille.jobs.prod").await;
+    assert_eq!(left, (u32::try_from(200 - called).unwrap(), 0));
+
+    stage.daemon.start_again();
+    let second = stage.outcomes(200 - called).await;
+    assert!(first.keys().chain(second.keys()).count() == 200 && !first.keys().any(|job| second.contains_key(job)));
+    assert_eq!(stage.sim.log().await.len(), 200, "no instance was called twice");
+}
+
+#[tokio::test]
+async fn what_the_grace_does_not_suffice_for_goes_back_and_nothing_is_lost() {
+    let mut stage = Stage::set().await;
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    let text = std::fs::read_to_string(&stage.daemon.config.path).unwrap() + "[shutdown]\ngrace = \"500ms\"\n";
+    std::fs::write(&stage.daemon.config.path, text).unwrap();
+    stage.daemon.start_again();
+    stage.daemon.ready().await;
+
+    stage.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
+    stage.wake("i-sim00001").await;
+    eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.daemon.child.signal("INT");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    assert!(stage.daemon.child.output().contains("go back to their queue"));
+    assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 1);
+
+    // The call had succeeded, so the job meets a 409 and must not take it for somebody else's.
+    stage.daemon.start_again();
+    let outcome = stage.outcome().await;
+    assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)));
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let mut stage = Stage::set().await;
+    stage.sim.script("i-sim00001", json!([{"hang": "before"}])).await;
+    stage.wake("i-sim00001").await;
+    eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.daemon.child.signal("TERM");
+    eventually("the stop has begun", async || stage.daemon.child.output().contains("a second signal").then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(stage.daemon.child.is_running(), "the call is given its time");
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(128 + 15));
+    eventually("the job is back", async || (stage.queues.count("reveille.jobs.prod").await.0 == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_baton_goes_to_the_replica_that_stands_by() {
+    let mut stage = Stage::set().await;
+    let config = std::fs::read_to_string(&stage.daemon.config.path).unwrap();
+    let second = support::daemon::Daemon::start(&config);
+    second.ready().await;
+    assert!(second.get("/readyz").await.1.contains(r#""prod":"standing_by""#));
+    let held = r#"reveille_lane_held{lane="prod"}"#;
+    assert_eq!((stage.daemon.metric(held).await, second.metric(held).await), (1.0, 0.0));
+    stage.wake("i-sim00001").await;
+    stage.outcome().await;
+
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    eventually("the other holds the lane", async || (second.metric(held).await == 1.0).then_some(())).await;
+    stage.wake("i-sim00002").await;
+    assert_eq!(stage.outcome().await["outcome"], "started");
+}

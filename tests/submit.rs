@@ -1,0 +1,90 @@
+//! `reveille submit`.
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use support::daemon::Config;
+use support::stage::{Stage, Wishes};
+
+struct Ran {
+    code: Option<i32>,
+    output: String,
+    errors: String,
+}
+
+/// Runs a command beside the daemon it waits for.
+async fn run(mut command: Command, input: &str) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let input = input.to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().expect("it runs");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("it ends")
+    });
+    let ran = ran.await.expect("no panic");
+    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
+    Ran { code: ran.status.code(), output: text(ran.stdout), errors: text(ran.stderr) }
+}
+
+#[tokio::test]
+async fn a_batch_is_announced_submitted_and_waited_for() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=3,Running=1", ..Wishes::default() }).await;
+    let arguments = ["submit", "--lane", "prod", "--batch", "morning", "--wait", "i-sim00001", "--file", "-"];
+    let lines = "i-sim00002\n\n# a comment\n  i-sim00004  \n{\"instance_id\":\"i-sim00003\",\"labels\":{\"team\":\"ops\"}}\ni-sim00001\n";
+    let ran = run(stage.daemon.config.command(&arguments), lines).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert!(ran.errors.contains("4 jobs submitted to lane prod as batch morning"), "{}", ran.errors);
+    assert!(ran.errors.contains("1 instances were named more than once"), "{}", ran.errors);
+    let table: Vec<Vec<&str>> = ran.output.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(table, [vec!["OUTCOME", "REASON", "JOBS"], vec!["already_done", "1"], vec!["started", "3"]]);
+
+    let announced = stage.event().await;
+    assert_eq!(announced["type"], "io.reveille.batch.submitted.v1");
+    assert_eq!(announced["data"], json!({"batch_id": "morning", "size": 4, "lane": "prod"}));
+    for outcome in stage.outcomes(4).await.into_values() {
+        assert_eq!(outcome["batch_id"], "morning");
+        let labels = if outcome["instance_id"] == "i-sim00003" { json!({"team": "ops"}) } else { json!({}) };
+        assert_eq!(outcome["labels"], labels);
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_stayed_down_is_named_and_the_exit_code_is_1() {
+    let stage = Stage::set().await;
+    let ran =
+        run(stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", "i-sim00001", "i-gone00001"]), "")
+            .await;
+    assert_eq!(ran.code, Some(1), "{}", ran.errors);
+    assert!(ran.output.contains("i-gone00001  not_found, HTTP 404 NoSuchObject"), "{}", ran.output);
+}
+
+#[tokio::test]
+async fn nothing_is_submitted_where_anything_is_wrong() {
+    let stage = Stage::set().await;
+    let ran = run(
+        stage.daemon.config.command(&["submit", "--lane", "prod", "i-sim00001", "i-../x", "--file", "-"]),
+        "no id\n",
+    )
+    .await;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.errors.contains("2 wrong") && ran.errors.contains("-, line 1"), "{}", ran.errors);
+    let ran = run(stage.daemon.config.command(&["submit", "--lane", "other", "i-sim00001"]), "").await;
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.errors.contains("there is no lane other") && ran.errors.contains("reveille.jobs.other"),
+        "{}",
+        ran.errors
+    );
+    assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_cannot_be_reached_has_the_exit_code_69() {
+    let config = Config::write("[broker]\nurl = \"amqp://guest:hush@127.0.0.1:9\"");
+    let ran = run(config.command(&["submit", "i-sim00001"]), "").await;
+    assert_eq!(ran.code, Some(69));
+    assert!(ran.errors.contains("127.0.0.1:9") && !ran.errors.contains("hush"), "{}", ran.errors);
+}

@@ -1,0 +1,139 @@
+//! Whatever is published to a lane, nothing is lost by it: what is no job ends as `rejected`, is kept whole, and the
+//! lane goes on.
+
+mod support;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+use support::queues::header;
+use support::stage::Stage;
+
+#[tokio::test]
+async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
+    let mut stage = Stage::set().await;
+    let ids = [
+        "i-../../x",
+        "..",
+        "i-0000/../i-0001",
+        "i-0000?stop",
+        "i-%2f%2f%2f",
+        "i-ab cd",
+        " i-abcd",
+        "i-дела",
+        "",
+        "i-",
+        "i-abc",
+        "x-abcd",
+        "i-abcd\n",
+        "i-abcd#",
+        "i-abcd;",
+        "i-ab\u{0}cd",
+    ];
+    let mut bodies: Vec<Vec<u8>> = ids.iter().map(|id| json!({ "instance_id": id }).to_string().into_bytes()).collect();
+    bodies.extend(
+        [
+            &b""[..],
+            b"wake up",
+            b"null",
+            b"[]",
+            b"{}",
+            b"{\"instance_id\":\"i-ab\xff\xfecd\"}",
+            b"\xff\xfe\x00",
+            b"{\"instance_id\":7}",
+            b"{\"instance_id\":[\"i-sim00001\"]}",
+            b"{\"instance_id\":\"i-sim00001\",\"labels\":\"none\"}",
+            b"{\"instance_id\":\"i-sim00001\",\"deadline\":\"soon\"}",
+            b"{\"instance_id\":\"i-sim00001\",\"conflict\":\"perhaps\"}",
+            b"{\"instance_id\":\"i-sim00001\",\"confirm\":\"running\"}",
+            b"{\"instance_id\":\"i-sim00001\"} {\"instance_id\":\"i-sim00002\"}",
+        ]
+        .map(<[u8]>::to_vec),
+    );
+    bodies.push(vec![b'x'; 1024 * 1024]);
+    bodies.push(
+        format!(r#"{{"instance_id":"i-sim00001","labels":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000)).into(),
+    );
+    bodies.push("[".repeat(60_000).into());
+    bodies.push(json!({"instance_id": "i-sim00001", "batch_id": "b".repeat(129)}).to_string().into());
+    let labels: std::collections::BTreeMap<String, &str> = (0..17).map(|n| (n.to_string(), "v")).collect();
+    bodies.push(json!({"instance_id": "i-sim00001", "labels": labels}).to_string().into());
+
+    for (number, body) in bodies.iter().enumerate() {
+        let properties = BasicProperties::default().with_message_id(format!("bad-{number}").into());
+        stage.message(properties, body).await;
+    }
+    stage.wake("i-sim00001").await;
+
+    let outcomes = stage.outcomes(bodies.len() + 1).await;
+    assert_eq!(outcomes["i-sim00001"]["outcome"], "started");
+    for (number, body) in bodies.iter().enumerate() {
+        let outcome = &outcomes[&format!("bad-{number}")];
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
+        assert_eq!((&outcome["outcome"], &outcome["reason"]), (&json!("rejected"), &json!("unreadable")), "{shown}");
+        assert!(!outcome["error_message"].as_str().unwrap().is_empty(), "{shown}");
+        assert_eq!(outcome["instance_id"], json!(null), "{shown}");
+    }
+    stage.all_acked().await;
+    let mut dead = stage.dead().await;
+    dead.sort_by_key(|message| {
+        message.properties.message_id().as_ref().unwrap().as_str()[4..].parse::<usize>().unwrap()
+    });
+    let kept: Vec<&Vec<u8>> = dead.iter().map(|message| &message.data).collect();
+    assert!(kept == bodies.iter().collect::<Vec<_>>(), "kept whole, each once");
+    for message in &dead {
+        assert_eq!(header(&message.properties, "x-reveille-outcome"), "rejected");
+        assert_eq!(header(&message.properties, "x-reveille-reason"), "unreadable");
+    }
+    let calls = stage.sim.log().await;
+    assert!(calls.len() == 1 && calls[0].instance == "i-sim00001", "no call for any of them: {calls:?}");
+}
+
+#[tokio::test]
+async fn headers_of_every_kind_and_size_harm_nobody() {
+    let mut stage = Stage::set().await;
+    let mut deep = AMQPValue::Void;
+    for _ in 0..50 {
+        let mut table = FieldTable::default();
+        table.insert("in".into(), deep);
+        deep = AMQPValue::FieldTable(table);
+    }
+    let odd = [
+        ("x-reveille-attempts", AMQPValue::LongString("many".into())),
+        ("x-reveille-setbacks", AMQPValue::LongLongInt(i64::MIN)),
+        ("x-reveille-received-at", AMQPValue::Boolean(true)),
+        ("x-reveille-failing-since", AMQPValue::LongString("yesterday".into())),
+        ("x-reveille-touched", AMQPValue::LongString("yes".into())),
+        ("x-delivery-count", AMQPValue::LongString("99".into())),
+        ("x-death", AMQPValue::LongString("not a list".into())),
+        ("traceparent", AMQPValue::LongString("nonsense".into())),
+        ("BCC", AMQPValue::FieldArray(vec![AMQPValue::LongString("elsewhere".into())].into())),
+        ("bytes", AMQPValue::LongString(vec![0xff, 0xfe].into())),
+        ("time", AMQPValue::Timestamp(u64::MAX)),
+        ("deep", deep),
+    ];
+    let mut headers = FieldTable::default();
+    for (name, value) in odd {
+        headers.insert(name.into(), value);
+    }
+    let mut large = FieldTable::default();
+    large.insert("large".into(), AMQPValue::LongString("v".repeat(120_000).into()));
+    // The first call fails, so that each message goes through the ladder; the id does not exist, so that it dies.
+    for (id, headers) in [("odd", headers), ("large", large)] {
+        let instance = format!("i-unknown{id}");
+        stage.sim.script(&instance, json!([{"status": 500}])).await;
+        let properties = BasicProperties::default().with_message_id(id.into()).with_headers(headers);
+        stage.message(properties, json!({ "instance_id": instance }).to_string().as_bytes()).await;
+    }
+    let outcomes = stage.outcomes(2).await;
+    for id in ["odd", "large"] {
+        assert_eq!((&outcomes[id]["reason"], &outcomes[id]["attempts"]), (&json!("not_found"), &json!(2)), "{id}");
+    }
+    stage.all_acked().await;
+    let dead = stage.dead().await;
+    assert_eq!(dead.len(), 2);
+    for message in dead {
+        let dropped = header(&message.properties, "x-reveille-headers-dropped");
+        assert_eq!(dropped == "true", message.properties.message_id().as_ref().unwrap().as_str() == "large");
+    }
+}
