@@ -92,6 +92,7 @@ impl Client {
             .env("BCE_ACCESS_KEY_ID", "ALTAKbenchmark")
             .env("BCE_SECRET_ACCESS_KEY", "benchmark-benchmark-benchmark-00")
             .env_remove("BCE_SESSION_TOKEN")
+            .env("NO_PROXY", "127.0.0.1")
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));
         let process = Process::start("daemon", &mut command)?;
@@ -149,6 +150,11 @@ pub fn daemon_log(folder: &Path) -> PathBuf {
     folder.join("daemon.log")
 }
 
+/// Everything here is on loopback, so whoever needs a proxy for the rest of the world is not to have it in between.
+pub fn http() -> Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().build().context("setting up an HTTP client")
+}
+
 fn free_address() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port for the daemon's metrics")?;
     Ok(listener.local_addr()?.to_string())
@@ -163,8 +169,8 @@ pub async fn declare_queues(kinds: &[Kind], surroundings: &Surroundings, broker:
     }
     let mut daemon = Client::start(Kind::Daemon, surroundings)?;
     let ready = daemon.metrics.replace("/metrics", "/readyz");
-    let asked = Instant::now();
-    while !reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) {
+    let (api, asked) = (http()?, Instant::now());
+    while !api.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
         daemon.process.check()?;
         if asked.elapsed() > Duration::from_secs(30) {
             bail!("the daemon is not ready after 30 s");

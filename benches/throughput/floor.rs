@@ -17,6 +17,8 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
+use crate::client;
+
 pub const JOBS: &str = "floor.jobs";
 pub const OUTCOMES: &str = "floor.outcomes";
 const PREFETCH: u16 = 200;
@@ -40,7 +42,7 @@ async fn work(broker: &str, endpoint: &str) -> Result<()> {
     let outcomes = connection.create_channel().await?;
     jobs.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     outcomes.confirm_select(ConfirmSelectOptions::default()).await?;
-    let floor = Arc::new(Floor { api: reqwest::Client::new(), endpoint: endpoint.to_owned(), outcomes });
+    let floor = Arc::new(Floor { api: client::http()?, endpoint: endpoint.to_owned(), outcomes });
     let mut deliveries =
         jobs.basic_consume(JOBS.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
     while let Some(delivery) = deliveries.next().await {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::broker::Broker;
-use crate::client::{Client, Kind, Surroundings};
+use crate::client::{self, Client, Kind, Surroundings};
 use crate::floor;
 use crate::usage;
 
@@ -38,7 +38,7 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
 
     let mut client = Client::start(kind, surroundings)?;
     let pid = client.process.id();
-    let api = reqwest::Client::new();
+    let api = client::http()?;
     let limit = Duration::from_secs(30) + Duration::from_secs(1) * (jobs / SLOWEST_JOBS_PER_SECOND);
     let launched = Instant::now();
     let cpu = || Ok::<_, anyhow::Error>((usage::cpu(pid)?, usage::cpu(surroundings.broker_pid)?));
