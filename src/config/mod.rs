@@ -138,19 +138,22 @@ pub enum Purpose {
 /// # Errors
 /// [`Faults`]: all of them, each with its place and what would be right.
 pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
-    let named = path.map(Path::to_owned).or_else(|| std::env::var_os("REVEILLE_CONFIG").map(PathBuf::from));
+    let variable = std::env::var_os("REVEILLE_CONFIG").filter(|path| !path.is_empty());
+    let named = path.map(Path::to_owned).or_else(|| variable.map(PathBuf::from));
     let default = Path::new("reveille.toml");
     let path = named.or_else(|| default.exists().then(|| default.to_owned()));
-    let Some(path) = path else { return read(None, std::env::vars(), purpose) };
+    let Some(path) = path else { return read(None, environment(), purpose) };
     let name = path.display().to_string();
     match std::fs::read_to_string(&path) {
-        Ok(text) => read(Some((&name, &text)), std::env::vars(), purpose),
-        Err(error) => {
-            let mut reader = Reader::new(None, [], &[], &[]);
-            reader.fault(name, format!("cannot be read: {error}"));
-            Err(reader.finish().expect_err("a fault was just noted"))
-        }
+        Ok(text) => read(Some((&name, &text)), environment(), purpose),
+        Err(error) => Err(Faults::one(name, format!("cannot be read: {error}; expected a TOML file"))),
     }
+}
+
+/// What is no UTF-8 carries U+FFFD from here on, by which the reader knows it.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 /// Reads the text of a file, with its name, and the environment over it.
@@ -162,7 +165,7 @@ pub fn read(
     environment: impl IntoIterator<Item = (String, String)>,
     purpose: Purpose,
 ) -> Result<Config, Faults> {
-    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane"]);
+    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane"])?;
     let broker = read_broker(reader.table("broker"));
     let retry = read_retry(reader.table("retry"));
     let http = read_http(reader.table("http"));
@@ -174,7 +177,7 @@ pub fn read(
 
 impl Default for Broker {
     fn default() -> Self {
-        let uri = AMQPUri { query: heartbeat(), ..AMQPUri::default() };
+        let uri = amqp_uri("amqp://guest:guest@127.0.0.1:5672/%2f").expect("a constant, which a test reads");
         Self { uri, prefix: "reveille".to_owned() }
     }
 }
@@ -182,16 +185,9 @@ impl Default for Broker {
 /// A peer that has fallen silent is noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 5;
 
-fn heartbeat() -> lapin::uri::AMQPQueryString {
-    lapin::uri::AMQPQueryString { heartbeat: Some(HEARTBEAT_SECONDS), ..Default::default() }
-}
-
 fn read_broker(mut table: Table<'_>) -> Broker {
     let mut broker = Broker::default();
-    let url = "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)";
-    let uri: Option<AMQPUri> = table.secret("url", |text| text.parse().map_err(|_| url.to_owned()));
-    if let Some(mut uri) = uri {
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    if let Some(uri) = table.secret("url", amqp_uri) {
         broker.uri = uri;
     }
     if table.has("password") && table.has("password_file") {
@@ -199,10 +195,15 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     }
     let password = table.secret("password", |text| Ok(text.to_owned()));
     let from_file = table.optional("password_file", "a path", Raw::text_owned).and_then(|path| {
-        let read = std::fs::read_to_string(&path);
-        read.map_err(|error| table.fault("password_file", format!("{path}: {error}"))).ok()
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let read = read.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        let read = read.and_then(|text| if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text) });
+        read.map_err(|problem| {
+            table.fault("password_file", format!("cannot read {path}: {problem}; expected a file with the password"));
+        })
+        .ok()
     });
-    if let Some(password) = password.or(from_file.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())) {
+    if let Some(password) = password.or(from_file) {
         broker.uri.authority.userinfo.password = password;
     }
     broker.prefix = table.or("prefix", broker.prefix, "1 to 40 of a-z 0-9 - _, a letter or digit first", |raw| {
@@ -212,12 +213,36 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     broker
 }
 
+/// Says what would be right, and nothing of `text`, which may hold a password.
+fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
+    let expected = || "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)".to_owned();
+    let mut uri: AMQPUri = text.parse().map_err(|_| expected())?;
+    let url = reqwest::Url::parse(text).map_err(|_| expected())?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(expected)?;
+    // lapin's parser takes an IPv6 address for no host at all, and no host for localhost.
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        address.clone_into(&mut uri.authority.host);
+    }
+    if uri.vhost.is_empty() {
+        return Err(
+            "ends in / and so names a vhost without a name: expected no / there, or /%2f, for the vhost /".to_owned()
+        );
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    Ok(uri)
+}
+
 fn read_retry(mut table: Table<'_>) -> Retry {
     let retry = Retry {
         max_attempts: table.or("max_attempts", 8, "a whole number from 1 to 1000", |raw| within(raw.count(), 1, 1000)),
         initial: table.or("initial", Duration::from_millis(500), LENGTH_OF_TIME, at_most_a_day),
         max: table.or("max", Duration::from_secs(120), LENGTH_OF_TIME, at_most_a_day),
-        give_up_after: table.or("give_up_after", Duration::from_secs(1800), LENGTH_OF_TIME, Raw::duration),
+        give_up_after: table.or(
+            "give_up_after",
+            Duration::from_secs(1800),
+            "a length of time above zero, such as 30m or 36h",
+            Raw::duration,
+        ),
     };
     if retry.max < retry.initial {
         table.fault("max", format!("{:?} is less than initial, {:?}: expected no less", retry.max, retry.initial));
@@ -293,7 +318,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
         }),
         timeouts: Timeouts {
             connect: table.or("connect_timeout", defaults.connect, LENGTH_OF_TIME, at_most_a_day),
-            total: table.or("timeout", defaults.total, "a length of time up to 5m, such as 15s", |raw| {
+            total: table.or("timeout", defaults.total, "a length of time above zero, up to 5m, such as 15s", |raw| {
                 // RabbitMQ closes a channel whose delivery stays unacked for 30 minutes.
                 raw.duration().filter(|timeout| *timeout <= Duration::from_secs(300))
             }),
@@ -314,13 +339,12 @@ fn read_endpoint(table: &mut Table<'_>) -> Option<Endpoint> {
     }
     let region = table
         .optional("region", "a region such as bj, bd, gz, su, fwh, hkg", |raw| Endpoint::of_region(raw.text()?).ok());
-    let endpoint = table.optional("endpoint", "scheme and host alone, such as https://bcc.bj.baidubce.com", |raw| {
-        raw.text()?.parse().ok()
-    });
+    // A URL can carry a password, so a wrong one is not shown.
+    let endpoint = table.secret("endpoint", |text| text.parse().map_err(|expected| format!("expected {expected}")));
     if given { endpoint.or(region) } else { Endpoint::of_region("bj").ok() }
 }
 
-const LENGTH_OF_TIME: &str = "a length of time such as 500ms, 25s or 2m, up to 24h";
+const LENGTH_OF_TIME: &str = "a length of time above zero, up to 24h, such as 500ms, 25s or 2m";
 
 fn at_most_a_day(raw: &Raw) -> Option<Duration> {
     raw.duration().filter(|duration| *duration <= Duration::from_secs(86_400))

@@ -33,6 +33,13 @@ pub struct Faults(Vec<Fault>);
 
 impl std::error::Error for Faults {}
 
+impl Faults {
+    /// One that hides all others.
+    pub(super) fn one(place: String, problem: String) -> Self {
+        Self(vec![Fault { place, problem }])
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
@@ -61,12 +68,15 @@ pub struct Reader {
 impl Reader {
     /// Lays `environment` over the text of `file`. `tables` are the names of tables there can be, `lists` those of
     /// lists of tables, whose members are called `lane[0]` here and `REVEILLE_LANE__0__…` in the environment.
+    ///
+    /// # Errors
+    /// Where the text is no TOML: what it lacks cannot be told then.
     pub fn new(
         file: Option<(&str, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
         tables: &[&str],
         lists: &[&str],
-    ) -> Self {
+    ) -> Result<Self, Faults> {
         let (name, text) = file.unwrap_or(("configuration", ""));
         let mut reader = Self { tables: BTreeMap::new(), file: name.to_owned(), faults: Vec::new() };
         match text.parse::<toml::Table>() {
@@ -74,7 +84,7 @@ impl Reader {
             Err(error) => {
                 let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
                 // The message alone: the error's own text quotes the line, which may hold a password.
-                reader.fault(format!("{name}, line {line}"), format!("not TOML: {}", error.message()));
+                return Err(Faults::one(format!("{name}, line {line}"), format!("not TOML: {}", error.message())));
             }
         }
         let mut environment: Vec<(String, String)> = environment.into_iter().collect();
@@ -84,7 +94,7 @@ impl Reader {
                 reader.lay_variable(&variable, path, value, tables, lists);
             }
         }
-        reader
+        Ok(reader)
     }
 
     fn lay_file(&mut self, root: toml::Table, tables: &[&str], lists: &[&str]) {
@@ -103,10 +113,12 @@ impl Reader {
                     self.fault(format!("{}: {name}", self.file), format!("expected a table, [{name}]"));
                 }
                 _ if lists.contains(&name.as_str()) => {
-                    self.fault(
-                        format!("{}: {name}", self.file),
-                        format!("expected [[{name}]] tables, in two brackets"),
-                    );
+                    let place = format!("{}: {name}", self.file);
+                    self.fault(place, format!("expected [[{name}]] tables, in two brackets"));
+                    // What was meant is read all the same, so that it is not taken for missing.
+                    if let Value::Table(meant) = value {
+                        self.lay_table(&format!("{name}[0]"), meant);
+                    }
                 }
                 _ => {
                     let known = [tables, lists].concat();
@@ -125,23 +137,22 @@ impl Reader {
     }
 
     fn lay_variable(&mut self, variable: &str, path: &str, value: String, tables: &[&str], lists: &[&str]) {
+        let place = format!("environment {variable}");
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            return self.fault(place, "is not UTF-8: expected a text".to_owned());
+        }
         let path = path.to_ascii_lowercase();
         let levels: Vec<&str> = path.split(SEPARATOR).collect();
         let (table, key) = match levels[..] {
             [table, key] if tables.contains(&table) => (table.to_owned(), key),
-            [list, index, key] if lists.contains(&list) && index.parse::<u16>().is_ok() => {
-                (format!("{list}[{index}]"), key)
-            }
+            [list, index, key] if lists.contains(&list) && is_index(index) => (format!("{list}[{index}]"), key),
             _ => {
                 let known = [tables, lists].concat();
                 let hint = nearest(levels[0], &known);
-                return self.fault(
-                    format!("environment {variable}"),
-                    format!("no such setting{hint}; expected REVEILLE_TABLE__KEY or REVEILLE_LANE__0__KEY"),
-                );
+                let forms = "expected REVEILLE_TABLE__KEY or REVEILLE_LANE__0__KEY";
+                return self.fault(place, format!("no such setting{hint} ({forms})"));
             }
         };
-        let place = format!("environment {variable}");
         let setting = Raw { value: Value::String(value), place, from_environment: true };
         self.tables.entry(table).or_default().insert(key.to_owned(), setting);
     }
@@ -172,6 +183,11 @@ impl Reader {
     pub fn finish(self) -> Result<(), Faults> {
         if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
     }
+}
+
+/// Written in one way only, so that `00` is not another member than `0`.
+fn is_index(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|index| index.to_string() == text)
 }
 
 /// One table, read key by key: what is not asked for is unknown.
