@@ -16,7 +16,7 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same
 	@tests/support/setup broker
-	cargo bench --bench throughput
+	cargo bench --bench sign && cargo bench --bench throughput
 
 build: ## release binaries: target/release/reveille and target/release/bcc-sim
 	cargo build --release
