@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
-use crate::broker::Headers;
+use crate::headers::Headers;
 
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;

@@ -8,6 +8,7 @@
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
 //! - [`lane`]: the way of a job from delivery to ack ([`lane::run`]), and what decides on it ([`lane::verdict`])
+//! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
 //! - [`telemetry`]: metrics, health, logs
 //! - [`cli`]: a file for each command
@@ -19,6 +20,7 @@ pub mod bce;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod headers;
 pub mod job;
 pub mod lane;
 pub mod outcome;

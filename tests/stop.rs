@@ -95,3 +95,33 @@ async fn the_baton_goes_to_the_replica_that_stands_by() {
     stage.wake("i-sim00002").await;
     assert_eq!(stage.outcome().await["outcome"], "started");
 }
+
+#[tokio::test]
+async fn a_killed_daemon_loses_no_job() {
+    let lane = "rate = 50\nburst = 1\nconcurrency = 8";
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=200", lane, ..Wishes::default() }).await;
+    let instances: Vec<String> = (1..=200).map(|number| format!("i-sim{number:05}")).collect();
+    for instance in &instances {
+        stage.wake(instance).await;
+    }
+    let mut outcomes = stage.outcomes(50).await;
+    stage.daemon.child.signal("KILL");
+    stage.daemon.child.ended().await;
+    assert!(stage.sim.log().await.len() < 200, "the kill came under load");
+    stage.daemon.start_again();
+    stage.daemon.ready().await;
+
+    // A job whose event was out and whose ack was not ends twice: with one id, and one tale.
+    while outcomes.len() < instances.len() {
+        let event = stage.event().await;
+        if event["data"]["final"] == true {
+            let job = event["data"]["job_id"].as_str().unwrap().to_owned();
+            assert_eq!(event["id"], format!("{job}/start"));
+            assert_eq!(event["data"]["outcome"], "started", "{event}");
+            outcomes.insert(job, event["data"].clone());
+        }
+    }
+    stage.all_acked().await;
+    let instances = stage.sim.control("GET", "instances", json!(null)).await;
+    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+}

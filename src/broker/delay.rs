@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::topology::Names;
+use super::names::Names;
 use crate::config::LaneName;
 
 /// Levels of the ladder.

@@ -4,8 +4,8 @@ use lapin::BasicProperties;
 use lapin::options::BasicAckOptions;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::headers::Headers;
 use super::publisher::Confirmed;
+use crate::headers::Headers;
 
 /// A message handed to us, not yet acked.
 #[derive(Debug)]

@@ -4,14 +4,14 @@ pub mod connection;
 pub mod delay;
 pub mod delivery;
 mod group;
-pub mod headers;
+pub mod names;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
 
 pub use connection::{Connection, OpenError, connect, open};
 pub use delivery::{Delivery, Message, Unacked};
-pub use headers::Headers;
+pub use names::Names;
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
 pub use replies::Replies;
-pub use topology::{Names, Topology};
+pub use topology::Topology;

@@ -62,7 +62,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let events = if arguments.wait { Some(subscribe(&connection, &names, &lane).await?) } else { None };
 
     let submitted = submit(&connection.publisher(), &names, &lane, &batch, jobs).await?;
-    eprintln!("{} jobs submitted to lane {lane} as batch {batch}", submitted.len());
+    let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
+    eprintln!("{jobs} submitted to lane {lane} as batch {batch}");
     let code = match events {
         Some(events) => wait(events, submitted, &batch).await?,
         None => ExitCode::SUCCESS,
@@ -179,7 +180,7 @@ async fn wait(
 fn progress_bar(length: usize, what: &'static str) -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {per_sec:.dim} {elapsed}")
+    let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
     ProgressBar::with_draw_target(Some(length as u64), target).with_style(style).with_message(what)

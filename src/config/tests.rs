@@ -3,6 +3,8 @@
 use std::fs;
 
 use super::*;
+use crate::bce::{CredentialSource, Timeouts};
+use crate::job::{Confirm, Conflict};
 
 /// A file that is gone with the test.
 struct File(PathBuf);

@@ -94,6 +94,11 @@ impl Stage {
         self.outcomes(1).await.into_values().next().expect("one was asked for")
     }
 
+    /// The queue that the events come from, for a test to delete.
+    pub fn events_queue(&self) -> lapin::types::ShortString {
+        self.events.queue()
+    }
+
     pub async fn dead(&self) -> Vec<Delivery> {
         self.queues.take_all("reveille.dead").await
     }

@@ -1,4 +1,4 @@
-//! Reading headers, which anybody may have written.
+//! Reading AMQP headers, which anybody may have written.
 
 use lapin::types::{AMQPValue, FieldTable};
 

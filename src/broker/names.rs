@@ -1,0 +1,75 @@
+//! What exchanges and queues are called.
+
+use crate::config::LaneName;
+
+/// The names of exchanges and queues, all under one prefix.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names that begin with `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn name(&self, rest: &str) -> String {
+        format!("{}.{rest}", self.prefix)
+    }
+
+    /// The exchange producers publish jobs to; the routing key is the lane.
+    pub fn jobs(&self) -> String {
+        self.name("jobs")
+    }
+
+    /// The queue of a lane's new jobs.
+    pub fn jobs_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("jobs.{lane}"))
+    }
+
+    /// The queue of a lane's jobs that come back from the ladder.
+    pub fn due_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("due.{lane}"))
+    }
+
+    /// The queue whose message makes its holder the one that runs the lane.
+    pub fn baton_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("baton.{lane}"))
+    }
+
+    /// The queue whose consumers are the replicas.
+    pub fn replicas(&self) -> String {
+        self.name("replicas")
+    }
+
+    /// The exchange and the queue of a level of the delay ladder.
+    pub fn delay(&self, level: u32) -> String {
+        self.name(&format!("delay.{level:02}"))
+    }
+
+    /// The exchange at the ladder's foot.
+    pub fn delay_return(&self) -> String {
+        self.name("delay.return")
+    }
+
+    /// The exchange for what no queue took.
+    pub fn unroutable(&self) -> String {
+        self.name("unroutable")
+    }
+
+    /// The queue of dead letters.
+    pub fn dead(&self) -> String {
+        self.name("dead")
+    }
+
+    /// The exchange of outcome events.
+    pub fn outcomes(&self) -> String {
+        self.name("outcomes")
+    }
+
+    /// The stream that keeps outcome events.
+    pub fn outcomes_log(&self) -> String {
+        self.name("outcomes.log")
+    }
+}

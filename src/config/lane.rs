@@ -1,0 +1,133 @@
+//! `[[lane]]`: one account in one region.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::reader::{Raw, Reader, Table};
+use super::{LENGTH_OF_TIME, Purpose, at_most_a_day, is_name, within};
+use crate::bce::{CredentialSource, Endpoint, Timeouts};
+use crate::job::{Confirm, Conflict};
+
+/// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is a word of routing keys, so it has no dot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneName(String);
+
+impl LaneName {
+    /// `None` where `text` is no lane name.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_name(text, b"-").then(|| Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LaneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One account in one region.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// Also its routing key.
+    pub name: LaneName,
+    /// Where its API is.
+    pub endpoint: Endpoint,
+    /// Where its keys are.
+    pub credentials: CredentialSource,
+    /// API calls per second, 0.01 to 1,000,000.
+    pub rate: f64,
+    /// Calls that may be made at once after a pause, 1 to 100,000.
+    pub burst: u32,
+    /// Most calls in flight at a time, 1 to 1,024.
+    pub concurrency: u32,
+    /// The 409 policy of jobs that name none.
+    pub conflict: Conflict,
+    /// When jobs that do not say are done.
+    pub confirm: Confirm,
+    /// Of a call.
+    pub timeouts: Timeouts,
+}
+
+pub(super) fn read_lanes(reader: &mut Reader, purpose: Purpose) -> Vec<Lane> {
+    let mut members = reader.members("lane");
+    let only_default = members.is_empty();
+    if only_default {
+        members.push("lane[0]".to_owned());
+    }
+    let mut lanes: Vec<Lane> = Vec::new();
+    for member in members {
+        let mut table = reader.table(&member);
+        if let Some(lane) = read_lane(&mut table, only_default, purpose) {
+            if lanes.iter().any(|other| other.name == lane.name) {
+                table.fault("name", format!("{} is taken by a lane above: expected a name of its own", lane.name));
+            }
+            lanes.push(lane);
+        }
+        table.finish();
+    }
+    lanes
+}
+
+fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Option<Lane> {
+    let named = table.has("name");
+    let name =
+        table.optional("name", "1 to 40 of a-z 0-9 -, a letter or digit first", |raw| LaneName::parse(raw.text()?));
+    let name = if is_default { LaneName::parse("default") } else { name };
+    if name.is_none() && !named {
+        table.fault("name", "missing: expected a name such as prod-bj".to_owned());
+    }
+    let endpoint = read_endpoint(table);
+    let path = table.optional("credentials_file", "a path", Raw::text_owned);
+    let credentials = path.map_or(CredentialSource::Environment, |path| CredentialSource::File(path.into()));
+    if purpose == Purpose::Run
+        && let Err(error) = credentials.load()
+    {
+        table.fault("credentials_file", error.to_string());
+    }
+    let defaults = Timeouts { connect: Duration::from_secs(3), total: Duration::from_secs(15) };
+    let rate_expected = "calls per second, from 0.01 to 1000000";
+    let lane = Lane {
+        rate: table.or("rate", 20.0, rate_expected, |raw| raw.number().filter(|rate| (0.01..=1e6).contains(rate))),
+        burst: table.or("burst", 5, "a whole number from 1 to 100000", |raw| within(raw.count(), 1, 100_000)),
+        concurrency: table.or("concurrency", 32, "a whole number from 1 to 1024", |raw| within(raw.count(), 1, 1024)),
+        conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| match raw.text()? {
+            "fail" => Some(Conflict::Fail),
+            "accept" => Some(Conflict::Accept),
+            "verify" => Some(Conflict::Verify),
+            _ => None,
+        }),
+        confirm: table.or("confirm", Confirm::Accepted, "accepted", |raw| {
+            (raw.text()? == "accepted").then_some(Confirm::Accepted)
+        }),
+        timeouts: Timeouts {
+            connect: table.or("connect_timeout", defaults.connect, LENGTH_OF_TIME, at_most_a_day),
+            total: table.or("timeout", defaults.total, "a length of time above zero, up to 5m, such as 15s", |raw| {
+                // RabbitMQ closes a channel whose delivery stays unacked for 30 minutes.
+                raw.duration().filter(|timeout| *timeout <= Duration::from_secs(300))
+            }),
+        },
+        name: name?,
+        endpoint: endpoint?,
+        credentials,
+    };
+    Some(lane)
+}
+
+/// `endpoint`, else that of `region`, else Beijing's.
+fn read_endpoint(table: &mut Table<'_>) -> Option<Endpoint> {
+    let both = table.has("region") && table.has("endpoint");
+    let given = table.has("region") || table.has("endpoint");
+    if both {
+        table.fault("region", "beside endpoint: expected one of them".to_owned());
+    }
+    let region = table
+        .optional("region", "a region such as bj, bd, gz, su, fwh, hkg", |raw| Endpoint::of_region(raw.text()?).ok());
+    // A URL can carry a password, so a wrong one is not shown.
+    let endpoint = table.secret("endpoint", |text| text.parse().map_err(|expected| format!("expected {expected}")));
+    if given { endpoint.or(region) } else { Endpoint::of_region("bj").ok() }
+}

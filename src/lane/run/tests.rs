@@ -1,0 +1,84 @@
+//! What comes first for a job, and what follows from a verdict.
+
+use super::*;
+
+const RETRY: Retry = Retry {
+    max_attempts: 3,
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+    give_up_after: Duration::from_secs(600),
+};
+
+fn now() -> Timestamp {
+    "2026-11-25T07:30:00Z".parse().unwrap()
+}
+
+fn job(body: &str) -> job::Job {
+    job::Job::parse(body.as_bytes()).unwrap()
+}
+
+fn progress() -> Progress {
+    Progress {
+        job_id: "j".to_owned(),
+        received_at: now(),
+        attempts: 0,
+        setbacks: 0,
+        failing_since: None,
+        touched: false,
+    }
+}
+
+fn decided(verdict: Verdict, progress: &Progress) -> Next {
+    decide(verdict, Err(NoAnswer::TimedOut), progress, RETRY, now(), 0.5)
+}
+
+#[test]
+fn a_job_is_called_between_not_before_and_deadline() {
+    let id = || InstanceId::parse("i-0000").unwrap();
+    assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), now()), First::Call(id()));
+    let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
+    assert_eq!(first(&early, now()), First::Wait(Duration::from_secs(2)));
+    let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
+    assert_eq!(first(&due, now()), First::Call(id()));
+    let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z"}"#);
+    assert!(matches!(first(&late, now()), First::End(Outcome::Expired, _)));
+}
+
+#[test]
+fn a_transient_failure_counts_and_the_last_one_exhausts() {
+    let Next::Park { progress: one, delay, .. } = decided(Verdict::Transient, &progress()) else { panic!() };
+    assert_eq!((one.attempts, one.setbacks, one.touched), (1, 1, true));
+    assert_eq!((one.failing_since, delay), (Some(now()), Duration::from_millis(500)));
+    let Next::Park { progress: two, delay, .. } = decided(Verdict::Transient, &one) else { panic!() };
+    assert_eq!((two.attempts, delay), (2, Duration::from_secs(1)));
+    let Next::Conclude(end) = decided(Verdict::Transient, &two) else { panic!() };
+    assert_eq!((end.outcome, end.attempts), (Outcome::Failed(Reason::Exhausted), 3));
+    assert_eq!(end.explanation.as_deref(), Some("the API did not answer in time"));
+}
+
+#[test]
+fn time_exhausts_too_but_only_from_the_first_failure_on() {
+    let received_at = now() - Duration::from_secs(86_400);
+    let waited = Progress { received_at, ..progress() };
+    assert!(matches!(decided(Verdict::Transient, &waited), Next::Park { .. }));
+    let failing = Progress { failing_since: Some(now() - RETRY.give_up_after), ..progress() };
+    assert!(matches!(decided(Verdict::Transient, &failing), Next::Conclude(_)));
+}
+
+#[test]
+fn throttling_and_lane_faults_cost_no_attempt() {
+    let asked = Some(Duration::from_secs(7));
+    let Next::Park { progress: throttled, delay, .. } = decided(Verdict::Throttled { retry_after: asked }, &progress())
+    else {
+        panic!()
+    };
+    assert_eq!((throttled.attempts, throttled.setbacks, throttled.touched), (0, 1, true));
+    assert_eq!((throttled.failing_since, delay), (None, Duration::from_secs(7)));
+    let tired = Progress { attempts: 2, setbacks: 9, ..progress() };
+    for verdict in
+        [Verdict::LaneFault, Verdict::ClockSkew { server_time: None }, Verdict::Throttled { retry_after: None }]
+    {
+        let Next::Park { progress, delay, .. } = decided(verdict, &tired) else { panic!() };
+        assert_eq!((progress.attempts, progress.setbacks, delay), (2, 10, Duration::from_secs(30)));
+    }
+}

@@ -1,0 +1,64 @@
+//! What the lane owes to its queues: retries do not starve new jobs, and what no queue takes is not taken for safe.
+
+mod support;
+
+use lapin::BasicProperties;
+use lapin::options::{QueueBindOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use serde_json::json;
+use support::eventually;
+use support::stage::{Stage, Wishes};
+
+#[tokio::test]
+async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
+    let lane = "rate = 50\nburst = 1\nconcurrency = 1";
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=50", lane, ..Wishes::default() }).await;
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
+    for number in 1..=50 {
+        let instance = format!("i-sim{number:05}");
+        // The first ten are new jobs, the others come back from the ladder, by way of its foot.
+        let (exchange, key) =
+            if number <= 10 { ("reveille.jobs", "prod") } else { ("reveille.delay.return", "0.prod") };
+        let properties = BasicProperties::default().with_message_id(instance.as_str().into());
+        let body = json!({ "instance_id": instance }).to_string();
+        stage.queues.publish(exchange, key, properties, body.as_bytes()).await;
+    }
+    stage.daemon.start_again();
+    stage.outcomes(50).await;
+    let order: Vec<bool> = stage.sim.log().await.iter().map(|call| call.instance.as_str() <= "i-sim00010").collect();
+    // Four due jobs and then a new one; the very first deliveries may find only one of the queues heard from.
+    for (start, turn) in order.windows(10).enumerate().skip(5).take(35) {
+        let new = turn.iter().filter(|new| **new).count();
+        assert!((1..=3).contains(&new), "{new} of ten from call {start} on: {order:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_no_queue_takes_keeps_its_job_until_one_does() {
+    let stage = Stage::set().await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let (queue, key) = ("reveille.outcomes.log", "#");
+    let unbound =
+        channel.queue_unbind(queue.into(), "reveille.outcomes".into(), key.into(), FieldTable::default()).await;
+    unbound.unwrap();
+    // The queue the test listens with takes only what is for its lane, as any user's might.
+    let ours = stage.events_queue();
+    channel.queue_delete(ours, QueueDeleteOptions::default()).await.unwrap();
+
+    stage.wake("i-sim00001").await;
+    eventually("the event is refused", async || {
+        stage.daemon.child.output().contains("no queue takes messages").then_some(())
+    })
+    .await;
+    let in_flight = r#"reveille_jobs_in_flight{lane="prod"}"#;
+    assert_eq!(stage.daemon.metric(in_flight).await, 1.0, "the job is not acked");
+    let ended = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
+    assert_eq!(stage.daemon.metric(ended).await, 0.0);
+
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), "reveille.outcomes".into(), key.into(), options, none).await.unwrap();
+    eventually("the event is taken", async || (stage.daemon.metric(ended).await == 1.0).then_some(())).await;
+    stage.all_acked().await;
+    assert_eq!(stage.sim.log().await.len(), 1, "the call was made once");
+}
