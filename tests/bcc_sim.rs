@@ -1,5 +1,7 @@
 //! The simulator, judged by the official SDK, and by requests the SDK cannot make.
 
+#[path = "support/python.rs"]
+mod python;
 #[path = "support/sim.rs"]
 mod sim;
 

@@ -87,38 +87,6 @@ async fn a_broker_that_is_not_there_yet_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_lost_broker_ends_the_daemon_for_a_supervisor_to_start_it_again_and_no_job_is_lost() {
-    let mut node = support::broker::Node::start(&[]);
-    let sim = support::sim::Sim::start(&["--fleet", "Stopped=100"]);
-    let lane = "rate = 20\nburst = 1";
-    let mut daemon = Daemon::start(&config(&node.url, &sim.url(), &Wishes { lane, ..Wishes::default() }));
-    daemon.ready().await;
-    // A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let queues = Queues::connect(&node.url).await;
-    for number in 1..=100 {
-        let instance = format!("i-sim{number:05}");
-        let properties = lapin::BasicProperties::default().with_message_id(instance.as_str().into());
-        let body = json!({ "instance_id": instance }).to_string();
-        queues.publish("reveille.jobs", "prod", properties, body.as_bytes()).await;
-    }
-    node.kill();
-    assert_eq!(daemon.child.ended().await.code(), Some(69));
-    assert!(daemon.child.output().contains("the connection to RabbitMQ is lost"), "{}", daemon.child.output());
-
-    node.restart();
-    daemon.start_again();
-    eventually("every machine is started", async || {
-        let instances = sim.control("GET", "instances", json!(null)).await;
-        instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1).then_some(())
-    })
-    .await;
-    let queues = Queues::connect(&node.url).await;
-    eventually("every job is acked", async || (queues.count("reveille.jobs.prod").await.0 == 0).then_some(())).await;
-    assert!(queues.take_all("reveille.dead").await.is_empty());
-}
-
-#[tokio::test]
 async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
     let vhost = support::broker::vhost();
     let queues = Queues::connect(&vhost.url).await;

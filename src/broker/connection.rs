@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::{Channel, ConnectionProperties, Event};
+use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -153,17 +153,20 @@ impl Connection {
         self.inner.status().connected()
     }
 
-    /// Waits until the connection is lost, and says why.
-    pub async fn lost(&self) -> String {
+    /// Waits until the connection is lost, and says why. Meanwhile `blocked` is told when the broker takes no messages,
+    /// with its reason (an alarm: memory or disk are short), and when it takes them again, with `None`.
+    pub async fn lost(&self, mut blocked: impl FnMut(Option<String>)) -> lapin::Error {
         let mut events = std::pin::pin!(self.inner.events_listener());
         while self.is_open() {
             match events.next().await {
-                Some(Event::Error(error)) => return error.to_string(),
+                Some(Event::Error(error)) => return error,
+                Some(Event::ConnectionBlocked(reason)) => blocked(Some(reason)),
+                Some(Event::ConnectionUnblocked) => blocked(None),
                 Some(_) => {}
                 None => break,
             }
         }
-        "the connection is closed".to_owned()
+        ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
     }
 
     /// Closes the connection: what is unacked goes back to its queue.

@@ -13,8 +13,10 @@ use super::delay;
 use super::names::Names;
 use crate::config::LaneName;
 
-/// Far above the 20 deliveries after which the daemon ends a job itself: a backstop for messages no client can read.
-const DELIVERY_LIMIT: i64 = 1_000;
+/// Above the 20 deliveries after which the daemon ends a job itself, with an event: what comes back even more often is a
+/// message that cannot be read at all, over which the connection breaks each time. Until it is put aside the lane has
+/// one connection after the other, so this is no higher than it need be.
+const DELIVERY_LIMIT: i64 = 30;
 /// For queues nothing may fall out of. RabbitMQ 4 drops a message after 20 returns where no limit is set.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// The history that is kept: 7 days or 1 GiB. Streams drop whole segments, so these must be small beside it.

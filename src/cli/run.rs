@@ -1,18 +1,20 @@
 //! `reveille run`: the daemon, wired together.
 
-use std::fmt::Display;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::Failure;
 use crate::broker::{self, Connection, Names, Replies, Topology};
 use crate::config::Config;
 use crate::lane::{Lane, LaneError, Stop};
+use crate::retry::full_jitter;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
@@ -31,55 +33,113 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     tokio::spawn(signals.obey(request));
 
     let names = Names::new(&config.broker.prefix);
-    let topology = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name));
-    let opening = broker::open(&config.broker, "reveille", &topology, |error| readiness.broker(&error.to_string()));
-    let connection = tokio::select! {
-        () = stop.requested() => return Ok(ExitCode::SUCCESS),
-        opened = opening => Arc::new(opened.map_err(|error| Failure::Usage(error.to_string()))?),
-    };
-    metrics.broker_connected.set(1);
-    readiness.broker(CONNECTED);
-
-    let served = serve(&config, &names, &connection, &metrics, &readiness, &stop).await;
-    metrics.broker_connected.set(0);
-    if let Err(failure) = &served {
-        readiness.broker(&failure.to_string());
-        // For a supervisor to start us again. Whatever was not acked is with the broker still, so nothing is lost.
-        error!("stopping: {failure}");
-    }
-    if let Some(connection) = Arc::into_inner(connection) {
-        connection.close().await;
-    }
-    served.map(|()| ExitCode::SUCCESS)
+    let lanes = lanes(&config, &names, &metrics)?;
+    let daemon = Daemon { config, names, lanes, metrics, readiness, stop };
+    daemon.run().await.map(|()| ExitCode::SUCCESS)
 }
 
-/// Runs every lane, until all are given back or the connection is lost.
-async fn serve(
-    config: &Config,
-    names: &Names,
-    connection: &Arc<Connection>,
-    metrics: &Metrics,
-    readiness: &Arc<Readiness>,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let lost = |why: &dyn Display| Failure::Unreachable(format!("the connection to RabbitMQ is lost: {why}"));
+fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
     let replies = Arc::new(Replies::new(config.broker.clone()));
-    let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
-    for lane in &config.lanes {
-        let (connection, readiness, stop) = (connection.clone(), readiness.clone(), stop.clone());
-        let metrics = metrics.lane(lane.name.as_str());
-        let lane = Lane::new(lane, config.retry, names, &connection, replies.clone(), metrics)
-            .map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))?;
-        lanes.spawn(async move { Arc::new(lane).run(&connection, &readiness, &stop).await });
-    }
-    tokio::select! {
-        ended = all(lanes) => ended.map_err(|error| lost(&error)),
-        reason = connection.lost() => Err(lost(&reason)),
-    }
-    // What is in flight is dropped here with its tasks: the broker gives it to whoever holds the baton next.
+    let lane = |lane| {
+        let built = Lane::new(lane, config.retry, names, replies.clone(), metrics.lane(lane.name.as_str()));
+        built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))
+    };
+    config.lanes.iter().map(lane).collect()
 }
 
-async fn all(mut lanes: JoinSet<Result<(), LaneError>>) -> Result<(), LaneError> {
+/// A connection that lasted this long was a good one: the next failure is the first of its kind.
+const GOOD_WHILE: Duration = Duration::from_secs(60);
+/// Ceilings of the delay before the next connection.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// What lasts while connections come and go.
+struct Daemon {
+    config: Config,
+    names: Names,
+    lanes: Vec<Arc<Lane>>,
+    metrics: Metrics,
+    readiness: Arc<Readiness>,
+    stop: Stop,
+}
+
+impl Daemon {
+    /// Connects, serves, and connects again whenever the connection is lost, until a stop is requested.
+    async fn run(&self) -> Result<(), Failure> {
+        let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name));
+        let mut losses = 0;
+        loop {
+            let opening = broker::open(&self.config.broker, "reveille", &topology, |error| {
+                self.readiness.broker(&error.to_string());
+            });
+            let connection = tokio::select! {
+                () = self.stop.requested() => return Ok(()),
+                opened = opening => Arc::new(opened.map_err(|error| Failure::Usage(error.to_string()))?),
+            };
+            let since = Instant::now();
+            self.set_connected(CONNECTED, true);
+            let Err(error) = self.serve(&connection).await else {
+                if let Some(connection) = Arc::into_inner(connection) {
+                    connection.close().await;
+                }
+                return Ok(());
+            };
+            // What was in flight is dropped: the broker gives it to whoever holds the baton next.
+            error!("the connection to RabbitMQ is lost, connecting again: {error}");
+            self.set_connected(&format!("lost: {error}"), false);
+            for lane in &self.lanes {
+                lane.dropped(&self.readiness);
+            }
+            drop(connection);
+            losses = if since.elapsed() > GOOD_WHILE { 1 } else { losses + 1 };
+            if error.is_unreadable_message() {
+                // It comes again until the broker has seen it come back often enough to put it aside.
+                warn!("a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter");
+                self.lanes.iter().for_each(|lane| lane.be_wary());
+                continue;
+            }
+            tokio::select! {
+                () = self.stop.requested() => return Ok(()),
+                () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, losses, rand::random())) => {}
+            }
+        }
+    }
+
+    fn set_connected(&self, state: &str, connected: bool) {
+        self.readiness.broker(state);
+        self.metrics.broker_connected.set(connected.into());
+        self.metrics.broker_blocked.set(0);
+    }
+
+    /// Runs every lane, until all are given back or the connection is lost.
+    async fn serve(&self, connection: &Arc<Connection>) -> Result<(), LaneError> {
+        let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
+        for lane in self.lanes.iter().cloned() {
+            let (connection, readiness, stop) = (connection.clone(), self.readiness.clone(), self.stop.clone());
+            lanes.spawn(async move { lane.run(&connection, &readiness, &stop).await });
+        }
+        let blocked = |reason: Option<String>| match reason {
+            Some(reason) => {
+                warn!("RabbitMQ takes no messages, waiting: {reason}");
+                self.readiness.broker(&format!("blocked: {reason}"));
+                self.metrics.broker_blocked.set(1);
+            }
+            None => {
+                info!("RabbitMQ takes messages again");
+                self.set_connected(CONNECTED, true);
+            }
+        };
+        let served = tokio::select! {
+            ended = all(&mut lanes) => ended,
+            error = connection.lost(blocked) => Err(error.into()),
+        };
+        // Aborted and waited for, so that no two generations of a lane's tasks ever run at once.
+        lanes.shutdown().await;
+        served
+    }
+}
+
+async fn all(lanes: &mut JoinSet<Result<(), LaneError>>) -> Result<(), LaneError> {
     while let Some(ended) = lanes.join_next().await {
         match ended {
             Ok(ended) => ended?,

@@ -18,6 +18,15 @@ impl Limiter {
         Self { bucket: Mutex::new(Bucket { interval, slack: interval * (burst - 1), next: Instant::now() }) }
     }
 
+    /// Empties the bucket: what is saved up for a burst is gone.
+    ///
+    /// Whoever takes a lane over begins so, since the replica before may have just used its burst.
+    pub fn empty(&self) {
+        let now = Instant::now();
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.next = bucket.next.max(now + bucket.slack);
+    }
+
     /// Waits for a slot, and tells how long it took.
     ///
     /// Slots are given in the order of asking. Dropping the wait gives its slot up; nobody else gets it.
@@ -78,6 +87,17 @@ mod tests {
             limiter.acquire().await;
         }
         assert_eq!(start.elapsed().as_millis(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_bucket_has_no_burst() {
+        let limiter = Limiter::new(10.0, 3);
+        limiter.empty();
+        let start = Instant::now();
+        for _ in 0..4 {
+            limiter.acquire().await;
+        }
+        assert_eq!(start.elapsed().as_millis(), 300);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
-use tracing::{error, info};
+use lapin::{BasicProperties, ErrorKind};
+use tracing::{error, info, warn};
 
 use self::baton::Baton;
 use self::limiter::Limiter;
@@ -25,7 +25,7 @@ use crate::job::Conflict;
 use crate::outcome;
 use crate::telemetry::{LaneMetrics, LaneState, Readiness};
 
-/// What the jobs of a lane share.
+/// What lasts of a lane while connections come and go.
 #[derive(Debug)]
 pub struct Lane {
     name: config::LaneName,
@@ -39,15 +39,16 @@ pub struct Lane {
     endpoint: Endpoint,
     client: Client,
     limiter: Limiter,
-    /// For outcome events. Apart from the next one, since each can be held up by queues of its own.
-    outcomes: Publisher,
-    /// For parked jobs and dead letters.
-    jobs: Publisher,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
     faulty: AtomicBool,
+    /// One of the next messages may be one that ends whoever touches it: see [`serve`].
+    wary: AtomicBool,
 }
+
+/// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a lane stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +59,21 @@ pub enum LaneError {
     /// The broker ended a subscription: its queue was deleted, or its node went.
     #[error("the broker ended the subscription to {0}: was the queue deleted?")]
     Cancelled(String),
+    /// Subscribing to the baton took too long.
+    #[error("the broker did not let us subscribe to {0} within {SUBSCRIBE_TIMEOUT:?}")]
+    NoBaton(String),
+}
+
+impl LaneError {
+    /// Whether a message came that lapin cannot read, such as one with a property that is not UTF-8. It ends the
+    /// connection, so nobody can say which one it was.
+    pub fn is_unreadable_message(&self) -> bool {
+        matches!(self, Self::Broken(error) if matches!(error.kind(), ErrorKind::ParsingError(_)))
+    }
 }
 
 impl Lane {
-    /// The lane that `lane` describes, over `connection`.
+    /// The lane that `lane` describes.
     ///
     /// # Errors
     /// What keeps its client from being set up: its keys, or TLS.
@@ -69,7 +81,6 @@ impl Lane {
         lane: &config::Lane,
         retry: config::Retry,
         names: &Names,
-        connection: &Connection,
         replies: Arc<Replies>,
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
@@ -85,12 +96,16 @@ impl Lane {
             endpoint: lane.endpoint.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
-            outcomes: connection.publisher(),
-            jobs: connection.publisher(),
             replies,
             metrics,
             faulty: AtomicBool::new(false),
+            wary: AtomicBool::new(false),
         })
+    }
+
+    /// The lane's name.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
     }
 
     /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` says so.
@@ -103,22 +118,25 @@ impl Lane {
         readiness: &Readiness,
         stop: &Stop,
     ) -> Result<(), LaneError> {
-        let mut baton = Baton::subscribe(connection, self.names.baton_of(&self.name)).await?;
-        readiness.lane(self.name.as_str(), LaneState::StandingBy);
+        let subscribing = Baton::subscribe(connection, self.names.baton_of(&self.name));
+        let subscribed = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
+        let mut baton = subscribed.map_err(|_| LaneError::NoBaton(self.names.baton_of(&self.name)))??;
+        readiness.lane(self.name(), LaneState::StandingBy);
         tokio::select! {
             biased;
             () = stop.requested() => {}
             held = baton.held() => {
                 held?;
                 self.metrics.held.set(1);
-                readiness.lane(self.name.as_str(), LaneState::Held);
+                readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
-                self.announce().await?;
+                self.limiter.empty();
+                let tenure = Arc::new(Tenure::new(self.clone(), connection));
+                tenure.announce().await?;
                 tokio::select! {
-                    served = serve::serve(self.clone(), connection, stop) => served?,
+                    served = serve::serve(&tenure, connection, stop) => served?,
                     lost = baton.keep() => lost?,
                 }
-                self.metrics.held.set(0);
                 info!(lane = %self.name, "lane given back");
             }
         }
@@ -126,14 +144,17 @@ impl Lane {
         Ok(())
     }
 
-    async fn announce(&self) -> Result<(), lapin::Error> {
-        let event = outcome::lane_held(self.name.as_str(), Timestamp::now());
-        let properties = BasicProperties::default()
-            .with_content_type(outcome::CONTENT_TYPE.into())
-            .with_message_id(event.id.as_str().into());
-        let (exchange, key) = (self.names.outcomes(), format!("{}.held", self.name));
-        let body = event.to_bytes();
-        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
+    /// Notes that the lane is not run here any more, since there is no connection.
+    pub fn dropped(&self, readiness: &Readiness) {
+        self.metrics.held.set(0);
+        readiness.lane(self.name(), LaneState::Waiting);
+    }
+
+    /// From now on takes one message at a time, until it is clear that none ends whoever touches it.
+    pub fn be_wary(&self) {
+        if !self.wary.swap(true, Ordering::Relaxed) {
+            warn!(lane = %self.name, "one message at a time from now on: one of the next may be what ended us before");
+        }
     }
 
     /// Waits for the limiter, before any API call of the lane.
@@ -170,6 +191,34 @@ impl Lane {
                 }
             }
         }
+    }
+}
+
+/// A lane while it is run here, over one connection.
+#[derive(Debug)]
+struct Tenure {
+    lane: Arc<Lane>,
+    /// For outcome events. Apart from the next one, since each can be held up by queues of its own.
+    outcomes: Publisher,
+    /// For parked jobs and dead letters.
+    jobs: Publisher,
+}
+
+impl Tenure {
+    fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
+        Self { lane, outcomes: connection.publisher(), jobs: connection.publisher() }
+    }
+
+    /// Tells that the lane is run, which is how commands learn the names of lanes.
+    async fn announce(&self) -> Result<(), lapin::Error> {
+        let lane = &self.lane;
+        let event = outcome::lane_held(lane.name(), Timestamp::now());
+        let properties = BasicProperties::default()
+            .with_content_type(outcome::CONTENT_TYPE.into())
+            .with_message_id(event.id.as_str().into());
+        let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
+        let body = event.to_bytes();
+        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
     }
 }
 

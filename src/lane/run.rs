@@ -16,8 +16,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
-use super::Lane;
 use super::verdict::{self, Circumstances, Verdict};
+use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Unacked, delay};
 use crate::config::Retry;
@@ -100,9 +100,9 @@ impl Job {
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn run(self, lane: &Lane, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
+    pub(super) async fn run(self, tenure: &Tenure, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
         let next = match &self.first {
-            First::Call(instance) => self.call(lane, instance).await,
+            First::Call(instance) => self.call(&tenure.lane, instance).await,
             First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
             First::End(outcome, explanation) => Next::Conclude(Conclusion {
                 outcome: *outcome,
@@ -114,8 +114,8 @@ impl Job {
         };
         drop(slot);
         let proof = match next {
-            Next::Conclude(conclusion) => self.conclude(lane, &conclusion).await?,
-            Next::Park { progress, delay, cause } => self.park(lane, &progress, delay, cause).await?,
+            Next::Conclude(conclusion) => self.conclude(tenure, &conclusion).await?,
+            Next::Park { progress, delay, cause } => self.park(tenure, &progress, delay, cause).await?,
         };
         self.unacked.ack(proof).await
     }
@@ -142,7 +142,8 @@ impl Job {
     }
 
     /// Publishes what became of the job: for a failure the dead letter too, and to `reply_to` if the producer asked.
-    async fn conclude(&self, lane: &Lane, conclusion: &Conclusion) -> Result<Confirmed, lapin::Error> {
+    async fn conclude(&self, tenure: &Tenure, conclusion: &Conclusion) -> Result<Confirmed, lapin::Error> {
+        let lane = &tenure.lane;
         let finished_at = Timestamp::now();
         let data = self.data(lane, conclusion, finished_at);
         let headers = Headers(self.message.properties.headers().as_ref());
@@ -159,9 +160,9 @@ impl Job {
 
         let key = format!("{}.{}", lane.name, conclusion.outcome);
         let reply = self.message.properties.reply_to().as_ref().map(|asker| (asker, properties.clone(), body.clone()));
-        let told = lane.outcomes.publish(Outgoing { exchange: lane.names.outcomes(), key, properties, body });
+        let told = tenure.outcomes.publish(Outgoing { exchange: lane.names.outcomes(), key, properties, body });
         let proof = if conclusion.outcome.is_dead_letter() {
-            let (told, kept) = tokio::try_join!(told, self.keep(lane, conclusion, finished_at))?;
+            let (told, kept) = tokio::try_join!(told, self.keep(tenure, conclusion, finished_at))?;
             told.and(kept)
         } else {
             told.await?
@@ -207,7 +208,8 @@ impl Job {
     }
 
     /// Keeps the message among the dead letters, whole, with what became of it in headers.
-    async fn keep(&self, lane: &Lane, conclusion: &Conclusion, now: Timestamp) -> Result<Confirmed, lapin::Error> {
+    async fn keep(&self, tenure: &Tenure, conclusion: &Conclusion, now: Timestamp) -> Result<Confirmed, lapin::Error> {
+        let lane = &tenure.lane;
         let mut headers = FieldTable::default();
         self.progress.write(&mut headers);
         let mut set = |name: &str, value: AMQPValue| {
@@ -235,22 +237,23 @@ impl Job {
             set("x-reveille-error-message", text(explanation));
         }
         let (properties, body) = (self.message.forward(headers), self.message.body.clone());
-        lane.jobs.publish(Outgoing { exchange: String::new(), key: lane.names.dead(), properties, body }).await
+        tenure.jobs.publish(Outgoing { exchange: String::new(), key: lane.names.dead(), properties, body }).await
     }
 
     /// Puts a copy of the message into the delay ladder.
     async fn park(
         &self,
-        lane: &Lane,
+        tenure: &Tenure,
         progress: &Progress,
         delay: Duration,
         cause: &'static str,
     ) -> Result<Confirmed, lapin::Error> {
+        let lane = &tenure.lane;
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let (exchange, key) = delay::route(&lane.names, delay, &lane.name);
         let (properties, body) = (self.message.forward(headers), self.message.body.clone());
-        let proof = lane.jobs.publish(Outgoing { exchange, key, properties, body }).await?;
+        let proof = tenure.jobs.publish(Outgoing { exchange, key, properties, body }).await?;
         lane.metrics.parked(cause);
         debug!(lane = %lane.name, job = progress.job_id, ?delay, cause, "parked");
         Ok(proof)

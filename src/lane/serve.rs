@@ -1,58 +1,118 @@
 //! Takes deliveries while the lane is held: due jobs before new ones, as fast as the limiter allows, with no more
 //! calls at a time than the lane's concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
+//!
+//! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
+//! The broker counts how often a message came back, but it counts for all that were handed out together. So where one
+//! came back a few times, or the connection broke over one that cannot be read, the lane is *wary*: it takes one
+//! message at a time, and what comes back then is the one that did it, and no other.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::run::Job;
-use super::{Lane, LaneError, Stop};
+use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
+
+/// A message that came back this often is suspected of ending whoever touches it.
+const SUSPECT_AT: i64 = 3;
 
 /// Serves the lane until `stop` says so, and then finishes what is in flight; what is not done within the grace goes
 /// back to its queue.
-pub(super) async fn serve(lane: Arc<Lane>, connection: &Connection, stop: &Stop) -> Result<(), LaneError> {
-    let channel = connection.channel().await?;
-    let mut intake = Intake::open(&lane, &channel).await?;
-    let mut jobs = JoinSet::new();
-    tokio::select! {
-        biased;
-        () = stop.requested() => {}
-        failed = take(&lane, &mut intake, &mut jobs) => return failed,
+pub(super) async fn serve(tenure: &Arc<Tenure>, connection: &Connection, stop: &Stop) -> Result<(), LaneError> {
+    let lane = &tenure.lane;
+    loop {
+        let channel = connection.channel().await?;
+        let mut jobs = JoinSet::new();
+        let stopped = if lane.wary.load(Ordering::Relaxed) {
+            tokio::select! {
+                biased;
+                () = stop.requested() => true,
+                done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
+            }
+        } else {
+            let mut intake = Intake::open(lane, &channel).await?;
+            let stopped = tokio::select! {
+                biased;
+                () = stop.requested() => true,
+                done = take(tenure, &mut intake, &mut jobs) => done.map(|()| false)?,
+            };
+            intake.cancel(&channel).await?;
+            stopped
+        };
+        drain(lane, jobs, stop).await?;
+        // Closing returns what is left: what was prefetched, and what the grace did not suffice for.
+        channel.close(200, "drained".into()).await?;
+        if stopped {
+            return Ok(());
+        }
     }
-    intake.cancel(&channel).await?;
-    drain(&lane, jobs, stop).await?;
-    // Closing returns what is left: what was prefetched, and what the grace did not suffice for.
-    channel.close(200, "drained".into()).await?;
-    Ok(())
 }
 
 type Jobs = JoinSet<Result<(), lapin::Error>>;
 
-/// Takes one delivery after the other and has it run, until something breaks.
-async fn take(lane: &Arc<Lane>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
-    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
+/// Takes one delivery after the other and has it run, until something breaks or there is reason to be wary.
+async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
+    let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
-        let job = Job::admit(intake.next().await?, lane.name.as_str());
+        let delivery = intake.next().await?;
+        if delivery.count >= SUSPECT_AT {
+            tenure.lane.be_wary();
+            return Ok(());
+        }
+        let job = Job::admit(delivery, tenure.lane.name());
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
-        job.wait_for_its_turn(lane).await;
-        let lane = lane.clone();
-        jobs.spawn(async move {
-            let _in_flight = lane.metrics.in_flight();
-            job.run(&lane, slot).await
-        });
+        job.wait_for_its_turn(&tenure.lane).await;
+        start(tenure, job, slot, jobs);
     }
+}
+
+/// Takes one message at a time from either queue in turn, each done before the next, until neither queue's next one is
+/// under suspicion.
+async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
+    let lane = &tenure.lane;
+    let queues = [lane.names.due_of(&lane.name), lane.names.jobs_of(&lane.name)];
+    let slots = Arc::new(Semaphore::new(1));
+    let mut suspected = [true; 2];
+    while suspected.contains(&true) {
+        for (queue, suspected) in queues.iter().zip(&mut suspected) {
+            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
+            let delivery = got.map(|got| Delivery::from(got.delivery));
+            *suspected = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
+            if let Some(delivery) = delivery {
+                let job = Job::admit(delivery, lane.name());
+                job.wait_for_its_turn(lane).await;
+                let slot = slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                start(tenure, job, slot, jobs);
+                while let Some(ended) = jobs.join_next().await {
+                    broken(ended)?;
+                }
+            }
+        }
+    }
+    lane.wary.store(false, Ordering::Relaxed);
+    info!(lane = %lane.name, "many messages at a time again");
+    Ok(())
+}
+
+fn start(tenure: &Arc<Tenure>, job: Job, slot: OwnedSemaphorePermit, jobs: &mut Jobs) {
+    let tenure = tenure.clone();
+    jobs.spawn(async move {
+        let _in_flight = tenure.lane.metrics.in_flight();
+        job.run(&tenure, slot).await
+    });
 }
 
 async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<(), LaneError> {

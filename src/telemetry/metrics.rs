@@ -32,6 +32,8 @@ pub struct Metrics {
     lane_faulty: IntGaugeVec,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
+    /// 1 while RabbitMQ takes no messages, for want of memory or disk.
+    pub broker_blocked: IntGauge,
 }
 
 impl Metrics {
@@ -89,6 +91,11 @@ impl Metrics {
             ),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
+            broker_blocked: IntGauge::new(
+                "reveille_broker_blocked",
+                "1 while RabbitMQ takes no messages, for want of memory or disk.",
+            )
+            .expect(DECLARED_RIGHT),
             registry,
         };
         metrics.register(&metrics.jobs);
@@ -101,6 +108,7 @@ impl Metrics {
         metrics.register(&metrics.lane_held);
         metrics.register(&metrics.lane_faulty);
         metrics.register(&metrics.broker_connected);
+        metrics.register(&metrics.broker_blocked);
         metrics
     }
 

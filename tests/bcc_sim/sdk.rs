@@ -1,26 +1,12 @@
 //! The official Python SDK against the simulator.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::python::python;
 use crate::sim::{KEY, SECRET, Sim};
-
-/// The interpreter that has the SDK.
-fn python() -> PathBuf {
-    if let Some(python) = std::env::var_os("REVEILLE_TEST_PYTHON") {
-        return python.into();
-    }
-    let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/python/bin/python"));
-    assert!(
-        python.exists(),
-        "no Python with the official SDK at {}: `make test` sets it up, or name one in REVEILLE_TEST_PYTHON",
-        python.display()
-    );
-    python
-}
 
 /// Makes these calls with the SDK; what came of each.
 fn sdk(sim: &Sim, key: &str, secret: &str, calls: &[Value]) -> Vec<Value> {

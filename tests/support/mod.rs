@@ -5,6 +5,7 @@ pub mod broker;
 pub mod calls;
 pub mod child;
 pub mod daemon;
+pub mod python;
 pub mod queues;
 pub mod sim;
 pub mod stage;

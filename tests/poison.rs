@@ -1,0 +1,86 @@
+//! A message that ends whoever touches it ends itself in time, and takes no other with it.
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::json;
+use support::eventually;
+use support::python::python;
+use support::queues::header;
+use support::stage::{Stage, Wishes};
+
+/// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
+#[tokio::test]
+async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_others_go_on() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=60", ..Wishes::default() }).await;
+    stage.sim.faults(json!([{"fault": {"hang": "before"}, "instances": ["i-sim00001"]}])).await;
+    let jobs: Vec<String> = (1..=60).map(|number| format!("i-sim{number:05}")).collect();
+    stage.daemon.child.signal("STOP");
+    for job in &jobs {
+        stage.wake(job).await;
+    }
+    stage.daemon.child.signal("CONT");
+
+    let mut kills = 0;
+    let mut ended = std::collections::BTreeMap::new();
+    loop {
+        let touched = eventually("the deadly message is touched, or put away", async || {
+            let touched = stage.sim.operations("i-sim00001").await.len() > kills;
+            let poisoned = !touched && stage.queues.count("reveille.dead").await.0 > 0;
+            (touched || poisoned).then_some(touched)
+        })
+        .await;
+        if !touched {
+            break;
+        }
+        kills += 1;
+        stage.daemon.child.signal("KILL");
+        stage.daemon.child.ended().await;
+        stage.daemon.start_again();
+    }
+    assert!(kills <= 20, "{kills} deliveries");
+    while ended.len() < jobs.len() {
+        let event = stage.event().await;
+        if event["data"]["final"] == true {
+            let job = event["data"]["job_id"].as_str().unwrap().to_owned();
+            let end = (event["data"]["outcome"].clone(), event["data"]["reason"].clone());
+            assert_eq!(ended.entry(job).or_insert_with(|| end.clone()), &end, "{event}");
+        }
+    }
+    assert_eq!(ended.remove("i-sim00001").unwrap(), (json!("failed"), json!("poisoned")));
+    for (job, end) in ended {
+        assert_eq!(end, (json!("started"), json!(null)), "{job}");
+    }
+    let dead = stage.dead().await;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].data, json!({"instance_id": "i-sim00001"}).to_string().into_bytes());
+    assert_eq!(header(&dead[0].properties, "x-reveille-reason"), "poisoned");
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=41", ..Wishes::default() }).await;
+    let body = r#"{"instance_id":"i-sim00041"}"#;
+    for number in 1..=40 {
+        stage.wake(&format!("i-sim{number:05}")).await;
+        if number == 20 {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/odd_message.py");
+            let published =
+                Command::new(python()).args([script, &stage.vhost.url, "reveille.jobs", "prod", body]).status();
+            assert!(published.unwrap().success());
+        }
+    }
+    let mut ended = std::collections::BTreeSet::new();
+    while ended.len() < 40 {
+        let event = stage.event().await;
+        if event["data"]["final"] == true {
+            assert_eq!(event["data"]["outcome"], "started", "{event}");
+            ended.insert(event["data"]["job_id"].as_str().unwrap().to_owned());
+        }
+    }
+    eventually("it is put aside", async || (stage.queues.count("reveille.dead").await.0 == 1).then_some(())).await;
+    stage.daemon.ready().await;
+    stage.all_acked().await;
+    assert!(stage.sim.operations("i-sim00041").await.is_empty(), "nobody could read it");
+}
