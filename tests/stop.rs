@@ -5,8 +5,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::json;
-use support::eventually;
+use support::account::Account;
 use support::stage::{Stage, Wishes};
+use support::{PATIENCE, eventually};
 
 #[tokio::test]
 async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_rest() {
@@ -97,31 +98,24 @@ async fn the_baton_goes_to_the_replica_that_stands_by() {
 }
 
 #[tokio::test]
-async fn a_killed_daemon_loses_no_job() {
-    let lane = "rate = 50\nburst = 1\nconcurrency = 8";
-    let mut stage = Stage::with(Wishes { fleet: "Stopped=200", lane, ..Wishes::default() }).await;
-    let instances: Vec<String> = (1..=200).map(|number| format!("i-sim{number:05}")).collect();
-    for instance in &instances {
-        stage.wake(instance).await;
+async fn a_daemon_killed_at_any_moment_loses_no_job() {
+    let lane = "rate = 100\nburst = 1\nconcurrency = 8";
+    let sim = &["--fault", "status-500=0.05", "--fault", "throttled=0.05"];
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=800", lane, sim, ..Wishes::default() }).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=800).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    let mut called = 0;
+    for round in 0..20_u64 {
+        // Some calls further on, and then at another moment of a call's life each time.
+        called += 20;
+        eventually("calls are made", async || (stage.sim.log().await.len() >= called).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(round * 3 % 13)).await;
+        stage.daemon.child.signal("KILL");
+        stage.daemon.child.ended().await;
+        stage.daemon.start_again();
     }
-    let mut outcomes = stage.outcomes(50).await;
-    stage.daemon.child.signal("KILL");
-    stage.daemon.child.ended().await;
-    assert!(stage.sim.log().await.len() < 200, "the kill came under load");
-    stage.daemon.start_again();
-    stage.daemon.ready().await;
-
-    // A job whose event was out and whose ack was not ends twice: with one id, and one tale.
-    while outcomes.len() < instances.len() {
-        let event = stage.event().await;
-        if event["data"]["final"] == true {
-            let job = event["data"]["job_id"].as_str().unwrap().to_owned();
-            assert_eq!(event["id"], format!("{job}/start"));
-            assert_eq!(event["data"]["outcome"], "started", "{event}");
-            outcomes.insert(job, event["data"].clone());
-        }
-    }
-    stage.all_acked().await;
+    assert!(account.ended().await < 800, "the kills came under load");
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
     let instances = stage.sim.control("GET", "instances", json!(null)).await;
     assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
 }

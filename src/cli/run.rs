@@ -94,7 +94,9 @@ impl Daemon {
             losses = if since.elapsed() > GOOD_WHILE { 1 } else { losses + 1 };
             if error.is_unreadable_message() {
                 // It comes again until the broker has seen it come back often enough to put it aside.
-                warn!("a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter");
+                warn!(
+                    "a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter"
+                );
                 self.lanes.iter().for_each(|lane| lane.be_wary());
                 continue;
             }

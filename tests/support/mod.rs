@@ -1,6 +1,7 @@
 //! What the tests on a real broker share. Each test binary uses its own part of it.
 #![allow(dead_code)]
 
+pub mod account;
 pub mod broker;
 pub mod calls;
 pub mod child;

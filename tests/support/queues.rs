@@ -15,8 +15,11 @@ pub struct Queues {
 
 impl Queues {
     pub async fn connect(url: &str) -> Self {
-        let connection =
-            Connection::connect(url, ConnectionProperties::default()).await.expect("the private node takes clients");
+        let connection = Connection::connect(url, ConnectionProperties::default()).await;
+        Self::over(connection.expect("the private node takes clients")).await
+    }
+
+    pub async fn over(connection: Connection) -> Self {
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         Self { connection, channel }

@@ -1,0 +1,140 @@
+//! The accounting that every fault ends in.
+//!
+//! *Every job submitted has exactly one distinct final event id, and all events of that id tell the same outcome; none
+//! is missing; none is in two places.*
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use super::GLANCE;
+use super::queues::Queues;
+
+/// Where the events are kept for the accounting: a quorum queue, so that it outlives connections and brokers.
+const LEDGER: &str = "ledger";
+
+/// The jobs of a test and what was said of them.
+pub struct Account {
+    url: String,
+    submitted: BTreeSet<String>,
+    /// By job: the id of its final event, and outcome and reason.
+    ended: BTreeMap<String, (String, String, String)>,
+    /// Final events, copies included.
+    pub events: usize,
+}
+
+impl Account {
+    /// Opens the books, before the first job is submitted and once the daemon has declared its exchanges.
+    pub async fn open(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("the broker is there");
+        let channel = connection.create_channel().await.expect("a channel");
+        let mut quorum = FieldTable::default();
+        quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        channel.queue_declare(LEDGER.into(), QueueDeclareOptions::durable(), quorum).await.expect("declared");
+        let (exchange, options) = ("reveille.outcomes", QueueBindOptions::default());
+        channel
+            .queue_bind(LEDGER.into(), exchange.into(), "prod.#".into(), options, FieldTable::default())
+            .await
+            .expect("bound");
+        Self { url: url.to_owned(), submitted: BTreeSet::new(), ended: BTreeMap::new(), events: 0 }
+    }
+
+    /// Submits a job for each instance, under the instance's id, with `more` fields in its body.
+    pub async fn submit(&mut self, instances: impl IntoIterator<Item = String>, more: Value) {
+        let queues = Queues::connect(&self.url).await;
+        let instances: Vec<String> = instances.into_iter().collect();
+        let publishing = instances.iter().map(|instance| {
+            let mut body = json!({ "instance_id": instance });
+            for (field, value) in more.as_object().into_iter().flatten() {
+                body[field] = value.clone();
+            }
+            let properties = BasicProperties::default().with_message_id(instance.as_str().into());
+            let queues = &queues;
+            async move { queues.publish("reveille.jobs", "prod", properties, body.to_string().as_bytes()).await }
+        });
+        stream::iter(publishing).buffer_unordered(200).collect::<()>().await;
+        self.submitted.extend(instances);
+    }
+
+    /// How many jobs have ended, as far as is known.
+    pub async fn ended(&mut self) -> usize {
+        // The broker may be down: then nothing more is known.
+        if let Ok(connection) = Connection::connect(&self.url, ConnectionProperties::default()).await {
+            self.read(&Queues::over(connection).await).await;
+        }
+        self.ended.len()
+    }
+
+    async fn read(&mut self, queues: &Queues) {
+        for message in queues.take_all(LEDGER).await {
+            let event: Value = serde_json::from_slice(&message.data).expect("an event is JSON");
+            let data = &event["data"];
+            if data["final"] != true {
+                continue;
+            }
+            self.events += 1;
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (job, told) =
+                (text(&data["job_id"]), (text(&event["id"]), text(&data["outcome"]), text(&data["reason"])));
+            assert!(self.submitted.contains(&job), "an end of a job nobody submitted: {event}");
+            let before = self.ended.entry(job).or_insert_with(|| told.clone());
+            assert_eq!(before, &told, "two ends of one job: {event}");
+        }
+    }
+
+    /// Waits until every job has ended and nothing is left of any, within `patience`, and closes the books.
+    ///
+    /// Returns how many jobs ended with each outcome, by `outcome` or `outcome reason`.
+    pub async fn close(mut self, patience: Duration) -> BTreeMap<String, usize> {
+        let start = Instant::now();
+        let queues = Queues::connect(&self.url).await;
+        loop {
+            self.read(&queues).await;
+            let left = self.left(&queues).await;
+            if self.ended.len() == self.submitted.len() && left.is_empty() {
+                break;
+            }
+            let missing: Vec<&String> = self.submitted.iter().filter(|job| !self.ended.contains_key(*job)).collect();
+            assert!(
+                start.elapsed() < patience,
+                "{} of {} jobs have not ended after {patience:?}: {:?} …; left: {left:?}",
+                missing.len(),
+                self.submitted.len(),
+                &missing[..missing.len().min(5)],
+            );
+            tokio::time::sleep(GLANCE * 4).await;
+        }
+        // A copy in another place would still make itself known.
+        self.read(&queues).await;
+        let failed = self.ended.iter().filter(|(_, (_, outcome, _))| outcome == "failed" || outcome == "rejected");
+        let failed: BTreeSet<&str> = failed.map(|(job, _)| job.as_str()).collect();
+        let dead = queues.take_all("reveille.dead").await;
+        let dead: BTreeSet<&str> =
+            dead.iter().map(|message| message.properties.message_id().as_ref().expect("an id").as_str()).collect();
+        assert_eq!(dead, failed, "dead are the jobs that failed, and no others");
+        let mut counts = BTreeMap::new();
+        for (_, outcome, reason) in self.ended.into_values() {
+            *counts.entry(format!("{outcome} {reason}").trim_end().to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Messages of jobs, ready or unacked, wherever they are.
+    async fn left(&self, queues: &Queues) -> BTreeMap<String, u32> {
+        let levels = (0..18).map(|level| format!("reveille.delay.{level:02}"));
+        let names = ["reveille.jobs.prod", "reveille.due.prod"].map(str::to_owned).into_iter().chain(levels);
+        let mut left = BTreeMap::new();
+        for name in names {
+            let (ready, _) = queues.count(&name).await;
+            if ready > 0 {
+                left.insert(name, ready);
+            }
+        }
+        left
+    }
+}
