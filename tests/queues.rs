@@ -35,6 +35,24 @@ async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_queues_that_are_missing() {
+    let retry = "initial = \"200ms\"\n[shutdown]\ngrace = \"500ms\"";
+    let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let (queue, options) = ("reveille.outcomes.log".into(), FieldTable::default());
+    channel.queue_unbind(queue, "reveille.outcomes".into(), "#".into(), options).await.unwrap();
+    channel.queue_delete(stage.events_queue(), QueueDeleteOptions::default()).await.unwrap();
+    stage.wake("i-sim00001").await;
+    eventually("the event is refused", async || {
+        stage.daemon.child.output().contains("no queue takes messages").then_some(())
+    })
+    .await;
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 1, "the job is back");
+}
+
+#[tokio::test]
 async fn an_outcome_that_no_queue_takes_keeps_its_job_until_one_does() {
     let stage = Stage::set().await;
     let channel = stage.queues.connection.create_channel().await.unwrap();

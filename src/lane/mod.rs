@@ -132,9 +132,16 @@ impl Lane {
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
                 self.limiter.empty();
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
-                tenure.announce().await?;
+                let serving = async {
+                    // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
+                    tokio::select! {
+                        told = tenure.announce() => told?,
+                        () = stop.requested() => {}
+                    }
+                    serve::serve(&tenure, connection, stop).await
+                };
                 tokio::select! {
-                    served = serve::serve(&tenure, connection, stop) => served?,
+                    served = serving => served?,
                     lost = baton.keep() => lost?,
                 }
                 info!(lane = %self.name, "lane given back");
