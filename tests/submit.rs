@@ -33,7 +33,7 @@ async fn run(mut command: Command, input: &str) -> Ran {
 async fn a_batch_is_announced_submitted_and_waited_for() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=3,Running=1", ..Wishes::default() }).await;
     let arguments = ["submit", "--lane", "prod", "--batch", "morning", "--wait", "i-sim00001", "--file", "-"];
-    let lines = "i-sim00002\n\n# a comment\n  i-sim00004  \n{\"instance_id\":\"i-sim00003\",\"labels\":{\"team\":\"ops\"}}\ni-sim00001\n";
+    let lines = "i-sim00002\n\n# a comment\n  i-sim00004  \n{\"instance_id\":\"i-sim00003\",\"labels\":{\"team\":\"ops\"},\"batch_id\":\"own\"}\ni-sim00001\n";
     let ran = run(stage.daemon.config.command(&arguments), lines).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     assert!(ran.errors.contains("4 jobs submitted to lane prod as batch morning"), "{}", ran.errors);
@@ -41,13 +41,15 @@ async fn a_batch_is_announced_submitted_and_waited_for() {
     let table: Vec<Vec<&str>> = ran.output.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(table, [vec!["OUTCOME", "REASON", "JOBS"], vec!["already_done", "1"], vec!["started", "3"]]);
 
-    let announced = stage.event().await;
-    assert_eq!(announced["type"], "io.reveille.batch.submitted.v1");
-    assert_eq!(announced["data"], json!({"batch_id": "morning", "size": 4, "lane": "prod"}));
+    for (batch, size) in [("morning", 3), ("own", 1)] {
+        let announced = stage.event().await;
+        assert_eq!(announced["type"], "io.reveille.batch.submitted.v1");
+        assert_eq!(announced["data"], json!({"batch_id": batch, "size": size, "lane": "prod"}));
+    }
     for outcome in stage.outcomes(4).await.into_values() {
-        assert_eq!(outcome["batch_id"], "morning");
-        let labels = if outcome["instance_id"] == "i-sim00003" { json!({"team": "ops"}) } else { json!({}) };
-        assert_eq!(outcome["labels"], labels);
+        let own = outcome["instance_id"] == "i-sim00003";
+        assert_eq!(outcome["batch_id"], if own { "own" } else { "morning" });
+        assert_eq!(outcome["labels"], if own { json!({"team": "ops"}) } else { json!({}) });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -240,12 +241,10 @@ fn deepest(chain: &[&(dyn Error + 'static)]) -> String {
     chain.last().map(ToString::to_string).unwrap_or_default()
 }
 
+/// An `io::Error` shows the cause of what is in it, not what is in it: and here one is in another.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     error.is::<rustls::Error>()
-        || error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .is_some_and(|inner| inner.is::<rustls::Error>())
+        || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_tls(inner))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("reveille: {failure}");
+        eprintln!("reveille: {failure:#}");
         failure.exit_code()
     })
 }

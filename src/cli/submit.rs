@@ -3,7 +3,7 @@
 mod read;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use self::report::{Ended, Report};
 use super::Failure;
-use crate::broker::{self, Connection, Names, Outgoing, Publisher};
+use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
 use crate::config::{Config, LaneName};
 use crate::job::Job;
 use crate::outcome;
@@ -114,16 +114,20 @@ async fn submit(
     lane: &LaneName,
     batch: &str,
     jobs: Vec<Job>,
-) -> anyhow::Result<HashMap<String, String>> {
+) -> Result<HashMap<String, String>, Failure> {
     let size = jobs.len();
-    let announcement = outcome::Batch { batch_id: batch, size, lane: lane.as_str() }.into_event(Timestamp::now());
-    let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
-    let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
-    publisher
-        .try_publish(Arc::new(Outgoing { exchange, key, properties, body }))
-        .await
-        .map(drop)
-        .context("cannot announce the batch; no job was submitted")?;
+    // A whole job of the file can name a batch of its own.
+    let mut batches: BTreeMap<&str, usize> = BTreeMap::new();
+    for job in &jobs {
+        *batches.entry(job.batch_id.as_deref().unwrap_or(batch)).or_default() += 1;
+    }
+    for (batch_id, size) in batches {
+        let announcement = outcome::Batch { batch_id, size, lane: lane.as_str() }.into_event(Timestamp::now());
+        let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
+        let announced = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
+        announced.map(drop).map_err(|error| refused("cannot announce the batch; no job was submitted", error))?;
+    }
 
     let bar = progress_bar(size, "submitting");
     let exchange = names.jobs();
@@ -136,17 +140,27 @@ async fn submit(
                 .with_content_type("application/json".into())
                 .with_message_id(id.as_str().into());
             let (exchange, key) = (exchange.clone(), lane.to_string());
-            let confirmed = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
-            confirmed.map(drop).with_context(|| {
-                format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position())
+            let submitted = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
+            submitted.map(drop).map_err(|error| {
+                refused(&format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position()), error)
             })?;
             bar.inc(1);
-            Ok::<_, anyhow::Error>((id, job.instance_id.to_string()))
+            Ok::<_, Failure>((id, job.instance_id.to_string()))
         }
     });
     let submitted = stream::iter(publishing).buffer_unordered(IN_FLIGHT).try_collect().await?;
     bar.finish_and_clear();
     Ok(submitted)
+}
+
+/// What a message that was not taken means for the command.
+fn refused(what: &str, error: PublishError) -> Failure {
+    match error {
+        PublishError::Broken(error) => {
+            Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
+        }
+        error => Failure::Other(anyhow::Error::new(error).context(what.to_owned())),
+    }
 }
 
 /// Waits for the final outcome of every job and prints what became of them.

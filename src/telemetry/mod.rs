@@ -10,8 +10,9 @@ pub use metrics::{LaneMetrics, Metrics};
 
 use std::io::IsTerminal;
 
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -30,8 +31,10 @@ pub fn init_logs() -> Result<(), String> {
             .with_target("reveille", LevelFilter::INFO)
             .with_target("lapin", LevelFilter::OFF),
     };
+    // At that level lapin shows the login, password and all.
+    let no_login = filter_fn(|event| !(*event.level() == Level::TRACE && event.target().starts_with("lapin")));
     let format =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(format).with(filter).init();
+    tracing_subscriber::registry().with(format).with(filter).with(no_login).init();
     Ok(())
 }

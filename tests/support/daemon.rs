@@ -56,6 +56,14 @@ impl Daemon {
         Self { child: Child::start(config.command(&["run"])), config }
     }
 
+    /// Starts it with `RUST_LOG` as given.
+    pub fn start_logging(config: &str, level: &str) -> Self {
+        let config = Config::write(config);
+        let mut command = config.command(&["run"]);
+        command.env("RUST_LOG", level);
+        Self { child: Child::start(command), config }
+    }
+
     /// Starts it again, with the configuration it had.
     pub fn start_again(&mut self) {
         self.child = Child::start(self.config.command(&["run"]));
