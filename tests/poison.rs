@@ -5,10 +5,11 @@ mod support;
 use std::process::Command;
 
 use serde_json::json;
-use support::eventually;
+use support::account::Account;
 use support::python::python;
 use support::queues::header;
 use support::stage::{Stage, Wishes};
+use support::{PATIENCE, eventually};
 
 /// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
 #[tokio::test]
@@ -56,6 +57,29 @@ async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_othe
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].data, json!({"instance_id": "i-sim00001"}).to_string().into_bytes());
     assert_eq!(header(&dead[0].properties, "x-reveille-reason"), "poisoned");
+}
+
+/// A crash loop, for want of memory or with a flapping deployment, is nobody's fault among the messages.
+#[tokio::test]
+async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
+    let lane = "rate = 2\nburst = 1";
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=40", lane, ..Wishes::default() }).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=40).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    for _ in 0..24 {
+        let held = r#"reveille_lane_held{lane="prod"}"#;
+        eventually("the lane is held", async || (stage.daemon.metric(held).await == 1.0).then_some(())).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        stage.daemon.child.signal("KILL");
+        stage.daemon.child.ended().await;
+        stage.daemon.start_again();
+    }
+    stage.daemon.child.signal("KILL");
+    stage.daemon.child.ended().await;
+    let fast = std::fs::read_to_string(&stage.daemon.config.path).unwrap().replace("rate = 2\n", "rate = 200\n");
+    std::fs::write(&stage.daemon.config.path, fast).unwrap();
+    stage.daemon.start_again();
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 40)].into());
 }
 
 #[tokio::test]

@@ -97,7 +97,6 @@ impl Daemon {
                 warn!(
                     "a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter"
                 );
-                self.lanes.iter().for_each(|lane| lane.be_wary());
                 continue;
             }
             tokio::select! {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use self::baton::Baton;
 use self::limiter::Limiter;
@@ -43,8 +43,6 @@ pub struct Lane {
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
     faulty: AtomicBool,
-    /// One of the next messages may be one that ends whoever touches it: see [`serve`].
-    wary: AtomicBool,
 }
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
@@ -99,7 +97,6 @@ impl Lane {
             replies,
             metrics,
             faulty: AtomicBool::new(false),
-            wary: AtomicBool::new(false),
         })
     }
 
@@ -155,13 +152,6 @@ impl Lane {
     pub fn dropped(&self, readiness: &Readiness) {
         self.metrics.held.set(0);
         readiness.lane(self.name(), LaneState::Waiting);
-    }
-
-    /// From now on takes one message at a time, until it is clear that none ends whoever touches it.
-    pub fn be_wary(&self) {
-        if !self.wary.swap(true, Ordering::Relaxed) {
-            warn!(lane = %self.name, "one message at a time from now on: one of the next may be what ended us before");
-        }
     }
 
     /// Waits for the limiter, before any API call of the lane.
@@ -246,17 +236,17 @@ impl HasStatus for Result<(Answer, Option<InstanceState>), NoAnswer> {
     }
 }
 
-/// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than half a
-/// minute's worth, so that none waits a minute unacked.
+/// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
+/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked.
 fn prefetch(rate: f64, concurrency: u32) -> u16 {
     let wanted = f64::from(concurrency * 2) + rate.min(64.0);
-    let half_a_minute = (rate * 30.0).max(1.0);
+    let six_seconds = (rate * 6.0).max(1.0);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "1 to 2,112, as concurrency is limited"
     )]
-    let prefetch = wanted.min(half_a_minute) as u16;
+    let prefetch = wanted.min(six_seconds) as u16;
     prefetch
 }
 
@@ -273,6 +263,11 @@ impl Stop {
     pub fn new(grace: Duration) -> (tokio::sync::watch::Sender<bool>, Self) {
         let (sender, requested) = tokio::sync::watch::channel(false);
         (sender, Self { requested, grace })
+    }
+
+    /// Whether the stop is requested.
+    pub fn is_requested(&self) -> bool {
+        *self.requested.borrow()
     }
 
     /// Waits until the stop is requested.
@@ -293,7 +288,7 @@ mod tests {
     fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
         assert_eq!(prefetch(20.0, 32), 84);
         assert_eq!(prefetch(0.01, 32), 1);
-        assert_eq!(prefetch(0.5, 32), 15);
+        assert_eq!(prefetch(0.5, 32), 3);
         assert_eq!(prefetch(1e6, 64), 192);
         assert_eq!(prefetch(1e6, 1024), 2112);
     }

@@ -2,12 +2,11 @@
 //! calls at a time than the lane's concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
 //!
 //! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
-//! The broker counts how often a message came back, but it counts for all that were handed out together. So where one
-//! came back a few times, or the connection broke over one that cannot be read, the lane is *wary*: it takes one
-//! message at a time, and what comes back then is the one that did it, and no other.
+//! The broker counts how often a message came back, but it counts for all that were handed out together. So a lane is
+//! *wary* at first, since the tenure before may have ended over a message, and whenever one turns up that came back a
+//! few times: it takes one message at a time, and what comes back then is the one that did it, and no other.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
@@ -16,7 +15,7 @@ use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
@@ -32,26 +31,24 @@ pub(super) async fn serve(tenure: &Arc<Tenure>, connection: &Connection, stop: &
     loop {
         let channel = connection.channel().await?;
         let mut jobs = JoinSet::new();
-        let stopped = if lane.wary.load(Ordering::Relaxed) {
+        let stopped = tokio::select! {
+            biased;
+            () = stop.requested() => true,
+            done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
+        };
+        if !stopped {
+            let mut intake = Intake::open(lane, &channel).await?;
             tokio::select! {
                 biased;
-                () = stop.requested() => true,
-                done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
+                () = stop.requested() => {}
+                suspect = take(tenure, &mut intake, &mut jobs) => suspect?,
             }
-        } else {
-            let mut intake = Intake::open(lane, &channel).await?;
-            let stopped = tokio::select! {
-                biased;
-                () = stop.requested() => true,
-                done = take(tenure, &mut intake, &mut jobs) => done.map(|()| false)?,
-            };
             intake.cancel(&channel).await?;
-            stopped
-        };
+        }
         drain(lane, jobs, stop).await?;
         // Closing returns what is left: what was prefetched, and what the grace did not suffice for.
         channel.close(200, "drained".into()).await?;
-        if stopped {
+        if stop.is_requested() {
             return Ok(());
         }
     }
@@ -63,13 +60,13 @@ type Jobs = JoinSet<Result<(), lapin::Error>>;
 async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
     let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
     loop {
-        let slot = slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let slot = slot(&slots).await;
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
         let delivery = intake.next().await?;
         if delivery.count >= SUSPECT_AT {
-            tenure.lane.be_wary();
+            warn!(lane = %tenure.lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
             return Ok(());
         }
         let job = Job::admit(delivery, tenure.lane.name());
@@ -79,31 +76,41 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
     }
 }
 
-/// Takes one message at a time from either queue in turn, each done before the next, until neither queue's next one is
-/// under suspicion.
+/// Takes one message at a time from either queue in turn, until neither queue's next one is under suspicion. One that is
+/// has the lane for itself.
 async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
     let lane = &tenure.lane;
     let queues = [lane.names.due_of(&lane.name), lane.names.jobs_of(&lane.name)];
-    let slots = Arc::new(Semaphore::new(1));
-    let mut suspected = [true; 2];
-    while suspected.contains(&true) {
-        for (queue, suspected) in queues.iter().zip(&mut suspected) {
+    let slots = Arc::new(Semaphore::new(queues.len()));
+    let mut suspects = [true; 2];
+    while suspects.contains(&true) {
+        for (queue, suspect) in queues.iter().zip(&mut suspects) {
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
-            *suspected = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
-            if let Some(delivery) = delivery {
-                let job = Job::admit(delivery, lane.name());
-                job.wait_for_its_turn(lane).await;
-                let slot = slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
-                start(tenure, job, slot, jobs);
-                while let Some(ended) = jobs.join_next().await {
-                    broken(ended)?;
-                }
+            *suspect = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
+            let Some(delivery) = delivery else { continue };
+            if *suspect {
+                join_all(jobs).await?;
+            }
+            let job = Job::admit(delivery, lane.name());
+            job.wait_for_its_turn(lane).await;
+            start(tenure, job, slot(&slots).await, jobs);
+            if *suspect {
+                join_all(jobs).await?;
             }
         }
     }
-    lane.wary.store(false, Ordering::Relaxed);
-    info!(lane = %lane.name, "many messages at a time again");
+    Ok(())
+}
+
+async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    slots.clone().acquire_owned().await.expect("nobody closes the semaphore")
+}
+
+async fn join_all(jobs: &mut Jobs) -> Result<(), LaneError> {
+    while let Some(ended) = jobs.join_next().await {
+        broken(ended)?;
+    }
     Ok(())
 }
 
@@ -116,14 +123,7 @@ fn start(tenure: &Arc<Tenure>, job: Job, slot: OwnedSemaphorePermit, jobs: &mut 
 }
 
 async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<(), LaneError> {
-    let finish = async {
-        while let Some(ended) = jobs.join_next().await {
-            broken(ended)?;
-        }
-        Ok(())
-    };
-    if let Ok(finished) = timeout(stop.grace, finish).await {
-        info!(lane = %lane.name, "jobs in flight finished");
+    if let Ok(finished) = timeout(stop.grace, join_all(&mut jobs)).await {
         return finished;
     }
     warn!(lane = %lane.name, jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
