@@ -192,14 +192,23 @@ async fn the_final_outcome_also_goes_to_whoever_asked() {
     let asked = properties().with_reply_to(replies.queue()).with_message_id("answered".into());
     stage.message(asked, br#"{"instance_id":"i-sim00001"}"#).await;
     // Nobody is there any more to hear these, which must not hold up anything.
-    for gone in ["no-such-queue", "amq.rabbitmq.reply-to.g1h2.nobody"] {
+    for gone in ["no-such-queue", "amq.rabbitmq.reply-to.g1h2.nobody", "reveille.delay.01"] {
         let asked = properties().with_reply_to(gone.into()).with_message_id(gone.into());
         stage.message(asked, br#"{"instance_id":"i-sim00002"}"#).await;
     }
-    let outcomes = stage.outcomes(3).await;
+    let outcomes = stage.outcomes(4).await;
     let reply = replies.next().await.unwrap().unwrap();
     assert_eq!(reply.properties.correlation_id().as_ref().unwrap().as_str(), "ask-7");
     let event: serde_json::Value = serde_json::from_slice(&reply.data).unwrap();
     assert_eq!(event["data"], outcomes["answered"]);
     stage.all_acked().await;
+    assert_eq!(stage.queues.count("reveille.delay.01").await.0, 0, "the daemon's own queues take no replies");
+}
+
+#[tokio::test]
+async fn what_somebody_puts_into_the_ladder_does_not_stay_in_it() {
+    let stage = Stage::set().await;
+    stage.queues.publish("", "reveille.delay.02", BasicProperties::default(), b"a stranger").await;
+    let dead = eventually("it is among the dead letters", async || stage.dead().await.pop()).await;
+    assert_eq!(dead.data, b"a stranger");
 }

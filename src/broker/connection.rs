@@ -8,7 +8,8 @@ use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::publisher::Publisher;
+use super::group::publish_alone;
+use super::publisher::{Outgoing, PublishError, Publisher};
 use super::topology::{DeclareError, Topology};
 use crate::config::Broker;
 use crate::retry::full_jitter;
@@ -146,6 +147,14 @@ impl Connection {
     /// A publisher, whose messages wait for no other publisher's.
     pub fn publisher(&self) -> Publisher {
         Publisher::new(&self.inner)
+    }
+
+    /// Publishes one message over a channel of its own.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish_alone(&self, message: Arc<Outgoing>) -> Result<(), PublishError> {
+        publish_alone(&self.inner, message).await
     }
 
     /// Whether the connection stands.

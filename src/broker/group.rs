@@ -20,7 +20,7 @@ const GROUP: usize = 256;
 /// `delivery_mode` of AMQP: written to disk.
 const PERSISTENT: u8 = 2;
 
-type Word = Result<(), PublishError>;
+pub(super) type Word = Result<(), PublishError>;
 
 /// A message, and who waits for the broker's word on it.
 #[derive(Debug)]
@@ -45,6 +45,12 @@ pub(super) async fn publish_groups(connection: Arc<lapin::Connection>, mut reque
             let _ = waiting.send(word);
         }
     }
+}
+
+/// Publishes one message over a channel of its own: slow, and independent of every other.
+pub(super) async fn publish_alone(connection: &lapin::Connection, message: Arc<Outgoing>) -> Word {
+    let channel = take_or_open(connection, &mut None).await.map_err(PublishError::Broken)?;
+    publish_together(channel, &mut None, &[message]).await.pop().unwrap_or(Ok(()))
 }
 
 async fn take_or_open(connection: &lapin::Connection, kept: &mut Option<Channel>) -> Result<Channel, lapin::Error> {

@@ -13,5 +13,5 @@ pub use connection::{Connection, OpenError, connect, open};
 pub use delivery::{Delivery, Message, Unacked};
 pub use names::Names;
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
-pub use replies::Replies;
+pub use replies::{Replies, Reply};
 pub use topology::Topology;

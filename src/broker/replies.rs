@@ -1,25 +1,57 @@
 //! Answers to producers who set `reply_to`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::connection::{ConnectError, Connection, connect};
-use super::publisher::{Outgoing, PublishError, Publisher};
+use super::publisher::{Outgoing, PublishError};
 use crate::config::Broker;
 
 /// A reply is tried again on a new connection, since another's may have broken the one it was on.
 const TRIES: u32 = 3;
+/// How long a reply is waited for. Its queue may be one that confirms nothing at present.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sends replies over a connection of their own, opened with the first one.
+/// Sends replies, over a connection of their own that is opened with the first, each over a channel of its own.
 ///
-/// `reply_to` is whatever the producer wrote, and RabbitMQ closes the whole connection over some of it: a name that
-/// begins like a direct reply-to address and is none ends in an internal error.
+/// `reply_to` is whatever the producer wrote. RabbitMQ closes the whole connection over some of it: a name that begins
+/// like a direct reply-to address and is none ends in an internal error. And a queue can be one that never confirms.
 #[derive(Debug)]
 pub struct Replies {
     broker: Arc<Broker>,
-    connection: Mutex<Option<(Connection, Publisher)>>,
+    connection: Mutex<Option<Arc<Connection>>>,
+}
+
+/// A reply, and to whom.
+#[derive(Debug)]
+pub struct Reply {
+    /// The queue, by its name.
+    pub to: String,
+    /// Properties, the correlation id among them.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Why a reply was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The daemon's own queues are for the daemon: a message in the middle of the delay ladder would stay there.
+    #[error("{0} is a queue of the daemon itself")]
+    OwnQueue(String),
+    /// The queue, or the connection, took too long.
+    #[error("not taken within {PATIENCE:?}")]
+    TimedOut,
+    /// No connection to send it over.
+    #[error(transparent)]
+    Unconnected(#[from] ConnectError),
+    /// The broker did not take it.
+    #[error(transparent)]
+    Refused(#[from] PublishError),
 }
 
 impl Replies {
@@ -31,27 +63,32 @@ impl Replies {
     /// Sends a reply, if anybody is there to take it.
     ///
     /// # Errors
-    /// Why it could not be delivered; the caller decides nothing by it.
-    pub async fn send(&self, to: &str, properties: BasicProperties, body: Vec<u8>) -> anyhow::Result<()> {
-        let reply = Arc::new(Outgoing { exchange: String::new(), key: to.to_owned(), properties, body });
+    /// [`ReplyError`]; nothing is decided by it, for the outcome's own event is out.
+    pub async fn send(&self, reply: Reply) -> Result<(), ReplyError> {
+        let Reply { to, properties, body } = reply;
+        if to.strip_prefix(self.broker.prefix.as_str()).is_some_and(|rest| rest.starts_with('.')) {
+            return Err(ReplyError::OwnQueue(to));
+        }
+        let message = Arc::new(Outgoing { exchange: String::new(), key: to, properties, body });
+        timeout(PATIENCE, self.try_send(message)).await.map_err(|_| ReplyError::TimedOut)?
+    }
+
+    async fn try_send(&self, message: Arc<Outgoing>) -> Result<(), ReplyError> {
         let mut tries = 1;
         loop {
-            match self.publisher().await?.try_publish(reply.clone()).await {
-                Ok(_) => return Ok(()),
+            match self.connection().await?.publish_alone(message.clone()).await {
                 Err(PublishError::Broken(_)) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error.into()),
+                word => return Ok(word?),
             }
         }
     }
 
-    async fn publisher(&self) -> Result<Publisher, ConnectError> {
+    async fn connection(&self) -> Result<Arc<Connection>, ConnectError> {
         let mut kept = self.connection.lock().await;
-        if let Some((_, publisher)) = kept.as_ref().filter(|(connection, _)| connection.is_open()) {
-            return Ok(publisher.clone());
+        if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(connection.clone());
         }
-        let connection = connect(&self.broker, "reveille replies").await?;
-        let publisher = connection.publisher();
-        *kept = Some((connection, publisher.clone()));
-        Ok(publisher)
+        let connection = Arc::new(connect(&self.broker, "reveille replies").await?);
+        Ok(kept.insert(connection).clone())
     }
 }

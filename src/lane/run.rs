@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
-use crate::broker::{Confirmed, Delivery, Message, Outgoing, Unacked, delay};
+use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
 use crate::headers::Headers;
 use crate::job::{self, Progress};
@@ -113,11 +113,19 @@ impl Job {
             }),
         };
         drop(slot);
-        let proof = match next {
+        let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &conclusion).await?,
-            Next::Park { progress, delay, cause } => self.park(tenure, &progress, delay, cause).await?,
+            Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
         };
-        self.unacked.ack(proof).await
+        self.unacked.ack(proof).await?;
+        // Last, since nothing is to wait for one who asked and has gone.
+        if let Some(reply) = reply {
+            let to = reply.to.clone();
+            if let Err(error) = tenure.lane.replies.send(reply).await {
+                warn!(lane = %tenure.lane.name, job = self.progress.job_id, reply_to = to, "no reply given: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
@@ -141,8 +149,13 @@ impl Job {
         decide(verdict, result, &self.progress, lane.retry, Timestamp::now(), rand::random())
     }
 
-    /// Publishes what became of the job: for a failure the dead letter too, and to `reply_to` if the producer asked.
-    async fn conclude(&self, tenure: &Tenure, conclusion: &Conclusion) -> Result<Confirmed, lapin::Error> {
+    /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
+    /// is what is left to do.
+    async fn conclude(
+        &self,
+        tenure: &Tenure,
+        conclusion: &Conclusion,
+    ) -> Result<(Confirmed, Option<Reply>), lapin::Error> {
         let lane = &tenure.lane;
         let finished_at = Timestamp::now();
         let data = self.data(lane, conclusion, finished_at);
@@ -159,7 +172,10 @@ impl Job {
         }
 
         let key = format!("{}.{}", lane.name, conclusion.outcome);
-        let reply = self.message.properties.reply_to().as_ref().map(|asker| (asker, properties.clone(), body.clone()));
+        let reply = self.message.properties.reply_to().as_ref().map(|asker| {
+            let (properties, body) = (properties.clone(), body.clone());
+            Reply { to: asker.to_string(), properties, body }
+        });
         let told = tenure.outcomes.publish(Outgoing { exchange: lane.names.outcomes(), key, properties, body });
         let proof = if conclusion.outcome.is_dead_letter() {
             let (told, kept) = tokio::try_join!(told, self.keep(tenure, conclusion, finished_at))?;
@@ -167,14 +183,8 @@ impl Job {
         } else {
             told.await?
         };
-        // Answers whoever asked. One who has gone does not hold up the job.
-        if let Some((asker, properties, body)) = reply
-            && let Err(error) = lane.replies.send(asker.as_str(), properties, body).await
-        {
-            warn!(lane = %lane.name, job = self.progress.job_id, reply_to = asker.as_str(), "no reply given: {error}");
-        }
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
-        Ok(proof)
+        Ok((proof, reply))
     }
 
     fn data<'a>(&'a self, lane: &'a Lane, conclusion: &'a Conclusion, finished_at: Timestamp) -> Data<'a> {
