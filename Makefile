@@ -18,6 +18,10 @@ test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below tar
 	@tests/support/setup rabbitmq4 python
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test
 
+soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
+	@tests/support/setup broker
+	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test soak -- --ignored --nocapture
+
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same
 	@tests/support/setup broker
 	cargo bench --bench sign && cargo bench --bench throughput
