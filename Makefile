@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build
+.PHONY: help demo test test-rabbitmq4 soak bench build
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## wake a simulated fleet of 200 machines here, end to end, in under a minute after the build
 	@tests/support/setup broker
@@ -13,6 +13,14 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test
+
+test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
+	@tests/support/setup rabbitmq4 python
+	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test
+
+soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
+	@tests/support/setup broker
+	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test soak -- --ignored --nocapture
 
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same
 	@tests/support/setup broker

@@ -159,8 +159,8 @@ const TOUCHED: &str = "x-reveille-touched";
 const COUNT_LIMIT: i64 = 1_000_000;
 
 impl Progress {
-    /// Reads the headers of a delivery. `redelivered` is the broker's word that the message was handed out before.
-    pub fn read(properties: &BasicProperties, redelivered: bool, now: Timestamp) -> Self {
+    /// Reads the headers of a delivery.
+    pub fn read(properties: &BasicProperties, now: Timestamp) -> Self {
         let headers = Headers(properties.headers().as_ref());
         let count = |name| {
             let count = headers.integer(name).filter(|count| (0..=COUNT_LIMIT).contains(count));
@@ -178,8 +178,13 @@ impl Progress {
             attempts: count(ATTEMPTS),
             setbacks: count(SETBACKS),
             failing_since: past(FAILING_SINCE),
-            touched: redelivered || headers.flag(TOUCHED),
+            touched: headers.flag(TOUCHED),
         }
+    }
+
+    /// Whether a message carries progress: it is a copy that was parked.
+    pub fn is_in(properties: &BasicProperties) -> bool {
+        Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some()
     }
 
     /// Writes what [`Progress::read`] reads.
@@ -267,7 +272,8 @@ mod tests {
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let properties = BasicProperties::default().with_headers(headers);
-        assert_eq!(Progress::read(&properties, false, now), progress);
+        assert_eq!(Progress::read(&properties, now), progress);
+        assert!(Progress::is_in(&properties) && !Progress::is_in(&BasicProperties::default()));
     }
 
     #[test]
@@ -285,10 +291,9 @@ mod tests {
         for (name, value) in forgeries {
             headers.insert(name.into(), value);
         }
-        let progress = Progress::read(&BasicProperties::default().with_headers(headers), false, now);
+        let progress = Progress::read(&BasicProperties::default().with_headers(headers), now);
         assert_eq!(progress.job_id.len(), 36);
-        let clean =
-            Progress { job_id: progress.job_id.clone(), ..Progress::read(&BasicProperties::default(), false, now) };
+        let clean = Progress { job_id: progress.job_id.clone(), ..Progress::read(&BasicProperties::default(), now) };
         assert_eq!(progress, clean);
     }
 }

@@ -26,6 +26,9 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// Header `Date`: the server's clock.
     pub date: Option<Timestamp>,
+    /// Said by a proxy, a load balancer or a captive portal on the way: the body is no JSON, and there is no
+    /// `x-bce-request-id`, which every answer of the API carries. It tells nothing about the instance.
+    pub foreign: bool,
 }
 
 /// A call that got no answer. The instance may have been started all the same, except where said.
@@ -91,6 +94,8 @@ impl Answer {
             request_id: header("x-bce-request-id").or(id_of_body).map(|id| shorten(id, CODE_LIMIT)),
             retry_after: header("retry-after").and_then(|value| retry_after(&value, date)),
             date,
+            foreign: header("x-bce-request-id").is_none()
+                && body.trim_ascii_start().first().is_some_and(|first| *first != b'{'),
         }
     }
 }
@@ -132,10 +137,21 @@ mod tests {
         let answer = read(409, &[], body);
         assert_eq!(answer.code.as_deref(), Some("Instance.StartExpiredInstance"));
         assert_eq!((answer.message.as_deref(), answer.request_id.as_deref()), (Some("pay"), Some("r-1")));
-        for body in ["", "<html>502</html>", &body[..40], "[]", r#"{"code":7}"#, r#"{"code":""}"#] {
+        for body in ["", &body[..40], r#"{"code":7}"#, r#"{"code":""}"#] {
             assert_eq!(read(409, &[], body), Answer { status: 409, ..Answer::default() }, "{body}");
         }
         assert_eq!(read(502, &[("x-bce-request-id", "r-2")], "").request_id.as_deref(), Some("r-2"));
+    }
+
+    #[test]
+    fn what_is_neither_json_nor_has_the_apis_request_id_is_foreign() {
+        for body in ["<html>502</html>", "  <p>", "[]", "upstream error"] {
+            assert_eq!(read(409, &[], body), Answer { status: 409, foreign: true, ..Answer::default() }, "{body}");
+            assert!(!read(409, &[("x-bce-request-id", "r-2")], body).foreign, "{body}");
+        }
+        for body in ["", " ", "{}", r#" {"instance":{"#] {
+            assert!(!read(200, &[], body).foreign, "{body}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod baton;
 mod limiter;
+mod memory;
 mod run;
 mod serve;
 pub mod verdict;
@@ -17,6 +18,7 @@ use tracing::{error, info};
 
 use self::baton::Baton;
 use self::limiter::Limiter;
+use self::memory::Memory;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, Endpoint, InstanceState, NoAnswer, Operation};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
@@ -39,6 +41,7 @@ pub struct Lane {
     endpoint: Endpoint,
     client: Client,
     limiter: Limiter,
+    memory: Memory,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
@@ -94,6 +97,7 @@ impl Lane {
             endpoint: lane.endpoint.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
+            memory: Memory::new(),
             replies,
             metrics,
             faulty: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
@@ -30,6 +31,8 @@ use crate::retry::full_jitter;
 const POISONED_AT: i64 = 20;
 /// No `Retry-After` is honoured beyond this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// Later than a copy of the job that is in hand just now.
+const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
 
 /// A delivery that was read, and what is to be done with it first.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(super) struct Job {
     /// `None` where the message could not be, or was not to be, read.
     job: Option<job::Job>,
     progress: Progress,
+    /// No copy of a job that was in our hands before, as far as the message tells.
+    is_new: bool,
     first: First,
 }
 
@@ -72,7 +77,8 @@ impl Job {
     pub(super) fn admit(delivery: Delivery, lane: &str) -> Self {
         let now = Timestamp::now();
         let Delivery { message, redelivered, count, unacked } = delivery;
-        let progress = Progress::read(&message.properties, redelivered, now);
+        let mut progress = Progress::read(&message.properties, now);
+        let is_new = !redelivered && !Progress::is_in(&message.properties);
         let (job, first) = if count >= POISONED_AT {
             (None, First::End(Outcome::Failed(Reason::Poisoned), Some(format!("delivered {count} times, never acked"))))
         } else {
@@ -84,8 +90,10 @@ impl Job {
                 Err(unreadable) => (None, First::End(Outcome::Rejected, Some(unreadable.to_string()))),
             }
         };
+        // Who had it before may have called for it, unless it was too early for a call even now.
+        progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(lane, job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
-        Self { message, unacked, job, progress, first }
+        Self { message, unacked, job, progress, is_new, first }
     }
 
     /// Waits for the limiter, if there is a call to make.
@@ -101,8 +109,14 @@ impl Job {
     /// # Errors
     /// The connection broke.
     pub(super) async fn run(self, tenure: &Tenure, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
+        let lane = &tenure.lane;
+        let turn = self.key(lane).map(|key| lane.memory.turn(key));
         let next = match &self.first {
-            First::Call(instance) => self.call(&tenure.lane, instance).await,
+            _ if let Some(None) = turn => {
+                Next::Park { progress: self.progress.clone(), delay: AFTER_ITS_COPY, cause: "copy" }
+            }
+            _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
+            First::Call(instance) => self.call(lane, instance).await,
             First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
             First::End(outcome, explanation) => Next::Conclude(Conclusion {
                 outcome: *outcome,
@@ -114,7 +128,7 @@ impl Job {
         };
         drop(slot);
         let (proof, reply) = match next {
-            Next::Conclude(conclusion) => self.conclude(tenure, &conclusion).await?,
+            Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
             Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
         };
         self.unacked.ack(proof).await?;
@@ -128,10 +142,38 @@ impl Job {
         Ok(())
     }
 
+    /// The job's name in the lane's memory.
+    fn key(&self, lane: &Lane) -> Option<Key> {
+        self.job.as_ref().map(|job| lane.memory.key(&self.progress.job_id, &job.instance_id))
+    }
+
+    /// How a copy of this job ended here.
+    fn ended_before(&self, lane: &Lane) -> Option<End> {
+        let key = self.key(lane)?;
+        if self.is_new {
+            lane.memory.forget_end(key);
+        }
+        lane.memory.end(key)
+    }
+
+    /// Has the job end as the first of its copies did.
+    fn settle(&self, lane: &Lane, conclusion: Conclusion) -> Conclusion {
+        let Some(key) = self.key(lane) else { return conclusion };
+        let ours = End { outcome: conclusion.outcome, ambiguous: conclusion.ambiguous };
+        let first = lane.memory.settle(key, ours);
+        if first == ours { conclusion } else { self.again(first) }
+    }
+
+    fn again(&self, End { outcome, ambiguous }: End) -> Conclusion {
+        let explanation = Some("a copy of this job ended so before".to_owned());
+        Conclusion { outcome, ambiguous, attempts: self.progress.attempts, answer: None, explanation }
+    }
+
     /// Calls the API, a second time where a 409 is to be verified, and decides.
     async fn call(&self, lane: &Lane, instance: &InstanceId) -> Next {
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
-        let circumstances = Circumstances { policy, first_touch: !self.progress.touched };
+        let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
+        let circumstances = Circumstances { policy, first_touch: !touched };
 
         let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
         let mut verdict = verdict::of_start(&result, circumstances);

@@ -67,6 +67,7 @@ const THROTTLING_CODES: [&str; 5] =
 /// The verdict on a start call.
 pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
     let answer = match result {
+        Ok(answer) if proves_nothing(answer) => return Verdict::Transient,
         Ok(answer) if (200..300).contains(&answer.status) => return Verdict::Started { ambiguous: false },
         Ok(answer) if answer.status == 409 => answer,
         other => return general(other),
@@ -76,10 +77,12 @@ pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances)
         Some("Instance.StartExpiredInstance") => Verdict::Failed(Reason::InstanceExpired),
         Some(code) if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
         _ if !circumstances.first_touch => Verdict::Verify,
-        _ => match circumstances.policy {
+        code => match circumstances.policy {
+            Conflict::Verify => Verdict::Verify,
+            // The code was lost with the rest of the body: it may be one of the two above.
+            _ if code.is_none() => Verdict::Transient,
             Conflict::Fail => Verdict::Failed(Reason::Conflict),
             Conflict::Accept => Verdict::AlreadyDone,
-            Conflict::Verify => Verdict::Verify,
         },
     }
 }
@@ -90,6 +93,7 @@ pub fn of_describe(
     circumstances: Circumstances,
 ) -> Verdict {
     let state = match result {
+        Ok((answer, _)) if proves_nothing(answer) => return Verdict::Transient,
         Ok((answer, Some(state))) if (200..300).contains(&answer.status) => *state,
         Ok((answer, None)) if (200..300).contains(&answer.status) => return Verdict::Transient,
         Ok((answer, _)) => {
@@ -116,6 +120,12 @@ fn otherwise(policy: Conflict, verified: Verdict) -> Verdict {
         Conflict::Accept => Verdict::AlreadyDone,
         Conflict::Verify => verified,
     }
+}
+
+/// Whether an answer that would end the job is not the API's. A proxy's page can say "404" of every instance there is,
+/// and a captive portal "200".
+fn proves_nothing(answer: &Answer) -> bool {
+    answer.foreign && matches!(answer.status, 200..=299 | 400 | 402..=428 | 430..=499)
 }
 
 /// What holds for every call: by status first, by code second.

@@ -21,7 +21,7 @@ use crate::args::Args;
 use crate::auth::{self, Account};
 use crate::body::Payload;
 use crate::control;
-use crate::reply::{Answer, ApiError, Ending, Reply};
+use crate::reply::{Answer, ApiError, Ending, JSON, Reply};
 use crate::request::{Ask, Received};
 use crate::world::World;
 
@@ -164,7 +164,11 @@ impl Simulator {
         let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.now());
         let texts = [
             (DATE, date.ok()),
-            (hyper::header::HeaderName::from_static("x-bce-request-id"), Some(request_id.to_string())),
+            // A proxy that answers in the API's place knows none.
+            (
+                hyper::header::HeaderName::from_static("x-bce-request-id"),
+                (answer.content_type == JSON).then(|| request_id.to_string()),
+            ),
             (LOCATION, answer.location),
             (RETRY_AFTER, answer.retry_after.map(|seconds| seconds.to_string())),
         ];

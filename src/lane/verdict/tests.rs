@@ -49,8 +49,32 @@ fn a_409_of_an_expired_instance_fails_whatever_the_policy() {
 }
 
 #[test]
+fn a_409_whose_code_was_lost_decides_nothing() {
+    let result = Ok(answer(409, ""));
+    assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::Transient);
+    assert_eq!(of_start(&result, clean(Conflict::Accept)), Verdict::Transient);
+    assert_eq!(of_start(&result, clean(Conflict::Verify)), Verdict::Verify);
+}
+
+#[test]
+fn a_proxys_page_decides_nothing_about_a_job() {
+    for status in [200, 204, 400, 403, 404, 409, 418] {
+        let page = Answer { foreign: true, ..answer(status, "") };
+        for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
+            assert_eq!(of_start(&Ok(page.clone()), circumstances), Verdict::Transient, "{status}");
+            let described = Ok((page.clone(), Some(InstanceState::Running)));
+            assert_eq!(of_describe(&described, circumstances), Verdict::Transient, "{status}");
+        }
+    }
+    for (status, verdict) in [(302, Verdict::LaneFault), (401, Verdict::LaneFault), (502, Verdict::Transient)] {
+        let page = Answer { foreign: true, ..answer(status, "") };
+        assert_eq!(of_start(&Ok(page), clean(Conflict::Fail)), verdict);
+    }
+}
+
+#[test]
 fn any_other_409_on_a_clean_first_touch_is_read_by_policy() {
-    for code in ["Instance.StartInstanceOperationForbidden", "", "Something.New", "SignatureDoesNotMatch"] {
+    for code in ["Instance.StartInstanceOperationForbidden", "Something.New", "SignatureDoesNotMatch"] {
         let result = Ok(answer(409, code));
         assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::Failed(Reason::Conflict));
         assert_eq!(of_start(&result, clean(Conflict::Accept)), Verdict::AlreadyDone);

@@ -1,0 +1,207 @@
+//! What the lane remembers of the jobs it lately had in hand, so that two copies of one job never tell different tales.
+//!
+//! A crash between the confirm of a parked copy and the ack of its original leaves both. Each is a whole job: they come
+//! back at the same moment, one can start the instance and the other meet a 409, or one give up and the other succeed.
+//! So they take turns, the one that ends first is believed, and where one was called, no other is a clean first touch.
+//!
+//! This is memory and no more: a second crash in between, or another replica taking over, forgets it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bce::InstanceId;
+use crate::outcome::Outcome;
+
+/// A job is remembered for this long at least, and for twice as long at most: a parked copy is back by then, unless the
+/// API itself asked for more patience.
+const LASTS: Duration = Duration::from_secs(10 * 60);
+/// … unless there are more than this many: about 3 MB of them.
+const LIMIT: usize = 50_000;
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) ambiguous: bool,
+}
+
+/// A job's name here: of its id and its instance, since producers have been known to use one id for several machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key(u64);
+
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Called,
+    Ended(End),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Memory {
+    names: RandomState,
+    jobs: Mutex<Jobs>,
+}
+
+/// Two generations: when the younger one is old or large enough, the older one is dropped whole.
+#[derive(Debug)]
+struct Jobs {
+    young: HashMap<Key, Known>,
+    old: HashMap<Key, Known>,
+    since: Instant,
+    in_hand: HashSet<Key>,
+}
+
+/// The right to be the one copy of a job that is in hand, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    memory: &'a Memory,
+    key: Key,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.memory.jobs().in_hand.remove(&self.key);
+    }
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        let (young, old, in_hand) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let jobs = Jobs { young, old, since: Instant::now(), in_hand };
+        Self { names: RandomState::new(), jobs: Mutex::new(jobs) }
+    }
+
+    pub(super) fn key(&self, job_id: &str, instance: &InstanceId) -> Key {
+        Key(self.names.hash_one((job_id, instance)))
+    }
+
+    /// Takes the job in hand, unless a copy of it is.
+    pub(super) fn turn(&self, key: Key) -> Option<Turn<'_>> {
+        let is_free = self.jobs().in_hand.insert(key);
+        // Not `then_some`: it would make a turn, and give it back, where there is none to have.
+        is_free.then(|| Turn { memory: self, key })
+    }
+
+    /// How a copy of the job ended, as far as is remembered.
+    pub(super) fn end(&self, key: Key) -> Option<End> {
+        match self.jobs().get(key) {
+            Some(Known::Ended(end)) => Some(end),
+            Some(Known::Called) | None => None,
+        }
+    }
+
+    /// Notes that the job is about to be called, and tells whether a copy of it was before.
+    pub(super) fn call(&self, key: Key) -> bool {
+        let mut jobs = self.jobs();
+        let known = jobs.get(key).is_some();
+        if !known {
+            jobs.set(key, Known::Called);
+        }
+        known
+    }
+
+    /// Notes how the job ends, and tells how it is to end: as the first copy did.
+    pub(super) fn settle(&self, key: Key, end: End) -> End {
+        let mut jobs = self.jobs();
+        if let Some(Known::Ended(first)) = jobs.get(key) {
+            return first;
+        }
+        jobs.set(key, Known::Ended(end));
+        end
+    }
+
+    /// Forgets how the job ended: its id has come in a new message, which is a new order.
+    pub(super) fn forget_end(&self, key: Key) {
+        let mut jobs = self.jobs();
+        if jobs.get(key).is_some() {
+            jobs.set(key, Known::Called);
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Jobs {
+    fn get(&self, key: Key) -> Option<Known> {
+        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    }
+
+    fn set(&mut self, key: Key, known: Known) {
+        if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
+            self.old = std::mem::take(&mut self.young);
+            self.since = Instant::now();
+        }
+        self.young.insert(key, known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Reason;
+
+    const STARTED: End = End { outcome: Outcome::Started, ambiguous: false };
+    const FAILED: End = End { outcome: Outcome::Failed(Reason::Conflict), ambiguous: false };
+
+    fn key(memory: &Memory, job: &str) -> Key {
+        memory.key(job, &InstanceId::parse("i-0000").unwrap())
+    }
+
+    #[test]
+    fn the_copy_that_ends_first_is_believed() {
+        let memory = Memory::new();
+        let job = key(&memory, "j");
+        assert!(!memory.call(job), "the first touch");
+        assert!(memory.call(job) && memory.end(job).is_none());
+        assert_eq!(memory.settle(job, STARTED), STARTED);
+        assert_eq!(memory.settle(job, FAILED), STARTED);
+        assert_eq!((memory.end(job), memory.end(key(&memory, "k"))), (Some(STARTED), None));
+        let another = memory.key("j", &InstanceId::parse("i-0001").unwrap());
+        assert_eq!(memory.end(another), None, "one id for two machines is two jobs");
+    }
+
+    #[test]
+    fn copies_take_turns() {
+        let memory = Memory::new();
+        let (job, other) = (key(&memory, "j"), key(&memory, "k"));
+        let turn = memory.turn(job);
+        assert!(turn.is_some() && memory.turn(job).is_none() && memory.turn(other).is_some());
+        drop(turn);
+        assert!(memory.turn(job).is_some());
+    }
+
+    #[test]
+    fn a_new_message_is_a_new_order_but_no_clean_first_touch() {
+        let memory = Memory::new();
+        let job = key(&memory, "j");
+        memory.settle(job, FAILED);
+        memory.forget_end(job);
+        assert!(memory.call(job));
+        assert_eq!(memory.settle(job, STARTED), STARTED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_long_ago_or_one_of_too_many_is_forgotten() {
+        let memory = Memory::new();
+        let (first, second) = (key(&memory, "first"), key(&memory, "second"));
+        memory.settle(first, STARTED);
+        tokio::time::advance(LASTS).await;
+        memory.settle(second, STARTED);
+        assert_eq!((memory.end(first), memory.end(second)), (Some(STARTED), Some(STARTED)));
+        tokio::time::advance(LASTS).await;
+        memory.call(key(&memory, "third"));
+        assert_eq!((memory.end(first), memory.end(second)), (None, Some(STARTED)));
+        for number in 0..LIMIT {
+            memory.call(key(&memory, &number.to_string()));
+        }
+        assert_eq!(memory.end(second), None);
+        let jobs = memory.jobs();
+        assert!(jobs.young.len() + jobs.old.len() <= LIMIT);
+    }
+}

@@ -1,0 +1,206 @@
+//! What is not known is found out, and what was said is not said otherwise: of the copies a crash can leave of a job,
+//! none tells another tale.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, ToSpan};
+use serde_json::{Value, json};
+use support::account::Account;
+use support::daemon::Daemon;
+use support::lost_acks::LostAcks;
+use support::queues::Queues;
+use support::sim::Sim;
+use support::stage::{Stage, Wishes, config};
+use support::{PATIENCE, broker, eventually};
+
+const POLICIES: [&str; 3] = ["fail", "accept", "verify"];
+
+/// The lane's policy is another one in each case: it is the job's that counts.
+#[tokio::test]
+async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
+    let wishes = Wishes { fleet: "Stopped=12", lane: "timeout = \"500ms\"", ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    let unseen = [json!({"hang": "after"}), json!({"reset": "after"}), json!({"status": 503, "when": "after"})];
+    let mut number = 0;
+    for policy in POLICIES {
+        for fault in &unseen {
+            number += 1;
+            let instance = format!("i-sim{number:05}");
+            stage.sim.script(&instance, json!([fault])).await;
+            stage.job(&instance, json!({"instance_id": instance, "conflict": policy})).await;
+        }
+    }
+    for (instance, outcome) in stage.outcomes(number).await {
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
+        assert_eq!(stage.sim.operations(&instance).await, ["start", "start", "describe"]);
+        assert_eq!(stage.sim.instance(&instance).await["starts"], 1);
+    }
+}
+
+/// Whoever is killed while the call is out leaves a message that was handed out before, and so is touched.
+#[tokio::test]
+async fn a_start_that_succeeded_before_a_crash_is_started_whatever_the_policy() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=3", ..Wishes::default() }).await;
+    for (instance, policy) in ["i-sim00001", "i-sim00002", "i-sim00003"].iter().zip(POLICIES) {
+        stage.sim.script(instance, json!([{"hang": "after"}])).await;
+        stage.job(instance, json!({"instance_id": instance, "conflict": policy})).await;
+    }
+    eventually("the calls are out", async || (stage.sim.log().await.len() == 3).then_some(())).await;
+    stage.daemon.child.signal("KILL");
+    stage.daemon.child.ended().await;
+    stage.daemon.start_again();
+    for outcome in stage.outcomes(3).await.into_values() {
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
+    }
+}
+
+/// Two copies of every job: the original, handed out again, and the parked one.
+struct Copies {
+    sim: Sim,
+    /// Keeps the daemon running.
+    _daemon: Daemon,
+    account: Account,
+}
+
+/// What becomes of the daemon between the confirm of the parked copy and the ack of the original.
+#[derive(Clone, Copy)]
+enum Crash {
+    /// SIGKILL, and another one starts.
+    Kill,
+    /// The connection is lost, and the same one connects again.
+    Cut,
+}
+
+impl Copies {
+    /// Submits these jobs, has the daemon park each, and loses every ack.
+    async fn make(crash: Crash, sim: Sim, retry: &str, jobs: &[(Vec<String>, Value)]) -> Self {
+        let count = jobs.iter().map(|(instances, _)| instances.len()).sum();
+        let vhost = broker::vhost();
+        let broker = LostAcks::before(&vhost.url).await;
+        let wishes = Wishes { retry, ..Wishes::default() };
+        let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
+        daemon.ready().await;
+        let mut account = Account::open(&vhost.url).await;
+        broker.lose();
+        for (instances, more) in jobs {
+            account.submit(instances.clone(), more.clone()).await;
+        }
+        let parked = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
+        let scheduled = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
+        eventually("every job is parked, and its ack lost", async || {
+            let parked = daemon.metric(parked).await + daemon.metric(scheduled).await;
+            (parked >= count as f64 && broker.lost() >= count).then_some(())
+        })
+        .await;
+        if let Crash::Kill = crash {
+            daemon.child.signal("KILL");
+            daemon.child.ended().await;
+        }
+        broker.cut();
+        if let Crash::Kill = crash {
+            daemon.start_again();
+        }
+        let queues = Queues::connect(&vhost.url).await;
+        eventually("every copy is there", async || {
+            let mut there = 0;
+            for queue in (0..18).map(|level| format!("reveille.delay.{level:02}")) {
+                there += queues.count(&queue).await.0 as usize;
+            }
+            (there >= count).then_some(())
+        })
+        .await;
+        Self { sim, _daemon: daemon, account }
+    }
+
+    /// Waits for both ends of every job. How many ended how, once it is sure that no two copies told different tales.
+    async fn ends(mut self, jobs: usize) -> (BTreeMap<String, usize>, Sim) {
+        eventually("every copy ends", async || {
+            self.account.ended().await;
+            (self.account.events >= 2 * jobs).then_some(())
+        })
+        .await;
+        (self.account.close(PATIENCE).await, self.sim)
+    }
+}
+
+fn instances(count: usize) -> Vec<String> {
+    (1..=count).map(|number| format!("i-sim{number:05}")).collect()
+}
+
+/// A third of them under each policy, and otherwise as `job` says.
+fn under_each_policy(instances: &[String], mut job: Value) -> Vec<(Vec<String>, Value)> {
+    let nth = |third| instances.iter().skip(third).step_by(3).cloned().collect();
+    let with = |(third, policy)| {
+        job["conflict"] = json!(policy);
+        (nth(third), job.clone())
+    };
+    POLICIES.into_iter().enumerate().map(with).collect()
+}
+
+/// Parked after a 5xx, which took effect for one half of the jobs, under each policy.
+async fn copies_parked_after_a_5xx(crash: Crash) {
+    let sim = Sim::start(&["--fleet", "Stopped=12,Running=3"]);
+    for (index, instance) in instances(15).iter().enumerate() {
+        let when = if index % 2 == 0 { "after" } else { "before" };
+        sim.script(instance, json!([{"status": 500, "when": when}])).await;
+    }
+    let jobs = under_each_policy(&instances(15), json!({}));
+    let copies = Copies::make(crash, sim, "initial = \"8s\"\nmax = \"8s\"", &jobs).await;
+    let (counts, sim) = copies.ends(15).await;
+    // Three ran before. After a call whose fate is not known they may be of our making.
+    assert_eq!(counts, [("started".to_owned(), 15)].into());
+    for instance in instances(12) {
+        assert_eq!(sim.instance(&instance).await["starts"], 1, "{instance}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_after_a_5xx_and_a_kill_end_as_one() {
+    copies_parked_after_a_5xx(Crash::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_after_a_5xx_and_a_lost_connection_end_as_one() {
+    copies_parked_after_a_5xx(Crash::Cut).await;
+}
+
+/// One copy uses its attempts up before the API recovers. The other would succeed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_does_not_succeed_where_the_other_gave_up() {
+    let sim = Sim::start(&["--fleet", "Stopped=1"]);
+    // The call before the crash; one of the original, the last one of the parked copy; and one that would succeed.
+    sim.script("i-sim00001", json!([{"status": 500}, {"status": 500}, {"status": 500}, "normal"])).await;
+    let retry = "max_attempts = 2\ninitial = \"4s\"\nmax = \"4s\"";
+    let copies = Copies::make(Crash::Kill, sim, retry, &[(instances(1), json!({}))]).await;
+    let (counts, sim) = copies.ends(1).await;
+    assert_eq!(counts, [("failed exhausted".to_owned(), 1)].into());
+    assert_eq!(sim.operations("i-sim00001").await, ["start"; 3]);
+}
+
+/// Parked for their time, both copies are due in the same second, and both are clean first touches.
+async fn copies_parked_for_their_time(crash: Crash) {
+    let sim = Sim::start(&["--fleet", "Stopped=30,Running=30", "--latency", "20ms"]);
+    let not_before = Timestamp::now() + 10.seconds();
+    let jobs = under_each_policy(&instances(60), json!({"not_before": not_before}));
+    let copies = Copies::make(crash, sim, "", &jobs).await;
+    assert!(copies.sim.log().await.is_empty(), "the crash came before their time");
+    let (counts, sim) = copies.ends(60).await;
+    // To wait for one's time is no touch, not even where a crash came in between: the policy holds.
+    let expected = [("started", 30), ("failed conflict", 10), ("already_done", 20)];
+    assert_eq!(counts, expected.map(|(end, count)| (end.to_owned(), count)).into());
+    for call in sim.log().await {
+        assert!(call.unix_micros >= not_before.as_microsecond(), "{call:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_of_a_scheduled_job_after_a_kill_end_as_one_and_keep_the_policy() {
+    copies_parked_for_their_time(Crash::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_of_a_scheduled_job_after_a_lost_connection_end_as_one_and_keep_the_policy() {
+    copies_parked_for_their_time(Crash::Cut).await;
+}

@@ -1,0 +1,226 @@
+//! The API has a bad day, under load. Every job still ends once, and every machine is started once.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use support::account::Account;
+use support::calls::Call;
+use support::sim::Sim;
+use support::stage::{Stage, Wishes};
+use support::{PATIENCE, eventually};
+
+/// Of each test, so that there is load.
+const JOBS: usize = 300;
+/// The answer to a call comes within this, or not at all.
+const SHORT: &str = "conflict = \"fail\"\nconcurrency = 64\ntimeout = \"700ms\"";
+/// No job gives up while a test's bad day lasts.
+const PATIENT: &str = "max_attempts = 100\ninitial = \"200ms\"\nmax = \"1s\"";
+
+/// What there is to see when a bad day is over and every job has ended.
+struct Day {
+    stage: Stage,
+    outcomes: BTreeMap<String, Value>,
+    /// By instance.
+    calls: BTreeMap<String, Vec<Call>>,
+}
+
+/// Wakes `JOBS` stopped machines while the calls meet `rules`, lifts these once `met` calls have met them, and waits
+/// for the end of every job.
+async fn bad_day(rules: Value, met: usize) -> Day {
+    let fleet = format!("Stopped={JOBS}");
+    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, ..Wishes::default() };
+    day(Stage::with(wishes).await, rules, met).await
+}
+
+async fn day(mut stage: Stage, rules: Value, met: usize) -> Day {
+    let mut account = Account::open(&stage.vhost.url).await;
+    stage.sim.faults(rules).await;
+    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    eventually("the bad day is felt", async || {
+        let log = stage.sim.log().await;
+        (log.iter().filter(|call| call.fault.is_some()).count() >= met).then_some(())
+    })
+    .await;
+    stage.sim.faults(json!([])).await;
+    let counts = account.close(PATIENCE).await;
+    assert_eq!(counts.values().sum::<usize>(), JOBS, "{counts:?}");
+    let outcomes = stage.outcomes(JOBS).await;
+    let mut calls: BTreeMap<String, Vec<Call>> = BTreeMap::new();
+    for call in stage.sim.log().await {
+        calls.entry(call.instance.clone()).or_default().push(call);
+    }
+    Day { stage, outcomes, calls }
+}
+
+impl Day {
+    /// Every machine was started, by one call; where its answer was `lost`, the outcome says that it is ambiguous.
+    async fn every_machine_was_started_once(&self, lost: impl Fn(&str) -> bool) {
+        let instances = self.stage.sim.control("GET", "instances", Value::Null).await;
+        for instance in instances.as_array().expect("a list") {
+            assert_eq!(instance["starts"], 1, "{instance}");
+        }
+        for (instance, outcome) in &self.outcomes {
+            let calls = &self.calls[instance];
+            let starts: Vec<&Call> = calls.iter().filter(|call| call.operation == "start").collect();
+            let effective = starts.iter().position(|call| call.took_effect).expect("one call started it");
+            let unseen = starts[effective].fault.as_deref().is_some_and(&lost);
+            assert_eq!(outcome["outcome"], "started", "{instance}: {calls:?}");
+            assert_eq!(outcome["ambiguous"], unseen, "{instance}: {calls:?}");
+            // A call whose success was seen is the last one.
+            if !unseen {
+                assert_eq!(effective + 1, starts.len(), "{instance}: {calls:?}");
+            }
+        }
+    }
+
+    fn met(&self, fault: &str) -> usize {
+        self.calls.values().flatten().filter(|call| call.fault.as_deref() == Some(fault)).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_5xx_passes() {
+    let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.25});
+    let day = bad_day(json!([rule(500), rule(502), rule(503), rule(504)]), 2 * JOBS).await;
+    day.every_machine_was_started_once(|_| false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_hangs_for_a_while_is_waited_for() {
+    let rules = json!([{"fault": {"hang": "before"}, "share": 0.5}, {"fault": {"hang": "after"}, "share": 0.5}]);
+    let day = bad_day(rules, JOBS / 2).await;
+    assert!(day.met("hang-before") > 20 && day.met("hang-after") > 20);
+    day.every_machine_was_started_once(|fault| fault == "hang-after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_reset_before_and_after_the_call_took_effect_cost_no_job() {
+    let rules = json!([{"fault": {"reset": "before"}, "share": 0.5}, {"fault": {"reset": "after"}, "share": 0.5}]);
+    let day = bad_day(rules, JOBS).await;
+    assert!(day.met("reset-before") > 20 && day.met("reset-after") > 20);
+    day.every_machine_was_started_once(|fault| fault == "reset-after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
+    let day = bad_day(json!([{"fault": {"delay": "1s"}, "share": 0.7}]), JOBS / 2).await;
+    day.every_machine_was_started_once(|fault| fault == "delay-1s").await;
+}
+
+/// A start's answer is in its status. So a body that does not end in time, or breaks off, takes nothing from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_is_believed_whose_body_trickles_or_breaks_off() {
+    let body = r#"{"requestId":"0b1c"}"#;
+    let rules = json!([
+        {"fault": {"status": 200, "body": body, "when": "after", "trickle": "1s"}, "share": 0.2},
+        {"fault": {"status": 200, "body": body, "when": "after", "cut": true}, "share": 0.2},
+        {"fault": {"status": 503, "trickle": "1s"}, "share": 0.2},
+        {"fault": {"status": 503, "cut": true}, "share": 0.2},
+    ]);
+    let day = bad_day(rules, JOBS).await;
+    day.every_machine_was_started_once(|_| false).await;
+}
+
+/// 300 bodies of 100 MB, 64 at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_100_megabytes_are_not_read() {
+    let rules = json!([
+        {"fault": {"status": 503, "pad": 100_000_000}, "share": 0.5},
+        {"fault": {"pad": 100_000_000}, "share": 0.5},
+    ]);
+    let day = bad_day(rules, JOBS).await;
+    day.every_machine_was_started_once(|_| false).await;
+    let peak = peak_memory(day.stage.daemon.child.pid());
+    println!("peak of resident memory: {peak} MiB");
+    assert!(peak < 60, "{peak} MiB at the peak");
+}
+
+/// A proxy's page says nothing of an instance, whatever its status: not that it is started, nor that it is unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxys_page_ends_no_job() {
+    let page = |status: u16, share: f64| json!({"fault": {"status": status, "html": true}, "share": share});
+    let rules = json!([page(200, 0.2), page(400, 0.1), page(403, 0.1), page(404, 0.2), page(409, 0.2), page(502, 0.2)]);
+    let day = bad_day(rules, 2 * JOBS).await;
+    assert!(["html-200", "html-404", "html-409", "html-502"].iter().all(|page| day.met(page) > 20));
+    day.every_machine_was_started_once(|_| false).await;
+    assert!(day.stage.dead().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_409_that_is_cut_off_is_no_conflict() {
+    let fleet = format!("Creating={JOBS}");
+    let sim = ["--boot-time", "4s"];
+    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, sim: &sim };
+    let stage = Stage::with(wishes).await;
+    let day = day(stage, json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]), JOBS / 2).await;
+    // Created, they run: of the 409s no one was taken for a final word.
+    for (instance, outcome) in &day.outcomes {
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{instance}");
+    }
+}
+
+/// Neither job nor key leaves for where a redirect points to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
+    let other = Sim::start(&["--fleet", &format!("Stopped={JOBS}")]);
+    let target = format!("{}/v2/instance/i-sim00001?start", other.url());
+    let rule = |status: u16| json!({"fault": {"status": status, "location": target}, "share": 0.2});
+    let day = bad_day(json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 2 * JOBS).await;
+    day.every_machine_was_started_once(|_| false).await;
+    for outcome in day.outcomes.values() {
+        assert_eq!(outcome["attempts"], 1, "a fault of the lane costs a job nothing: {outcome}");
+    }
+    assert!(other.log().await.is_empty());
+}
+
+/// Every fault of above meets the second call, which tells whether a running machine is of our making.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
+    let other = Sim::start(&[]);
+    let faults = json!([
+        {"status": 500},
+        {"status": 503, "cut": true},
+        {"hang": "before"},
+        {"reset": "before"},
+        {"reset": "after"},
+        {"delay": "1s"},
+        {"trickle": "1s"},
+        {"cut": true},
+        {"status": 200, "html": true},
+        {"status": 404, "html": true},
+        {"status": 409, "html": true},
+        {"status": 502, "html": true},
+        {"status": 200, "body": "{}"},
+        {"status": 307, "location": format!("{}/v2/instance/i-sim00001", other.url())},
+        {"status": 429, "retry_after": 1},
+    ]);
+    let group = JOBS / faults.as_array().unwrap().len();
+    let instance = |number: usize| format!("i-sim{number:05}");
+    let rules: Vec<Value> = (faults.as_array().unwrap().iter().enumerate())
+        .map(|(index, fault)| {
+            let instances: Vec<String> = (1..=group).map(|number| instance(index * group + number)).collect();
+            json!({"fault": fault, "instances": instances, "operations": ["describe"]})
+        })
+        .collect();
+    let fleet = format!("Running={JOBS}");
+    let lane = &SHORT.replace("fail", "verify");
+    let stage = Stage::with(Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() }).await;
+    let day = day(stage, json!(rules), JOBS + JOBS / 2).await;
+    for (instance, outcome) in &day.outcomes {
+        // It ran before, but of a job that was called before that can no longer be known.
+        let told = (&outcome["outcome"], &outcome["ambiguous"]);
+        assert_eq!(told, (&json!("started"), &json!(true)), "{instance}: {:?}", day.calls[instance]);
+        assert!(day.calls[instance].iter().all(|call| !call.took_effect || call.operation == "describe"));
+    }
+    assert!(other.log().await.is_empty());
+}
+
+/// In MiB. `VmHWM` is the most that was ever resident.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs, on Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    kib / 1024
+}
