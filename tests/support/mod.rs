@@ -6,6 +6,7 @@ pub mod broker;
 pub mod calls;
 pub mod child;
 pub mod daemon;
+pub mod pace;
 pub mod python;
 pub mod queues;
 pub mod sim;
