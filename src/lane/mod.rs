@@ -130,7 +130,7 @@ impl Lane {
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
-                self.limiter.empty();
+                self.limiter.empty().await;
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
                 let serving = async {
                     // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
