@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::json;
 use support::account::Account;
+use support::balancer::Balancer;
 use support::broker::{self, Vhost};
 use support::daemon::Daemon;
 use support::pace::{self, Lateness};
@@ -18,6 +19,8 @@ use support::{PATIENCE, eventually};
 const RATE: f64 = 50.0;
 const BURST: u32 = 20;
 const CONCURRENCY: usize = 8;
+/// The daemon's own, where the broker's URL names none.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
 
 /// Some replicas of one daemon, and jobs.
@@ -149,6 +152,44 @@ async fn a_frozen_holder_loses_the_lane_and_gives_way_when_it_wakes() {
     replicas.daemons[other].child.signal("KILL");
     assert_eq!(replicas.holder(Some(other)).await, frozen);
     replicas.close(400).await;
+}
+
+/// At a low rate a replica has deliveries for half a minute in hand, so nothing but its lease keeps it from going on.
+#[tokio::test]
+async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() {
+    const SLOW: f64 = 4.0;
+    let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", "Stopped=80"]));
+    let balancer = Balancer::start(&[&broker::shared().url]).await;
+    let wishes = Wishes { lane: "rate = 4\nburst = 1", ..Wishes::default() };
+    let cut_off = Daemon::start(&config(&format!("{}/{}", balancer.url, vhost.name), &sim.url(), &wishes));
+    cut_off.ready().await;
+    let other = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
+    other.ready().await;
+    assert_eq!(cut_off.metric(HELD).await, 1.0);
+    let mut account = Account::open(&vhost.url).await;
+    let lateness = Lateness::measure(&sim);
+    account.submit((1..=80).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    eventually("calls are made", async || (sim.log().await.len() >= 8).then_some(())).await;
+
+    let cut_at = Timestamp::now().as_microsecond();
+    balancer.stall(true);
+    eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
+    let taken_over = Timestamp::now().as_microsecond();
+    let lasted = cut_at + i64::try_from((HEARTBEAT + lateness.longest()).as_micros()).unwrap();
+    println!("take-over after the cable was pulled out: {} ms", (taken_over - cut_at) / 1000);
+    let calls = sim.log().await;
+    let late: Vec<i64> =
+        pace::times(&calls).into_iter().filter(|time| *time > lasted && *time < taken_over - 500_000).collect();
+    assert!(late.is_empty(), "calls {late:?} after {cut_at}");
+
+    balancer.stall(false);
+    eventually("the one that was cut off stands by", async || {
+        cut_off.get("/readyz").await.1.contains(r#""prod":"standing_by""#).then_some(())
+    })
+    .await;
+    assert_eq!((cut_off.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 80)].into());
+    lateness.assert_pace(&sim.log().await, SLOW, 1);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod account;
+pub mod balancer;
 pub mod broker;
 pub mod calls;
 pub mod child;
