@@ -21,6 +21,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What stands for the heartbeat where neither side wants one.
+const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// An open connection.
 #[derive(Debug)]
@@ -155,6 +157,15 @@ impl Connection {
     /// [`PublishError`].
     pub async fn publish_alone(&self, message: Arc<Outgoing>) -> Result<(), PublishError> {
         publish_alone(&self.inner, message).await
+    }
+
+    /// The heartbeat agreed on. A broker that hears nothing for two of them takes the connection for dead.
+    pub fn heartbeat(&self) -> Duration {
+        // With none agreed on, only the network tells that a peer is gone.
+        match self.inner.configuration().heartbeat() {
+            0 => WITHOUT_HEARTBEAT,
+            seconds => Duration::from_secs(seconds.into()),
+        }
     }
 
     /// Whether the connection stands.

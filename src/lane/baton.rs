@@ -82,6 +82,11 @@ impl Baton {
         Ok(())
     }
 
+    /// The channel the baton was given on.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Gives the baton to the next replica.
     pub async fn give_back(self) {
         // If the channel cannot be closed it is gone already, and the baton with it.

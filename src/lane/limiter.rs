@@ -1,13 +1,15 @@
 //! The rate of a lane: a token bucket that hands out evenly spaced slots.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// Lets `rate` calls a second through, and up to `burst` at once after a pause.
 #[derive(Debug)]
 pub struct Limiter {
+    /// Locked by whoever is next, until its slot has come. If all had theirs before they wait, a process that stands
+    /// still for a while would let them all through at once as it wakes.
     bucket: Mutex<Bucket>,
 }
 
@@ -18,25 +20,27 @@ impl Limiter {
         Self { bucket: Mutex::new(Bucket { interval, slack: interval * (burst - 1), next: Instant::now() }) }
     }
 
-    /// Empties the bucket: what is saved up for a burst is gone.
+    /// Empties the bucket: what is saved up for a burst is gone, and the next slot is an interval away.
     ///
-    /// Whoever takes a lane over begins so, since the replica before may have just used its burst.
-    pub fn empty(&self) {
+    /// Whoever takes a lane over begins so, since the replica before may have just used the last of its burst.
+    pub async fn empty(&self) {
         let now = Instant::now();
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.next = bucket.next.max(now + bucket.slack);
+        let mut bucket = self.bucket.lock().await;
+        bucket.next = bucket.next.max(now + bucket.slack + bucket.interval);
     }
 
     /// Waits for a slot, and tells how long it took.
     ///
-    /// Slots are given in the order of asking. Dropping the wait gives its slot up; nobody else gets it.
+    /// Slots are given in the order of asking. Dropping the wait may give a slot up that nobody else gets.
     pub async fn acquire(&self) -> Duration {
+        let asked = Instant::now();
+        let mut bucket = self.bucket.lock().await;
         let now = Instant::now();
-        let slot = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let slot = bucket.take(now);
         if slot > now {
             sleep_until(slot).await;
         }
-        slot.saturating_duration_since(now)
+        asked.elapsed()
     }
 }
 
@@ -63,6 +67,11 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::advance;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -92,12 +101,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_empty_bucket_has_no_burst() {
         let limiter = Limiter::new(10.0, 3);
-        limiter.empty();
+        limiter.empty().await;
         let start = Instant::now();
         for _ in 0..4 {
             limiter.acquire().await;
         }
-        assert_eq!(start.elapsed().as_millis(), 300);
+        assert_eq!(start.elapsed().as_millis(), 400);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_while_the_process_stands_still_are_not_let_through_together() {
+        let limiter = Arc::new(Limiter::new(10.0, 2));
+        let acquired = Arc::new(AtomicUsize::new(0));
+        for _ in 0..30 {
+            let (limiter, acquired) = (limiter.clone(), acquired.clone());
+            tokio::spawn(async move {
+                limiter.acquire().await;
+                acquired.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(acquired.load(Ordering::Relaxed), 2);
+        // The clock jumps, and nobody runs meanwhile.
+        advance(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_millis(990)).await;
+        let within_a_second = acquired.load(Ordering::Relaxed) - 2;
+        assert!(within_a_second <= 12, "{within_a_second} where 10 and a burst of 2 are allowed");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! rest keeps the lane to its rate and to one replica at a time.
 
 mod baton;
+mod lease;
 mod limiter;
 mod memory;
 mod run;
@@ -17,6 +18,7 @@ use lapin::{BasicProperties, ErrorKind};
 use tracing::{error, info};
 
 use self::baton::Baton;
+use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::verdict::Verdict;
@@ -42,6 +44,7 @@ pub struct Lane {
     client: Client,
     limiter: Limiter,
     memory: Memory,
+    lease: Lease,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
     /// A lane fault was met, and no call has shown since that it is over.
@@ -98,6 +101,7 @@ impl Lane {
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             memory: Memory::new(),
+            lease: Lease::new(),
             replies,
             metrics,
             faulty: AtomicBool::new(false),
@@ -131,7 +135,9 @@ impl Lane {
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
-                self.limiter.empty();
+                self.limiter.empty().await;
+                let channel = baton.channel();
+                let renewing = self.lease.renew(&channel, connection.heartbeat());
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
                 let serving = async {
                     // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
@@ -144,6 +150,7 @@ impl Lane {
                 tokio::select! {
                     served = serving => served?,
                     lost = baton.keep() => lost?,
+                    lost = renewing => lost?,
                 }
                 info!(lane = %self.name, "lane given back");
             }
@@ -158,9 +165,15 @@ impl Lane {
         readiness.lane(self.name(), LaneState::Waiting);
     }
 
-    /// Waits for the limiter, before any API call of the lane.
+    /// Waits for the right to make a call: the lane must be ours, and the limiter have a slot.
     async fn limited(&self) {
-        self.metrics.waited(self.limiter.acquire().await);
+        loop {
+            self.lease.valid().await;
+            self.metrics.waited(self.limiter.acquire().await);
+            if self.lease.is_valid() {
+                return;
+            }
+        }
     }
 
     /// Makes a call, and counts and times it.

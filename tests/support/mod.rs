@@ -2,11 +2,13 @@
 #![allow(dead_code)]
 
 pub mod account;
+pub mod balancer;
 pub mod broker;
 pub mod calls;
 pub mod child;
 pub mod daemon;
 pub mod lost_acks;
+pub mod pace;
 pub mod python;
 pub mod queues;
 pub mod sim;

@@ -1,0 +1,247 @@
+//! Several replicas: one runs the lane, another takes over whatever becomes of it, no job is lost, and whoever is
+//! called never sees more than the lane's rate and a burst.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::json;
+use support::account::Account;
+use support::balancer::Balancer;
+use support::broker::{self, Vhost};
+use support::daemon::Daemon;
+use support::pace::{self, Lateness};
+use support::sim::Sim;
+use support::stage::{Wishes, config};
+use support::{PATIENCE, eventually};
+
+const RATE: f64 = 50.0;
+const BURST: u32 = 20;
+const CONCURRENCY: usize = 8;
+/// The daemon's own, where the broker's URL names none.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
+
+/// Some replicas of one daemon, and jobs.
+struct Replicas {
+    daemons: Vec<Daemon>,
+    account: Account,
+    /// Before the simulator, which it calls.
+    lateness: Lateness,
+    sim: Sim,
+    _vhost: Vhost,
+}
+
+impl Replicas {
+    async fn start(replicas: usize, jobs: usize) -> Self {
+        let vhost = broker::vhost();
+        let sim = Sim::start(&["--fleet", &format!("Stopped={jobs}")]);
+        let lane = format!("rate = {RATE}\nburst = {BURST}\nconcurrency = {CONCURRENCY}");
+        let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
+        let daemons: Vec<Daemon> = (0..replicas).map(|_| Daemon::start(&config)).collect();
+        for daemon in &daemons {
+            daemon.ready().await;
+        }
+        let account = Account::open(&vhost.url).await;
+        let lateness = Lateness::measure(&sim);
+        Self { daemons, account, lateness, sim, _vhost: vhost }
+    }
+
+    async fn submit(&mut self, jobs: std::ops::RangeInclusive<usize>) {
+        self.account.submit(jobs.map(|number| format!("i-sim{number:05}")), json!({})).await;
+    }
+
+    async fn calls(&self) -> usize {
+        self.sim.log().await.len()
+    }
+
+    async fn called(&self, calls: usize) {
+        eventually("calls are made", async || (self.calls().await >= calls).then_some(())).await;
+    }
+
+    /// Waits until exactly one of all but `gone` holds the lane, and says which.
+    async fn holder(&self, gone: Option<usize>) -> usize {
+        eventually("one replica holds the lane", async || {
+            let mut holders = Vec::new();
+            for (number, daemon) in self.daemons.iter().enumerate() {
+                if Some(number) != gone && daemon.metric(HELD).await == 1.0 {
+                    holders.push(number);
+                }
+            }
+            (holders.len() == 1).then(|| holders[0])
+        })
+        .await
+    }
+
+    /// How long no call was made around `moment`.
+    async fn silence(&self, moment: Timestamp) -> Duration {
+        pace::silence(&pace::times(&self.sim.log().await), moment.as_microsecond())
+    }
+
+    /// Every job started its machine, every machine once, and never too fast.
+    async fn close(self, jobs: usize) {
+        assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
+        let instances = self.sim.control("GET", "instances", json!(null)).await;
+        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+        self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
+    }
+}
+
+#[tokio::test]
+async fn ten_holders_killed_in_a_row_lose_no_job() {
+    let mut replicas = Replicas::start(3, 1200).await;
+    replicas.submit(1..=1200).await;
+    let mut longest = Duration::ZERO;
+    for round in 1..=10 {
+        let calls = replicas.calls().await;
+        replicas.called(calls + 20).await;
+        let holder = replicas.holder(None).await;
+        let (killed, since) = (Timestamp::now(), Instant::now());
+        replicas.daemons[holder].child.signal("KILL");
+        replicas.daemons[holder].child.ended().await;
+        let next = replicas.holder(Some(holder)).await;
+        let taken_over = since.elapsed();
+        let calls = replicas.calls().await;
+        replicas.called(calls + 5).await;
+        let silence = replicas.silence(killed).await;
+        println!("round {round}: {next} takes over from {holder} after {taken_over:.1?}; no calls for {silence:.1?}");
+        longest = longest.max(silence);
+        replicas.daemons[holder].start_again();
+        replicas.daemons[holder].ready().await;
+    }
+    println!("longest take-over after SIGKILL: {longest:.1?}");
+    // Two seconds are promised, on a machine that does nothing else.
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert!(replicas.account.ended().await < 1200, "the kills came under load");
+    replicas.close(1200).await;
+}
+
+#[tokio::test]
+async fn a_frozen_holder_loses_the_lane_and_gives_way_when_it_wakes() {
+    let mut replicas = Replicas::start(2, 400).await;
+    replicas.submit(1..=300).await;
+    replicas.called(50).await;
+    let frozen = replicas.holder(None).await;
+    let (since, moment) = (Instant::now(), Timestamp::now());
+    replicas.daemons[frozen].child.signal("STOP");
+    let other = replicas.holder(Some(frozen)).await;
+    println!("take-over after SIGSTOP: {:.1?}", since.elapsed());
+
+    // The other does all that is left, and saves up a burst of its own.
+    eventually("every job has ended", async || (replicas.account.ended().await == 300).then_some(())).await;
+    println!("no calls for {:.1?}", replicas.silence(moment).await);
+    tokio::time::sleep(Duration::from_secs_f64(f64::from(BURST) / RATE)).await;
+    let before = replicas.calls().await;
+
+    // The frozen one has a burst saved up too, and deliveries of jobs that have ended since.
+    replicas.daemons[frozen].child.signal("CONT");
+    replicas.submit(301..=400).await;
+    eventually("the woken one stands by", async || {
+        replicas.daemons[frozen].get("/readyz").await.1.contains(r#""prod":"standing_by""#).then_some(())
+    })
+    .await;
+    assert_eq!(replicas.holder(None).await, other);
+    let calls = replicas.sim.log().await;
+    let usurped = calls[before..].iter().filter(|call| call.instance.as_str() <= "i-sim00300").count();
+    println!("calls of the woken one: {usurped}");
+    assert!(usurped <= CONCURRENCY, "{usurped} calls, more than can have been on their way as it froze");
+
+    // And it is as good as any.
+    replicas.called(before + 50).await;
+    replicas.daemons[other].child.signal("KILL");
+    assert_eq!(replicas.holder(Some(other)).await, frozen);
+    replicas.close(400).await;
+}
+
+/// At a low rate a replica has deliveries for half a minute in hand, so nothing but its lease keeps it from going on.
+#[tokio::test]
+async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() {
+    const SLOW: f64 = 4.0;
+    let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", "Stopped=80"]));
+    let balancer = Balancer::start(&[&broker::shared().url]).await;
+    let wishes = Wishes { lane: "rate = 4\nburst = 1", ..Wishes::default() };
+    let cut_off = Daemon::start(&config(&format!("{}/{}", balancer.url, vhost.name), &sim.url(), &wishes));
+    cut_off.ready().await;
+    let other = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
+    other.ready().await;
+    assert_eq!(cut_off.metric(HELD).await, 1.0);
+    let mut account = Account::open(&vhost.url).await;
+    let lateness = Lateness::measure(&sim);
+    account.submit((1..=80).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    eventually("calls are made", async || (sim.log().await.len() >= 8).then_some(())).await;
+
+    let cut_at = Timestamp::now().as_microsecond();
+    balancer.stall(true);
+    eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
+    let taken_over = Timestamp::now().as_microsecond();
+    let lasted = cut_at + i64::try_from((HEARTBEAT + lateness.longest()).as_micros()).unwrap();
+    println!("take-over after the cable was pulled out: {} ms", (taken_over - cut_at) / 1000);
+    let calls = sim.log().await;
+    let late: Vec<i64> =
+        pace::times(&calls).into_iter().filter(|time| *time > lasted && *time < taken_over - 500_000).collect();
+    assert!(late.is_empty(), "calls {late:?} after {cut_at}");
+
+    balancer.stall(false);
+    eventually("the one that was cut off stands by", async || {
+        cut_off.get("/readyz").await.1.contains(r#""prod":"standing_by""#).then_some(())
+    })
+    .await;
+    assert_eq!((cut_off.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 80)].into());
+    lateness.assert_pace(&sim.log().await, SLOW, 1);
+}
+
+#[tokio::test]
+async fn a_holder_told_to_stop_under_load_hands_the_lane_over() {
+    let mut replicas = Replicas::start(2, 200).await;
+    replicas.submit(1..=200).await;
+    replicas.called(50).await;
+    let holder = replicas.holder(None).await;
+    let moment = Timestamp::now();
+    replicas.daemons[holder].child.signal("TERM");
+    assert_eq!(replicas.daemons[holder].child.ended().await.code(), Some(0));
+    assert!(replicas.account.ended().await < 200, "the stop came under load");
+    replicas.called(200).await;
+    println!("no calls for {:.1?} around SIGTERM", replicas.silence(moment).await);
+    assert_eq!(replicas.calls().await, 200, "no instance was called twice");
+    replicas.close(200).await;
+}
+
+#[tokio::test]
+async fn replicas_killed_all_at_once_and_started_again_lose_no_job() {
+    let mut replicas = Replicas::start(3, 300).await;
+    replicas.submit(1..=300).await;
+    for calls in [50, 100, 150] {
+        replicas.called(calls).await;
+        for daemon in &replicas.daemons {
+            daemon.child.signal("KILL");
+        }
+        for daemon in &mut replicas.daemons {
+            daemon.child.ended().await;
+            daemon.start_again();
+        }
+    }
+    assert!(replicas.account.ended().await < 300, "the kills came under load");
+    replicas.holder(None).await;
+    replicas.close(300).await;
+}
+
+#[test]
+fn the_fullest_window_is_found() {
+    let window = Duration::from_millis(1);
+    assert_eq!(pace::fullest(&[], window), 0);
+    assert_eq!(pace::fullest(&[5], window), 1);
+    // 1,000 µs apart is outside, one less is inside.
+    assert_eq!(pace::fullest(&[0, 1000, 2000], window), 1);
+    assert_eq!(pace::fullest(&[0, 999, 1998, 2100, 2200, 9000], window), 3);
+    // What was made within a second and was up to 10 ms late fits into a second and 10 ms.
+    assert_eq!(pace::allowed(100.0, 5, Duration::from_millis(10)), 106.0);
+}
+
+#[test]
+fn the_silence_around_a_moment_is_found() {
+    let ms = |times: &[i64]| times.iter().map(|time| time * 1000).collect::<Vec<_>>();
+    // A call on its way as the moment came is taken up just after it.
+    assert_eq!(pace::silence(&ms(&[0, 900, 1000, 1003, 1500, 1510, 9000]), 1_001_000), Duration::from_millis(497));
+}

@@ -1,0 +1,105 @@
+//! Whether calls kept to a lane's rate, as the one who was called saw it.
+//!
+//! The promise is about calls as they are made, the log has them as they were taken up, a little later each. Where one
+//! is held up and the next are not, they crowd, though none was made too early: what was taken up within a second was
+//! made within a second and the longest delay. So the second is stretched by that delay, and the delay is not assumed
+//! but measured, beside the test: by a client that, like a lane, sleeps until a moment and then calls the simulator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::calls::Call;
+use super::http;
+use super::sim::Sim;
+
+/// The most of `times` (microseconds, ascending) within any `window`, its end not included.
+pub fn fullest(times: &[i64], window: Duration) -> usize {
+    let window = i64::try_from(window.as_micros()).expect("a short time");
+    let mut first = 0;
+    let mut most = 0;
+    for (last, time) in times.iter().enumerate() {
+        while times[first] <= time - window {
+            first += 1;
+        }
+        most = most.max(last - first + 1);
+    }
+    most
+}
+
+/// What a lane of `rate` and `burst` may call within a second that is stretched by `lateness`.
+pub fn allowed(rate: f64, burst: u32, lateness: Duration) -> f64 {
+    f64::from(burst) + rate * (1.0 + lateness.as_secs_f64())
+}
+
+/// When the calls were taken up, in microseconds.
+pub fn times(calls: &[Call]) -> Vec<i64> {
+    calls.iter().map(|call| call.unix_micros).collect()
+}
+
+/// The longest time around `moment` in which no call was taken up: at a take-over, how long the lane stood still.
+pub fn silence(times: &[i64], moment: i64) -> Duration {
+    const ON_THEIR_WAY: i64 = 100_000;
+    let around = times.windows(2).filter(|pair| pair[0] <= moment + ON_THEIR_WAY && pair[1] >= moment);
+    let longest = around.map(|pair| pair[1] - pair[0]).max().expect("calls before and after");
+    Duration::from_micros(u64::try_from(longest).expect("the log is in order"))
+}
+
+/// Measures, for as long as it lives, how late calls can be on this machine at this time.
+pub struct Lateness {
+    longest: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+    probe: Option<JoinHandle<()>>,
+}
+
+impl Lateness {
+    pub fn measure(sim: &Sim) -> Self {
+        const EVERY: Duration = Duration::from_millis(10);
+        let (longest, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let url = format!("{}/_sim/health", sim.url());
+        let (longest_here, ended_here) = (longest.clone(), ended.clone());
+        // On a thread of its own: what the test does meanwhile must not pass for lateness.
+        let probing = async move {
+            let client = http();
+            client.get(&url).send().await.expect("the simulator answers");
+            while !ended_here.load(Ordering::Relaxed) {
+                let due = Instant::now() + EVERY;
+                tokio::time::sleep_until(due.into()).await;
+                client.get(&url).send().await.expect("the simulator answers");
+                let late = u64::try_from(due.elapsed().as_micros()).expect("a short time");
+                longest_here.fetch_max(late, Ordering::Relaxed);
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let probe = std::thread::spawn(move || runtime.block_on(probing));
+        Self { longest, ended, probe: Some(probe) }
+    }
+
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest.load(Ordering::Relaxed))
+    }
+
+    /// Asserts that no second saw more calls than `rate` and `burst` allow.
+    pub fn assert_pace(&self, calls: &[Call], rate: f64, burst: u32) {
+        let most = fullest(&times(calls), Duration::from_secs(1));
+        let (lateness, allowed) = (self.longest(), allowed(rate, burst, self.longest()));
+        println!(
+            "fullest second: {most} calls of {} ({rate}/s, burst {burst}, at most {lateness:.1?} late)",
+            calls.len()
+        );
+        #[expect(clippy::cast_precision_loss, reason = "some thousands at most")]
+        let most = most as f64;
+        assert!(most <= allowed, "{most} calls in one second where {allowed:.1} are allowed");
+    }
+}
+
+impl Drop for Lateness {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(probe) = self.probe.take() {
+            // A probe that panicked has said so; here it may be because the simulator went first.
+            let _ = probe.join();
+        }
+    }
+}
