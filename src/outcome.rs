@@ -20,7 +20,7 @@ pub enum Outcome {
     AlreadyDone,
     /// The instance was not started, or cannot be known to be.
     Failed(Reason),
-    /// The job's deadline had passed before a call was made.
+    /// The job's deadline had passed, and no call of ours is known to have started the instance.
     Expired,
     /// The message was no job.
     Rejected,
@@ -168,7 +168,8 @@ pub struct Data<'a> {
     pub error_message: Option<&'a str>,
     /// Of the last answer: what Baidu's support asks for.
     pub bce_request_id: Option<&'a str>,
-    /// The instance runs, and an earlier call of ours may be what started it.
+    /// An earlier call of ours may have started the instance. With `started` it runs; with `expired`, or `failed` as
+    /// `exhausted`, nobody could tell.
     pub ambiguous: bool,
     /// When the daemon first saw the job.
     pub received_at: Timestamp,

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use support::account::Account;
@@ -151,14 +151,23 @@ async fn a_proxys_page_ends_no_job() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_409_that_is_cut_off_is_no_conflict() {
     let fleet = format!("Creating={JOBS}");
-    let sim = ["--boot-time", "4s"];
-    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, sim: &sim };
-    let stage = Stage::with(wishes).await;
-    let day = day(stage, json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]), JOBS / 2).await;
-    // Created, they run: of the 409s no one was taken for a final word.
-    for (instance, outcome) in &day.outcomes {
-        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{instance}");
-    }
+    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, sim: &["--boot-time", "1h"] };
+    let mut stage = Stage::with(wishes).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    stage.sim.faults(json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}])).await;
+    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    eventually("every machine is called", async || {
+        let called: BTreeSet<String> = stage.sim.log().await.into_iter().map(|call| call.instance).collect();
+        (called.len() == JOBS).then_some(())
+    })
+    .await;
+    // Created, they run.
+    let running = (1..=JOBS).map(|number| json!({"id": format!("i-sim{number:05}"), "status": "Running"}));
+    stage.sim.control("PUT", "instances", running.collect()).await;
+    stage.sim.faults(json!([])).await;
+    // Of the 409s no one was taken for a final word.
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    assert!(stage.outcomes(JOBS).await.values().all(|outcome| outcome["ambiguous"] == true));
 }
 
 /// Neither job nor key leaves for where a redirect points to.

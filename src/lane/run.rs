@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
-use crate::bce::{Answer, InstanceId, NoAnswer, Operation};
+use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer, Operation};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
 use crate::headers::Headers;
@@ -29,6 +29,8 @@ use crate::retry::full_jitter;
 
 /// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
 const POISONED_AT: i64 = 20;
+/// What a `Retry-After` of less, or of a date gone by, is taken for.
+const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// No `Retry-After` is honoured beyond this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Later than a copy of the job that is in hand just now.
@@ -51,7 +53,8 @@ pub(super) struct Job {
 enum First {
     Call(InstanceId),
     Wait(Duration),
-    End(Outcome, Option<String>),
+    Expire(InstanceId),
+    End(Outcome, String),
 }
 
 /// What follows from a call, or from there being none.
@@ -80,14 +83,14 @@ impl Job {
         let mut progress = Progress::read(&message.properties, now);
         let is_new = !redelivered && !Progress::is_in(&message.properties);
         let (job, first) = if count >= POISONED_AT {
-            (None, First::End(Outcome::Failed(Reason::Poisoned), Some(format!("delivered {count} times, never acked"))))
+            (None, First::End(Outcome::Failed(Reason::Poisoned), format!("delivered {count} times, never acked")))
         } else {
             match job::Job::parse(&message.body) {
                 Ok(job) => {
                     let first = first(&job, now);
                     (Some(job), first)
                 }
-                Err(unreadable) => (None, First::End(Outcome::Rejected, Some(unreadable.to_string()))),
+                Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.to_string())),
             }
         };
         // Who had it before may have called for it, unless it was too early for a call even now.
@@ -116,15 +119,12 @@ impl Job {
                 Next::Park { progress: self.progress.clone(), delay: AFTER_ITS_COPY, cause: "copy" }
             }
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
+            // The deadline may have passed since, while the job waited for its turn.
+            First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
             First::Call(instance) => self.call(lane, instance).await,
+            First::Expire(instance) => self.expire(lane, instance).await,
             First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
-            First::End(outcome, explanation) => Next::Conclude(Conclusion {
-                outcome: *outcome,
-                ambiguous: false,
-                attempts: self.progress.attempts,
-                answer: None,
-                explanation: explanation.clone(),
-            }),
+            First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
         };
         drop(slot);
         let (proof, reply) = match next {
@@ -165,8 +165,36 @@ impl Job {
     }
 
     fn again(&self, End { outcome, ambiguous }: End) -> Conclusion {
-        let explanation = Some("a copy of this job ended so before".to_owned());
+        self.conclusion(outcome, ambiguous, "a copy of this job ended so before")
+    }
+
+    /// An end without an answer that decided it.
+    fn conclusion(&self, outcome: Outcome, ambiguous: bool, explanation: &str) -> Conclusion {
+        let explanation = Some(explanation.to_owned());
         Conclusion { outcome, ambiguous, attempts: self.progress.attempts, answer: None, explanation }
+    }
+
+    fn is_late(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| is_late(job, Timestamp::now()))
+    }
+
+    /// Ends a job whose deadline has passed. No start call is made any more; but where one was made before, it may have
+    /// succeeded unseen, and then the machine is up and not `expired`.
+    async fn expire(&self, lane: &Lane, instance: &InstanceId) -> Next {
+        const LATE: &str = "its deadline has passed";
+        if !self.progress.touched {
+            return Next::Conclude(self.conclusion(Outcome::Expired, false, LATE));
+        }
+        lane.limited().await;
+        let described = lane.timed(Operation::Describe, lane.client.describe(instance)).await;
+        let (outcome, ambiguous) = match described {
+            Ok((answer, Some(state))) if answer.status == 200 && !answer.foreign => match state {
+                InstanceState::Running | InstanceState::Starting => (Outcome::Started, true),
+                InstanceState::Stopped | InstanceState::Passing | InstanceState::Ended => (Outcome::Expired, false),
+            },
+            _ => (Outcome::Expired, true),
+        };
+        Next::Conclude(self.conclusion(outcome, ambiguous, LATE))
     }
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
@@ -314,13 +342,17 @@ impl Job {
 
 /// What comes first for a job that could be read.
 fn first(job: &job::Job, now: Timestamp) -> First {
-    if job.deadline.is_some_and(|deadline| deadline < now) {
-        return First::End(Outcome::Expired, Some("its deadline had passed before a call was made".to_owned()));
+    if is_late(job, now) {
+        return First::Expire(job.instance_id.clone());
     }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
         Some(wait) if !wait.is_zero() => First::Wait(wait),
         _ => First::Call(job.instance_id.clone()),
     }
+}
+
+fn is_late(job: &job::Job, now: Timestamp) -> bool {
+    job.deadline.is_some_and(|deadline| deadline < now)
 }
 
 /// What follows from a verdict, for a job that has come as far as `progress`. `random` is from [0, 1).
@@ -345,7 +377,7 @@ fn decide(
         Verdict::AlreadyDone => (Outcome::AlreadyDone, false),
         Verdict::Failed(reason) => (Outcome::Failed(reason), false),
         Verdict::Throttled { retry_after } => {
-            let delay = retry_after.map_or(uncounted, |asked| asked.min(LONGEST_RETRY_AFTER));
+            let delay = retry_after.map_or(uncounted, |asked| asked.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER));
             return park(progress.clone(), delay, "throttled");
         }
         Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "lane_fault"),
@@ -357,7 +389,8 @@ fn decide(
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
                 return park(progress, delay, "transient");
             }
-            (Outcome::Failed(Reason::Exhausted), false)
+            // One of the calls may have succeeded unseen.
+            (Outcome::Failed(Reason::Exhausted), true)
         }
     };
     let (answer, explanation) = match result {

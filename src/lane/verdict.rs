@@ -99,26 +99,28 @@ pub fn of_describe(
         Ok((answer, _)) => {
             return match general(&Ok(answer.clone())) {
                 Verdict::Failed(Reason::NotFound) => Verdict::Failed(Reason::NotFound),
-                Verdict::Failed(_) => otherwise(circumstances.policy, Verdict::Failed(Reason::ConflictUnverified)),
+                Verdict::Failed(_) => unverifiable(circumstances.policy),
                 verdict => verdict,
             };
         }
-        Err(_) => return Verdict::Transient,
+        Err(error) => return general(&Err(error.clone())),
     };
     match state {
         InstanceState::Running | InstanceState::Starting if circumstances.first_touch => Verdict::AlreadyDone,
         InstanceState::Running | InstanceState::Starting => Verdict::Started { ambiguous: true },
-        InstanceState::Stopped | InstanceState::Passing => otherwise(circumstances.policy, Verdict::Transient),
-        InstanceState::Ended => otherwise(circumstances.policy, Verdict::Failed(Reason::WrongState)),
+        // A read can lag the start that made it untrue, and a stopped instance is there to be started.
+        InstanceState::Stopped | InstanceState::Passing => Verdict::Transient,
+        InstanceState::Ended if circumstances.policy == Conflict::Fail => Verdict::Failed(Reason::Conflict),
+        InstanceState::Ended => Verdict::Failed(Reason::WrongState),
     }
 }
 
-/// A 409 that was verified only because of the job's past still means what the policy says where it was not ours.
-fn otherwise(policy: Conflict, verified: Verdict) -> Verdict {
+/// A 409 that was to be verified only because of the job's past, and cannot be, still means what the policy says.
+fn unverifiable(policy: Conflict) -> Verdict {
     match policy {
         Conflict::Fail => Verdict::Failed(Reason::Conflict),
         Conflict::Accept => Verdict::AlreadyDone,
-        Conflict::Verify => verified,
+        Conflict::Verify => Verdict::Failed(Reason::ConflictUnverified),
     }
 }
 
@@ -154,7 +156,7 @@ fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
 fn is_clock_skew(code: &str, message: Option<&str>) -> bool {
     code == "RequestExpired"
         || code == "InvalidRequest"
-            && message.is_some_and(|message| message.contains("timestamp") || message.contains("expired"))
+            && message.is_some_and(|message| message.contains("timestamp") || message.contains("time expired"))
 }
 
 #[cfg(test)]

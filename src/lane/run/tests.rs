@@ -41,7 +41,7 @@ fn a_job_is_called_between_not_before_and_deadline() {
     let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
     assert_eq!(first(&due, now()), First::Call(id()));
     let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z"}"#);
-    assert!(matches!(first(&late, now()), First::End(Outcome::Expired, _)));
+    assert_eq!(first(&late, now()), First::Expire(id()));
 }
 
 #[test]
@@ -74,6 +74,11 @@ fn throttling_and_lane_faults_cost_no_attempt() {
     };
     assert_eq!((throttled.attempts, throttled.setbacks, throttled.touched), (0, 1, true));
     assert_eq!((throttled.failing_since, delay), (None, Duration::from_secs(7)));
+    let Next::Park { delay, .. } = decided(Verdict::Throttled { retry_after: Some(Duration::ZERO) }, &progress())
+    else {
+        panic!()
+    };
+    assert_eq!(delay, Duration::from_secs(1), "0 is not at once, over and over");
     let tired = Progress { attempts: 2, setbacks: 9, ..progress() };
     for verdict in
         [Verdict::LaneFault, Verdict::ClockSkew { server_time: None }, Verdict::Throttled { retry_after: None }]

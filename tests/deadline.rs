@@ -1,0 +1,48 @@
+//! Past its deadline a job starts no machine, and what was started before is not called expired.
+
+mod support;
+
+use jiff::{Timestamp, ToSpan};
+use serde_json::json;
+use support::eventually;
+use support::stage::{Stage, Wishes};
+
+#[tokio::test]
+async fn a_machine_that_our_own_call_started_is_not_expired() {
+    let lane = "timeout = \"1s\"";
+    let retry = "initial = \"5s\"\nmax = \"5s\"";
+    let mut stage = Stage::with(Wishes { lane, retry, ..Wishes::default() }).await;
+    // The call succeeds unseen for the one and not at all for the other, and the deadline passes meanwhile.
+    stage.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
+    stage.sim.script("i-sim00002", json!([{"hang": "before"}])).await;
+    let deadline = Timestamp::now() + 1.seconds();
+    for instance in ["i-sim00001", "i-sim00002"] {
+        stage.job(instance, json!({"instance_id": instance, "deadline": deadline})).await;
+    }
+    let outcomes = stage.outcomes(2).await;
+    let (started, expired) = (&outcomes["i-sim00001"], &outcomes["i-sim00002"]);
+    assert_eq!((&started["outcome"], &started["ambiguous"]), (&json!("started"), &json!(true)));
+    assert_eq!((&expired["outcome"], &expired["ambiguous"]), (&json!("expired"), &json!(false)));
+    for instance in ["i-sim00001", "i-sim00002"] {
+        assert_eq!(stage.sim.operations(instance).await, ["start", "describe"]);
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
+    let lane = "rate = 0.5\nburst = 1";
+    let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
+    let deadline = Timestamp::now() + 3.seconds();
+    for number in 1..=5 {
+        let instance = format!("i-sim{number:05}");
+        stage.job(&instance, json!({"instance_id": instance, "deadline": deadline})).await;
+    }
+    let outcomes = stage.outcomes(5).await;
+    assert!(outcomes.values().any(|outcome| outcome["outcome"] == "expired"), "not all could have their turn");
+    eventually("the calls are logged", async || {
+        let calls = stage.sim.log().await;
+        let started = outcomes.values().filter(|outcome| outcome["outcome"] == "started").count();
+        (calls.len() == started).then_some(())
+    })
+    .await;
+}
