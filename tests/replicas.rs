@@ -76,7 +76,7 @@ impl Replicas {
 
     /// How long no call was made around `moment`.
     async fn silence(&self, moment: Timestamp) -> Duration {
-        pace::silence(&pace::times(&self.sim.log().await), moment.as_microsecond())
+        pace::silence(&pace::times(&self.sim.log().await), moment.as_microsecond(), pace::ON_THEIR_WAY)
     }
 
     /// Every job started its machine, every machine once, and never too fast.
@@ -243,5 +243,8 @@ fn the_fullest_window_is_found() {
 fn the_silence_around_a_moment_is_found() {
     let ms = |times: &[i64]| times.iter().map(|time| time * 1000).collect::<Vec<_>>();
     // A call on its way as the moment came is taken up just after it.
-    assert_eq!(pace::silence(&ms(&[0, 900, 1000, 1003, 1500, 1510, 9000]), 1_001_000), Duration::from_millis(497));
+    assert_eq!(
+        pace::silence(&ms(&[0, 900, 1000, 1003, 1500, 1510, 9000]), 1_001_000, pace::ON_THEIR_WAY),
+        Duration::from_millis(497)
+    );
 }

@@ -6,6 +6,7 @@ pub mod balancer;
 pub mod broker;
 pub mod calls;
 pub mod child;
+pub mod cluster;
 pub mod daemon;
 pub mod lost_acks;
 pub mod pace;

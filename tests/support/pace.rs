@@ -28,6 +28,9 @@ pub fn fullest(times: &[i64], window: Duration) -> usize {
     most
 }
 
+/// For [`silence`]: calls made before a kill may be taken up just after it.
+pub const ON_THEIR_WAY: Duration = Duration::from_millis(100);
+
 /// What a lane of `rate` and `burst` may call within a second that is stretched by `lateness`.
 pub fn allowed(rate: f64, burst: u32, lateness: Duration) -> f64 {
     f64::from(burst) + rate * (1.0 + lateness.as_secs_f64())
@@ -38,10 +41,11 @@ pub fn times(calls: &[Call]) -> Vec<i64> {
     calls.iter().map(|call| call.unix_micros).collect()
 }
 
-/// The longest time around `moment` in which no call was taken up: at a take-over, how long the lane stood still.
-pub fn silence(times: &[i64], moment: i64) -> Duration {
-    const ON_THEIR_WAY: i64 = 100_000;
-    let around = times.windows(2).filter(|pair| pair[0] <= moment + ON_THEIR_WAY && pair[1] >= moment);
+/// The longest time in which no call was taken up that began within `after` of `moment`: where something happened
+/// then, how long the lane stood still because of it.
+pub fn silence(times: &[i64], moment: i64, after: Duration) -> Duration {
+    let latest = moment + i64::try_from(after.as_micros()).expect("a short time");
+    let around = times.windows(2).filter(|pair| pair[0] <= latest && pair[1] >= moment);
     let longest = around.map(|pair| pair[1] - pair[0]).max().expect("calls before and after");
     Duration::from_micros(u64::try_from(longest).expect("the log is in order"))
 }

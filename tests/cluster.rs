@@ -1,0 +1,186 @@
+//! A cluster of three RabbitMQ nodes loses one or two of them under load: the lane goes on as soon as a majority is
+//! there, and no job is lost.
+
+mod support;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use support::account::Account;
+use support::balancer::Balancer;
+use support::cluster::{Cluster, cluster};
+use support::daemon::Daemon;
+use support::pace::{self, Lateness};
+use support::sim::Sim;
+use support::stage::{Wishes, config};
+use support::{PATIENCE, eventually};
+
+const RATE: f64 = 50.0;
+const BURST: u32 = 5;
+const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
+const JOBS: &str = "reveille.jobs.prod";
+/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// A daemon whose broker is a cluster behind a load balancer, and jobs.
+struct Scene {
+    vhost: String,
+    account: Account,
+    daemon: Daemon,
+    /// Before the simulator, which it calls.
+    lateness: Lateness,
+    sim: Sim,
+    balancer: Balancer,
+}
+
+impl Scene {
+    /// Everything is declared over node 0, which so leads every queue; then the daemon is connected to node `to`.
+    async fn set(cluster: &Cluster, jobs: usize, to: usize) -> Self {
+        let vhost = cluster.vhost();
+        let balancer = Balancer::start(&cluster.urls([0, 1, 2])).await;
+        let url = format!("{}/{vhost}", balancer.url);
+        let sim = Sim::start(&["--fleet", &format!("Stopped={jobs}")]);
+        let lane = format!("rate = {RATE}\nburst = {BURST}");
+        let mut daemon = Daemon::start(&config(&url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() }));
+        daemon.ready().await;
+        let account = Account::open(&url).await;
+        if to != 0 {
+            daemon.child.signal("TERM");
+            assert_eq!(daemon.child.ended().await.code(), Some(0));
+            balancer.prefer(&cluster.urls([to, (to + 1) % 3, (to + 2) % 3]));
+            daemon.start_again();
+            daemon.ready().await;
+        }
+        tokio::time::sleep(SETTLED).await;
+        assert_eq!(cluster.leader(&vhost, JOBS), 0);
+        let lateness = Lateness::measure(&sim);
+        Self { vhost, account, daemon, lateness, sim, balancer }
+    }
+
+    async fn submit(&mut self, jobs: RangeInclusive<usize>) {
+        self.account.submit(jobs.map(|number| format!("i-sim{number:05}")), json!({})).await;
+    }
+
+    async fn calls(&self) -> usize {
+        self.sim.log().await.len()
+    }
+
+    async fn called(&self, more: usize) {
+        let before = self.calls().await;
+        eventually("calls are made", async || (self.calls().await >= before + more).then_some(())).await;
+    }
+
+    async fn all_ended(&mut self, jobs: usize) {
+        eventually("every job has ended", async || (self.account.ended().await == jobs).then_some(())).await;
+    }
+
+    /// How long no call was made because of what happened at `moment`.
+    async fn print_silence(&self, what: &str, moment: Timestamp) {
+        // What is in hand as a node goes lasts for a while.
+        let after = Duration::from_secs(15);
+        let silence = pace::silence(&pace::times(&self.sim.log().await), moment.as_microsecond(), after);
+        println!("{what}: no calls for {silence:.1?}");
+    }
+
+    /// Every job started its machine, every machine once, and never too fast.
+    async fn close(self, jobs: usize) {
+        assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
+        let instances = self.sim.control("GET", "instances", json!(null)).await;
+        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+        self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 600, 1).await;
+    scene.submit(1..=300).await;
+    scene.called(50).await;
+    let moment = Timestamp::now();
+    cluster.kill(0);
+    scene.called(50).await;
+    scene.print_silence("leader killed", moment).await;
+    assert!(scene.account.ended().await < 300, "the kill came under load");
+    scene.all_ended(300).await;
+    cluster.restart(0);
+    scene.daemon.ready().await;
+
+    // The next one may be the node that the daemon is connected to.
+    let next = cluster.leader(&scene.vhost, JOBS);
+    scene.submit(301..=600).await;
+    scene.called(50).await;
+    let moment = Timestamp::now();
+    cluster.kill(next);
+    scene.called(50).await;
+    scene.print_silence(&format!("node {next} killed"), moment).await;
+    assert!(scene.account.ended().await < 600, "the kill came under load");
+    scene.all_ended(600).await;
+    cluster.restart(next);
+    scene.close(600).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_that_the_holder_is_connected_to_is_killed() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 400, 1).await;
+    // The other replica is connected to another node.
+    scene.balancer.prefer(&cluster.urls([2, 0, 1]));
+    let other = Daemon::start(&std::fs::read_to_string(&scene.daemon.config.path).unwrap());
+    other.ready().await;
+    assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (1.0, 0.0));
+    scene.submit(1..=400).await;
+    scene.called(50).await;
+    let moment = Timestamp::now();
+    cluster.kill(1);
+    eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
+    scene.called(20).await;
+    scene.print_silence("the holder's node killed", moment).await;
+    assert!(scene.account.ended().await < 400, "the kill came under load");
+    scene.daemon.ready().await;
+    assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
+    cluster.restart(1);
+    scene.close(400).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 500, 0).await;
+    scene.submit(1..=500).await;
+    scene.called(50).await;
+    let moment = Timestamp::now();
+    cluster.freeze(0);
+    // As a load balancer does whose checks get no answer.
+    scene.balancer.prefer(&cluster.urls([1, 2, 0]));
+    // More than it had in hand.
+    scene.called(150).await;
+    scene.print_silence("node frozen", moment).await;
+    assert!(scene.account.ended().await < 500, "it froze under load");
+    cluster.wake(0);
+    scene.close(500).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 300, 0).await;
+    scene.submit(1..=300).await;
+    scene.called(50).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    // What was in hand may still be called, but nothing is confirmed any more, so nothing is acked.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let calls = scene.calls().await;
+    assert!(calls < 300, "the lane came to rest");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(scene.calls().await, calls);
+    assert!(scene.daemon.child.is_running());
+
+    cluster.restart(1);
+    scene.called(20).await;
+    cluster.restart(2);
+    scene.close(300).await;
+}

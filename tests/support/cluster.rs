@@ -1,0 +1,99 @@
+//! Three RabbitMQ nodes that are one cluster, on this machine.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::block_in_place;
+
+use super::broker::Node;
+
+/// Made when the first node boots, one for each test.
+const VHOSTS: usize = 8;
+
+/// The cluster that this test binary's tests take turns with, all nodes running. A static is never dropped: the nodes
+/// end when this process does.
+pub async fn cluster() -> MutexGuard<'static, Cluster> {
+    static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let mut cluster = block_in_place(|| CLUSTER.get_or_init(|| Mutex::new(Cluster::form()))).lock().await;
+    if !cluster.running.iter().all(|running| *running) {
+        // A test failed midway. Nodes that were frozen for long are no cluster any more.
+        *cluster = block_in_place(Cluster::form);
+    }
+    cluster
+}
+
+pub struct Cluster {
+    nodes: [Node; 3],
+    running: [bool; 3],
+}
+
+impl Cluster {
+    fn form() -> Self {
+        let vhosts = VHOSTS.to_string();
+        let first = Node::start(&["--vhosts", &vhosts]);
+        let folder = first.folder.to_str().expect("a plain path").to_owned();
+        // One after the other: nodes that join at the same time get in each other's way.
+        let joined = [(); 2].map(|()| Node::start(&["--vhosts", &vhosts, "--join", &folder]));
+        let [second, third] = joined;
+        Self { nodes: [first, second, third], running: [true; 3] }
+    }
+
+    /// A vhost nobody else has, by name.
+    pub fn vhost(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(number <= VHOSTS, "more tests than vhosts: raise VHOSTS in {}", file!());
+        format!("t{number}")
+    }
+
+    /// `amqp://guest:guest@127.0.0.1:PORT`, without a vhost, of each node in the order given.
+    pub fn urls(&self, numbers: [usize; 3]) -> [&str; 3] {
+        numbers.map(|number| self.nodes[number].url.as_str())
+    }
+
+    /// Which node leads a queue, asked of one that runs.
+    pub fn leader(&self, vhost: &str, queue: &str) -> usize {
+        let asked = self.running.iter().position(|running| *running).expect("one runs");
+        let queues = block_in_place(|| {
+            self.nodes[asked].ctl(&["list_queues", "-p", vhost, "--no-table-headers", "name", "leader"])
+        });
+        let leader = queues.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
+        let leader = leader.unwrap_or_else(|| panic!("{queue} is in {queues}"));
+        let names = self.nodes.iter().map(|node| {
+            let (_, port) = node.url.rsplit_once(':').expect("a port comes last");
+            format!("node{port}@localhost")
+        });
+        names.into_iter().position(|name| name == leader).unwrap_or_else(|| panic!("{leader:?} leads {queue}"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, number: usize) {
+        block_in_place(|| self.nodes[number].kill());
+        self.running[number] = false;
+    }
+
+    /// Starts a killed node again.
+    pub fn restart(&mut self, number: usize) {
+        block_in_place(|| self.nodes[number].restart());
+        self.running[number] = true;
+    }
+
+    /// SIGSTOP: it answers nobody, but its sockets stay open. After a minute the others would take it for gone.
+    pub fn freeze(&mut self, number: usize) {
+        self.signal(number, "-STOP");
+        self.running[number] = false;
+    }
+
+    /// SIGCONT, to a frozen node.
+    pub fn wake(&mut self, number: usize) {
+        self.signal(number, "-CONT");
+        self.running[number] = true;
+    }
+
+    fn signal(&self, number: usize, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.nodes[number].pid.to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+}
