@@ -4,6 +4,7 @@
 mod baton;
 mod limiter;
 mod memory;
+mod recall;
 mod run;
 mod serve;
 pub mod verdict;
@@ -136,7 +137,8 @@ impl Lane {
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
                 self.limiter.empty();
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
-                tenure.announce().await?;
+                let announcement = tenure.announce().await?;
+                recall::recall(&tenure, connection, &announcement).await;
                 tokio::select! {
                     served = serve::serve(&tenure, connection, stop) => served?,
                     lost = baton.keep() => lost?,
@@ -213,8 +215,8 @@ impl Tenure {
         Self { lane, outcomes: connection.publisher(), jobs: connection.publisher() }
     }
 
-    /// Tells that the lane is run, which is how commands learn the names of lanes.
-    async fn announce(&self) -> Result<(), lapin::Error> {
+    /// Tells that the lane is run, which is how commands learn the names of lanes. Returns the event's id.
+    async fn announce(&self) -> Result<String, lapin::Error> {
         let lane = &self.lane;
         let event = outcome::lane_held(lane.name(), Timestamp::now());
         let properties = BasicProperties::default()
@@ -222,7 +224,7 @@ impl Tenure {
             .with_message_id(event.id.as_str().into());
         let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
         let body = event.to_bytes();
-        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
+        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
     }
 }
 
