@@ -50,6 +50,28 @@ pub enum Reason {
 }
 
 impl Outcome {
+    /// Every outcome there is.
+    const ALL: [Self; 13] = [
+        Self::Started,
+        Self::AlreadyDone,
+        Self::Expired,
+        Self::Rejected,
+        Self::Failed(Reason::Conflict),
+        Self::Failed(Reason::ConflictUnverified),
+        Self::Failed(Reason::WrongState),
+        Self::Failed(Reason::InstanceExpired),
+        Self::Failed(Reason::AccessDenied),
+        Self::Failed(Reason::NotFound),
+        Self::Failed(Reason::Refused),
+        Self::Failed(Reason::Exhausted),
+        Self::Failed(Reason::Poisoned),
+    ];
+
+    /// The outcome of this name and reason, as they stand in events.
+    pub fn read(name: &str, reason: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == name && outcome.reason() == reason)
+    }
+
     /// The name in events, routing keys and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -244,6 +266,14 @@ pub fn is_traceparent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outcome_is_read_as_it_is_written() {
+        for outcome in Outcome::ALL {
+            assert_eq!(Outcome::read(outcome.as_str(), outcome.reason()), Some(outcome));
+        }
+        assert_eq!((Outcome::read("failed", ""), Outcome::read("held", "")), (None, None));
+    }
 
     #[test]
     fn an_event_has_all_that_cloudevents_asks_for() {

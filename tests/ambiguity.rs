@@ -204,3 +204,51 @@ async fn two_copies_of_a_scheduled_job_after_a_kill_end_as_one_and_keep_the_poli
 async fn two_copies_of_a_scheduled_job_after_a_lost_connection_end_as_one_and_keep_the_policy() {
     copies_parked_for_their_time(Crash::Cut).await;
 }
+
+/// Ended and acked, but for an ack that was lost: the job comes again, as a touched one, and to an API that has recovered.
+async fn outcomes_told_twice(crash: Crash) {
+    let sim = Sim::start(&["--fleet", "Stopped=6,Running=30"]);
+    let stopped = instances(6);
+    sim.faults(json!([{"fault": {"status": 500}, "instances": stopped}])).await;
+    let vhost = broker::vhost();
+    let broker = LostAcks::before(&vhost.url).await;
+    let wishes = Wishes { retry: "max_attempts = 1", ..Wishes::default() };
+    let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
+    daemon.ready().await;
+    let mut account = Account::open(&vhost.url).await;
+    broker.lose();
+    for (instances, more) in under_each_policy(&instances(36), json!({})) {
+        account.submit(instances, more).await;
+    }
+    eventually("every job has ended, and its ack is lost", async || {
+        (account.ended().await == 36 && broker.lost() >= 36).then_some(())
+    })
+    .await;
+    sim.faults(json!([])).await;
+    if let Crash::Kill = crash {
+        daemon.child.signal("KILL");
+        daemon.child.ended().await;
+    }
+    broker.cut();
+    if let Crash::Kill = crash {
+        daemon.start_again();
+    }
+    eventually("every job ends again", async || {
+        account.ended().await;
+        (account.events >= 72).then_some(())
+    })
+    .await;
+    let expected = [("failed conflict", 10), ("already_done", 20), ("failed exhausted", 6)];
+    assert_eq!(account.close(PATIENCE).await, expected.map(|(end, count)| (end.to_owned(), count)).into());
+    assert!(stopped.len() == 6 && sim.log().await.iter().all(|call| call.operation == "describe" || !call.took_effect));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_a_kill_is_not_said_otherwise_after_it() {
+    outcomes_told_twice(Crash::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_the_connection_was_lost_is_not_said_otherwise_after_it() {
+    outcomes_told_twice(Crash::Cut).await;
+}

@@ -6,6 +6,7 @@ pub mod delivery;
 mod group;
 pub mod names;
 pub mod publisher;
+mod read_back;
 pub mod replies;
 pub mod topology;
 
@@ -13,5 +14,6 @@ pub use connection::{Connection, OpenError, connect, open};
 pub use delivery::{Delivery, Message, Unacked};
 pub use names::Names;
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
+pub use read_back::read_back;
 pub use replies::{Replies, Reply};
 pub use topology::Topology;

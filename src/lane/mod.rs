@@ -5,6 +5,7 @@ mod baton;
 mod lease;
 mod limiter;
 mod memory;
+mod recall;
 mod run;
 mod serve;
 pub mod verdict;
@@ -142,8 +143,8 @@ impl Lane {
                 let serving = async {
                     // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
                     tokio::select! {
-                        told = tenure.announce() => told?,
                         () = stop.requested() => {}
+                        told = tenure.announce() => recall::recall(&tenure, connection, &told?).await,
                     }
                     serve::serve(&tenure, connection, stop).await
                 };
@@ -223,8 +224,8 @@ impl Tenure {
         Self { lane, outcomes: connection.publisher(), jobs: connection.publisher() }
     }
 
-    /// Tells that the lane is run, which is how commands learn the names of lanes.
-    async fn announce(&self) -> Result<(), lapin::Error> {
+    /// Tells that the lane is run, which is how commands learn the names of lanes. Returns the event's id.
+    async fn announce(&self) -> Result<String, lapin::Error> {
         let lane = &self.lane;
         let event = outcome::lane_held(lane.name(), Timestamp::now());
         let properties = BasicProperties::default()
@@ -232,7 +233,7 @@ impl Tenure {
             .with_message_id(event.id.as_str().into());
         let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
         let body = event.to_bytes();
-        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
+        self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
     }
 }
 

@@ -1,0 +1,84 @@
+//! What was said of a job before a crash is not said otherwise after it.
+//!
+//! Killed between an outcome's confirm and the ack of its job, a lane finds the job handed out again: as a touched one,
+//! with an API that may have recovered. So whoever takes a lane over reads the end of the outcomes' log first.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::Tenure;
+use super::memory::End;
+use crate::bce::InstanceId;
+use crate::broker::{Connection, read_back};
+use crate::outcome::Outcome;
+
+/// Events read back, of all lanes: far more than one lane can have had in hand.
+const EVENTS: u32 = 10_000;
+/// What was said this long before the lane's last word was acked long since. An id that is used again the next morning
+/// is another order.
+const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
+/// Without the log the lane runs all the same.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+struct Event {
+    id: String,
+    data: Value,
+}
+
+/// The part of an outcome event that tells how a job ended.
+#[derive(Deserialize)]
+struct Told {
+    job_id: String,
+    lane: String,
+    instance_id: InstanceId,
+    outcome: String,
+    reason: Option<String>,
+    ambiguous: bool,
+    finished_at: Timestamp,
+}
+
+/// Reads back what the lane said last, up to the event `until`, into its memory.
+pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str) {
+    let lane = &tenure.lane;
+    let log = lane.names.outcomes_log();
+    let mut told: Vec<Told> = Vec::new();
+    let reading = async {
+        let channel = connection.channel().await?;
+        read_back(&channel, &log, EVENTS, |body| {
+            let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
+            if event.id == until {
+                return ControlFlow::Break(());
+            }
+            told.extend(serde_json::from_value(event.data).ok().filter(|told: &Told| told.lane == lane.name()));
+            ControlFlow::Continue(())
+        })
+        .await?;
+        channel.close(200, "read".into()).await
+    };
+    let failure = match timeout(PATIENCE, reading).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("not within {PATIENCE:?}")),
+    };
+    if let Some(failure) = failure {
+        warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
+    }
+    let Some(last) = told.iter().map(|told| told.finished_at).max() else { return };
+    let in_doubt = told.iter().filter(|told| last.duration_since(told.finished_at) <= IN_DOUBT);
+    let mut recalled = 0;
+    for told in in_doubt {
+        if let Some(outcome) = Outcome::read(&told.outcome, told.reason.as_deref().unwrap_or_default()) {
+            let key = lane.memory.key(&told.job_id, &told.instance_id);
+            lane.memory.settle(key, End { outcome, ambiguous: told.ambiguous });
+            recalled += 1;
+        }
+    }
+    debug!(lane = lane.name(), recalled, "what was said last is read back");
+}
