@@ -6,8 +6,10 @@ pub mod broker;
 pub mod calls;
 pub mod child;
 pub mod daemon;
+pub mod proxy;
 pub mod python;
 pub mod queues;
+pub mod scene;
 pub mod sim;
 pub mod stage;
 
