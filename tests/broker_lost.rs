@@ -2,53 +2,119 @@
 
 mod support;
 
-use lapin::BasicProperties;
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde_json::json;
 use support::broker::Node;
 use support::daemon::Daemon;
-use support::eventually;
-use support::queues::Queues;
-use support::sim::Sim;
-use support::stage::{Wishes, config};
+use support::scene::Scene;
+use support::stage::Wishes;
+use support::{PATIENCE, eventually};
 
-/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(3);
+const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
+
+/// A hundred jobs a second.
+const STEADY: Wishes<'_> = Wishes { lane: "rate = 100\nburst = 1\nconcurrency = 8", retry: "", fleet: "", sim: &[] };
 
 #[tokio::test]
 async fn a_killed_broker_is_waited_for_and_no_job_is_lost() {
-    let mut node = Node::start(&[]);
-    let sim = Sim::start(&["--fleet", "Stopped=100"]);
-    let lane = "rate = 20\nburst = 1";
-    let mut daemon = Daemon::start(&config(&node.url, &sim.url(), &Wishes { lane, ..Wishes::default() }));
-    daemon.ready().await;
-    tokio::time::sleep(SETTLED).await;
-    let queues = Queues::connect(&node.url).await;
-    for number in 1..=100 {
-        let instance = format!("i-sim{number:05}");
-        let properties = BasicProperties::default().with_message_id(instance.as_str().into());
-        let body = json!({ "instance_id": instance }).to_string();
-        queues.publish("reveille.jobs", "prod", properties, body.as_bytes()).await;
+    let mut scene = Scene::set(800, STEADY).await;
+    scene.submit(1..801, json!({})).await;
+    for called in [100, 400] {
+        scene.calls(called).await;
+        scene.node.kill();
+        assert_eq!(scene.readiness(r#""prod":"waiting""#).await, 503);
+        assert_eq!(scene.daemon.metric("reveille_broker_connected").await, 0.0);
+        assert!(scene.daemon.child.is_running());
+        scene.node.restart();
+        scene.daemon.ready().await;
     }
-    node.kill();
-    eventually("readiness says so", async || {
-        let (status, body) = daemon.get("/readyz").await;
-        (status == 503 && body.contains(r#""prod":"waiting""#)).then_some(())
-    })
-    .await;
-    assert_eq!(daemon.metric("reveille_broker_connected").await, 0.0);
-    assert!(daemon.child.is_running());
+    assert!(scene.account.ended().await < 800, "the kills came under load");
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
+    assert_eq!(scene.starts().await, (1, 1));
+    assert_eq!(scene.daemon.metric(r#"reveille_lane_held{lane="prod"}"#).await, 1.0);
+    scene.daemon.child.signal("TERM");
+    assert_eq!(scene.daemon.child.ended().await.code(), Some(0));
+}
 
-    node.restart();
-    daemon.ready().await;
-    eventually("every machine is started", async || {
-        let instances = sim.control("GET", "instances", json!(null)).await;
-        instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1).then_some(())
-    })
-    .await;
-    let queues = Queues::connect(&node.url).await;
-    eventually("every job is acked", async || (queues.count("reveille.jobs.prod").await.0 == 0).then_some(())).await;
-    assert!(queues.take_all("reveille.dead").await.is_empty());
-    assert_eq!(daemon.metric(r#"reveille_lane_held{lane="prod"}"#).await, 1.0);
-    daemon.child.signal("TERM");
-    assert_eq!(daemon.child.ended().await.code(), Some(0));
+#[tokio::test]
+async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job_is_lost() {
+    let mut scene = Scene::set(800, STEADY).await;
+    scene.submit(1..801, json!({})).await;
+    scene.calls(100).await;
+    scene.node.ctl(&["close_all_connections", "spring cleaning"]);
+    eventually("it is noticed", async || scene.daemon.child.output().contains("spring cleaning").then_some(())).await;
+    scene.daemon.ready().await;
+    scene.calls(400).await;
+    scene.node.restart();
+    scene.daemon.ready().await;
+    assert!(scene.account.ended().await < 800, "the restart came under load");
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
+    assert_eq!(scene.starts().await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
+    let mut scene = Scene::set(800, STEADY).await;
+    scene.submit(1..801, json!({})).await;
+    scene.calls(100).await;
+    scene.node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    assert_eq!(scene.readiness("blocked: low on memory").await, 503);
+    assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
+    // One that comes meanwhile has more trouble: it has not even a baton yet.
+    let config = std::fs::read_to_string(&scene.daemon.config.path).unwrap();
+    let second = Daemon::start(&config);
+    eventually("it says so", async || second.get("/readyz").await.1.contains("blocked: ").then_some(())).await;
+
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ended = scene.daemon.metric(STARTED).await;
+    // Longer than heartbeats, and longer than a daemon waits for a baton while the broker takes messages.
+    tokio::time::sleep(Duration::from_secs(33)).await;
+    assert_eq!(scene.daemon.metric(STARTED).await, ended, "nothing ends meanwhile");
+    assert!(ended < 800.0, "the alarm came under load");
+
+    scene.node.ctl(&["set_vm_memory_high_watermark", "0.8"]);
+    for daemon in [&scene.daemon, &second] {
+        daemon.ready().await;
+        assert_eq!(daemon.metric("reveille_broker_blocked").await, 0.0);
+        assert_eq!(daemon.child.output().matches(" connected ").count(), 1, "{}", daemon.child.output());
+    }
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
+    assert_eq!(scene.starts().await, (1, 1));
+    assert_eq!(scene.sim.log().await.len(), 800, "no call was made twice");
+}
+
+#[tokio::test]
+async fn ten_thousand_parked_jobs_outlive_their_broker() {
+    let mut scene = Scene::set(10_000, Wishes::default()).await;
+    let due = Timestamp::now() + Duration::from_secs(30);
+    scene.submit(1..10_001, json!({ "not_before": due.to_string() })).await;
+    let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
+    eventually("all are parked", async || (scene.daemon.metric(parked).await >= 10_000.0).then_some(())).await;
+    assert!(scene.daemon.metric(STARTED).await < 10_000.0, "the broker goes while they are in the ladder");
+    scene.node.kill();
+    scene.node.restart();
+    assert_eq!(scene.account.close(PATIENCE * 2).await, [("started".to_owned(), 10_000)].into());
+    assert_eq!(scene.starts().await, (1, 1));
+    let calls = scene.sim.log().await;
+    assert!(calls.iter().all(|call| call.unix_micros >= due.as_microsecond()), "none is called before its time");
+}
+
+#[tokio::test]
+async fn a_delivery_held_longer_than_the_broker_allows_is_lost_to_nobody() {
+    let node = Node::start(&["--conf", "consumer_timeout = 8000"]);
+    // The broker looks once a minute otherwise.
+    node.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]);
+    let url = node.url.clone();
+    let lane = "rate = 20\nburst = 1\nconcurrency = 8\ntimeout = \"60s\"";
+    let mut scene = Scene::on(node, &url, 300, Wishes { lane, ..Wishes::default() }).await;
+    scene.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
+    scene.submit(1..301, json!({})).await;
+    eventually("the broker takes it back", async || scene.daemon.child.output().contains("timed out").then_some(()))
+        .await;
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
+    assert_eq!(scene.starts().await, (1, 1));
+    let operations = scene.sim.operations("i-sim00001").await;
+    assert_eq!(operations, ["start", "start", "describe"], "called again, and not taken for somebody else's");
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use lapin::BasicProperties;
-use lapin::options::{QueueBindOptions, QueueDeleteOptions};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
 use support::eventually;
@@ -57,9 +57,9 @@ async fn an_outcome_that_no_queue_takes_keeps_its_job_until_one_does() {
     let stage = Stage::set().await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     let (queue, key) = ("reveille.outcomes.log", "#");
-    let unbound =
-        channel.queue_unbind(queue.into(), "reveille.outcomes".into(), key.into(), FieldTable::default()).await;
-    unbound.unwrap();
+    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     // The queue the test listens with takes only what is for its lane, as any user's might.
     let ours = stage.events_queue();
     channel.queue_delete(ours, QueueDeleteOptions::default()).await.unwrap();

@@ -80,7 +80,7 @@ impl Replicas {
     }
 
     /// Every job started its machine, every machine once, and never too fast.
-    async fn close(self, jobs: usize) {
+    async fn close(mut self, jobs: usize) {
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
         let instances = self.sim.control("GET", "instances", json!(null)).await;
         assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));

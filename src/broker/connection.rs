@@ -1,10 +1,12 @@
 //! The connection to RabbitMQ.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -23,11 +25,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
+/// How soon what was deleted is declared again although no message was refused for want of it.
+const DECLARE_EVERY: Duration = Duration::from_secs(60);
+/// Between two declarations at least, however many messages are refused.
+const DECLARE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
     inner: Arc<lapin::Connection>,
+    /// Publishers tell by it that an exchange or a queue seems to be missing.
+    missing: Arc<Notify>,
 }
 
 /// No connection came about.
@@ -57,7 +65,7 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = lapin::Connection::connect_uri(broker.uri.clone(), properties);
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner) }),
+        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner), missing: Arc::default() }),
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
@@ -73,19 +81,14 @@ pub enum OpenError {
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The channel for it broke.
-    #[error("RabbitMQ at {address}: {source}")]
+    #[error("no channel of RabbitMQ's to declare exchanges and queues: {source}")]
     Broken {
-        /// Where.
-        address: String,
         /// Why.
         source: lapin::Error,
     },
     /// The broker took too long over it.
-    #[error("RabbitMQ at {address} did not declare exchanges and queues within {DECLARE_TIMEOUT:?}")]
-    TimedOut {
-        /// Where.
-        address: String,
-    },
+    #[error("RabbitMQ did not declare exchanges and queues within {DECLARE_TIMEOUT:?}")]
+    TimedOut,
 }
 
 impl OpenError {
@@ -126,14 +129,7 @@ pub async fn open(
 
 async fn try_open(broker: &Broker, name: &str, topology: &Topology) -> Result<Connection, OpenError> {
     let connection = connect(broker, name).await?;
-    let address = || broker.address();
-    let channel = connection.channel().await.map_err(|source| OpenError::Broken { address: address(), source })?;
-    match timeout(DECLARE_TIMEOUT, topology.declare(&channel)).await {
-        Ok(declared) => declared?,
-        Err(_) => return Err(OpenError::TimedOut { address: address() }),
-    }
-    // Its work is done, and a channel goes with its last handle.
-    drop(channel);
+    connection.declare(topology).await?;
     Ok(connection)
 }
 
@@ -148,7 +144,7 @@ impl Connection {
 
     /// A publisher, whose messages wait for no other publisher's.
     pub fn publisher(&self) -> Publisher {
-        Publisher::new(&self.inner)
+        Publisher::new(&self.inner, self.missing.clone())
     }
 
     /// Publishes one message over a channel of its own.
@@ -175,10 +171,13 @@ impl Connection {
 
     /// Waits until the connection is lost, and says why. Meanwhile `blocked` is told when the broker takes no messages,
     /// with its reason (an alarm: memory or disk are short), and when it takes them again, with `None`.
+    ///
+    /// A channel that the broker closed is no lost connection: whoever uses it has the error.
     pub async fn lost(&self, mut blocked: impl FnMut(Option<String>)) -> lapin::Error {
         let mut events = std::pin::pin!(self.inner.events_listener());
         while self.is_open() {
             match events.next().await {
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error,
                 Some(Event::ConnectionBlocked(reason)) => blocked(Some(reason)),
                 Some(Event::ConnectionUnblocked) => blocked(None),
@@ -187,6 +186,36 @@ impl Connection {
             }
         }
         ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
+    }
+
+    /// Declares `topology` again when a publisher misses something of it, and once a minute, since a level of the delay
+    /// ladder can be missing without anybody publishing to it. Never ends.
+    pub async fn keep_declared(&self, topology: &Topology) -> Infallible {
+        let mut told: Option<String> = None;
+        loop {
+            tokio::select! {
+                () = self.missing.notified() => {}
+                () = sleep(DECLARE_EVERY) => {}
+            }
+            let failure = self.declare(topology).await.err().map(|error| error.to_string());
+            // Told when it begins and when it changes: what nobody mends is tried every second.
+            if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {
+                warn!("what seems to be missing cannot be declared again: {failure}");
+            }
+            told = failure;
+            sleep(DECLARE_PAUSE).await;
+        }
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<(), OpenError> {
+        let channel = self.channel().await.map_err(|source| OpenError::Broken { source })?;
+        // Its work is done with this, and a channel goes with its last handle.
+        Ok(timeout(DECLARE_TIMEOUT, topology.declare(&channel)).await.map_err(|_| OpenError::TimedOut)??)
+    }
+
+    /// Whether the broker takes no messages at present.
+    pub fn is_blocked(&self) -> bool {
+        self.inner.status().blocked()
     }
 
     /// Closes the connection: what is unacked goes back to its queue.

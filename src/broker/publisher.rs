@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::{BasicProperties, ConnectionState, ErrorKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, info};
 
@@ -75,6 +75,13 @@ pub enum PublishError {
     Broken(lapin::Error),
 }
 
+impl PublishError {
+    /// Whether an exchange, a queue or a binding may be missing, and not only room in a queue.
+    fn is_for_want_of_something(&self) -> bool {
+        matches!(self, Self::Returned { .. } | Self::Forbidden { .. })
+    }
+}
+
 /// Ceilings of the delay between tries of a message the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -89,17 +96,19 @@ const CHANNELS: usize = 4;
 pub struct Publisher {
     intakes: Arc<[mpsc::UnboundedSender<Request>]>,
     turn: Arc<AtomicUsize>,
+    /// Wakes [`super::Connection::keep_declared`].
+    missing: Arc<Notify>,
 }
 
 impl Publisher {
-    pub(super) fn new(connection: &Arc<lapin::Connection>) -> Self {
+    pub(super) fn new(connection: &Arc<lapin::Connection>, missing: Arc<Notify>) -> Self {
         let intake = |_| {
             // Bounded by whoever publishes: each waits for the broker's word.
             let (intake, requests) = mpsc::unbounded_channel();
             tokio::spawn(publish_groups(connection.clone(), requests));
             intake
         };
-        Self { intakes: (0..CHANNELS).map(intake).collect(), turn: Arc::default() }
+        Self { intakes: (0..CHANNELS).map(intake).collect(), turn: Arc::default(), missing }
     }
 
     /// Publishes once and waits for the broker's word.
@@ -132,6 +141,9 @@ impl Publisher {
                 }
                 Err(PublishError::Broken(error)) => return Err(error),
                 Err(refused) => {
+                    if refused.is_for_want_of_something() {
+                        self.missing.notify_one();
+                    }
                     if refusals == 0 {
                         error!("{refused}; its job waits until that is mended");
                     }

@@ -78,7 +78,7 @@ impl Daemon {
             };
             let since = Instant::now();
             self.set_connected(CONNECTED, true);
-            let Err(error) = self.serve(&connection).await else {
+            let Err(error) = self.serve(&connection, &topology).await else {
                 if let Some(connection) = Arc::into_inner(connection) {
                     connection.close().await;
                 }
@@ -113,7 +113,7 @@ impl Daemon {
     }
 
     /// Runs every lane, until all are given back or the connection is lost.
-    async fn serve(&self, connection: &Arc<Connection>) -> Result<(), LaneError> {
+    async fn serve(&self, connection: &Arc<Connection>, topology: &Topology) -> Result<(), LaneError> {
         let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
         for lane in self.lanes.iter().cloned() {
             let (connection, readiness, stop) = (connection.clone(), self.readiness.clone(), self.stop.clone());
@@ -133,6 +133,7 @@ impl Daemon {
         let served = tokio::select! {
             ended = all(&mut lanes) => ended,
             error = connection.lost(blocked) => Err(error.into()),
+            never = connection.keep_declared(topology) => match never {},
         };
         // Aborted and waited for, so that no two generations of a lane's tasks ever run at once.
         lanes.shutdown().await;

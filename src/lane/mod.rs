@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
+use tokio::time::timeout;
 use tracing::{error, info};
 
 use self::baton::Baton;
@@ -124,9 +125,7 @@ impl Lane {
         readiness: &Readiness,
         stop: &Stop,
     ) -> Result<(), LaneError> {
-        let subscribing = Baton::subscribe(connection, self.names.baton_of(&self.name));
-        let subscribed = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
-        let mut baton = subscribed.map_err(|_| LaneError::NoBaton(self.names.baton_of(&self.name)))??;
+        let mut baton = self.subscribe(connection).await?;
         readiness.lane(self.name(), LaneState::StandingBy);
         tokio::select! {
             biased;
@@ -158,6 +157,20 @@ impl Lane {
         }
         baton.give_back().await;
         Ok(())
+    }
+
+    async fn subscribe(&self, connection: &Connection) -> Result<Baton, LaneError> {
+        let queue = self.names.baton_of(&self.name);
+        let mut subscribing = std::pin::pin!(Baton::subscribe(connection, queue.clone()));
+        loop {
+            match timeout(SUBSCRIBE_TIMEOUT, &mut subscribing).await {
+                Ok(subscribed) => return subscribed,
+                // A broker that takes no messages would not take one over another connection either, and would keep
+                // the connections that were given up until it does.
+                Err(_) if connection.is_blocked() => {}
+                Err(_) => return Err(LaneError::NoBaton(queue)),
+            }
+        }
     }
 
     /// Notes that the lane is not run here any more, since there is no connection.

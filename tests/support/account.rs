@@ -12,15 +12,24 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
-use super::GLANCE;
 use super::queues::Queues;
+use super::{GLANCE, broker};
 
 /// Where the events are kept for the accounting: a quorum queue, so that it outlives connections and brokers.
 const LEDGER: &str = "ledger";
 
+/// What the events are read from.
+enum Ledger {
+    Queue,
+    /// The daemon's own log of outcomes, from this offset on: for tests that delete the exchange, and so every binding
+    /// that the daemon does not make again.
+    Log(i64),
+}
+
 /// The jobs of a test and what was said of them.
 pub struct Account {
     url: String,
+    ledger: Ledger,
     submitted: BTreeSet<String>,
     /// By job: the id of its final event, and outcome and reason.
     ended: BTreeMap<String, (String, String, String)>,
@@ -41,7 +50,19 @@ impl Account {
             .queue_bind(LEDGER.into(), exchange.into(), "prod.#".into(), options, FieldTable::default())
             .await
             .expect("bound");
-        Self { url: url.to_owned(), submitted: BTreeSet::new(), ended: BTreeMap::new(), events: 0 }
+        Self {
+            url: url.to_owned(),
+            ledger: Ledger::Queue,
+            submitted: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            events: 0,
+        }
+    }
+
+    /// Opens the books on the daemon's log of outcomes.
+    pub fn of_the_log(url: &str) -> Self {
+        let ledger = Ledger::Log(0);
+        Self { url: url.to_owned(), ledger, submitted: BTreeSet::new(), ended: BTreeMap::new(), events: 0 }
     }
 
     /// Submits a job for each instance, under the instance's id, with `more` fields in its body.
@@ -71,7 +92,11 @@ impl Account {
     }
 
     async fn read(&mut self, queues: &Queues) {
-        for message in queues.take_all(LEDGER).await {
+        let messages = match &mut self.ledger {
+            Ledger::Queue => queues.take_all(LEDGER).await,
+            Ledger::Log(from) => queues.read_stream("reveille.outcomes.log", from).await,
+        };
+        for message in messages {
             let event: Value = serde_json::from_slice(&message.data).expect("an event is JSON");
             let data = &event["data"];
             if data["final"] != true {
@@ -90,7 +115,7 @@ impl Account {
     /// Waits until every job has ended and nothing is left of any, within `patience`, and closes the books.
     ///
     /// Returns how many jobs ended with each outcome, by `outcome` or `outcome reason`.
-    pub async fn close(mut self, patience: Duration) -> BTreeMap<String, usize> {
+    pub async fn close(&mut self, patience: Duration) -> BTreeMap<String, usize> {
         let start = Instant::now();
         let queues = Queues::connect(&self.url).await;
         loop {
@@ -118,14 +143,20 @@ impl Account {
             dead.iter().map(|message| message.properties.message_id().as_ref().expect("an id").as_str()).collect();
         assert_eq!(dead, failed, "dead are the jobs that failed, and no others");
         let mut counts = BTreeMap::new();
-        for (_, outcome, reason) in self.ended.into_values() {
+        for (_, outcome, reason) in self.ended.values() {
             *counts.entry(format!("{outcome} {reason}").trim_end().to_owned()).or_default() += 1;
         }
         counts
     }
 
-    /// Messages of jobs, ready or unacked, wherever they are.
+    /// Messages of jobs, ready or unacked, wherever they are. The broker is asked for unacked ones, which takes a moment,
+    /// once nothing else is missing.
     async fn left(&self, queues: &Queues) -> BTreeMap<String, u32> {
+        let ready = self.ready(queues).await;
+        if ready.is_empty() && self.ended.len() == self.submitted.len() { broker::jobs_left(&self.url) } else { ready }
+    }
+
+    async fn ready(&self, queues: &Queues) -> BTreeMap<String, u32> {
         let levels = (0..18).map(|level| format!("reveille.delay.{level:02}"));
         let names = ["reveille.jobs.prod", "reveille.due.prod"].map(str::to_owned).into_iter().chain(levels);
         let mut left = BTreeMap::new();

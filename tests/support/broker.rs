@@ -1,5 +1,6 @@
 //! A private RabbitMQ node for this test binary, and a vhost of it for each test.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -78,26 +79,56 @@ impl Node {
 
     /// Runs `rabbitmqctl` on this node and returns what it prints. It takes a second or two.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = Command::new("sh")
-            .args(["-c", r#". "$0/env" && exec rabbitmqctl --quiet "$@""#])
-            .arg(&self.folder)
-            .args(arguments)
-            .output()
-            .expect("sh runs");
-        assert!(
-            output.status.success(),
-            "rabbitmqctl {arguments:?}: {}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        String::from_utf8(output.stdout).expect("rabbitmqctl speaks UTF-8")
+        ctl(&self.folder, arguments)
     }
 
     fn command(&mut self, line: &str) {
         let commands = self.commands.as_mut().expect("stdin is open until drop");
         writeln!(commands, "{line}").expect("the node's script runs");
     }
+}
+
+/// Runs `rabbitmqctl` on the node whose folder this is.
+fn ctl(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("sh")
+        .args(["-c", r#". "$0/env" && exec rabbitmqctl --quiet "$@""#])
+        .arg(folder)
+        .args(arguments)
+        .output()
+        .expect("sh runs");
+    assert!(
+        output.status.success(),
+        "rabbitmqctl {arguments:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8(output.stdout).expect("rabbitmqctl speaks UTF-8")
+}
+
+/// Jobs in the queues of a private node's vhost, ready or unacked, by queue; queues without any are left out.
+///
+/// The queues' leaders are asked: a passive declare counts ready messages alone, `list_queues` is seconds behind.
+pub fn jobs_left(url: &str) -> BTreeMap<String, u32> {
+    let (node, vhost) = url.rsplit_once('/').filter(|(node, _)| !node.ends_with('/')).unwrap_or((url, "/"));
+    let (_, port) = node.rsplit_once(':').expect("a private node's URL names its port");
+    // As the node's script names it.
+    let folder = std::env::temp_dir().join(format!("rabbitmq-node.{port}"));
+    let query = format!(
+        r#"[io:format("~s ~b~n", [Name, Count]) || Q <- rabbit_amqqueue:list(<<"{vhost}">>),
+            amqqueue:get_type(Q) =:= rabbit_quorum_queue, {{resource, _, queue, Name}} <- [amqqueue:get_name(Q)],
+            {{ok, {{_, Count}}, _}} <- [ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1)]],
+           done."#
+    );
+    let answer = ctl(&folder, &["eval", &query]);
+    assert!(answer.contains("reveille.jobs."), "no lane's queue in vhost {vhost}: {answer}");
+    let counts = answer.lines().filter_map(|line| line.split_once(' '));
+    counts
+        .map(|(name, count)| (name.to_owned(), count.parse().expect("a count")))
+        .filter(|(name, count)| {
+            *count > 0 && ["jobs.", "due.", "delay."].iter().any(|kind| name.starts_with(&format!("reveille.{kind}")))
+        })
+        .collect()
 }
 
 impl Drop for Node {

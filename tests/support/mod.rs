@@ -10,8 +10,10 @@ pub mod cluster;
 pub mod daemon;
 pub mod lost_acks;
 pub mod pace;
+pub mod proxy;
 pub mod python;
 pub mod queues;
+pub mod scene;
 pub mod sim;
 pub mod stage;
 

@@ -1,12 +1,16 @@
 //! A client of the broker, as a producer or consumer would write it.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use tokio::time::timeout;
 
 pub struct Queues {
     pub connection: Connection,
@@ -53,6 +57,29 @@ impl Queues {
             taken.push(message.delivery);
         }
         taken
+    }
+
+    /// Reads what is in a stream from offset `from` on, and moves `from` behind it.
+    pub async fn read_stream(&self, stream: &str, from: &mut i64) -> Vec<Delivery> {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        channel.basic_qos(1000, BasicQosOptions::default()).await.expect("a stream wants a prefetch");
+        let mut offset = FieldTable::default();
+        offset.insert("x-stream-offset".into(), AMQPValue::LongLongInt(*from));
+        let consumer = channel.basic_consume(stream.into(), "".into(), BasicConsumeOptions::default(), offset).await;
+        let mut consumer = consumer.expect("the stream is there");
+        let mut read = Vec::new();
+        // What comes later than this is read the next time.
+        while let Ok(Some(delivery)) = timeout(Duration::from_millis(300), consumer.next()).await {
+            let delivery = delivery.expect("the stream is there");
+            delivery.ack(BasicAckOptions::default()).await.expect("acked");
+            let headers = delivery.properties.headers().as_ref().map(FieldTable::inner);
+            let Some(AMQPValue::LongLongInt(at)) = headers.and_then(|headers| headers.get("x-stream-offset")) else {
+                panic!("a stream's message without an offset: {delivery:?}");
+            };
+            *from = at + 1;
+            read.push(delivery);
+        }
+        read
     }
 
     /// Consumes, without acks, what is published to `exchange` from now on.

@@ -1,0 +1,153 @@
+//! What the lane needs in RabbitMQ is deleted or full: jobs wait, nothing is acked, and it goes on when that is mended,
+//! which the daemon does itself where it can.
+
+mod support;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+use serde_json::json;
+use support::account::Account;
+use support::broker::{self, jobs_left};
+use support::stage::{Stage, Wishes};
+use support::{PATIENCE, eventually};
+
+const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
+
+const STEADY: Wishes<'_> =
+    Wishes { lane: "rate = 50\nburst = 1\nconcurrency = 8", retry: "", fleet: "Stopped=200", sim: &[] };
+
+fn instances(count: usize) -> impl Iterator<Item = String> {
+    (1..=count).map(|number| format!("i-sim{number:05}"))
+}
+
+async fn calls(stage: &Stage, count: usize) {
+    eventually("calls are made", async || (stage.sim.log().await.len() >= count).then_some(())).await;
+}
+
+async fn channel(stage: &Stage) -> Channel {
+    stage.queues.connection.create_channel().await.unwrap()
+}
+
+async fn delete_exchange(stage: &Stage, exchange: &str) {
+    channel(stage).await.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+}
+
+async fn delete_queue(stage: &Stage, queue: &str) -> u32 {
+    channel(stage).await.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap()
+}
+
+/// Nothing was dropped with a connection, and so no call was made twice.
+async fn waited_in_place(stage: &Stage, calls: usize) {
+    assert!(!stage.daemon.child.output().contains("connecting again"), "the connection stands");
+    assert_eq!(stage.sim.log().await.len(), calls, "no call was made twice");
+}
+
+#[tokio::test]
+async fn a_deleted_outcomes_exchange_is_declared_again() {
+    let stage = Stage::with(STEADY).await;
+    let mut account = Account::of_the_log(&stage.vhost.url);
+    account.submit(instances(200), json!({})).await;
+    for called in [40, 100] {
+        calls(&stage, called).await;
+        delete_exchange(&stage, "reveille.outcomes").await;
+    }
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 200)].into());
+    waited_in_place(&stage, 200).await;
+}
+
+#[tokio::test]
+async fn what_the_daemon_cannot_mend_keeps_every_job_until_somebody_does() {
+    let stage = Stage::with(STEADY).await;
+    let mut account = Account::of_the_log(&stage.vhost.url);
+    account.submit(instances(200), json!({})).await;
+    calls(&stage, 40).await;
+    // An exchange of the same name and another kind, behind which there is no queue.
+    delete_exchange(&stage, "reveille.outcomes").await;
+    let (durable, none) = (ExchangeDeclareOptions { durable: true, ..Default::default() }, FieldTable::default());
+    eventually("the daemon was slower", async || {
+        // It may have declared its own before.
+        delete_exchange(&stage, "reveille.outcomes").await;
+        let channel = channel(&stage).await;
+        channel.exchange_declare("reveille.outcomes".into(), ExchangeKind::Fanout, durable, none.clone()).await.ok()
+    })
+    .await;
+    eventually("it says what it cannot mend", async || {
+        let output = stage.daemon.child.output();
+        (output.contains("its job waits until that is mended") && output.contains("it exists with other arguments"))
+            .then_some(())
+    })
+    .await;
+    let ended = stage.daemon.metric(STARTED).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.daemon.metric(STARTED).await, ended, "nothing ends");
+    let left: u32 = jobs_left(&stage.vhost.url).values().sum();
+    assert_eq!(f64::from(left), 200.0 - ended, "nothing is acked");
+
+    delete_exchange(&stage, "reveille.outcomes").await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 200)].into());
+    waited_in_place(&stage, 200).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_of_a_user_holds_jobs_back_until_there_is_room() {
+    let stage = Stage::with(STEADY).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit(instances(100), json!({})).await;
+    calls(&stage, 30).await;
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let channel = channel(&stage).await;
+    channel.queue_declare("small".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind("small".into(), "reveille.outcomes".into(), "#".into(), options, none).await.unwrap();
+    eventually("it is refused", async || stage.daemon.child.output().contains("rejected the message").then_some(()))
+        .await;
+    // Of those that were on their way some may still have been taken.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ended = stage.daemon.metric(STARTED).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.daemon.metric(STARTED).await, ended, "nothing ends");
+    let left: u32 = jobs_left(&stage.vhost.url).values().sum();
+    assert_eq!(f64::from(left), 100.0 - ended, "nothing is acked");
+
+    delete_queue(&stage, "small").await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 100)].into());
+    waited_in_place(&stage, 100).await;
+}
+
+#[tokio::test]
+async fn a_deleted_level_of_the_delay_ladder_is_declared_again() {
+    // A message that falls onto a level that is not there is tried again by the broker, every three minutes if not told
+    // otherwise before its queue is declared.
+    broker::shared().ctl(&["eval", "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 1000)."]);
+    let sim = &["--fault", "status-503=0.2"];
+    let stage = Stage::with(Wishes { sim, ..STEADY }).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    let all: Vec<String> = instances(200).collect();
+    let due_in = |seconds| json!({ "not_before": (Timestamp::now() + Duration::from_secs(seconds)).to_string() });
+    // 12 to 15 s lead through the levels of 8 and 4 s, 4 to 7 s enter at that of 4.
+    account.submit(all[..40].iter().cloned(), due_in(15)).await;
+    account.submit(all[40..100].iter().cloned(), json!({})).await;
+    let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
+    eventually("jobs are above the level", async || (stage.daemon.metric(parked).await >= 40.0).then_some(())).await;
+    assert_eq!(
+        delete_queue(&stage, "reveille.delay.02").await,
+        0,
+        "what is deleted with its jobs, they are deleted with"
+    );
+    account.submit(all[100..150].iter().cloned(), due_in(7)).await;
+    eventually("they are taken", async || (stage.daemon.metric(parked).await >= 90.0).then_some(())).await;
+    delete_exchange(&stage, "reveille.delay.02").await;
+    delete_exchange(&stage, "reveille.delay.return").await;
+    account.submit(all[150..].iter().cloned(), due_in(7)).await;
+    let counts = account.close(PATIENCE).await;
+    assert_eq!(counts, [("started".to_owned(), 200)].into());
+    assert!(!stage.daemon.child.output().contains("connecting again"), "the connection stands");
+}

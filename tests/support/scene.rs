@@ -1,0 +1,69 @@
+//! A node of one's own with a lane on it and jobs to come: what the faults of a broker befall.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::account::Account;
+use super::broker::Node;
+use super::daemon::Daemon;
+use super::eventually;
+use super::sim::Sim;
+use super::stage::{Wishes, config};
+
+/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
+const SETTLED: Duration = Duration::from_secs(3);
+
+pub struct Scene {
+    pub node: Node,
+    pub sim: Sim,
+    pub daemon: Daemon,
+    pub account: Account,
+}
+
+impl Scene {
+    /// `jobs` stopped instances, one for each job, and a lane ready to wake them.
+    pub async fn set(jobs: usize, wishes: Wishes<'_>) -> Self {
+        let node = Node::start(&[]);
+        let url = node.url.clone();
+        Self::on(node, &url, jobs, wishes).await
+    }
+
+    /// The same on a node that was started before, which the daemon reaches at `url`.
+    pub async fn on(node: Node, url: &str, jobs: usize, wishes: Wishes<'_>) -> Self {
+        let sim = Sim::start(&[&["--fleet", &format!("Stopped={jobs}")], wishes.sim].concat());
+        let daemon = Daemon::start(&config(url, &sim.url(), &wishes));
+        daemon.ready().await;
+        tokio::time::sleep(SETTLED).await;
+        let account = Account::open(&node.url).await;
+        tokio::time::sleep(SETTLED / 2).await;
+        Self { node, sim, daemon, account }
+    }
+
+    /// Submits jobs for the instances of these numbers, from 1 on.
+    pub async fn submit(&mut self, instances: Range<usize>, more: Value) {
+        self.account.submit(instances.map(|number| format!("i-sim{number:05}")), more).await;
+    }
+
+    /// Waits until this many calls were made in all.
+    pub async fn calls(&self, count: usize) {
+        eventually("calls are made", async || (self.sim.log().await.len() >= count).then_some(())).await;
+    }
+
+    /// Waits until readiness says this, and returns with which status.
+    pub async fn readiness(&self, says: &str) -> u16 {
+        eventually(says, async || {
+            let (status, body) = self.daemon.get("/readyz").await;
+            body.contains(says).then_some(status)
+        })
+        .await
+    }
+
+    /// How often each instance was started, most often and least often.
+    pub async fn starts(&self) -> (u64, u64) {
+        let instances = self.sim.control("GET", "instances", json!(null)).await;
+        let starts = || instances.as_array().unwrap().iter().map(|instance| instance["starts"].as_u64().unwrap());
+        (starts().min().unwrap(), starts().max().unwrap())
+    }
+}
