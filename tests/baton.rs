@@ -39,7 +39,10 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         for losses in 1..=2 {
             channel.queue_delete(BATON.into(), QueueDeleteOptions::default()).await.unwrap();
             eventually("the loss is noticed", async || {
-                let lost = |daemon: &Daemon| daemon.child.output().matches("connecting again").count() >= losses;
+                let lost = |daemon: &Daemon| {
+                    daemon.child.output().matches("the broker ended the subscription to reveille.baton").count()
+                        >= losses
+                };
                 daemons.into_iter().all(lost).then_some(())
             })
             .await;

@@ -37,7 +37,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
             .await
             .unwrap();
     }
-    let publisher = connection.publisher();
+    let publisher = connection.publisher(4);
     let mut publishing = JoinSet::new();
     for number in 0..4000 {
         let publisher = publisher.clone();
@@ -72,7 +72,7 @@ async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes(
     let connection = connect(&broker, "test").await.unwrap();
     let channel = connection.channel().await.unwrap();
     channel.queue_declare("q".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
-    let publisher = connection.publisher();
+    let publisher = connection.publisher(4);
     for _ in 0..8 {
         let to = |exchange: &str| {
             let (exchange, key) = (exchange.to_owned(), "q".to_owned());

@@ -101,6 +101,17 @@ async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn more_lanes_than_the_broker_has_channels_for_are_refused() {
+    let node = support::broker::Node::start(&["--conf", "channel_max = 20"]);
+    let more = "[[lane]]\nname = \"second\"";
+    let wishes = Wishes { lane: more, ..Wishes::default() };
+    let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &wishes));
+    assert_eq!(daemon.child.ended().await.code(), Some(2));
+    let output = daemon.child.output();
+    assert!(output.contains("2 lanes need 25 channels") && output.contains("channel_max"), "{output}");
+}
+
+#[tokio::test]
 async fn the_topology_that_is_printed_is_the_one_that_is_declared() {
     let stage = Stage::set().await;
     let (output, errors) = run(stage.daemon.config.command(&["topology", "--output", "json"]));

@@ -142,9 +142,20 @@ impl Connection {
         self.inner.create_channel().await
     }
 
-    /// A publisher, whose messages wait for no other publisher's.
-    pub fn publisher(&self) -> Publisher {
-        Publisher::new(&self.inner, self.missing.clone())
+    /// A publisher, whose messages wait for no other publisher's. `channels`, one or more, take turns: while the messages
+    /// of one wait for their confirms, those of the next are on their way.
+    pub fn publisher(&self, channels: usize) -> Publisher {
+        Publisher::new(&self.inner, self.missing.clone(), channels.max(1))
+    }
+
+    /// How many channels the broker lets the connection have.
+    pub fn channel_max(&self) -> usize {
+        self.inner.configuration().channel_max().into()
+    }
+
+    /// Has [`Connection::keep_declared`] see to what seems to be missing.
+    pub fn something_is_missing(&self) {
+        self.missing.notify_one();
     }
 
     /// Publishes one message over a channel of its own.

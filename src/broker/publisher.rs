@@ -85,9 +85,6 @@ impl PublishError {
 /// Ceilings of the delay between tries of a message the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// Channels that take turns: while the messages of one wait for their confirms, those of the next are on their way.
-const CHANNELS: usize = 4;
-
 /// Publishes what waits at the same time together, and judges it together.
 ///
 /// A message whose queues never confirm holds up those published with it: what is to be independent of each other
@@ -101,14 +98,14 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(connection: &Arc<lapin::Connection>, missing: Arc<Notify>) -> Self {
+    pub(super) fn new(connection: &Arc<lapin::Connection>, missing: Arc<Notify>, channels: usize) -> Self {
         let intake = |_| {
             // Bounded by whoever publishes: each waits for the broker's word.
             let (intake, requests) = mpsc::unbounded_channel();
             tokio::spawn(publish_groups(connection.clone(), requests));
             intake
         };
-        Self { intakes: (0..CHANNELS).map(intake).collect(), turn: Arc::default(), missing }
+        Self { intakes: (0..channels).map(intake).collect(), turn: Arc::default(), missing }
     }
 
     /// Publishes once and waits for the broker's word.
@@ -117,7 +114,7 @@ impl Publisher {
     /// [`PublishError`].
     pub async fn try_publish(&self, message: Arc<Outgoing>) -> Result<Confirmed, PublishError> {
         let closed = || PublishError::Broken(ErrorKind::InvalidConnectionState(ConnectionState::Closed).into());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % CHANNELS;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.intakes.len();
         let (waiting, word) = oneshot::channel();
         self.intakes[turn].send(Request { message, waiting }).map_err(|_| closed())?;
         word.await.map_err(|_| closed())?.map(Confirmed)

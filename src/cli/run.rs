@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::Failure;
 use crate::broker::{self, Connection, Names, Replies, Topology};
 use crate::config::Config;
-use crate::lane::{Lane, LaneError, Stop};
+use crate::lane::{self, Lane, LaneError, Stop};
 use crate::retry::full_jitter;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
@@ -76,6 +76,7 @@ impl Daemon {
                 () = self.stop.requested() => return Ok(()),
                 opened = opening => Arc::new(opened.map_err(|error| Failure::Usage(error.to_string()))?),
             };
+            self.check_channels(&connection)?;
             let since = Instant::now();
             self.set_connected(CONNECTED, true);
             let Err(error) = self.serve(&connection, &topology).await else {
@@ -104,6 +105,18 @@ impl Daemon {
                 () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, losses, rand::random())) => {}
             }
         }
+    }
+
+    fn check_channels(&self, connection: &Connection) -> Result<(), Failure> {
+        // And one to declare with.
+        let (lanes, needed, max) = (self.lanes.len(), self.lanes.len() * lane::CHANNELS + 1, connection.channel_max());
+        if needed <= max {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "{lanes} lanes need {needed} channels, and RabbitMQ lets a connection have {max}: raise its channel_max, or give \
+             some lanes to another daemon"
+        )))
     }
 
     fn set_connected(&self, state: &str, connected: bool) {

@@ -61,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     // Subscribed before the first job goes out, so that no outcome is missed.
     let events = if arguments.wait { Some(subscribe(&connection, &names, &lane).await?) } else { None };
 
-    let submitted = submit(&connection.publisher(), &names, &lane, &batch, jobs).await?;
+    let submitted = submit(&connection.publisher(4), &names, &lane, &batch, jobs).await?;
     let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
     eprintln!("{jobs} submitted to lane {lane} as batch {batch}");
     let code = match events {

@@ -40,7 +40,7 @@ impl Baton {
         let consumer = channel
             .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
-        let baton = Self { queue, channel, consumer, publisher: connection.publisher(), kept: None };
+        let baton = Self { queue, channel, consumer, publisher: connection.publisher(1), kept: None };
         baton.add().await?;
         Ok(baton)
     }

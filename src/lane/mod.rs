@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info};
 
 use self::baton::Baton;
@@ -29,6 +29,7 @@ use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
 use crate::outcome;
+use crate::retry::full_jitter;
 use crate::telemetry::{LaneMetrics, LaneState, Readiness};
 
 /// What lasts of a lane while connections come and go.
@@ -52,6 +53,16 @@ pub struct Lane {
     /// A lane fault was met, and no call has shown since that it is over.
     faulty: AtomicBool,
 }
+
+/// Channels of each of a lane's two publishers.
+const PUBLISHER_CHANNELS: usize = 4;
+/// Channels that a lane needs at most: its publishers', the baton's and its publisher's, the intake's, and one to read
+/// back what was said last.
+pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
+
+/// Ceilings of the delay before a lane whose channel broke is run again.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,11 +126,38 @@ impl Lane {
         self.name.as_str()
     }
 
+    /// Runs the lane until `stop` says so; again where only a channel broke, which is nothing to the other lanes.
+    ///
+    /// # Errors
+    /// The connection broke: everything unacked goes back to its queue.
+    pub async fn run(
+        self: Arc<Self>,
+        connection: &Connection,
+        readiness: &Readiness,
+        stop: &Stop,
+    ) -> Result<(), LaneError> {
+        let mut failures = 0;
+        loop {
+            let Err(error) = self.clone().stand_by_and_run(connection, readiness, stop).await else { return Ok(()) };
+            if !connection.is_open() {
+                return Err(error);
+            }
+            failures += 1;
+            error!(lane = %self.name, "the lane is run anew: {error}");
+            self.dropped(readiness);
+            connection.something_is_missing();
+            tokio::select! {
+                () = stop.requested() => return Ok(()),
+                () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())) => {}
+            }
+        }
+    }
+
     /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` says so.
     ///
     /// # Errors
     /// [`LaneError`]: everything unacked goes back to its queue with the channels.
-    pub async fn run(
+    async fn stand_by_and_run(
         self: Arc<Self>,
         connection: &Connection,
         readiness: &Readiness,
@@ -234,7 +272,8 @@ struct Tenure {
 
 impl Tenure {
     fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
-        Self { lane, outcomes: connection.publisher(), jobs: connection.publisher() }
+        let publisher = || connection.publisher(PUBLISHER_CHANNELS);
+        Self { lane, outcomes: publisher(), jobs: publisher() }
     }
 
     /// Tells that the lane is run, which is how commands learn the names of lanes. Returns the event's id.
