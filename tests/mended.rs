@@ -153,7 +153,6 @@ async fn a_deleted_level_of_the_delay_ladder_is_declared_again() {
     account.submit(all[100..150].iter().cloned(), due_in(7)).await;
     eventually("they are taken", async || (stage.daemon.metric(parked).await >= 90.0).then_some(())).await;
     delete_exchange(&stage, "reveille.delay.02").await;
-    delete_exchange(&stage, "reveille.delay.return").await;
     account.submit(all[150..].iter().cloned(), due_in(7)).await;
     let counts = account.close(PATIENCE).await;
     assert_eq!(counts, [("started".to_owned(), 200)].into());
