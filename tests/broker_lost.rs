@@ -88,7 +88,7 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
 #[tokio::test]
 async fn ten_thousand_parked_jobs_outlive_their_broker() {
     let mut scene = Scene::set(10_000, Wishes::default()).await;
-    let due = Timestamp::now() + Duration::from_secs(30);
+    let due = Timestamp::now() + Duration::from_secs(20);
     scene.submit(1..10_001, json!({ "not_before": due.to_string() })).await;
     let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
     eventually("all are parked", async || (scene.daemon.metric(parked).await >= 10_000.0).then_some(())).await;

@@ -56,6 +56,18 @@ struct Exchange {
     arguments: Arguments,
 }
 
+impl Exchange {
+    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+        let kind = match self.kind {
+            Kind::Topic => ExchangeKind::Topic,
+            Kind::Fanout => ExchangeKind::Fanout,
+        };
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let declared = channel.exchange_declare(self.name.as_str().into(), kind, options, table(&self.arguments)).await;
+        declared.map_err(|source| DeclareError { what: "exchange", name: self.name.clone(), source })
+    }
+}
+
 #[derive(Debug)]
 struct Queue {
     name: String,
@@ -85,9 +97,22 @@ struct Binding {
     key: String,
 }
 
+impl Binding {
+    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+        let (to, from, key) = (self.destination.as_str().into(), self.source.as_str().into(), self.key.as_str().into());
+        let none = FieldTable::default();
+        let bound = match self.target {
+            Target::Queue => channel.queue_bind(to, from, key, QueueBindOptions::default(), none).await,
+            Target::Exchange => channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), none).await,
+        };
+        bound.map_err(|source| DeclareError { what: "binding of", name: self.destination.clone(), source })
+    }
+}
+
 /// All that exists for a set of lanes.
 #[derive(Debug, Default)]
 pub struct Topology {
+    /// Each after those it is bound to.
     exchanges: Vec<Exchange>,
     queues: Vec<Queue>,
     bindings: Vec<Binding>,
@@ -156,38 +181,23 @@ impl Topology {
 
     /// Declares everything. What is there already stays as it is.
     ///
+    /// An exchange has its bindings at once: what comes to one with an alternate exchange before it has them ends among
+    /// the dead letters, and there are jobs on their way when one is declared again.
+    ///
     /// # Errors
     /// [`DeclareError`], naming what exists with other arguments.
     pub async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
-        for exchange in &self.exchanges {
-            let kind = match exchange.kind {
-                Kind::Topic => ExchangeKind::Topic,
-                Kind::Fanout => ExchangeKind::Fanout,
-            };
-            let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-            channel
-                .exchange_declare(exchange.name.as_str().into(), kind, options, table(&exchange.arguments))
-                .await
-                .map_err(|source| DeclareError { what: "exchange", name: exchange.name.clone(), source })?;
-        }
         for queue in &self.queues {
             channel
                 .queue_declare(queue.name.as_str().into(), QueueDeclareOptions::durable(), table(&queue.arguments))
                 .await
                 .map_err(|source| DeclareError { what: "queue", name: queue.name.clone(), source })?;
         }
-        for binding in &self.bindings {
-            let (to, from, key) =
-                (binding.destination.as_str().into(), binding.source.as_str().into(), binding.key.as_str().into());
-            let bound = match binding.target {
-                Target::Queue => {
-                    channel.queue_bind(to, from, key, QueueBindOptions::default(), FieldTable::default()).await
-                }
-                Target::Exchange => {
-                    channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), FieldTable::default()).await
-                }
-            };
-            bound.map_err(|source| DeclareError { what: "binding of", name: binding.destination.clone(), source })?;
+        for exchange in &self.exchanges {
+            exchange.declare(channel).await?;
+            for binding in self.bindings.iter().filter(|binding| binding.source == exchange.name) {
+                binding.declare(channel).await?;
+            }
         }
         Ok(())
     }

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::account::Account;
 use super::broker::Node;
 use super::daemon::Daemon;
-use super::eventually;
 use super::sim::Sim;
 use super::stage::{Wishes, config};
+use super::{GLANCE, eventually};
 
 /// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -48,7 +48,12 @@ impl Scene {
 
     /// Waits until this many calls were made in all.
     pub async fn calls(&self, count: usize) {
-        eventually("calls are made", async || (self.sim.log().await.len() >= count).then_some(())).await;
+        eventually("calls are made", async || {
+            // The whole log is read each time: not too often.
+            tokio::time::sleep(GLANCE * 4).await;
+            (self.sim.log().await.len() >= count).then_some(())
+        })
+        .await;
     }
 
     /// Waits until readiness says this, and returns with which status.
