@@ -135,12 +135,16 @@ async fn the_node_that_the_holder_is_connected_to_is_killed() {
     scene.called(50).await;
     let moment = Timestamp::now();
     cluster.kill(1);
-    eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
-    scene.called(20).await;
+    scene.called(50).await;
     scene.print_silence("the holder's node killed", moment).await;
     assert!(scene.account.ended().await < 400, "the kill came under load");
-    scene.daemon.ready().await;
-    assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
+    // Which one is not said: RabbitMQ may answer who takes over with INTERNAL_ERROR while leaders move, and then it is
+    // the other one's turn.
+    eventually("one holds the lane and the other stands by", async || {
+        let ready = scene.daemon.get("/readyz").await.0 == 200 && other.get("/readyz").await.0 == 200;
+        (ready && scene.daemon.metric(HELD).await + other.metric(HELD).await == 1.0).then_some(())
+    })
+    .await;
     cluster.restart(1);
     scene.close(400).await;
 }
@@ -159,7 +163,9 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     scene.called(150).await;
     scene.print_silence("node frozen", moment).await;
     assert!(scene.account.ended().await < 500, "it froze under load");
-    cluster.wake(0);
+    // As whoever runs it does.
+    cluster.kill(0);
+    cluster.restart(0);
     scene.close(500).await;
 }
 

@@ -12,6 +12,9 @@ use super::broker::Node;
 /// Made when the first node boots, one for each test.
 const VHOSTS: usize = 8;
 
+/// How long a silent node is waited for: until then nothing can be declared anywhere. RabbitMQ's default is a minute.
+const SILENCE: &str = "net_ticktime = 10";
+
 /// The cluster that this test binary's tests take turns with, all nodes running. A static is never dropped: the nodes
 /// end when this process does.
 pub async fn cluster() -> MutexGuard<'static, Cluster> {
@@ -32,10 +35,11 @@ pub struct Cluster {
 impl Cluster {
     fn form() -> Self {
         let vhosts = VHOSTS.to_string();
-        let first = Node::start(&["--vhosts", &vhosts]);
+        let arguments = ["--vhosts", &vhosts, "--conf", SILENCE];
+        let first = Node::start(&arguments);
         let folder = first.folder.to_str().expect("a plain path").to_owned();
         // One after the other: nodes that join at the same time get in each other's way.
-        let joined = [(); 2].map(|()| Node::start(&["--vhosts", &vhosts, "--join", &folder]));
+        let joined = [(); 2].map(|()| Node::start(&[&arguments[..], &["--join", &folder]].concat()));
         let [second, third] = joined;
         Self { nodes: [first, second, third], running: [true; 3] }
     }
@@ -80,20 +84,11 @@ impl Cluster {
         self.running[number] = true;
     }
 
-    /// SIGSTOP: it answers nobody, but its sockets stay open. After a minute the others would take it for gone.
+    /// SIGSTOP: it answers nobody, but its sockets stay open. The others take it for gone after a while, and it them
+    /// if it wakes after that, so it has to be killed then.
     pub fn freeze(&mut self, number: usize) {
-        self.signal(number, "-STOP");
-        self.running[number] = false;
-    }
-
-    /// SIGCONT, to a frozen node.
-    pub fn wake(&mut self, number: usize) {
-        self.signal(number, "-CONT");
-        self.running[number] = true;
-    }
-
-    fn signal(&self, number: usize, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.nodes[number].pid.to_string()]).status();
+        let sent = Command::new("kill").args(["-STOP", &self.nodes[number].pid.to_string()]).status();
         assert!(sent.expect("kill runs").success());
+        self.running[number] = false;
     }
 }
