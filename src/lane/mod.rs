@@ -138,9 +138,12 @@ impl Lane {
                 self.limiter.empty();
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
                 let announcement = tenure.announce().await?;
-                recall::recall(&tenure, connection, &announcement).await;
+                let run = async {
+                    recall::recall(&tenure, connection, &announcement).await;
+                    serve::serve(&tenure, connection, stop).await
+                };
                 tokio::select! {
-                    served = serve::serve(&tenure, connection, stop) => served?,
+                    served = run => served?,
                     lost = baton.keep() => lost?,
                 }
                 info!(lane = %self.name, "lane given back");
