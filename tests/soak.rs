@@ -15,9 +15,11 @@ use support::sim::Sim;
 use support::stage::{Wishes, config};
 use tokio::time::sleep;
 
-/// Jobs submitted between two faults, and how many of them are for machines nobody knows.
-const WAVE: usize = 60;
+/// Jobs submitted between two faults: how many are for machines that run already, that nobody knows, that are stopped.
+const RUNNING: usize = 6;
 const UNKNOWN: usize = 2;
+const STOPPED: usize = 52;
+const WAVE: usize = RUNNING + UNKNOWN + STOPPED;
 /// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
 const SETTLED: Duration = Duration::from_secs(3);
 /// How long what is left may take when the last fault is over.
@@ -142,7 +144,8 @@ struct Scene {
     mortal: Daemon,
     account: Account,
     submitted: usize,
-    started: usize,
+    /// Machines that were stopped before their job came.
+    stopped: usize,
 }
 
 impl Scene {
@@ -156,16 +159,22 @@ impl Scene {
         mortal.ready().await;
         let account = Account::open(&node.url).await;
         sleep(SETTLED).await;
-        Self { node, sim, lasting, mortal, account, submitted: 0, started: 0 }
+        Self { node, sim, lasting, mortal, account, submitted: 0, stopped: 0 }
     }
 
     async fn submit(&mut self, policy: &str) {
-        let known: Vec<String> = (0..WAVE - UNKNOWN).map(|n| format!("i-soak{:07}", self.submitted + n)).collect();
-        let stopped: Vec<Value> = known.iter().map(|id| json!({"id": id, "status": "Stopped"})).collect();
-        self.sim.control("PUT", "instances", json!(stopped)).await;
-        let unknown = (0..UNKNOWN).map(|n| format!("i-gone{:07}", self.submitted + n));
-        self.started += known.len();
-        self.account.submit(known.into_iter().chain(unknown), json!({"conflict": policy})).await;
+        let named = |kind: &str, count: usize| -> Vec<String> {
+            (0..count).map(|number| format!("i-{kind}{:07}", self.submitted + number)).collect()
+        };
+        let (stopped, running, unknown) = (named("stop", STOPPED), named("runs", RUNNING), named("gone", UNKNOWN));
+        let all = |ids: &[String], status: &str| -> Vec<Value> {
+            ids.iter().map(|id| json!({"id": id, "status": status})).collect()
+        };
+        let fleet = [all(&stopped, "Stopped"), all(&running, "Running")].concat();
+        self.sim.control("PUT", "instances", json!(fleet)).await;
+        self.stopped += STOPPED;
+        let jobs = [stopped, running, unknown].concat();
+        self.account.submit(jobs, json!({"conflict": policy})).await;
         self.submitted += WAVE;
     }
 
@@ -233,9 +242,13 @@ impl Scene {
         for (name, value) in rows {
             println!("| {name:<56} | {value:>20} |");
         }
-        let failed = counts.get("failed not_found").copied().unwrap_or_default();
-        assert_eq!((counts["started"], failed), (self.started, self.submitted - self.started), "{counts:?}");
-        assert_eq!(starts.iter().filter(|starts| **starts == 1).count(), self.started);
+        let waves = self.submitted / WAVE;
+        assert_eq!(counts.values().sum::<usize>(), self.submitted);
+        assert_eq!(counts["failed not_found"], waves * UNKNOWN);
+        assert!(counts["started"] >= self.stopped && !counts.contains_key("failed exhausted"), "{counts:?}");
+        // Those that ran, and the one the simulator began with, were never started.
+        assert_eq!(starts.iter().filter(|starts| **starts == 1).count(), self.stopped);
+        assert_eq!(starts.iter().filter(|starts| **starts == 0).count(), waves * RUNNING + 1);
         assert!(memory.after <= memory.before + MEMORY_SLACK, "memory grows: {memory}");
         assert!(descriptors.after <= descriptors.before + DESCRIPTOR_SLACK, "file descriptors leak: {descriptors}");
     }

@@ -18,8 +18,8 @@ use crate::bce::InstanceId;
 use crate::broker::{Connection, read_back};
 use crate::outcome::Outcome;
 
-/// Events read back, of all lanes: far more than one lane can have had in hand.
-const EVENTS: u32 = 10_000;
+/// Events read back, of all lanes: far more than one lane can have had in hand, and read in a tenth of a second.
+const EVENTS: u32 = 4_000;
 /// What was said this long before the lane's last word was acked long since. An id that is used again the next morning
 /// is another order.
 const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
