@@ -170,6 +170,10 @@ impl Job {
         let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
+            // A 409 that does not say why is not what the policies fail and accept are about.
+            let says_why = result.as_ref().is_ok_and(|answer| answer.code.is_some());
+            let policy = if says_why { policy } else { job::Conflict::Verify };
+            let circumstances = Circumstances { policy, ..circumstances };
             lane.limited().await;
             let described = lane.timed(Operation::Describe, lane.client.describe(instance)).await;
             verdict = verdict::of_describe(&described, circumstances);
