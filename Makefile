@@ -12,7 +12,7 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 	@tests/support/setup broker python
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cargo test
+	cargo test -- --test-threads=4 # they wait more than they work
 
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use support::account::Account;
@@ -31,10 +31,11 @@ struct Day {
 async fn bad_day(rules: Value, met: usize) -> Day {
     let fleet = format!("Stopped={JOBS}");
     let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, ..Wishes::default() };
-    day(Stage::with(wishes).await, rules, met).await
+    day(Stage::with(wishes).await, rules, met, json!([])).await
 }
 
-async fn day(mut stage: Stage, rules: Value, met: usize) -> Day {
+/// `then` is what becomes of the fleet when the rules are lifted.
+async fn day(mut stage: Stage, rules: Value, met: usize, then: Value) -> Day {
     let mut account = Account::open(&stage.vhost.url).await;
     stage.sim.faults(rules).await;
     account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
@@ -43,6 +44,7 @@ async fn day(mut stage: Stage, rules: Value, met: usize) -> Day {
         (log.iter().filter(|call| call.fault.is_some()).count() >= met).then_some(())
     })
     .await;
+    stage.sim.control("PUT", "instances", then).await;
     stage.sim.faults(json!([])).await;
     let counts = account.close(PATIENCE).await;
     assert_eq!(counts.values().sum::<usize>(), JOBS, "{counts:?}");
@@ -151,23 +153,14 @@ async fn a_proxys_page_ends_no_job() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_409_that_is_cut_off_is_no_conflict() {
     let fleet = format!("Creating={JOBS}");
-    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, sim: &["--boot-time", "1h"] };
-    let mut stage = Stage::with(wishes).await;
-    let mut account = Account::open(&stage.vhost.url).await;
-    stage.sim.faults(json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}])).await;
-    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
-    eventually("every machine is called", async || {
-        let called: BTreeSet<String> = stage.sim.log().await.into_iter().map(|call| call.instance).collect();
-        (called.len() == JOBS).then_some(())
-    })
-    .await;
-    // Created, they run.
-    let running = (1..=JOBS).map(|number| json!({"id": format!("i-sim{number:05}"), "status": "Running"}));
-    stage.sim.control("PUT", "instances", running.collect()).await;
-    stage.sim.faults(json!([])).await;
-    // Of the 409s no one was taken for a final word.
-    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    assert!(stage.outcomes(JOBS).await.values().all(|outcome| outcome["ambiguous"] == true));
+    let sim = ["--boot-time", "1h"];
+    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, sim: &sim };
+    let stage = Stage::with(wishes).await;
+    let rules = json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]);
+    let created = (1..=JOBS).map(|number| json!({"id": format!("i-sim{number:05}"), "status": "Stopped"}));
+    let day = day(stage, rules, JOBS, created.collect()).await;
+    // None of the 409s was taken for a final word.
+    day.every_machine_was_started_once(|_| false).await;
 }
 
 /// Neither job nor key leaves for where a redirect points to.
@@ -216,7 +209,7 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     let fleet = format!("Running={JOBS}");
     let lane = &SHORT.replace("fail", "verify");
     let stage = Stage::with(Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() }).await;
-    let day = day(stage, json!(rules), JOBS + JOBS / 2).await;
+    let day = day(stage, json!(rules), JOBS + JOBS / 2, json!([])).await;
     for (instance, outcome) in &day.outcomes {
         // It ran before, but of a job that was called before that can no longer be known.
         let told = (&outcome["outcome"], &outcome["ambiguous"]);
