@@ -45,7 +45,7 @@ impl Scene {
         let lane = format!("rate = {RATE}\nburst = {BURST}");
         let mut daemon = Daemon::start(&config(&url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() }));
         daemon.ready().await;
-        let account = Account::open(&url).await;
+        let account = Account::open(&url).await.of_node(format!("{}/{vhost}", cluster.urls([0, 1, 2])[0]));
         if to != 0 {
             daemon.child.signal("TERM");
             assert_eq!(daemon.child.ended().await.code(), Some(0));

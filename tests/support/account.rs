@@ -29,6 +29,8 @@ enum Ledger {
 /// The jobs of a test and what was said of them.
 pub struct Account {
     url: String,
+    /// Of the node that is asked what is left: another one, where `url` leads to a proxy or a load balancer.
+    node: String,
     ledger: Ledger,
     submitted: BTreeSet<String>,
     /// By job: the id of its final event, and outcome and reason.
@@ -52,6 +54,7 @@ impl Account {
             .expect("bound");
         Self {
             url: url.to_owned(),
+            node: url.to_owned(),
             ledger: Ledger::Queue,
             submitted: BTreeSet::new(),
             ended: BTreeMap::new(),
@@ -62,7 +65,19 @@ impl Account {
     /// Opens the books on the daemon's log of outcomes.
     pub fn of_the_log(url: &str) -> Self {
         let ledger = Ledger::Log(0);
-        Self { url: url.to_owned(), ledger, submitted: BTreeSet::new(), ended: BTreeMap::new(), events: 0 }
+        Self {
+            url: url.to_owned(),
+            node: url.to_owned(),
+            ledger,
+            submitted: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            events: 0,
+        }
+    }
+
+    /// Names the node that is asked what is left, with its vhost.
+    pub fn of_node(self, node: String) -> Self {
+        Self { node, ..self }
     }
 
     /// Submits a job for each instance, under the instance's id, with `more` fields in its body.
@@ -153,7 +168,7 @@ impl Account {
     /// once nothing else is missing.
     async fn left(&self, queues: &Queues) -> BTreeMap<String, u32> {
         let ready = self.ready(queues).await;
-        if ready.is_empty() && self.ended.len() == self.submitted.len() { broker::jobs_left(&self.url) } else { ready }
+        if ready.is_empty() && self.ended.len() == self.submitted.len() { broker::jobs_left(&self.node) } else { ready }
     }
 
     async fn ready(&self, queues: &Queues) -> BTreeMap<String, u32> {
