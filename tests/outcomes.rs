@@ -204,11 +204,3 @@ async fn the_final_outcome_also_goes_to_whoever_asked() {
     stage.all_acked().await;
     assert_eq!(stage.queues.count("reveille.delay.01").await.0, 0, "the daemon's own queues take no replies");
 }
-
-#[tokio::test]
-async fn what_somebody_puts_into_the_ladder_does_not_stay_in_it() {
-    let stage = Stage::set().await;
-    stage.queues.publish("", "reveille.delay.02", BasicProperties::default(), b"a stranger").await;
-    let dead = eventually("it is among the dead letters", async || stage.dead().await.pop()).await;
-    assert_eq!(dead.data, b"a stranger");
-}

@@ -145,8 +145,9 @@ impl Topology {
         for level in 0..delay::LEVELS {
             let below = if level == 0 { names.delay_return() } else { names.delay(level - 1) };
             let wait = Argument::Number(1_000 << level);
-            // What somebody else puts into a level would stay in it for ever, were there nowhere else to go.
-            self.exchange(names.delay(level), Kind::Topic, Some(names.unroutable()));
+            // No alternate exchange here: where a level's queue is missing, it would take jobs for dead letters, and confirm
+            // them. Without one they are kept a level higher, or refused, until the queue is declared again.
+            self.exchange(names.delay(level), Kind::Topic, None);
             self.queue(names.delay(level), quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]));
             self.bind(names.delay(level), Target::Queue, names.delay(level), &delay::pattern(level, '1'));
             self.bind(names.delay(level), Target::Exchange, below, &delay::pattern(level, '0'));
