@@ -39,8 +39,10 @@ async fn a_stop_does_not_wait_for_queues_that_are_missing() {
     let retry = "initial = \"200ms\"\n[shutdown]\ngrace = \"500ms\"";
     let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
-    let (queue, options) = ("reveille.outcomes.log".into(), FieldTable::default());
-    channel.queue_unbind(queue, "reveille.outcomes".into(), "#".into(), options).await.unwrap();
+    let queue = "reveille.outcomes.log";
+    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     channel.queue_delete(stage.events_queue(), QueueDeleteOptions::default()).await.unwrap();
     stage.wake("i-sim00001").await;
     eventually("the event is refused", async || {
