@@ -24,7 +24,7 @@ use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::verdict::Verdict;
-use crate::bce::{Answer, Client, Endpoint, InstanceState, NoAnswer, Operation};
+use crate::bce::{Answer, Client, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
@@ -226,6 +226,12 @@ impl Lane {
                 return;
             }
         }
+    }
+
+    /// Asks for an instance's state, in its turn.
+    async fn describe(&self, instance: &InstanceId) -> Result<(Answer, Option<InstanceState>), NoAnswer> {
+        self.limited().await;
+        self.timed(Operation::Describe, self.client.describe(instance)).await
     }
 
     /// Makes a call, and counts and times it.

@@ -53,7 +53,6 @@ pub(super) struct Job {
 enum First {
     Call(InstanceId),
     Wait(Duration),
-    Expire(InstanceId),
     End(Outcome, String),
 }
 
@@ -101,7 +100,7 @@ impl Job {
 
     /// Waits for the limiter, if there is a call to make.
     pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
-        if let First::Call(_) = self.first {
+        if matches!(self.first, First::Call(_)) && !self.is_late() {
             lane.limited().await;
         }
     }
@@ -119,10 +118,9 @@ impl Job {
                 Next::Park { progress: self.progress.clone(), delay: AFTER_ITS_COPY, cause: "copy" }
             }
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
-            // The deadline may have passed since, while the job waited for its turn.
+            // As it came, or since, while it waited for its turn.
             First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
             First::Call(instance) => self.call(lane, instance).await,
-            First::Expire(instance) => self.expire(lane, instance).await,
             First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
             First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
         };
@@ -185,9 +183,7 @@ impl Job {
         if !self.progress.touched {
             return Next::Conclude(self.conclusion(Outcome::Expired, false, LATE));
         }
-        lane.limited().await;
-        let described = lane.timed(Operation::Describe, lane.client.describe(instance)).await;
-        let (outcome, ambiguous) = match described {
+        let (outcome, ambiguous) = match lane.describe(instance).await {
             Ok((answer, Some(state))) if answer.status == 200 && !answer.foreign => match state {
                 InstanceState::Running | InstanceState::Starting => (Outcome::Started, true),
                 InstanceState::Stopped | InstanceState::Passing | InstanceState::Ended => (Outcome::Expired, false),
@@ -206,8 +202,7 @@ impl Job {
         let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
-            lane.limited().await;
-            let described = lane.timed(Operation::Describe, lane.client.describe(instance)).await;
+            let described = lane.describe(instance).await;
             verdict = verdict::of_describe(&described, circumstances);
             // The 409 tells more than a 200 that only named a state.
             if !matches!(&described, Ok((answer, _)) if answer.status < 300) {
@@ -342,11 +337,8 @@ impl Job {
 
 /// What comes first for a job that could be read.
 fn first(job: &job::Job, now: Timestamp) -> First {
-    if is_late(job, now) {
-        return First::Expire(job.instance_id.clone());
-    }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
-        Some(wait) if !wait.is_zero() => First::Wait(wait),
+        Some(wait) if !wait.is_zero() && !is_late(job, now) => First::Wait(wait),
         _ => First::Call(job.instance_id.clone()),
     }
 }

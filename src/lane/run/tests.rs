@@ -33,15 +33,16 @@ fn decided(verdict: Verdict, progress: &Progress) -> Next {
 }
 
 #[test]
-fn a_job_is_called_between_not_before_and_deadline() {
+fn a_job_waits_until_not_before() {
     let id = || InstanceId::parse("i-0000").unwrap();
     assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), now()), First::Call(id()));
     let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
     assert_eq!(first(&early, now()), First::Wait(Duration::from_secs(2)));
     let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
     assert_eq!(first(&due, now()), First::Call(id()));
-    let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z"}"#);
-    assert_eq!(first(&late, now()), First::Expire(id()));
+    let (late, never) = (r#""deadline":"2026-11-25T07:29:59Z""#, r#""not_before":"2026-11-25T07:30:02Z""#);
+    let never = job(&format!(r#"{{"instance_id":"i-0000",{late},{never}}}"#));
+    assert_eq!(first(&never, now()), First::Call(id()), "it is late, and not to wait as well");
 }
 
 #[test]
