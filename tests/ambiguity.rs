@@ -1,19 +1,18 @@
 //! What is not known is found out, and what was said is not said otherwise: of the copies a crash can leave of a job,
 //! none tells another tale.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-use support::account::Account;
-use support::daemon::Daemon;
-use support::lost_acks::LostAcks;
-use support::queues::Queues;
-use support::sim::Sim;
-use support::stage::{Stage, Wishes, config};
-use support::{PATIENCE, broker, eventually};
+
+use crate::support::account::Account;
+use crate::support::daemon::Daemon;
+use crate::support::lost_acks::LostAcks;
+use crate::support::queues::Queues;
+use crate::support::sim::Sim;
+use crate::support::stage::{Stage, Wishes, config};
+use crate::support::{PATIENCE, broker, eventually};
 
 const POLICIES: [&str; 3] = ["fail", "accept", "verify"];
 

@@ -1,15 +1,14 @@
 //! The API has a bad day, under load. Every job still ends once, and every machine is started once.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::account::Account;
-use support::calls::Call;
-use support::sim::Sim;
-use support::stage::{Stage, Wishes};
-use support::{PATIENCE, eventually};
+
+use crate::support::account::Account;
+use crate::support::calls::Call;
+use crate::support::sim::Sim;
+use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, eventually};
 
 /// Of each test, so that there is load.
 const JOBS: usize = 300;

@@ -1,13 +1,6 @@
 //! The simulator, judged by the official SDK, and by requests the SDK cannot make.
 
-#[path = "support/python.rs"]
-mod python;
-#[path = "support/sim.rs"]
-mod sim;
-
-#[path = "bcc_sim/faults.rs"]
 mod faults;
-#[path = "bcc_sim/sdk.rs"]
 mod sdk;
 
 use std::process::Command;
@@ -16,7 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::SignedDuration;
 use reveille::bce::sign::SignedHeaders;
 use serde_json::{Value, json};
-use sim::{Signing, Sim};
+
+use crate::support::sim::{Signing, Sim};
 
 const EVERY_STATUS: [&str; 20] = [
     "Starting",

@@ -1,21 +1,20 @@
 //! A cluster of three RabbitMQ nodes loses one or two of them under load: the lane goes on as soon as a majority is
 //! there, and no job is lost.
 
-mod support;
-
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use support::account::Account;
-use support::balancer::Balancer;
-use support::cluster::{Cluster, cluster};
-use support::daemon::Daemon;
-use support::pace::{self, Lateness};
-use support::sim::Sim;
-use support::stage::{Wishes, config};
-use support::{PATIENCE, eventually};
+
+use crate::support::account::Account;
+use crate::support::cluster::{Cluster, cluster};
+use crate::support::daemon::Daemon;
+use crate::support::pace::{self, Lateness};
+use crate::support::proxy::Proxy;
+use crate::support::sim::Sim;
+use crate::support::stage::{Wishes, config};
+use crate::support::{PATIENCE, eventually};
 
 const RATE: f64 = 50.0;
 const BURST: u32 = 5;
@@ -32,14 +31,14 @@ struct Scene {
     /// Before the simulator, which it calls.
     lateness: Lateness,
     sim: Sim,
-    balancer: Balancer,
+    balancer: Proxy,
 }
 
 impl Scene {
     /// Everything is declared over node 0, which so leads every queue; then the daemon is connected to node `to`.
     async fn set(cluster: &Cluster, jobs: usize, to: usize) -> Self {
         let vhost = cluster.vhost();
-        let balancer = Balancer::start(&cluster.urls([0, 1, 2])).await;
+        let balancer = Proxy::before(&cluster.urls([0, 1, 2])).await;
         let url = format!("{}/{vhost}", balancer.url);
         let sim = Sim::start(&["--fleet", &format!("Stopped={jobs}")]);
         let lane = format!("rate = {RATE}\nburst = {BURST}");
@@ -99,11 +98,11 @@ async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     let mut scene = Scene::set(&cluster, 600, 1).await;
     scene.submit(1..=300).await;
     scene.called(50).await;
+    assert!(scene.calls().await < 300, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(0);
     scene.called(50).await;
     scene.print_silence("leader killed", moment).await;
-    assert!(scene.account.ended().await < 300, "the kill came under load");
     scene.all_ended(300).await;
     cluster.restart(0);
     scene.daemon.ready().await;
@@ -112,11 +111,11 @@ async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     let next = cluster.leader(&scene.vhost, JOBS);
     scene.submit(301..=600).await;
     scene.called(50).await;
+    assert!(scene.calls().await < 600, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(next);
     scene.called(50).await;
     scene.print_silence(&format!("node {next} killed"), moment).await;
-    assert!(scene.account.ended().await < 600, "the kill came under load");
     scene.all_ended(600).await;
     cluster.restart(next);
     scene.close(600).await;
@@ -133,11 +132,11 @@ async fn the_node_that_the_holder_is_connected_to_is_killed() {
     assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (1.0, 0.0));
     scene.submit(1..=400).await;
     scene.called(50).await;
+    assert!(scene.calls().await < 400, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(1);
     scene.called(50).await;
     scene.print_silence("the holder's node killed", moment).await;
-    assert!(scene.account.ended().await < 400, "the kill came under load");
     // Which one is not said: RabbitMQ may answer who takes over with INTERNAL_ERROR while leaders move, and then it is
     // the other one's turn.
     eventually("one holds the lane and the other stands by", async || {
@@ -155,6 +154,7 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     let mut scene = Scene::set(&cluster, 500, 0).await;
     scene.submit(1..=500).await;
     scene.called(50).await;
+    assert!(scene.calls().await < 500, "it freezes under load");
     let moment = Timestamp::now();
     cluster.freeze(0);
     // As a load balancer does whose checks get no answer.
@@ -162,7 +162,6 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     // More than it had in hand.
     scene.called(150).await;
     scene.print_silence("node frozen", moment).await;
-    assert!(scene.account.ended().await < 500, "it froze under load");
     // As whoever runs it does.
     cluster.kill(0);
     cluster.restart(0);
@@ -189,4 +188,27 @@ async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
     scene.called(20).await;
     cluster.restart(2);
     scene.close(300).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_them() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 600, 2).await;
+    scene.balancer.prefer(&cluster.urls([0, 1, 2]));
+    let other = Daemon::start(&std::fs::read_to_string(&scene.daemon.config.path).unwrap());
+    other.ready().await;
+    scene.submit(1..=600).await;
+    scene.called(50).await;
+    assert!(scene.calls().await < 600, "the split comes under load");
+    let moment = Timestamp::now();
+    cluster.split_off(2);
+    eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
+    scene.called(100).await;
+    scene.print_silence("node 2 split off", moment).await;
+    // Its node pauses, and so it is connected to another one.
+    scene.daemon.ready().await;
+    assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
+    cluster.join_again(2);
+    scene.all_ended(600).await;
+    scene.close(600).await;
 }

@@ -1,11 +1,10 @@
 //! Past its deadline a job starts no machine, and what was started before is not called expired.
 
-mod support;
-
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
-use support::eventually;
-use support::stage::{Stage, Wishes};
+
+use crate::support::eventually;
+use crate::support::stage::{Stage, Wishes};
 
 #[tokio::test]
 async fn a_machine_that_our_own_call_started_is_not_expired() {

@@ -1,13 +1,12 @@
 //! The main job, at the size of a fleet and with an API that has a bad day.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
-use support::calls::Call;
-use support::stage::{Stage, Wishes};
+
+use crate::support::calls::Call;
+use crate::support::stage::{Stage, Wishes};
 
 const STOPPED: usize = 1760;
 const RUNNING: usize = 200;

@@ -1,8 +1,6 @@
 //! What the lane needs in RabbitMQ is deleted or full: jobs wait, nothing is acked, and it goes on when that is mended,
 //! which the daemon does itself where it can.
 
-mod support;
-
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,10 +10,11 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use serde_json::json;
-use support::account::Account;
-use support::broker::{self, jobs_left};
-use support::stage::{Stage, Wishes};
-use support::{PATIENCE, eventually};
+
+use crate::support::account::Account;
+use crate::support::broker::{Vhost, jobs_left};
+use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, eventually};
 
 const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
 
@@ -131,13 +130,53 @@ async fn a_full_queue_of_a_user_holds_jobs_back_until_there_is_room() {
     waited_in_place(&stage, 100).await;
 }
 
+/// A message whose next queue is not there is tried again by the broker, every three minutes if not told otherwise before
+/// its own queue is declared.
+fn impatient() -> Vhost {
+    let vhost = Vhost::alone();
+    vhost.node.ctl(&["eval", "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 1000)."]);
+    vhost
+}
+
+#[tokio::test]
+async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_parked_is_lost() {
+    let stage = Stage::on(impatient(), STEADY).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    let all: Vec<String> = instances(200).collect();
+    let due = (Timestamp::now() + Duration::from_secs(6)).to_string();
+    account.submit(all[..100].iter().cloned(), json!({ "not_before": due })).await;
+    let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
+    eventually("they are parked", async || (stage.daemon.metric(parked).await >= 100.0).then_some(())).await;
+    stage.all_acked().await;
+
+    delete_exchange(&stage, "reveille.delay.return").await;
+    delete_exchange(&stage, "reveille.jobs").await;
+    for queue in ["reveille.due.prod", "reveille.jobs.prod"] {
+        assert_eq!(delete_queue(&stage, queue).await, 0, "nothing is lost with it");
+    }
+    let said = "the broker ended the subscription to reveille.";
+    eventually("it is noticed", async || stage.daemon.child.output().contains(said).then_some(())).await;
+    eventually("they are declared again, and consumed", async || {
+        let queues = ["reveille.due.prod", "reveille.jobs.prod"];
+        let channel = channel(&stage).await;
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        for queue in queues {
+            let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
+            (found.consumer_count() == 1).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    account.submit(all[100..].iter().cloned(), json!({})).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 200)].into());
+    waited_in_place(&stage, 200).await;
+}
+
 #[tokio::test]
 async fn a_deleted_level_of_the_delay_ladder_is_declared_again() {
-    // A message that falls onto a level that is not there is tried again by the broker, every three minutes if not told
-    // otherwise before its queue is declared.
-    broker::shared().ctl(&["eval", "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 1000)."]);
+    let vhost = impatient();
     let sim = &["--fault", "status-503=0.2"];
-    let stage = Stage::with(Wishes { sim, ..STEADY }).await;
+    let stage = Stage::on(vhost, Wishes { sim, ..STEADY }).await;
     let mut account = Account::open(&stage.vhost.url).await;
     let all: Vec<String> = instances(200).collect();
     let due_in = |seconds| json!({ "not_before": (Timestamp::now() + Duration::from_secs(seconds)).to_string() });

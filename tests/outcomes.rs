@@ -1,13 +1,12 @@
 //! The main job for each outcome, and each policy for a 409.
 
-mod support;
-
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use support::eventually;
-use support::queues::header;
-use support::stage::{Stage, Wishes};
+
+use crate::support::eventually;
+use crate::support::queues::header;
+use crate::support::stage::{Stage, Wishes};
 
 #[tokio::test]
 async fn a_stopped_instance_is_started() {

@@ -1,15 +1,14 @@
 //! A message that ends whoever touches it ends itself in time, and takes no other with it.
 
-mod support;
-
 use std::process::Command;
 
 use serde_json::json;
-use support::account::Account;
-use support::python::python;
-use support::queues::header;
-use support::stage::{Stage, Wishes};
-use support::{PATIENCE, eventually};
+
+use crate::support::account::Account;
+use crate::support::python::python;
+use crate::support::queues::header;
+use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, eventually};
 
 /// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! The private node holds its promises: vhosts are apart, and no way of ending leaves anything behind.
 
-mod support;
-
 use std::io::BufReader;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +9,8 @@ use std::time::{Duration, Instant};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
-use support::broker::{self, Node, Ready, SCRIPT};
+
+use crate::support::broker::{self, Node, Ready, SCRIPT};
 
 #[tokio::test]
 async fn vhosts_are_apart() {

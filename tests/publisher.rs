@@ -1,8 +1,6 @@
 //! What proves that the broker has taken charge: a message that no queue took is never counted as confirmed, however
 //! many others are confirmed around it.
 
-mod support;
-
 use std::sync::Arc;
 
 use lapin::BasicProperties;
@@ -15,7 +13,7 @@ use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
-    let vhost = support::broker::vhost();
+    let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
     let connection = connect(&broker, "test").await.unwrap();
     let channel = connection.channel().await.unwrap();
@@ -67,7 +65,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
 
 #[tokio::test]
 async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes() {
-    let vhost = support::broker::vhost();
+    let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
     let connection = connect(&broker, "test").await.unwrap();
     let channel = connection.channel().await.unwrap();

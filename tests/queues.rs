@@ -1,13 +1,12 @@
 //! What the lane owes to its queues: retries do not starve new jobs, and what no queue takes is not taken for safe.
 
-mod support;
-
 use lapin::BasicProperties;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::eventually;
-use support::stage::{Stage, Wishes};
+
+use crate::support::eventually;
+use crate::support::stage::{Stage, Wishes};
 
 #[tokio::test]
 async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {

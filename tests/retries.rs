@@ -1,14 +1,13 @@
 //! What goes wrong for a while comes back through the delay ladder; what goes wrong for good ends.
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
-use support::eventually;
-use support::queues::header;
-use support::stage::{Stage, Wishes};
+
+use crate::support::eventually;
+use crate::support::queues::header;
+use crate::support::stage::{Stage, Wishes};
 
 const PARKED: &str = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
 
@@ -111,7 +110,7 @@ async fn a_lane_fault_leaves_its_jobs_unharmed() {
 #[tokio::test]
 async fn a_redirect_is_a_lane_fault_and_never_followed() {
     let mut stage = Stage::set().await;
-    let other = support::sim::Sim::start(&[]);
+    let other = crate::support::sim::Sim::start(&[]);
     let location = format!("{}/v2/instance/i-sim00001?start", other.url());
     stage.sim.faults(json!([{"fault": {"status": 307, "location": location}}])).await;
     stage.wake("i-sim00001").await;

@@ -1,18 +1,17 @@
 //! TLS and secrets: whom the daemon trusts, and what it never shows.
 
-mod support;
-
 use std::sync::Arc;
 
 use rustls::pki_types::PrivateKeyDer;
-use support::broker::{self, shared};
-use support::daemon::Daemon;
-use support::eventually;
-use support::queues::Queues;
-use support::sim::{SECRET, Sim};
-use support::stage::{Wishes, config};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+
+use crate::support::broker;
+use crate::support::daemon::Daemon;
+use crate::support::eventually;
+use crate::support::queues::Queues;
+use crate::support::sim::{SECRET, Sim};
+use crate::support::stage::{Wishes, config};
 
 /// A server whose certificate nobody vouches for. It never gets to see a request.
 async fn impostor() -> String {
@@ -60,8 +59,8 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
 async fn no_secret_is_shown_whatever_is_logged() {
     const PASSWORD: &str = "Hush-4711-hush";
     let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", "Stopped=3"]));
-    shared().ctl(&["add_user", "keeper", PASSWORD]);
-    shared().ctl(&["set_permissions", "-p", &vhost.name, "keeper", ".*", ".*", ".*"]);
+    vhost.node.ctl(&["add_user", "keeper", PASSWORD]);
+    vhost.node.ctl(&["set_permissions", "-p", &vhost.name, "keeper", ".*", ".*", ".*"]);
     let url = vhost.url.replace("guest:guest@", &format!("keeper:{PASSWORD}@"));
     let mut daemon = Daemon::start_logging(&config(&url, &sim.url(), &Wishes::default()), "trace");
     daemon.ready().await;

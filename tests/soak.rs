@@ -2,18 +2,17 @@
 //! then the accounting. Two replicas run: one is never restarted, so that its memory and file descriptors can be watched;
 //! the other is killed and stopped again and again. The faults come from `SOAK_SEED`, which is printed.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::account::Account;
-use support::broker::Node;
-use support::daemon::Daemon;
-use support::sim::Sim;
-use support::stage::{Wishes, config};
 use tokio::time::sleep;
+
+use crate::support::account::Account;
+use crate::support::broker::Node;
+use crate::support::daemon::Daemon;
+use crate::support::sim::Sim;
+use crate::support::stage::{Wishes, config};
 
 /// Jobs submitted between two faults: how many are for machines that run already, that nobody knows, that are stopped.
 const RUNNING: usize = 6;

@@ -1,16 +1,15 @@
 //! Starting: what is wrong is said, all of it, and what is not there yet is waited for.
 
-mod support;
-
 use std::process::{Command, Output};
 
 use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::daemon::{Config, Daemon};
-use support::eventually;
-use support::queues::{Queues, header};
-use support::stage::{Stage, Wishes, config};
+
+use crate::support::daemon::{Config, Daemon};
+use crate::support::eventually;
+use crate::support::queues::{Queues, header};
+use crate::support::stage::{Stage, Wishes, config};
 
 fn run(mut command: Command) -> (Output, String) {
     let output = command.output().expect("it runs");
@@ -88,7 +87,7 @@ async fn a_broker_that_is_not_there_yet_is_waited_for() {
 
 #[tokio::test]
 async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
-    let vhost = support::broker::vhost();
+    let vhost = crate::support::broker::vhost();
     let queues = Queues::connect(&vhost.url).await;
     let channel = queues.connection.create_channel().await.unwrap();
     let durable = QueueDeclareOptions::durable();
@@ -102,7 +101,7 @@ async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
 
 #[tokio::test]
 async fn more_lanes_than_the_broker_has_channels_for_are_refused() {
-    let node = support::broker::Node::start(&["--conf", "channel_max = 20"]);
+    let node = crate::support::broker::Node::start(&["--conf", "channel_max = 20"]);
     let more = "[[lane]]\nname = \"second\"";
     let wishes = Wishes { lane: more, ..Wishes::default() };
     let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &wishes));

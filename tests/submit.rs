@@ -1,13 +1,12 @@
 //! `reveille submit`.
 
-mod support;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use support::daemon::Config;
-use support::stage::{Stage, Wishes};
+
+use crate::support::daemon::Config;
+use crate::support::stage::{Stage, Wishes};
 
 struct Ran {
     code: Option<i32>,

@@ -1,13 +1,12 @@
 //! Whatever is published to a lane, nothing is lost by it: what is no job ends as `rejected`, is kept whole, and the
 //! lane goes on.
 
-mod support;
-
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use support::queues::header;
-use support::stage::Stage;
+
+use crate::support::queues::header;
+use crate::support::stage::Stage;
 
 #[tokio::test]
 async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::sim::Sim;
+use crate::support::sim::Sim;
 
 const ID: &str = "i-sim00001";
 const START: &str = "/v2/instance/i-sim00001?start";

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::python::python;
-use crate::sim::{KEY, SECRET, Sim};
+use crate::support::python::python;
+use crate::support::sim::{KEY, SECRET, Sim};
 
 /// Makes these calls with the SDK; what came of each.
 fn sdk(sim: &Sim, key: &str, secret: &str, calls: &[Value]) -> Vec<Value> {

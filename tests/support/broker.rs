@@ -1,36 +1,49 @@
-//! A private RabbitMQ node for this test binary, and a vhost of it for each test.
+//! Private RabbitMQ nodes, and a vhost for each test.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Made when the shared node boots: adding one later takes a whole `rabbitmqctl`.
-const VHOSTS: usize = 64;
+/// Vhosts of a shared node, made as it boots: adding one later takes a whole `rabbitmqctl`. A node with many has much to
+/// do for queues that nobody uses any more.
+const VHOSTS: usize = 24;
 
-/// An empty vhost on the node that this test binary's tests share. No other test sees it.
+/// An empty vhost that no other test sees.
 pub struct Vhost {
     /// `amqp://guest:guest@127.0.0.1:PORT/t7`
     pub url: String,
     /// `t7`
     pub name: String,
+    /// Other tests may have vhosts of it too.
+    pub node: Arc<Node>,
 }
 
-/// Hands out the next vhost; the first call boots the node, which takes some seconds, and blocks meanwhile.
+impl Vhost {
+    fn of(node: Arc<Node>, number: usize) -> Self {
+        let name = format!("t{number}");
+        Self { url: format!("{}/{name}", node.url), name, node }
+    }
+
+    /// One on a node that no other test has a vhost of.
+    pub fn alone() -> Self {
+        Self::of(Arc::new(Node::start(&[])), 1)
+    }
+}
+
+/// Hands out the next vhost; where that boots a node, it blocks for some seconds.
 pub fn vhost() -> Vhost {
-    static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(number <= VHOSTS, "this test binary wants more than {VHOSTS} vhosts: raise VHOSTS in {}", file!());
-    let name = format!("t{number}");
-    Vhost { url: format!("{}/{name}", shared().url), name }
-}
-
-/// The node behind [`vhost`]. A static is never dropped, so the node ends when this process does.
-pub fn shared() -> &'static Node {
-    static NODE: OnceLock<Node> = OnceLock::new();
-    NODE.get_or_init(|| Node::start(&["--vhosts", &VHOSTS.to_string()]))
+    /// The node whose vhosts are handed out, and the last one's number. The one before ends with its last test; a static
+    /// is never dropped, so the last node ends when this process does.
+    static SHARED: Mutex<Option<(Arc<Node>, usize)>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (node, number) = match shared.take() {
+        Some((node, last)) if last < VHOSTS => (node, last + 1),
+        _ => (Arc::new(Node::start(&["--vhosts", &VHOSTS.to_string()])), 1),
+    };
+    *shared = Some((node.clone(), number));
+    Vhost::of(node, number)
 }
 
 /// A node of one's own, for tests that kill it. It ends, without a trace, when dropped.

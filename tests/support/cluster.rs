@@ -15,7 +15,7 @@ const VHOSTS: usize = 8;
 /// How long a silent node is waited for: until then nothing can be declared anywhere. RabbitMQ's default is a minute.
 const SILENCE: &str = "net_ticktime = 10";
 
-/// The cluster that this test binary's tests take turns with, all nodes running. A static is never dropped: the nodes
+/// The cluster that tests take turns with, all nodes running. A static is never dropped: the nodes
 /// end when this process does.
 pub async fn cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
@@ -26,6 +26,10 @@ pub async fn cluster() -> MutexGuard<'static, Cluster> {
     }
     cluster
 }
+
+/// How RabbitMQ may handle partitions: its default, and what it recommends.
+const IGNORE: &str = "ignore";
+const PAUSE: &str = "pause_minority";
 
 pub struct Cluster {
     nodes: [Node; 3],
@@ -65,11 +69,14 @@ impl Cluster {
         });
         let leader = queues.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
         let leader = leader.unwrap_or_else(|| panic!("{queue} is in {queues}"));
-        let names = self.nodes.iter().map(|node| {
-            let (_, port) = node.url.rsplit_once(':').expect("a port comes last");
-            format!("node{port}@localhost")
-        });
-        names.into_iter().position(|name| name == leader).unwrap_or_else(|| panic!("{leader:?} leads {queue}"))
+        let is_leader = |number: &usize| self.name(*number) == leader;
+        (0..3).find(is_leader).unwrap_or_else(|| panic!("{leader:?} leads {queue}"))
+    }
+
+    /// What a node is called among Erlang's.
+    fn name(&self, number: usize) -> String {
+        let (_, port) = self.nodes[number].url.rsplit_once(':').expect("a port comes last");
+        format!("node{port}@localhost")
     }
 
     /// SIGKILL.
@@ -90,5 +97,37 @@ impl Cluster {
         let sent = Command::new("kill").args(["-STOP", &self.nodes[number].pid.to_string()]).status();
         assert!(sent.expect("kill runs").success());
         self.running[number] = false;
+    }
+
+    /// Cuts a node off from the others while all of them live. Whoever is in the minority then pauses, as is recommended.
+    pub fn split_off(&mut self, number: usize) {
+        self.partitions_are(PAUSE);
+        // With a wrong cookie neither side lets the other connect again.
+        self.at_the_others(number, "erlang:set_cookie(N, wrong), erlang:disconnect_node(N)");
+        self.running[number] = false;
+    }
+
+    /// Lets a node see the others again, and waits until it takes clients.
+    pub fn join_again(&mut self, number: usize) {
+        self.at_the_others(number, "erlang:set_cookie(N, erlang:get_cookie()), net_adm:ping(N)");
+        block_in_place(|| self.nodes[number].ctl(&["await_startup"]));
+        self.partitions_are(IGNORE);
+        self.running[number] = true;
+    }
+
+    /// Evaluates an expression at a node for each other node, N.
+    fn at_the_others(&self, number: usize, expression: &str) {
+        let others: Vec<String> =
+            (0..3).filter(|other| *other != number).map(|other| format!("'{}'", self.name(other))).collect();
+        let query = format!("[begin {expression} end || N <- [{}]].", others.join(", "));
+        block_in_place(|| self.nodes[number].ctl(&["eval", &query]));
+    }
+
+    /// What a node does that sees others no more.
+    fn partitions_are(&self, handled: &str) {
+        let setting = format!("application:set_env(rabbit, cluster_partition_handling, {handled}).");
+        for node in &self.nodes {
+            block_in_place(|| node.ctl(&["eval", &setting]));
+        }
     }
 }

@@ -1,8 +1,6 @@
-//! What the tests on a real broker share. Each test binary uses its own part of it.
-#![allow(dead_code)]
+//! What the tests share.
 
 pub mod account;
-pub mod balancer;
 pub mod broker;
 pub mod calls;
 pub mod child;

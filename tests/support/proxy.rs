@@ -1,5 +1,7 @@
-//! A TCP proxy with a will of its own, to stand between the daemon and the broker.
+//! A TCP proxy with a will of its own, to stand between the daemon and the broker, or before some brokers as a load
+//! balancer does.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,14 +16,15 @@ pub enum Flow {
     Swift,
     /// A few bytes at a time.
     Trickle,
-    /// Not at all, and nobody is told: the sockets stay open.
+    /// Not at all, and nobody is told: the sockets stay open, as with a cable that is pulled out.
     Stalled,
 }
 
-/// Everything it does ends when it is dropped.
+/// Forwards each connection to the first of its brokers that takes it. Everything it does ends when it is dropped.
 pub struct Proxy {
-    /// `amqp://guest:guest@127.0.0.1:PORT`
+    /// `amqp://guest:guest@127.0.0.1:PORT`, without a vhost.
     pub url: String,
+    brokers: Arc<Mutex<Vec<String>>>,
     flow: watch::Sender<Flow>,
     /// Each change cuts the connections of before.
     cut: watch::Sender<()>,
@@ -29,15 +32,20 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the broker at `url`, which has no vhost.
-    pub async fn start(url: &str) -> Self {
-        let (before, address) = url.rsplit_once('@').expect("user and password come first");
+    /// Before the brokers at `urls`, which have no vhost.
+    pub async fn before(urls: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let proxy_url = format!("{before}@{}", listener.local_addr().expect("it is bound"));
+        let url = format!("amqp://guest:guest@{}", listener.local_addr().expect("it is bound"));
+        let brokers = Arc::new(Mutex::new(addresses(urls)));
         let (flow, cut) = (watch::Sender::new(Flow::Swift), watch::Sender::new(()));
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, address.to_owned(), flow.subscribe(), cut.clone()));
-        Self { url: proxy_url, flow, cut, _accepting: accepting }
+        accepting.spawn(accept(listener, brokers.clone(), flow.subscribe(), cut.clone()));
+        Self { url, brokers, flow, cut, _accepting: accepting }
+    }
+
+    /// The order in which brokers are tried for new connections.
+    pub fn prefer(&self, urls: &[&str]) {
+        *self.brokers.lock().unwrap_or_else(PoisonError::into_inner) = addresses(urls);
     }
 
     /// How bytes are passed on from now on, those on their way included.
@@ -51,14 +59,26 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, broker: String, flow: watch::Receiver<Flow>, cut: watch::Sender<()>) {
-    let mut pairs = JoinSet::new();
+fn addresses(urls: &[&str]) -> Vec<String> {
+    let address = |url: &&str| url.rsplit_once('@').expect("user and password come first").1.to_owned();
+    urls.iter().map(address).collect()
+}
+
+async fn accept(
+    listener: TcpListener,
+    brokers: Arc<Mutex<Vec<String>>>,
+    flow: watch::Receiver<Flow>,
+    cut: watch::Sender<()>,
+) {
+    let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
+        let brokers = brokers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (flow, cut) = (flow.clone(), cut.subscribe());
-        let broker = broker.clone();
-        pairs.spawn(async move {
-            if let Ok(server) = TcpStream::connect(broker).await {
-                pass(client, server, flow, cut).await;
+        connections.spawn(async move {
+            for broker in brokers {
+                if let Ok(server) = TcpStream::connect(broker).await {
+                    return pass(client, server, flow, cut).await;
+                }
             }
         });
     }
@@ -77,15 +97,16 @@ async fn pass(client: TcpStream, server: TcpStream, flow: watch::Receiver<Flow>,
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>) {
     let mut buffer = [0; 16 * 1024];
     loop {
+        let trickles = *flow.borrow() == Flow::Trickle;
+        let most = if trickles { 5 } else { buffer.len() };
+        let read = from.read(&mut buffer[..most]).await;
+        // What was read as the stall begins is not passed on either, nor that one side is gone.
         if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() {
             return;
         }
-        let trickles = *flow.borrow() == Flow::Trickle;
-        let most = if trickles { 5 } else { buffer.len() };
-        let Ok(read @ 1..) = from.read(&mut buffer[..most]).await else { return };
-        // What is read when the stall begins is not passed on either.
-        if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
-            return;
+        match read {
+            Ok(length @ 1..) if to.write_all(&buffer[..length]).await.is_ok() => {}
+            _ => return,
         }
         if trickles {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -42,7 +42,10 @@ impl Stage {
     }
 
     pub async fn with(wishes: Wishes<'_>) -> Self {
-        let vhost = broker::vhost();
+        Self::on(broker::vhost(), wishes).await
+    }
+
+    pub async fn on(vhost: Vhost, wishes: Wishes<'_>) -> Self {
         let fleet = if wishes.fleet.is_empty() { "Stopped=20" } else { wishes.fleet };
         let sim = Sim::start(&[&["--fleet", fleet], wishes.sim].concat());
         let daemon = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
