@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::support::account::Account;
-use crate::support::cluster::{Cluster, cluster};
+use crate::support::cluster::{Cluster, IGNORE, PAUSE, cluster};
 use crate::support::daemon::Daemon;
 use crate::support::pace::{self, Lateness};
 use crate::support::proxy::Proxy;
@@ -193,22 +193,25 @@ async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_them() {
     let mut cluster = cluster().await;
-    let mut scene = Scene::set(&cluster, 600, 2).await;
+    cluster.partitions_are(PAUSE);
+    let mut scene = Scene::set(&cluster, 700, 2).await;
     scene.balancer.prefer(&cluster.urls([0, 1, 2]));
     let other = Daemon::start(&std::fs::read_to_string(&scene.daemon.config.path).unwrap());
     other.ready().await;
-    scene.submit(1..=600).await;
+    scene.submit(1..=500).await;
     scene.called(50).await;
-    assert!(scene.calls().await < 600, "the split comes under load");
     let moment = Timestamp::now();
     cluster.split_off(2);
+    assert!(scene.calls().await < 500, "the split came under load");
     eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
-    scene.called(100).await;
     scene.print_silence("node 2 split off", moment).await;
+    scene.submit(501..=700).await;
+    scene.called(100).await;
     // Its node pauses, and so it is connected to another one.
     scene.daemon.ready().await;
     assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (0.0, 1.0));
     cluster.join_again(2);
-    scene.all_ended(600).await;
-    scene.close(600).await;
+    cluster.partitions_are(IGNORE);
+    scene.all_ended(700).await;
+    scene.close(700).await;
 }

@@ -28,8 +28,8 @@ pub async fn cluster() -> MutexGuard<'static, Cluster> {
 }
 
 /// How RabbitMQ may handle partitions: its default, and what it recommends.
-const IGNORE: &str = "ignore";
-const PAUSE: &str = "pause_minority";
+pub const IGNORE: &str = "ignore";
+pub const PAUSE: &str = "pause_minority";
 
 pub struct Cluster {
     nodes: [Node; 3],
@@ -99,9 +99,8 @@ impl Cluster {
         self.running[number] = false;
     }
 
-    /// Cuts a node off from the others while all of them live. Whoever is in the minority then pauses, as is recommended.
+    /// Cuts a node off from the others while all of them live.
     pub fn split_off(&mut self, number: usize) {
-        self.partitions_are(PAUSE);
         // With a wrong cookie neither side lets the other connect again.
         self.at_the_others(number, "erlang:set_cookie(N, wrong), erlang:disconnect_node(N)");
         self.running[number] = false;
@@ -111,7 +110,6 @@ impl Cluster {
     pub fn join_again(&mut self, number: usize) {
         self.at_the_others(number, "erlang:set_cookie(N, erlang:get_cookie()), net_adm:ping(N)");
         block_in_place(|| self.nodes[number].ctl(&["await_startup"]));
-        self.partitions_are(IGNORE);
         self.running[number] = true;
     }
 
@@ -123,8 +121,8 @@ impl Cluster {
         block_in_place(|| self.nodes[number].ctl(&["eval", &query]));
     }
 
-    /// What a node does that sees others no more.
-    fn partitions_are(&self, handled: &str) {
+    /// What nodes do that see others no more: [`IGNORE`], as by default, or [`PAUSE`] in the minority.
+    pub fn partitions_are(&self, handled: &str) {
         let setting = format!("application:set_env(rabbit, cluster_partition_handling, {handled}).");
         for node in &self.nodes {
             block_in_place(|| node.ctl(&["eval", &setting]));
