@@ -16,6 +16,9 @@ const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reaso
 /// A hundred jobs a second.
 const STEADY: Wishes<'_> = Wishes { lane: "rate = 100\nburst = 1\nconcurrency = 8", retry: "", fleet: "", sim: &[] };
 
+/// Slow enough to last until `rabbitmqctl` has done something, which takes seconds on a busy machine.
+const SLOW: Wishes<'_> = Wishes { lane: "rate = 40\nburst = 1\nconcurrency = 8", ..STEADY };
+
 #[tokio::test]
 async fn a_killed_broker_is_waited_for_and_no_job_is_lost() {
     let mut scene = Scene::set(800, STEADY).await;
@@ -39,14 +42,14 @@ async fn a_killed_broker_is_waited_for_and_no_job_is_lost() {
 
 #[tokio::test]
 async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job_is_lost() {
-    let mut scene = Scene::set(800, STEADY).await;
+    let mut scene = Scene::set(800, SLOW).await;
     scene.submit(1..801, json!({})).await;
-    scene.calls(100).await;
+    scene.calls(40).await;
     scene.node.ctl(&["close_all_connections", "spring cleaning"]);
     assert!(scene.sim.log().await.len() < 800, "it comes under load");
     eventually("it is noticed", async || scene.daemon.child.output().contains("spring cleaning").then_some(())).await;
     scene.daemon.ready().await;
-    scene.calls(400).await;
+    scene.calls(200).await;
     assert!(scene.sim.log().await.len() < 800, "the restart comes under load");
     scene.node.restart();
     scene.daemon.ready().await;
@@ -56,9 +59,9 @@ async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job
 
 #[tokio::test]
 async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
-    let mut scene = Scene::set(800, STEADY).await;
+    let mut scene = Scene::set(800, SLOW).await;
     scene.submit(1..801, json!({})).await;
-    scene.calls(100).await;
+    scene.calls(40).await;
     scene.node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
     assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     assert_eq!(scene.readiness("blocked: low on memory").await, 503);
@@ -87,9 +90,9 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
 
 #[tokio::test]
 async fn a_broker_short_of_disk_is_waited_for_and_no_connection_given_up() {
-    let mut scene = Scene::set(800, STEADY).await;
+    let mut scene = Scene::set(800, SLOW).await;
     scene.submit(1..801, json!({})).await;
-    scene.calls(100).await;
+    scene.calls(40).await;
     scene.node.ctl(&["set_disk_free_limit", "1000000GB"]);
     assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     assert_eq!(scene.readiness("blocked: low on disk").await, 503);

@@ -99,17 +99,17 @@ impl Account {
 
     /// How many jobs have ended, as far as is known.
     pub async fn ended(&mut self) -> usize {
-        // The broker may be down: then nothing more is known.
+        // The broker may be down, or go down: then nothing more is known.
         if let Ok(connection) = Connection::connect(&self.url, ConnectionProperties::default()).await {
-            self.read(&Queues::over(connection).await).await;
+            let _ = self.read(&Queues::over(connection).await).await;
         }
         self.ended.len()
     }
 
-    async fn read(&mut self, queues: &Queues) {
-        let messages = match &mut self.ledger {
-            Ledger::Queue => queues.take_all(LEDGER).await,
-            Ledger::Log(from) => queues.read_stream("reveille.outcomes.log", from).await,
+    async fn read(&mut self, queues: &Queues) -> Result<(), lapin::Error> {
+        let (messages, end) = match &mut self.ledger {
+            Ledger::Queue => queues.take(LEDGER).await,
+            Ledger::Log(from) => (queues.read_stream("reveille.outcomes.log", from).await, Ok(())),
         };
         for message in messages {
             let event: Value = serde_json::from_slice(&message.data).expect("an event is JSON");
@@ -125,6 +125,7 @@ impl Account {
             let before = self.ended.entry(job).or_insert_with(|| told.clone());
             assert_eq!(before, &told, "two ends of one job: {event}");
         }
+        end
     }
 
     /// Waits until every job has ended and nothing is left of any, within `patience`, and closes the books.
@@ -134,7 +135,7 @@ impl Account {
         let start = Instant::now();
         let queues = Queues::connect(&self.url).await;
         loop {
-            self.read(&queues).await;
+            self.read(&queues).await.expect("the ledger can be read");
             let left = self.left(&queues).await;
             if self.ended.len() == self.submitted.len() && left.is_empty() {
                 break;
@@ -150,7 +151,7 @@ impl Account {
             tokio::time::sleep(GLANCE * 4).await;
         }
         // A copy in another place would still make itself known.
-        self.read(&queues).await;
+        self.read(&queues).await.expect("the ledger can be read");
         let failed = self.ended.iter().filter(|(_, (_, outcome, _))| outcome == "failed" || outcome == "rejected");
         let failed: BTreeSet<&str> = failed.map(|(job, _)| job.as_str()).collect();
         let dead = queues.take_all("reveille.dead").await;

@@ -51,12 +51,27 @@ impl Queues {
 
     /// Takes all that is ready in a queue.
     pub async fn take_all(&self, queue: &str) -> Vec<Delivery> {
-        let mut taken = Vec::new();
-        let at_once = BasicGetOptions { no_ack: true };
-        while let Some(message) = self.channel.basic_get(queue.into(), at_once).await.expect("the queue is there") {
-            taken.push(message.delivery);
-        }
+        let (taken, end) = self.take(queue).await;
+        end.expect("the queue is there");
         taken
+    }
+
+    /// Takes what is ready in a queue, as far as the broker goes along. What it did not hear taken comes again.
+    pub async fn take(&self, queue: &str) -> (Vec<Delivery>, Result<(), lapin::Error>) {
+        let mut taken = Vec::new();
+        loop {
+            match self.channel.basic_get(queue.into(), BasicGetOptions::default()).await {
+                Ok(Some(message)) => taken.push(message.delivery),
+                Ok(None) => break,
+                Err(error) => return (taken, Err(error)),
+            }
+        }
+        let all = BasicAckOptions { multiple: true };
+        let end = match taken.last() {
+            Some(last) => last.ack(all).await.map(drop),
+            None => Ok(()),
+        };
+        (taken, end)
     }
 
     /// Reads what is in a stream from offset `from` on, and moves `from` behind it.
