@@ -147,6 +147,8 @@ pub struct Progress {
     pub failing_since: Option<Timestamp>,
     /// A call may have been made for this job before, by us or by a copy of this message. A 409 then proves nothing.
     pub touched: bool,
+    /// The API denied access to the instance once, while it let others through. The second time that ends the job.
+    pub denied: bool,
 }
 
 const JOB_ID: &str = "x-reveille-job-id";
@@ -155,6 +157,7 @@ const ATTEMPTS: &str = "x-reveille-attempts";
 const SETBACKS: &str = "x-reveille-setbacks";
 const FAILING_SINCE: &str = "x-reveille-failing-since";
 const TOUCHED: &str = "x-reveille-touched";
+const DENIED: &str = "x-reveille-denied";
 /// More attempts or setbacks than this were never counted: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
@@ -179,6 +182,7 @@ impl Progress {
             setbacks: count(SETBACKS),
             failing_since: past(FAILING_SINCE),
             touched: headers.flag(TOUCHED),
+            denied: headers.flag(DENIED),
         }
     }
 
@@ -201,6 +205,7 @@ impl Progress {
         set(SETBACKS, Some(AMQPValue::LongLongInt(self.setbacks.into())));
         set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
+        set(DENIED, Some(AMQPValue::Boolean(self.denied)));
     }
 }
 
@@ -268,6 +273,7 @@ mod tests {
             setbacks: 4,
             failing_since: Some(now),
             touched: true,
+            denied: true,
         };
         let mut headers = FieldTable::default();
         progress.write(&mut headers);

@@ -73,11 +73,17 @@ enum Crash {
 }
 
 impl Copies {
-    /// Submits `jobs`, made once a daemon is ready for them, has the daemon park each, and loses every ack.
-    async fn make(crash: Crash, sim: Sim, retry: &str, jobs: impl FnOnce() -> Vec<(Vec<String>, Value)>) -> Self {
+    /// Submits `jobs`, made once a daemon is ready for them, has the daemon park `parked` of them and end the others, and
+    /// loses every ack.
+    async fn make(
+        crash: Crash,
+        sim: Sim,
+        wishes: Wishes<'_>,
+        parked: usize,
+        jobs: impl FnOnce() -> Vec<(Vec<String>, Value)>,
+    ) -> Self {
         let vhost = broker::vhost();
         let broker = LostAcks::before(&vhost.url).await;
-        let wishes = Wishes { retry, ..Wishes::default() };
         let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
         daemon.ready().await;
         let mut account = Account::open(&vhost.url).await;
@@ -87,11 +93,11 @@ impl Copies {
             count += instances.len();
             account.submit(instances, more).await;
         }
-        let parked = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
+        let transient = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
         let scheduled = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
         eventually("every job is parked, and its ack lost", async || {
-            let parked = daemon.metric(parked).await + daemon.metric(scheduled).await;
-            (parked >= count as f64 && broker.lost() >= count).then_some(())
+            let seen = daemon.metric(transient).await + daemon.metric(scheduled).await;
+            (seen >= parked as f64 && broker.lost() >= count).then_some(())
         })
         .await;
         match crash {
@@ -108,7 +114,7 @@ impl Copies {
                     for queue in levels.chain(lane) {
                         there += queues.count(&queue).await.0 as usize;
                     }
-                    (there == 2 * count).then_some(())
+                    (there == count + parked).then_some(())
                 })
                 .await;
                 daemon.start_again();
@@ -144,17 +150,22 @@ fn under_each_policy(instances: &[String], mut job: Value) -> Vec<(Vec<String>, 
 
 /// Parked after a 5xx, which took effect for one half of the jobs, under each policy.
 async fn copies_parked_after_a_5xx(crash: Crash) {
-    let sim = Sim::start(&["--fleet", "Stopped=12,Running=3"]);
-    for (index, instance) in instances(15).iter().enumerate() {
+    let sim = Sim::start(&["--fleet", "Stopped=27,Running=3"]);
+    let (started, running) = (instances(27), &instances(30)[27..]);
+    let (failing, good) = (started[..12].iter().chain(running), &started[12..]);
+    for (index, instance) in failing.clone().enumerate() {
         let when = if index % 2 == 0 { "after" } else { "before" };
         sim.script(instance, json!([{"status": 500, "when": when}])).await;
     }
-    let jobs = || under_each_policy(&instances(15), json!({}));
-    let copies = Copies::make(crash, sim, "initial = \"8s\"\nmax = \"8s\"", jobs).await;
-    let (counts, sim) = copies.ends(15).await;
+    // One goes well after each, or the lane would pause.
+    let all: Vec<String> = failing.zip(good).flat_map(|(failing, good)| [failing.clone(), good.clone()]).collect();
+    let jobs = || under_each_policy(&all, json!({}));
+    let wishes = Wishes { retry: "initial = \"8s\"\nmax = \"8s\"", lane: "concurrency = 1", ..Wishes::default() };
+    let copies = Copies::make(crash, sim, wishes, 15, jobs).await;
+    let (counts, sim) = copies.ends(30).await;
     // Three ran before. After a call whose fate is not known they may be of our making.
-    assert_eq!(counts, [("started".to_owned(), 15)].into());
-    for instance in instances(12) {
+    assert_eq!(counts, [("started".to_owned(), 30)].into());
+    for instance in started {
         assert_eq!(sim.instance(&instance).await["starts"], 1, "{instance}");
     }
 }
@@ -175,8 +186,8 @@ async fn a_copy_does_not_succeed_where_the_other_gave_up() {
     let sim = Sim::start(&["--fleet", "Stopped=1"]);
     // The call before the crash; one of the original, the last one of the parked copy; and one that would succeed.
     sim.script("i-sim00001", json!([{"status": 500}, {"status": 500}, {"status": 500}, "normal"])).await;
-    let retry = "max_attempts = 2\ninitial = \"4s\"\nmax = \"4s\"";
-    let copies = Copies::make(Crash::Kill, sim, retry, || vec![(instances(1), json!({}))]).await;
+    let wishes = Wishes { retry: "max_attempts = 2\ninitial = \"4s\"\nmax = \"4s\"", ..Wishes::default() };
+    let copies = Copies::make(Crash::Kill, sim, wishes, 1, || vec![(instances(1), json!({}))]).await;
     let (counts, sim) = copies.ends(1).await;
     assert_eq!(counts, [("failed exhausted".to_owned(), 1)].into());
     assert_eq!(sim.instance("i-sim00001").await["starts"], 0);
@@ -190,7 +201,7 @@ async fn copies_parked_for_their_time(crash: Crash) {
         not_before = Timestamp::now() + 12.seconds();
         under_each_policy(&instances(60), json!({"not_before": not_before}))
     };
-    let copies = Copies::make(crash, sim, "", jobs).await;
+    let copies = Copies::make(crash, sim, Wishes::default(), 60, jobs).await;
     assert!(copies.sim.log().await.is_empty(), "the crash came before their time");
     let (counts, sim) = copies.ends(60).await;
     // To wait for one's time is no touch, not even where a crash came in between: the policy holds.

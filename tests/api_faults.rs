@@ -1,4 +1,6 @@
 //! The API has a bad day, under load. Every job still ends once, and every machine is started once.
+//!
+//! About every other call goes well, so that the lane is not just paused: what that does is in `pause.rs`.
 
 use std::collections::BTreeMap;
 
@@ -83,30 +85,30 @@ impl Day {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_5xx_passes() {
-    let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.25});
-    let day = bad_day(json!([rule(500), rule(502), rule(503), rule(504)]), 2 * JOBS).await;
+    let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.12});
+    let day = bad_day(json!([rule(500), rule(502), rule(503), rule(504)]), JOBS / 2).await;
     day.every_machine_was_started_once(|_| false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_hangs_for_a_while_is_waited_for() {
-    let rules = json!([{"fault": {"hang": "before"}, "share": 0.5}, {"fault": {"hang": "after"}, "share": 0.5}]);
-    let day = bad_day(rules, JOBS / 2).await;
+    let rules = json!([{"fault": {"hang": "before"}, "share": 0.25}, {"fault": {"hang": "after"}, "share": 0.25}]);
+    let day = bad_day(rules, JOBS / 3).await;
     assert!(day.met("hang-before") > 20 && day.met("hang-after") > 20);
     day.every_machine_was_started_once(|fault| fault == "hang-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_reset_before_and_after_the_call_took_effect_cost_no_job() {
-    let rules = json!([{"fault": {"reset": "before"}, "share": 0.5}, {"fault": {"reset": "after"}, "share": 0.5}]);
-    let day = bad_day(rules, JOBS).await;
+    let rules = json!([{"fault": {"reset": "before"}, "share": 0.25}, {"fault": {"reset": "after"}, "share": 0.25}]);
+    let day = bad_day(rules, JOBS / 3).await;
     assert!(day.met("reset-before") > 20 && day.met("reset-after") > 20);
     day.every_machine_was_started_once(|fault| fault == "reset-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
-    let day = bad_day(json!([{"fault": {"delay": "1s"}, "share": 0.7}]), JOBS / 2).await;
+    let day = bad_day(json!([{"fault": {"delay": "1s"}, "share": 0.5}]), JOBS / 3).await;
     day.every_machine_was_started_once(|fault| fault == "delay-1s").await;
 }
 
@@ -142,9 +144,9 @@ async fn bodies_of_100_megabytes_are_not_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxys_page_ends_no_job() {
     let page = |status: u16, share: f64| json!({"fault": {"status": status, "html": true}, "share": share});
-    let rules = json!([page(200, 0.2), page(400, 0.1), page(403, 0.1), page(404, 0.2), page(409, 0.2), page(502, 0.2)]);
-    let day = bad_day(rules, 2 * JOBS).await;
-    assert!(["html-200", "html-404", "html-409", "html-502"].iter().all(|page| day.met(page) > 20));
+    let rules = json!([page(200, 0.1), page(400, 0.1), page(403, 0.1), page(404, 0.1), page(409, 0.1), page(502, 0.1)]);
+    let day = bad_day(rules, JOBS / 2).await;
+    assert!(["html-200", "html-404", "html-409", "html-502"].iter().all(|page| day.met(page) > 10));
     day.every_machine_was_started_once(|_| false).await;
     assert!(day.stage.dead().await.is_empty());
 }
@@ -167,8 +169,9 @@ async fn a_409_that_is_cut_off_is_no_conflict() {
 async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     let other = Sim::start(&["--fleet", &format!("Stopped={JOBS}")]);
     let target = format!("{}/v2/instance/i-sim00001?start", other.url());
-    let rule = |status: u16| json!({"fault": {"status": status, "location": target}, "share": 0.2});
-    let day = bad_day(json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 2 * JOBS).await;
+    let rule = |status: u16| json!({"fault": {"status": status, "location": target}, "share": 0.1});
+    // Each pauses the lane.
+    let day = bad_day(json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 20).await;
     day.every_machine_was_started_once(|_| false).await;
     for outcome in day.outcomes.values() {
         assert_eq!(outcome["attempts"], 1, "a fault of the lane costs a job nothing: {outcome}");
@@ -202,17 +205,20 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     let rules: Vec<Value> = (faults.as_array().unwrap().iter().enumerate())
         .map(|(index, fault)| {
             let instances: Vec<String> = (1..=group).map(|number| instance(index * group + number)).collect();
-            json!({"fault": fault, "instances": instances, "operations": ["describe"]})
+            json!({"fault": fault, "instances": instances, "operations": ["describe"], "share": 0.4})
         })
         .collect();
     let fleet = format!("Running={JOBS}");
     let lane = &SHORT.replace("fail", "verify");
     let stage = Stage::with(Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() }).await;
-    let day = day(stage, json!(rules), JOBS + JOBS / 2, json!([])).await;
+    let day = day(stage, json!(rules), JOBS / 4, json!([])).await;
     for (instance, outcome) in &day.outcomes {
-        // It ran before, but of a job that was called before that can no longer be known.
         let told = (&outcome["outcome"], &outcome["ambiguous"]);
-        assert_eq!(told, (&json!("started"), &json!(true)), "{instance}: {:?}", day.calls[instance]);
+        let starts = day.calls[instance].iter().filter(|call| call.operation == "start").count();
+        // It ran before, but of a job that was called before that can no longer be known.
+        let expected =
+            if starts > 1 { (&json!("started"), &json!(true)) } else { (&json!("already_done"), &json!(false)) };
+        assert_eq!(told, expected, "{instance}: {:?}", day.calls[instance]);
         assert!(day.calls[instance].iter().all(|call| !call.took_effect || call.operation == "describe"));
     }
     assert!(other.log().await.is_empty());

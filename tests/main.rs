@@ -11,6 +11,7 @@ mod fleet;
 mod mended;
 mod network;
 mod outcomes;
+mod pause;
 mod poison;
 mod private_node;
 mod publisher;

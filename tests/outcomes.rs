@@ -82,7 +82,8 @@ async fn a_job_that_fails_is_kept_whole_with_its_reason() {
 #[tokio::test]
 async fn every_refusal_ends_with_its_own_reason() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=2,Expired=1,Error=1,Recycled=1", ..Wishes::default() }).await;
-    stage.sim.script("i-sim00001", json!([{"status": 403, "code": "AccessDenied"}])).await;
+    let denied = json!({"status": 403, "code": "AccessDenied"});
+    stage.sim.script("i-sim00001", json!([denied, denied])).await;
     stage.sim.script("i-sim00002", json!([{"status": 400, "code": "InvalidHTTPRequest"}])).await;
     for instance in ["i-sim00001", "i-sim00002", "i-sim00003", "i-sim00004", "i-sim00005", "i-unknown1"] {
         stage.wake(instance).await;

@@ -94,16 +94,16 @@ async fn a_lane_fault_leaves_its_jobs_unharmed() {
     stage.sim.faults(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}])).await;
     stage.wake("i-sim00001").await;
     eventually("the fault is seen", async || {
-        (stage.daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await == 1.0).then_some(())
+        (stage.daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await == 1.0).then_some(())
     })
     .await;
     eventually("several tries", async || (stage.sim.log().await.len() > 2).then_some(())).await;
     stage.sim.faults(json!([])).await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)));
-    assert_eq!(stage.daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await, 0.0);
+    assert_eq!(stage.daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await, 0.0);
     let log = stage.daemon.child.output();
-    assert_eq!(log.matches("lane fault").count(), 1, "once for the change of state, not for each job: {log}");
+    assert_eq!(log.matches("lane paused").count(), 1, "once for the change of state, not for each job: {log}");
     assert!(stage.dead().await.is_empty());
 }
 

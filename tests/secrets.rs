@@ -43,11 +43,11 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
         .publish("reveille.jobs", "prod", lapin::BasicProperties::default(), br#"{"instance_id":"i-sim00001"}"#)
         .await;
     eventually("the fault is seen", async || {
-        (daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await == 1.0).then_some(())
+        (daemon.metric(r#"reveille_lane_paused{lane="prod",reason="endpoint"}"#).await == 1.0).then_some(())
     })
     .await;
-    eventually("several tries", async || {
-        (daemon.metric(r#"reveille_api_requests_total{lane="prod",operation="start",status="tls"}"#).await > 2.0)
+    eventually("several probes", async || {
+        (daemon.metric(r#"reveille_api_requests_total{lane="prod",operation="probe",status="tls"}"#).await > 2.0)
             .then_some(())
     })
     .await;
@@ -83,7 +83,7 @@ async fn no_secret_is_shown_whatever_is_logged() {
         .publish("reveille.jobs", "prod", lapin::BasicProperties::default(), br#"{"instance_id":"i-sim00002"}"#)
         .await;
     eventually("the keys are refused", async || {
-        (daemon.metric(r#"reveille_lane_faulty{lane="prod"}"#).await == 1.0).then_some(())
+        (daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await == 1.0).then_some(())
     })
     .await;
     daemon.child.signal("TERM");

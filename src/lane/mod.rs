@@ -5,13 +5,13 @@ mod baton;
 mod lease;
 mod limiter;
 mod memory;
+mod pause;
 mod recall;
 mod run;
 mod serve;
 pub mod verdict;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use self::baton::Baton;
 use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
+use self::pause::{Cause, Change, Pause};
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
@@ -50,8 +51,7 @@ pub struct Lane {
     lease: Lease,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
-    /// A lane fault was met, and no call has shown since that it is over.
-    faulty: AtomicBool,
+    pause: Pause,
 }
 
 /// Channels of each of a lane's two publishers.
@@ -63,6 +63,9 @@ pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// How long a probe may take: it is to notice soon that the API is back.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +120,7 @@ impl Lane {
             lease: Lease::new(),
             replies,
             metrics,
-            faulty: AtomicBool::new(false),
+            pause: Pause::new(),
         })
     }
 
@@ -183,7 +186,7 @@ impl Lane {
                         () = stop.requested() => {}
                         told = tenure.announce() => recall::recall(&tenure, connection, &told?).await,
                     }
-                    serve::serve(&tenure, connection, stop).await
+                    serve::serve(&tenure, connection, readiness, stop).await
                 };
                 tokio::select! {
                     served = serving => served?,
@@ -217,8 +220,17 @@ impl Lane {
         readiness.lane(self.name(), LaneState::Waiting);
     }
 
-    /// Waits for the right to make a call: the lane must be ours, and the limiter have a slot.
-    async fn limited(&self) {
+    /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.
+    async fn limited(&self) -> Result<(), Paused> {
+        tokio::select! {
+            biased;
+            () = self.pause.begun() => Err(Paused),
+            () = self.slot() => Ok(()),
+        }
+    }
+
+    /// Waits for a slot of the limiter while the lane is ours.
+    async fn slot(&self) {
         loop {
             self.lease.valid().await;
             self.metrics.waited(self.limiter.acquire().await);
@@ -229,9 +241,16 @@ impl Lane {
     }
 
     /// Asks for an instance's state, in its turn.
-    async fn describe(&self, instance: &InstanceId) -> Result<(Answer, Option<InstanceState>), NoAnswer> {
-        self.limited().await;
-        self.timed(Operation::Describe, self.client.describe(instance)).await
+    async fn describe(&self, instance: &InstanceId) -> Result<Described, Paused> {
+        self.limited().await?;
+        Ok(self.timed(Operation::Describe, self.client.describe(instance)).await)
+    }
+
+    /// Asks, in its turn, whether calls are of use again.
+    async fn probe(&self) -> Result<Answer, NoAnswer> {
+        self.slot().await;
+        let probe = timeout(PROBE_TIMEOUT, self.client.probe());
+        self.timed(Operation::Probe, async { probe.await.unwrap_or(Err(NoAnswer::TimedOut)) }).await
     }
 
     /// Makes a call, and counts and times it.
@@ -242,29 +261,31 @@ impl Lane {
         result
     }
 
-    /// Notes what a call says of the lane itself. A lane fault is logged when it begins and ends, not for every job.
-    fn note(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
-        match verdict {
-            Verdict::LaneFault | Verdict::ClockSkew { .. } => {
-                self.metrics.faulty.set(1);
-                if !self.faulty.swap(true, Ordering::Relaxed) {
-                    let fault = match result {
-                        Ok(answer) => answer.to_string(),
-                        Err(error) => error.to_string(),
-                    };
-                    error!(lane = %self.name, endpoint = %self.endpoint, "lane fault, jobs come back later: {fault}");
-                }
+    /// Notes what a job's call says of the lane itself.
+    fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
+        match self.pause.note(instance, verdict, result) {
+            Some(Change::Paused(cause)) => {
+                error!(lane = %self.name, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
             }
-            Verdict::Transient | Verdict::Throttled { .. } => {}
-            Verdict::Started { .. } | Verdict::AlreadyDone | Verdict::Verify | Verdict::Failed(_) => {
-                if self.faulty.swap(false, Ordering::Relaxed) {
-                    self.metrics.faulty.set(0);
-                    info!(lane = %self.name, "the lane works again");
-                }
+            Some(Change::Works) => {
+                self.show_paused(None);
+                info!(lane = %self.name, "the lane works again");
             }
+            None => {}
         }
     }
+
+    fn show_paused(&self, cause: Option<&Cause>) {
+        self.metrics.paused(cause.map(|cause| cause.word), &pause::WORDS);
+    }
 }
+
+/// No call is to be made: the lane is paused.
+#[derive(Debug)]
+struct Paused;
+
+/// What came of asking for an instance's state.
+type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
 
 /// A lane while it is run here, over one connection.
 #[derive(Debug)]
@@ -306,7 +327,7 @@ impl HasStatus for Result<Answer, NoAnswer> {
     }
 }
 
-impl HasStatus for Result<(Answer, Option<InstanceState>), NoAnswer> {
+impl HasStatus for Described {
     fn status(&self) -> Result<u16, &'static str> {
         self.as_ref().map(|(answer, _)| answer.status).map_err(NoAnswer::as_str)
     }

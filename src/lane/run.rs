@@ -35,6 +35,8 @@ const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Later than a copy of the job that is in hand just now.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
+/// Into the queue of due jobs, which nobody takes from while the lane is paused.
+const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 
 /// A delivery that was read, and what is to be done with it first.
 #[derive(Debug)]
@@ -101,7 +103,8 @@ impl Job {
     /// Waits for the limiter, if there is a call to make.
     pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
         if matches!(self.first, First::Call(_)) && !self.is_late() {
-            lane.limited().await;
+            // Paused or not is asked before the call.
+            let _ = lane.limited().await;
         }
     }
 
@@ -113,18 +116,10 @@ impl Job {
     pub(super) async fn run(self, tenure: &Tenure, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
         let lane = &tenure.lane;
         let turn = self.key(lane).map(|key| lane.memory.turn(key));
-        let next = match &self.first {
-            _ if let Some(None) = turn => {
-                Next::Park { progress: self.progress.clone(), delay: AFTER_ITS_COPY, cause: "copy" }
-            }
-            _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
-            // As it came, or since, while it waited for its turn.
-            First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
-            First::Call(instance) => self.call(lane, instance).await,
-            First::Wait(delay) => Next::Park { progress: self.progress.clone(), delay: *delay, cause: "not_before" },
-            First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
+        let next = match turn {
+            Some(None) => self.later(false, AFTER_ITS_COPY, "copy"),
+            _ => self.next(lane, slot).await,
         };
-        drop(slot);
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
             Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
@@ -138,6 +133,28 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    async fn next(&self, lane: &Lane, slot: OwnedSemaphorePermit) -> Next {
+        match &self.first {
+            _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
+            // As it came, or since, while it waited for its turn.
+            First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
+            First::Call(instance) => self.call(lane, instance, slot).await,
+            First::Wait(delay) => self.later(false, *delay, "not_before"),
+            First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
+        }
+    }
+
+    /// Back for later with nothing charged to it. `touched`: a call was made.
+    fn later(&self, touched: bool, delay: Duration, cause: &'static str) -> Next {
+        let progress = Progress { touched: self.progress.touched || touched, ..self.progress.clone() };
+        Next::Park { progress, delay, cause }
+    }
+
+    /// Back because the lane is paused.
+    fn unharmed(&self, touched: bool) -> Next {
+        self.later(touched, INTO_THE_QUEUE, "paused")
     }
 
     /// The job's name in the lane's memory.
@@ -183,7 +200,8 @@ impl Job {
         if !self.progress.touched {
             return Next::Conclude(self.conclusion(Outcome::Expired, false, LATE));
         }
-        let (outcome, ambiguous) = match lane.describe(instance).await {
+        let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
+        let (outcome, ambiguous) = match described {
             Ok((answer, Some(state))) if answer.status == 200 && !answer.foreign => match state {
                 InstanceState::Running | InstanceState::Starting => (Outcome::Started, true),
                 InstanceState::Stopped | InstanceState::Passing | InstanceState::Ended => (Outcome::Expired, false),
@@ -194,7 +212,10 @@ impl Job {
     }
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
-    async fn call(&self, lane: &Lane, instance: &InstanceId) -> Next {
+    async fn call(&self, lane: &Lane, instance: &InstanceId, slot: OwnedSemaphorePermit) -> Next {
+        if lane.pause.is_paused() {
+            return self.unharmed(false);
+        }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
         let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
         let circumstances = Circumstances { policy, first_touch: !touched };
@@ -202,15 +223,20 @@ impl Job {
         let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
-            let described = lane.describe(instance).await;
+            let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
             verdict = verdict::of_describe(&described, circumstances);
             // The 409 tells more than a 200 that only named a state.
             if !matches!(&described, Ok((answer, _)) if answer.status < 300) {
                 result = described.map(|(answer, _)| answer);
             }
         }
-        lane.note(&verdict, &result);
+        lane.note(instance, &verdict, &result);
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
+        // Others make calls while this one waits to learn whether it failed as they do.
+        drop(slot);
+        if lane.pause.spares(&verdict, &result).await {
+            return self.unharmed(true);
+        }
         decide(verdict, result, &self.progress, lane.retry, Timestamp::now(), rand::random())
     }
 
@@ -367,12 +393,17 @@ fn decide(
     let (outcome, ambiguous) = match verdict {
         Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
         Verdict::AlreadyDone => (Outcome::AlreadyDone, false),
+        // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
+        Verdict::Failed(Reason::AccessDenied) if !progress.denied => {
+            return park(Progress { denied: true, ..progress.clone() }, uncounted, "access_denied");
+        }
         Verdict::Failed(reason) => (Outcome::Failed(reason), false),
         Verdict::Throttled { retry_after } => {
             let delay = retry_after.map_or(uncounted, |asked| asked.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER));
             return park(progress.clone(), delay, "throttled");
         }
-        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "lane_fault"),
+        // Spared: the lane is paused.
+        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "paused"),
         Verdict::Transient | Verdict::Verify => {
             let failing_since = progress.failing_since.unwrap_or(now);
             let failing_for = Duration::try_from(now.duration_since(failing_since)).unwrap_or_default();

@@ -4,9 +4,11 @@
 //! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
 //! The broker counts how often a message came back, but it counts for all that were handed out together. So a lane is
 //! *wary* at first, since the tenure before may have ended over a message, and whenever one turns up that came back a
-//! few times: it takes one message at a time, and what comes back then is the one that did it, and no other.
+//! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
+//! too while it is on trial after a pause.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
@@ -14,49 +16,88 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
-use tracing::warn;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
 
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
+use crate::retry::full_jitter;
+use crate::telemetry::{LaneState, Readiness};
+
+/// Ceilings of the time before a probe of a paused lane. The first is also the least.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+const LAST_PROBE: Duration = Duration::from_secs(5);
 
 /// A message that came back this often is suspected of ending whoever touches it.
 const SUSPECT_AT: i64 = 3;
 
 /// Serves the lane until `stop` says so, and then finishes what is in flight; what is not done within the grace goes
 /// back to its queue.
-pub(super) async fn serve(tenure: &Arc<Tenure>, connection: &Connection, stop: &Stop) -> Result<(), LaneError> {
+pub(super) async fn serve(
+    tenure: &Arc<Tenure>,
+    connection: &Connection,
+    readiness: &Readiness,
+    stop: &Stop,
+) -> Result<(), LaneError> {
     let lane = &tenure.lane;
+    let mut channel = connection.channel().await?;
     loop {
-        let channel = connection.channel().await?;
+        tokio::select! {
+            biased;
+            () = stop.requested() => {}
+            () = pause(lane, readiness) => {}
+        }
         let mut jobs = JoinSet::new();
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
             done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
         };
-        if !stopped {
+        if !stopped && !lane.pause.is_paused() {
+            readiness.lane(lane.name(), LaneState::Held);
             let mut intake = Intake::open(lane, &channel).await?;
             tokio::select! {
                 biased;
                 () = stop.requested() => {}
-                suspect = take(tenure, &mut intake, &mut jobs) => suspect?,
+                done = take(tenure, &mut intake, &mut jobs) => done?,
             }
             intake.cancel(&channel).await?;
+            if lane.pause.is_paused() {
+                // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
+                intake.empty(tenure, &mut jobs).await?;
+            }
         }
         drain(lane, jobs, stop).await?;
+        if lane.pause.is_paused() && !stop.is_requested() {
+            // Nothing is left on the channel, and closing it would cut off acks that RabbitMQ has yet to pass on.
+            continue;
+        }
         // Closing returns what is left: what was prefetched, and what the grace did not suffice for.
         channel.close(200, "drained".into()).await?;
         if stop.is_requested() {
             return Ok(());
         }
+        channel = connection.channel().await?;
     }
 }
 
 type Jobs = JoinSet<Result<(), lapin::Error>>;
 
-/// Takes one delivery after the other and has it run, until something breaks or there is reason to be wary.
+/// While the lane is paused, probes now and then, until that is answered.
+async fn pause(lane: &Lane, readiness: &Readiness) {
+    while let Some(cause) = lane.pause.cause() {
+        lane.show_paused(Some(&cause));
+        readiness.lane(lane.name(), LaneState::Paused(cause.text));
+        let delay = full_jitter(FIRST_PROBE, LAST_PROBE, lane.pause.probes().saturating_add(1), rand::random());
+        sleep(delay.max(FIRST_PROBE)).await;
+        let cause = lane.pause.probed(&lane.probe().await);
+        debug!(lane = %lane.name, ?cause, "probed");
+    }
+}
+
+/// Takes one delivery after the other and has it run, until something breaks, there is reason to be wary, or the lane
+/// is paused.
 async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
     let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
     loop {
@@ -64,7 +105,11 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
-        let delivery = intake.next().await?;
+        let delivery = tokio::select! {
+            biased;
+            () = tenure.lane.pause.begun() => return Ok(()),
+            delivery = intake.next() => delivery?,
+        };
         if delivery.count >= SUSPECT_AT {
             warn!(lane = %tenure.lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
             return Ok(());
@@ -76,27 +121,33 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
     }
 }
 
-/// Takes one message at a time from either queue in turn, until neither queue's next one is under suspicion. One that is
-/// has the lane for itself.
+/// Takes one message at a time from either queue in turn, until neither queue's next one is under suspicion and the lane
+/// is not on trial. One that is suspected has the lane for itself.
 async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
     let lane = &tenure.lane;
     let queues = [lane.names.due_of(&lane.name), lane.names.jobs_of(&lane.name)];
     let slots = Arc::new(Semaphore::new(queues.len()));
     let mut suspects = [true; 2];
-    while suspects.contains(&true) {
+    let mut found = true;
+    while suspects.contains(&true) || (lane.pause.is_on_trial() && found) {
+        found = false;
         for (queue, suspect) in queues.iter().zip(&mut suspects) {
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
             *suspect = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
             let Some(delivery) = delivery else { continue };
+            found = true;
             if *suspect {
                 join_all(jobs).await?;
             }
             let job = Job::admit(delivery, lane.name());
             job.wait_for_its_turn(lane).await;
             start(tenure, job, slot(&slots).await, jobs);
-            if *suspect {
+            if *suspect || lane.pause.is_on_trial() {
                 join_all(jobs).await?;
+            }
+            if lane.pause.is_paused() {
+                return Ok(());
             }
         }
     }
@@ -185,6 +236,17 @@ impl Intake {
         *due_in_a_row = if of_due { due_in_a_row.saturating_add(1) } else { 0 };
         let queue = if of_due { due.queue() } else { jobs.queue() };
         Ok(delivery.ok_or_else(|| LaneError::Cancelled(queue.to_string()))??.into())
+    }
+
+    /// Has every delivery run that came before the subscriptions ended.
+    async fn empty(&mut self, tenure: &Arc<Tenure>, jobs: &mut Jobs) -> Result<(), LaneError> {
+        let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
+        for consumer in [&mut self.due, &mut self.jobs] {
+            while let Some(delivery) = consumer.next().await {
+                start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), slot(&slots).await, jobs);
+            }
+        }
+        Ok(())
     }
 
     async fn cancel(&self, channel: &Channel) -> Result<(), LaneError> {

@@ -115,6 +115,14 @@ pub fn of_describe(
     }
 }
 
+/// The verdict on a call that only asks whether calls are of use. It stands for any job's.
+pub fn of_probe(result: &Result<Answer, NoAnswer>) -> Verdict {
+    match result {
+        Ok(answer) if (200..300).contains(&answer.status) && !answer.foreign => Verdict::AlreadyDone,
+        other => general(other),
+    }
+}
+
 /// A 409 that was to be verified only because of the job's past, and cannot be, still means what the policy says.
 fn unverifiable(policy: Conflict) -> Verdict {
     match policy {

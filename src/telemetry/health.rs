@@ -1,13 +1,13 @@
 //! Whether the daemon is ready, and if not, why.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// How a lane stands with this replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneState {
     /// Not subscribed yet.
     Waiting,
@@ -15,6 +15,26 @@ pub enum LaneState {
     StandingBy,
     /// This replica runs it.
     Held,
+    /// This replica runs it, and makes no calls, for a reason to be read by people. No other replica would fare better,
+    /// so this one is as ready as can be.
+    Paused(String),
+}
+
+impl fmt::Display for LaneState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting"),
+            Self::StandingBy => f.write_str("standing_by"),
+            Self::Held => f.write_str("held"),
+            Self::Paused(reason) => write!(f, "paused: {reason}"),
+        }
+    }
+}
+
+impl Serialize for LaneState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// What `/readyz` answers from.
@@ -81,5 +101,9 @@ mod tests {
         assert!(!readiness.report().0);
         let json = serde_json::to_value(readiness.report().1).unwrap();
         assert_eq!(json["lanes"]["b"], "waiting");
+        readiness.lane("b", LaneState::Paused("no keys".to_owned()));
+        let (ready, report) = readiness.report();
+        assert!(ready);
+        assert_eq!(serde_json::to_value(report).unwrap()["lanes"]["b"], "paused: no keys");
     }
 }

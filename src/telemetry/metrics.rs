@@ -29,7 +29,7 @@ pub struct Metrics {
     api_request_duration: HistogramVec,
     limiter_wait: HistogramVec,
     lane_held: IntGaugeVec,
-    lane_faulty: IntGaugeVec,
+    lane_paused: IntGaugeVec,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
@@ -85,9 +85,9 @@ impl Metrics {
                 &["lane"],
             ),
             lane_held: gauge(opts!("reveille_lane_held", "1 where this replica runs the lane."), &["lane"]),
-            lane_faulty: gauge(
-                opts!("reveille_lane_faulty", "1 while the lane's keys, endpoint or account are at fault."),
-                &["lane"],
+            lane_paused: gauge(
+                opts!("reveille_lane_paused", "1 while the lane makes no calls, by reason."),
+                &["lane", "reason"],
             ),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
@@ -106,7 +106,7 @@ impl Metrics {
         metrics.register(&metrics.api_request_duration);
         metrics.register(&metrics.limiter_wait);
         metrics.register(&metrics.lane_held);
-        metrics.register(&metrics.lane_faulty);
+        metrics.register(&metrics.lane_paused);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
         metrics
@@ -128,7 +128,6 @@ impl Metrics {
     pub fn lane(&self, lane: &str) -> LaneMetrics {
         LaneMetrics {
             held: self.lane_held.with_label_values(&[lane]),
-            faulty: self.lane_faulty.with_label_values(&[lane]),
             in_flight: self.jobs_in_flight.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
@@ -161,8 +160,6 @@ fn histogram(opts: HistogramOpts, labels: &[&str]) -> HistogramVec {
 pub struct LaneMetrics {
     /// 1 while this replica runs the lane.
     pub held: IntGauge,
-    /// 1 while a lane fault lasts.
-    pub faulty: IntGauge,
     in_flight: IntGauge,
     lane: String,
     metrics: Metrics,
@@ -201,6 +198,14 @@ impl LaneMetrics {
             .api_request_duration
             .with_label_values(&[self.lane.as_str(), operation.as_str()])
             .observe(duration.as_secs_f64());
+    }
+
+    /// The lane is paused for `reason`, one of `reasons`; or for none of them.
+    pub fn paused(&self, reason: Option<&str>, reasons: &[&str]) {
+        for each in reasons {
+            let gauge = self.metrics.lane_paused.with_label_values(&[self.lane.as_str(), each]);
+            gauge.set((reason == Some(*each)).into());
+        }
     }
 
     /// A call waited for the limiter.

@@ -25,6 +25,7 @@ fn progress() -> Progress {
         setbacks: 0,
         failing_since: None,
         touched: false,
+        denied: false,
     }
 }
 

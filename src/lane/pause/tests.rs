@@ -1,0 +1,123 @@
+//! Which answers pause a lane, and which end that.
+
+use super::*;
+
+fn id(number: usize) -> InstanceId {
+    InstanceId::parse(&format!("i-{number:04}")).unwrap()
+}
+
+fn answered(status: u16, code: &str) -> Result<Answer, NoAnswer> {
+    let code = (!code.is_empty()).then(|| code.to_owned());
+    Ok(Answer { status, code, ..Answer::default() })
+}
+
+const TIMED_OUT: Result<Answer, NoAnswer> = Err(NoAnswer::TimedOut);
+
+fn word(change: Option<Change>) -> Option<&'static str> {
+    match change {
+        Some(Change::Paused(cause)) => Some(cause.word),
+        Some(Change::Works) => Some("works"),
+        None => None,
+    }
+}
+
+#[test]
+fn a_lane_fault_pauses_at_once_and_only_once() {
+    let tls = || Err(NoAnswer::Tls("unknown issuer".to_owned()));
+    let faults = [
+        (answered(403, "InvalidAccessKeyId"), "keys"),
+        (answered(401, ""), "keys"),
+        (answered(403, "OptInRequired"), "account"),
+        (answered(400, "InvalidVersion"), "endpoint"),
+        (answered(302, ""), "endpoint"),
+        (tls(), "endpoint"),
+    ];
+    for (result, expected) in faults {
+        let pause = Pause::new();
+        assert_eq!(word(pause.note(&id(1), &Verdict::LaneFault, &result)), Some(expected), "{result:?}");
+        assert!(WORDS.contains(&expected) && pause.is_paused());
+        assert_eq!(pause.note(&id(2), &Verdict::LaneFault, &result), None, "it is known already");
+    }
+    let pause = Pause::new();
+    let skew = Verdict::ClockSkew { server_time: None };
+    assert_eq!(word(pause.note(&id(1), &skew, &answered(403, "RequestExpired"))), Some("clock"));
+}
+
+#[test]
+fn five_instances_in_a_row_that_get_no_answer_pause_and_one_over_and_over_does_not() {
+    let pause = Pause::new();
+    for _ in 0..20 {
+        assert_eq!(pause.note(&id(1), &Verdict::Transient, &TIMED_OUT), None);
+    }
+    for number in 2..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &answered(503, "")), None);
+    }
+    // An answer, whichever: the API is there. Throttling is one, and so is a 409 that is to be tried again.
+    assert_eq!(pause.note(&id(9), &Verdict::Throttled { retry_after: None }, &answered(429, "")), None);
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &TIMED_OUT), None);
+    }
+    assert_eq!(pause.note(&id(9), &Verdict::Transient, &answered(409, "Instance.StartInstanceWhenCreating")), None);
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &TIMED_OUT), None);
+    }
+    assert_eq!(word(pause.note(&id(5), &Verdict::Transient, &TIMED_OUT)), Some("outage"));
+}
+
+#[test]
+fn five_instances_in_a_row_that_are_denied_pause() {
+    let (pause, denied) = (Pause::new(), Verdict::Failed(Reason::AccessDenied));
+    let answer = answered(403, "AccessDenied");
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &denied, &answer), None);
+    }
+    assert_eq!(pause.note(&id(9), &Verdict::Started { ambiguous: false }, &answered(200, "")), None);
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &denied, &answer), None);
+        assert_eq!(pause.note(&id(8), &Verdict::Throttled { retry_after: None }, &answered(429, "")), None);
+    }
+    assert_eq!(word(pause.note(&id(5), &denied, &answer)), Some("access_denied"));
+}
+
+#[test]
+fn after_a_good_probe_the_lane_is_on_trial_until_a_call_is_answered() {
+    let pause = Pause::new();
+    pause.note(&id(1), &Verdict::LaneFault, &answered(401, ""));
+    assert_eq!(pause.probed(&TIMED_OUT).map(|cause| cause.word), Some("outage"), "it is another one now");
+    assert!(pause.is_paused() && !pause.is_on_trial());
+    assert_eq!(pause.probed(&answered(200, "")), None);
+    assert!(!pause.is_paused() && pause.is_on_trial());
+    // The first that goes wrong then is enough, and it is nothing new.
+    assert_eq!(pause.note(&id(2), &Verdict::Transient, &TIMED_OUT), None);
+    assert_eq!((pause.cause().map(|cause| cause.word), pause.probes()), (Some("outage"), 2));
+    // Who may not list may start all the same.
+    assert_eq!(pause.probed(&answered(403, "AccessDenied")), None);
+    assert_eq!(word(pause.note(&id(2), &Verdict::Failed(Reason::NotFound), &answered(404, ""))), Some("works"));
+    assert!(!pause.is_on_trial() && pause.probes() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
+    let start = tokio::time::Instant::now();
+    let started = || Verdict::Started { ambiguous: false };
+    // The API answers others: it is the job's.
+    let pause = Pause::new();
+    pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
+    let (spared, _) = tokio::join!(pause.spares(&Verdict::Transient, &TIMED_OUT), async {
+        pause.note(&id(2), &started(), &answered(200, ""))
+    });
+    assert!(!spared && start.elapsed() < EVIDENCE);
+    // Others fail too: it is the lane's.
+    pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
+    let (spared, ()) = tokio::join!(pause.spares(&Verdict::Transient, &TIMED_OUT), async {
+        for number in 2..6 {
+            pause.note(&id(number), &Verdict::Transient, &TIMED_OUT);
+        }
+    });
+    assert!(spared && start.elapsed() < EVIDENCE);
+    // There is nobody else: it is the job's.
+    let pause = Pause::new();
+    pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
+    assert!(!pause.spares(&Verdict::Transient, &TIMED_OUT).await);
+    assert_eq!(start.elapsed(), EVIDENCE);
+}

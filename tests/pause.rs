@@ -1,0 +1,148 @@
+//! What is no job's fault pauses the lane: few calls find it out, no job pays for it, and the lane goes on by itself.
+
+use serde_json::{Value, json};
+
+use crate::support::account::Account;
+use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, eventually};
+
+const JOBS: usize = 500;
+const CONCURRENCY: usize = 16;
+/// Calls beyond those in flight that finding out may cost.
+const MORE: usize = 5;
+
+async fn stage() -> (Stage, Account) {
+    let lane = format!("rate = 200\nburst = 5\nconcurrency = {CONCURRENCY}\ntimeout = \"2s\"");
+    let fleet = format!("Stopped={JOBS}");
+    let stage = Stage::with(Wishes { lane: &lane, fleet: &fleet, ..Wishes::default() }).await;
+    let account = Account::open(&stage.vhost.url).await;
+    (stage, account)
+}
+
+fn instances() -> impl Iterator<Item = String> {
+    (1..=JOBS).map(|number| format!("i-sim{number:05}"))
+}
+
+async fn paused(stage: &Stage, reason: &str) {
+    let metric = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
+    eventually("the lane is paused", async || (stage.daemon.metric(&metric).await == 1.0).then_some(())).await;
+    eventually("nothing is in flight", async || {
+        (stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await == 0.0).then_some(())
+    })
+    .await;
+    let (status, body) = stage.daemon.get("/readyz").await;
+    assert!(status == 200 && body.contains(r#""prod":"paused: "#), "no other replica would fare better: {body}");
+}
+
+async fn starts(stage: &Stage) -> usize {
+    stage.sim.log().await.iter().filter(|call| call.operation == "start").count()
+}
+
+async fn probes(stage: &Stage) -> usize {
+    stage.sim.log().await.iter().filter(|call| call.operation == "list").count()
+}
+
+/// Sets the fault before anything is called, and takes it back once the lane has been paused for a while.
+async fn pauses_and_goes_on(faults: Value, reason: &str) {
+    let (stage, mut account) = stage().await;
+    stage.sim.faults(faults).await;
+    account.submit(instances(), json!({})).await;
+    paused(&stage, reason).await;
+    let spent = starts(&stage).await;
+    assert!(spent <= CONCURRENCY + MORE, "{spent} calls to find out");
+    let before = probes(&stage).await;
+    eventually("probes are made", async || (probes(&stage).await >= before + 2).then_some(())).await;
+    assert_eq!(starts(&stage).await, spent, "and no other calls");
+
+    stage.sim.faults(json!([])).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    let charged = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#).await;
+    assert_eq!(charged, 0.0, "no job lost an attempt");
+    works_again(&stage).await;
+}
+
+/// What was said of the pause, when it is over.
+async fn works_again(stage: &Stage) {
+    let output = stage.daemon.child.output();
+    assert_eq!(output.matches("lane paused").count(), 1, "{output}");
+    assert_eq!(output.matches("the lane works again").count(), 1, "{output}");
+    assert_eq!(stage.daemon.get("/readyz").await.1, r#"{"ready":true,"broker":"connected","lanes":{"prod":"held"}}"#);
+    assert!(
+        !stage
+            .daemon
+            .get("/metrics")
+            .await
+            .1
+            .lines()
+            .any(|line| line.starts_with("reveille_lane_paused") && line.ends_with(" 1"))
+    );
+}
+
+#[tokio::test]
+async fn keys_that_are_refused_pause_the_lane() {
+    pauses_and_goes_on(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}]), "keys").await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_redirects_pauses_the_lane() {
+    pauses_and_goes_on(json!([{"fault": {"status": 302, "location": "http://127.0.0.1:9/"}}]), "endpoint").await;
+}
+
+#[tokio::test]
+async fn an_api_that_fails_pauses_the_lane() {
+    pauses_and_goes_on(json!([{"fault": {"status": 503}}]), "outage").await;
+}
+
+#[tokio::test]
+async fn an_api_that_hangs_pauses_the_lane() {
+    pauses_and_goes_on(json!([{"fault": "hang-before"}]), "outage").await;
+}
+
+#[tokio::test]
+async fn an_api_that_hangs_up_pauses_the_lane() {
+    pauses_and_goes_on(json!([{"fault": "reset-before"}]), "outage").await;
+}
+
+#[tokio::test]
+async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
+    let (stage, mut account) = stage().await;
+    account.submit(instances(), json!({})).await;
+    eventually("calls are made", async || (starts(&stage).await >= 100).then_some(())).await;
+    stage.sim.faults(json!([{"fault": {"status": 500}}])).await;
+    let before = starts(&stage).await;
+    assert!(before < JOBS, "it comes under load");
+    paused(&stage, "outage").await;
+    // Those made between the fault and the look, and those that were needed.
+    let failed =
+        stage.sim.log().await.iter().filter(|call| call.operation == "start" && call.status == Some(500)).count();
+    assert!(failed <= CONCURRENCY + MORE, "{failed} calls to find out");
+    stage.sim.faults(json!([])).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+}
+
+/// A list shows nothing about it, so one job after the other has to be tried.
+#[tokio::test]
+async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
+    let (stage, mut account) = stage().await;
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "operations": ["start"]}])).await;
+    account.submit(instances(), json!({})).await;
+    paused(&stage, "access_denied").await;
+    eventually("probes are made", async || (probes(&stage).await >= 3).then_some(())).await;
+    let (spent, tries) = (starts(&stage).await, probes(&stage).await);
+    assert!(spent <= CONCURRENCY + MORE + tries, "{spent} calls, {tries} of them to try it again");
+    stage.sim.faults(json!([])).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    works_again(&stage).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_denied_fails_alone() {
+    let (stage, mut account) = stage().await;
+    let denied = ["i-sim00007", "i-sim00400"];
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "instances": denied}])).await;
+    account.submit(instances(), json!({})).await;
+    let ends = [("failed access_denied".to_owned(), denied.len()), ("started".to_owned(), JOBS - denied.len())];
+    assert_eq!(account.close(PATIENCE).await, ends.into());
+    assert_eq!(starts(&stage).await, JOBS + denied.len(), "a second look each, and no more");
+    assert!(!stage.daemon.child.output().contains("lane paused"));
+}
