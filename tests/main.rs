@@ -5,6 +5,7 @@ mod api_faults;
 mod baton;
 mod bcc_sim;
 mod broker_lost;
+mod client;
 mod cluster;
 mod deadline;
 mod fleet;
