@@ -181,7 +181,7 @@ async fn no_request_has_half_of_the_old_keys_and_half_of_the_new() {
     };
     let mut changes = 0_u32;
     while !calling.is_finished() {
-        let keys = if changes % 2 == 0 { temporary("new", "newer", "new-token") } else { old() };
+        let keys = if changes.is_multiple_of(2) { temporary("new", "newer", "new-token") } else { old() };
         assert!(client.replace_credentials(keys));
         changes += 1;
         tokio::task::yield_now().await;

@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod deadline;
 mod fleet;
+mod keys;
 mod mended;
 mod network;
 mod outcomes;

@@ -2,6 +2,7 @@
 //! rest keeps the lane to its rate and to one replica at a time.
 
 mod baton;
+mod keys;
 mod lease;
 mod limiter;
 mod memory;
@@ -24,7 +25,7 @@ use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::verdict::Verdict;
-use crate::bce::{Answer, Client, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
+use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
@@ -44,6 +45,7 @@ pub struct Lane {
     prefetch: u16,
     names: Names,
     endpoint: Endpoint,
+    credentials: CredentialSource,
     client: Client,
     limiter: Limiter,
     memory: Memory,
@@ -111,6 +113,7 @@ impl Lane {
             prefetch: prefetch(lane.rate, lane.concurrency),
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
+            credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             memory: Memory::new(),
