@@ -6,6 +6,7 @@ mod baton;
 mod bcc_sim;
 mod broker_lost;
 mod client;
+mod clock;
 mod cluster;
 mod deadline;
 mod fleet;

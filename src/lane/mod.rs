@@ -2,6 +2,7 @@
 //! rest keeps the lane to its rate and to one replica at a time.
 
 mod baton;
+mod call;
 mod keys;
 mod lease;
 mod limiter;
@@ -13,7 +14,7 @@ pub mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
@@ -25,7 +26,7 @@ use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::verdict::Verdict;
-use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
+use crate::bce::{Answer, Client, CredentialSource, Endpoint, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
@@ -231,20 +232,6 @@ impl Lane {
         }
     }
 
-    /// Asks for an instance's state, in its turn.
-    async fn describe(&self, instance: &InstanceId) -> Result<(Answer, Option<InstanceState>), NoAnswer> {
-        self.limited().await;
-        self.timed(Operation::Describe, self.client.describe(instance)).await
-    }
-
-    /// Makes a call, and counts and times it.
-    async fn timed<T: HasStatus>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let result = call.await;
-        self.metrics.called(operation, result.status(), start.elapsed());
-        result
-    }
-
     /// Notes what a call says of the lane itself. A lane fault is logged when it begins and ends, not for every job.
     fn note(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
         match verdict {
@@ -295,23 +282,6 @@ impl Tenure {
         let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
         let body = event.to_bytes();
         self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
-    }
-}
-
-/// The HTTP status of a call's result, or the word metrics have for there being none.
-trait HasStatus {
-    fn status(&self) -> Result<u16, &'static str>;
-}
-
-impl HasStatus for Result<Answer, NoAnswer> {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|answer| answer.status).map_err(NoAnswer::as_str)
-    }
-}
-
-impl HasStatus for Result<(Answer, Option<InstanceState>), NoAnswer> {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|(answer, _)| answer.status).map_err(NoAnswer::as_str)
     }
 }
 
