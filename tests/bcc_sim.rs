@@ -169,6 +169,42 @@ async fn a_shifted_clock_is_told_by_date_and_forgives_a_client_that_follows_it()
 }
 
 #[tokio::test]
+async fn the_clock_and_its_tolerance_can_be_changed_while_it_runs() {
+    let sim = Sim::start(&["--clock-tolerance", "10m"]);
+    let describe = async || sim.call("GET", "/v2/instance/i-sim00001", "").await.verdict();
+    let expired = (400, "RequestExpired".to_owned());
+    assert_eq!(describe().await, (200, String::new()));
+    for (offset, tolerance, expected) in [
+        ("20m", "10m", &expired),
+        ("-20m", "10m", &expired),
+        ("20m", "30m", &(200, String::new())),
+        ("0s", "10m", &(200, String::new())),
+    ] {
+        let clock = json!({"offset": offset, "tolerance": tolerance});
+        sim.control("PUT", "clock", clock.clone()).await;
+        assert_eq!(sim.control("GET", "clock", Value::Null).await, clock);
+        assert_eq!(describe().await, *expected, "{clock}");
+    }
+}
+
+#[tokio::test]
+async fn several_keys_can_be_good_at_once() {
+    let sim = Sim::start(&["--fleet", "Running=1"]);
+    let keys = json!([
+        {"access_key_id": "old", "secret_access_key": "older"},
+        {"access_key_id": "new", "secret_access_key": "newer"},
+    ]);
+    sim.control("PUT", "credentials", keys).await;
+    for (key, secret, expected) in
+        [("old", "older", 200), ("new", "newer", 200), ("new", "older", 400), ("sim-access-key", "sim-secret-key", 403)]
+    {
+        let signing = Signing { key, secret, ..Signing::default() };
+        let answer = sim.call_signed("GET", "/v2/instance/i-sim00001", "", signing).await;
+        assert_eq!(answer.status, expected, "{key} {secret}");
+    }
+}
+
+#[tokio::test]
 async fn a_temporary_key_passes_only_with_its_token_and_keys_can_be_changed() {
     let sim = Sim::start(&["--fleet", "Stopped=1", "--session-token", "the token"]);
     let target = "/v2/instance/i-sim00001?start";
@@ -258,6 +294,8 @@ async fn control_requests_that_make_no_sense_change_nothing_and_say_why() {
         ("script/i-a", r#"["normal",{"status":1}]"#, "status 1"),
         ("limit", r#"{"rate":0}"#, "more than 0"),
         ("limit", "", "EOF"),
+        ("clock", r#"{"offset":"9000h"}"#, "a year"),
+        ("credentials", r#"[{"access_key_id":"a"}]"#, "secret_access_key"),
     ] {
         let answer = sim.send("PUT", &format!("/_sim/{path}"), body, &[]).await;
         assert_eq!(answer.status, 400, "{path} {body}");

@@ -1,6 +1,8 @@
 //! What came back from a call, or why nothing did.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -46,6 +48,9 @@ pub enum NoAnswer {
     /// The connection broke after the request went out.
     #[error("the connection to the API broke: {0}")]
     Broken(String),
+    /// The keys have expired, so nothing was sent. Says which, since when, and what to do.
+    #[error("{0}")]
+    NoKeys(String),
 }
 
 impl NoAnswer {
@@ -56,8 +61,40 @@ impl NoAnswer {
             Self::Tls(_) => "tls",
             Self::TimedOut => "timeout",
             Self::Broken(_) => "broken",
+            Self::NoKeys(_) => "no_keys",
         }
     }
+}
+
+impl From<reqwest::Error> for NoAnswer {
+    fn from(error: reqwest::Error) -> Self {
+        // The URL would only repeat what the job says already.
+        let error = error.without_url();
+        let chain = causes(&error);
+        if error.is_connect() {
+            if chain.iter().any(|cause| is_tls(*cause)) {
+                return Self::Tls(deepest(&chain));
+            }
+            return Self::Unreachable(deepest(&chain));
+        }
+        if error.is_timeout() { Self::TimedOut } else { Self::Broken(deepest(&chain)) }
+    }
+}
+
+fn causes(error: &reqwest::Error) -> Vec<&(dyn Error + 'static)> {
+    let outermost: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(outermost), |error| (*error).source()).collect()
+}
+
+/// The innermost cause is the one that says what happened; those around it say "error sending request".
+fn deepest(chain: &[&(dyn Error + 'static)]) -> String {
+    chain.last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// An `io::Error` shows the cause of what is in it, not what is in it: and here one is in another.
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    error.is::<rustls::Error>()
+        || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_tls(inner))
 }
 
 impl fmt::Display for Answer {

@@ -1,9 +1,15 @@
 //! Keys: where they come from, and how they are kept from being seen.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+
+/// No credentials file is read beyond this many bytes: keys and a session token have a few thousand.
+const FILE_LIMIT: u64 = 64 * 1024;
 
 /// A pair of keys and, for temporary ones (STS), their session token. Secrets do not print and are wiped on drop.
 #[derive(Debug, Clone)]
@@ -14,6 +20,25 @@ pub struct Credentials {
     pub secret_access_key: SecretString,
     /// Goes into `x-bce-security-token`.
     pub session_token: Option<SecretString>,
+    /// When temporary keys end, by the API's clock. `None` where they do not, or nobody said when.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Credentials {
+    /// Whether they have expired at `now`.
+    pub fn expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+}
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        let (token, other_token) = (self.session_token.as_ref(), other.session_token.as_ref());
+        self.access_key_id == other.access_key_id
+            && self.secret_access_key.expose_secret() == other.secret_access_key.expose_secret()
+            && token.map(ExposeSecret::expose_secret) == other_token.map(ExposeSecret::expose_secret)
+            && self.expires_at == other.expires_at
+    }
 }
 
 /// Where a lane's credentials come from.
@@ -21,7 +46,7 @@ pub struct Credentials {
 pub enum CredentialSource {
     /// `BCE_ACCESS_KEY_ID`, `BCE_SECRET_ACCESS_KEY` and, if set, `BCE_SESSION_TOKEN`.
     Environment,
-    /// A TOML file with `access_key_id`, `secret_access_key` and, optionally, `session_token`.
+    /// A TOML file with `access_key_id`, `secret_access_key` and, optionally, `session_token` and `expires_at`.
     File(PathBuf),
 }
 
@@ -32,7 +57,7 @@ pub enum CredentialError {
     #[error("{0} is {1}: set it in the environment, or name a credentials_file for the lane")]
     Environment(&'static str, &'static str),
     /// The file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {source}; expected a file with the lane's keys that the daemon may read", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -40,7 +65,7 @@ pub enum CredentialError {
         source: std::io::Error,
     },
     /// The file has not the form it should have.
-    #[error("{}: {problem}; expected TOML with access_key_id and secret_access_key (and session_token for STS)", path.display())]
+    #[error("{}: {problem}; expected TOML with access_key_id and secret_access_key (and session_token, expires_at for STS)", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -49,15 +74,14 @@ pub enum CredentialError {
     },
 }
 
-/// `expires_at` is accepted, since issuers of temporary keys write it.
+/// A file as it stands.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct Table {
     access_key_id: String,
     secret_access_key: SecretString,
     session_token: Option<SecretString>,
-    #[serde(rename = "expires_at")]
-    _expires_at: Option<toml::Value>,
+    expires_at: Option<toml::Value>,
 }
 
 impl CredentialSource {
@@ -68,7 +92,9 @@ impl CredentialSource {
     pub fn load(&self) -> Result<Credentials, CredentialError> {
         match self {
             Self::Environment => from_environment(|name| std::env::var(name).ok()),
-            Self::File(path) => from_file(path),
+            Self::File(path) => read(path)
+                .map_err(|source| CredentialError::Unreadable { path: path.clone(), source })
+                .and_then(|text| parse(path, &text)),
         }
     }
 }
@@ -86,34 +112,55 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Credent
         access_key_id: required("BCE_ACCESS_KEY_ID")?,
         secret_access_key: required("BCE_SECRET_ACCESS_KEY")?.into(),
         session_token,
+        expires_at: None,
     })
 }
 
-fn from_file(path: &Path) -> Result<Credentials, CredentialError> {
-    use secrecy::ExposeSecret;
+/// The text of the file at `path`.
+pub(super) fn read(path: &Path) -> io::Result<SecretString> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
+    let text = SecretString::from(text);
+    if text.expose_secret().len() as u64 > FILE_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {FILE_LIMIT} bytes")));
+    }
+    Ok(text)
+}
 
+/// The keys in the text of the file at `path`.
+pub(super) fn parse(path: &Path, text: &SecretString) -> Result<Credentials, CredentialError> {
     let malformed = |problem: String| CredentialError::Malformed { path: path.to_owned(), problem };
-    let text = std::fs::read_to_string(path)
-        .map(SecretString::from)
-        .map_err(|source| CredentialError::Unreadable { path: path.to_owned(), source })?;
     // `message()` and not the whole error, which quotes the line it stopped at: that could be the secret's.
-    let file: File =
+    let table: Table =
         toml::from_str(text.expose_secret()).map_err(|error| malformed(problem_without_values(error.message())))?;
     let named = [
-        ("access_key_id", Some(file.access_key_id.as_str())),
-        ("secret_access_key", Some(file.secret_access_key.expose_secret())),
-        ("session_token", file.session_token.as_ref().map(ExposeSecret::expose_secret)),
+        ("access_key_id", Some(table.access_key_id.as_str())),
+        ("secret_access_key", Some(table.secret_access_key.expose_secret())),
+        ("session_token", table.session_token.as_ref().map(ExposeSecret::expose_secret)),
     ];
     for (name, value) in named {
         if let Some(value) = value {
             check(value).map_err(|problem| malformed(format!("{name} is {problem}")))?;
         }
     }
+    let expires_at = table.expires_at.as_ref().map(|value| time(value).ok_or(NO_TIME)).transpose();
     Ok(Credentials {
-        access_key_id: file.access_key_id,
-        secret_access_key: file.secret_access_key,
-        session_token: file.session_token,
+        access_key_id: table.access_key_id,
+        secret_access_key: table.secret_access_key,
+        session_token: table.session_token,
+        expires_at: expires_at.map_err(|problem| malformed(problem.to_owned()))?,
     })
+}
+
+const NO_TIME: &str = "expires_at is no time with its offset from UTC, such as 2026-11-25T09:30:00Z";
+
+/// RFC 3339, as a text or as TOML has it.
+fn time(value: &toml::Value) -> Option<Timestamp> {
+    match value {
+        toml::Value::String(text) => text.parse().ok(),
+        toml::Value::Datetime(datetime) => datetime.to_string().parse().ok(),
+        _ => None,
+    }
 }
 
 /// Messages such as ``invalid type: string "…", expected …`` quote values; those of missing or unknown fields do not.
@@ -158,12 +205,42 @@ mod tests {
             "access_key_id = 1\nsecret_access_key = 'hush'",
             "access_key_id = 'ak'\nsecret_acess_key = 'hush'",
             "access_key_id = ['hush']",
+            "access_key_id = 'ak'\nsecret_access_key = 'hush'\nexpires_at = 'hush'",
             "hush",
             "",
         ] {
             let error = load(text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
         }
+    }
+
+    #[test]
+    fn expires_at_is_read_in_both_forms_and_a_wrong_one_is_named() {
+        let with = |value: &str| load(&format!("access_key_id = 'ak'\nsecret_access_key = 'sk'\nexpires_at = {value}"));
+        let expected: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
+        for value in [
+            "'2026-11-25T07:30:00Z'",
+            "2026-11-25T07:30:00Z",
+            "2026-11-25 15:30:00+08:00",
+            "'2026-11-25T15:30:00.000+08:00'",
+        ] {
+            let keys = with(value).unwrap();
+            assert_eq!(keys.expires_at, Some(expected), "{value}");
+            let just_before = Timestamp::from_second(expected.as_second() - 1).unwrap();
+            assert!(keys.expired(expected) && !keys.expired(just_before));
+        }
+        for value in ["'soon'", "''", "2026-11-25", "2026-11-25T07:30:00", "'2026-11-25T07:30:00'", "1795591800", "[]"]
+        {
+            let error = with(value).unwrap_err().to_string();
+            assert!(error.contains("expires_at") && error.contains("2026-11-25T09:30:00Z"), "{value}: {error}");
+        }
+        assert!(!load("access_key_id = 'ak'\nsecret_access_key = 'sk'").unwrap().expired(Timestamp::MAX));
+    }
+
+    #[test]
+    fn a_file_that_is_none_of_keys_is_not_read_to_its_end() {
+        let error = load(&"#".repeat(100_000)).unwrap_err().to_string();
+        assert!(error.contains("more than 65536 bytes"), "{error}");
     }
 
     #[test]

@@ -4,12 +4,19 @@
 //! <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0> (start), <https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc> (errors).
 
 pub mod answer;
+pub mod calls;
 pub mod client;
+pub mod clock;
 pub mod credentials;
+pub mod endpoint;
 pub mod instance;
+pub mod key_file;
 pub mod sign;
 
 pub use answer::{Answer, NoAnswer};
-pub use client::{Client, Endpoint, Operation, Timeouts};
-pub use credentials::{CredentialSource, Credentials};
+pub use calls::{MOST_IDS, Operation};
+pub use client::{Client, Timeouts};
+pub use credentials::{CredentialError, CredentialSource, Credentials};
+pub use endpoint::Endpoint;
 pub use instance::{InstanceId, InstanceState};
+pub use key_file::KeyFile;

@@ -34,6 +34,9 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 
     let names = Names::new(&config.broker.prefix);
     let lanes = lanes(&config, &names, &metrics)?;
+    for lane in &lanes {
+        tokio::spawn(lane.clone().follow_keys());
+    }
     let daemon = Daemon { config, names, lanes, metrics, readiness, stop };
     daemon.run().await.map(|()| ExitCode::SUCCESS)
 }

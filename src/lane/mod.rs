@@ -2,6 +2,8 @@
 //! rest keeps the lane to its rate and to one replica at a time.
 
 mod baton;
+mod call;
+mod keys;
 mod lease;
 mod limiter;
 mod memory;
@@ -12,7 +14,7 @@ mod serve;
 pub mod verdict;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
@@ -25,7 +27,7 @@ use self::limiter::Limiter;
 use self::memory::Memory;
 use self::pause::{Cause, Change, Pause};
 use self::verdict::Verdict;
-use crate::bce::{Answer, Client, Endpoint, InstanceId, InstanceState, NoAnswer, Operation};
+use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
 use crate::job::Conflict;
@@ -45,6 +47,7 @@ pub struct Lane {
     prefetch: u16,
     names: Names,
     endpoint: Endpoint,
+    credentials: CredentialSource,
     client: Client,
     limiter: Limiter,
     memory: Memory,
@@ -63,9 +66,6 @@ pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-
-/// How long a probe may take: it is to notice soon that the API is back.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,6 +114,7 @@ impl Lane {
             prefetch: prefetch(lane.rate, lane.concurrency),
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
+            credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             memory: Memory::new(),
@@ -240,27 +241,6 @@ impl Lane {
         }
     }
 
-    /// Asks for an instance's state, in its turn.
-    async fn describe(&self, instance: &InstanceId) -> Result<Described, Paused> {
-        self.limited().await?;
-        Ok(self.timed(Operation::Describe, self.client.describe(instance)).await)
-    }
-
-    /// Asks, in its turn, whether calls are of use again.
-    async fn probe(&self) -> Result<Answer, NoAnswer> {
-        self.slot().await;
-        let probe = timeout(PROBE_TIMEOUT, self.client.probe());
-        self.timed(Operation::Probe, async { probe.await.unwrap_or(Err(NoAnswer::TimedOut)) }).await
-    }
-
-    /// Makes a call, and counts and times it.
-    async fn timed<T: HasStatus>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let result = call.await;
-        self.metrics.called(operation, result.status(), start.elapsed());
-        result
-    }
-
     /// Notes what a job's call says of the lane itself.
     fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
         match self.pause.note(instance, verdict, result) {
@@ -283,9 +263,6 @@ impl Lane {
 /// No call is to be made: the lane is paused.
 #[derive(Debug)]
 struct Paused;
-
-/// What came of asking for an instance's state.
-type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
 
 /// A lane while it is run here, over one connection.
 #[derive(Debug)]
@@ -313,23 +290,6 @@ impl Tenure {
         let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
         let body = event.to_bytes();
         self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
-    }
-}
-
-/// The HTTP status of a call's result, or the word metrics have for there being none.
-trait HasStatus {
-    fn status(&self) -> Result<u16, &'static str>;
-}
-
-impl HasStatus for Result<Answer, NoAnswer> {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|answer| answer.status).map_err(NoAnswer::as_str)
-    }
-}
-
-impl HasStatus for Described {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|(answer, _)| answer.status).map_err(NoAnswer::as_str)
     }
 }
 

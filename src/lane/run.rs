@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
-use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer, Operation};
+use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
 use crate::headers::Headers;
@@ -220,7 +220,7 @@ impl Job {
         let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
         let circumstances = Circumstances { policy, first_touch: !touched };
 
-        let mut result = lane.timed(Operation::Start, lane.client.start(instance)).await;
+        let mut result = lane.start(instance, || !self.is_late()).await;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
             let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };

@@ -84,13 +84,17 @@ pub(super) async fn serve(
 
 type Jobs = JoinSet<Result<(), lapin::Error>>;
 
-/// While the lane is paused, probes now and then, until that is answered.
+/// While the lane is paused, probes now and then, and whenever there are new keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
+    let mut keys = lane.client.keys_changed();
     while let Some(cause) = lane.pause.cause() {
         lane.show_paused(Some(&cause));
         readiness.lane(lane.name(), LaneState::Paused(cause.text));
         let delay = full_jitter(FIRST_PROBE, LAST_PROBE, lane.pause.probes().saturating_add(1), rand::random());
-        sleep(delay.max(FIRST_PROBE)).await;
+        tokio::select! {
+            () = sleep(delay.max(FIRST_PROBE)) => {}
+            Ok(()) = keys.changed() => {}
+        }
         let cause = lane.pause.probed(&lane.probe().await);
         debug!(lane = %lane.name, ?cause, "probed");
     }

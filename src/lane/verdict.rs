@@ -29,7 +29,7 @@ pub enum Verdict {
         /// How long the API asks to be left alone.
         retry_after: Option<Duration>,
     },
-    /// Our clock and the API's differ too much. Not counted.
+    /// Our clock and the API's differ too much, although ours was corrected. Not counted.
     ClockSkew {
         /// The API's clock.
         server_time: Option<Timestamp>,
@@ -142,14 +142,14 @@ fn proves_nothing(answer: &Answer) -> bool {
 fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
-        Err(NoAnswer::Tls(_)) => return Verdict::LaneFault,
+        Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
         Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_)) => return Verdict::Transient,
     };
     let code = answer.code.as_deref().unwrap_or_default();
     match answer.status {
         429 => Verdict::Throttled { retry_after: answer.retry_after },
         400..=599 if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
-        400..=499 if is_clock_skew(code, answer.message.as_deref()) => Verdict::ClockSkew { server_time: answer.date },
+        _ if is_clock_skew(answer) => Verdict::ClockSkew { server_time: answer.date },
         400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,
         401 | 300..=399 => Verdict::LaneFault,
         403 => Verdict::Failed(Reason::AccessDenied),
@@ -161,10 +161,14 @@ fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
 
 /// `RequestExpired`, and what another gateway answers: `InvalidRequest`, "Fail to check timestamp: time expired"
 /// (<https://github.com/baidubce/bce-sdk-go/issues/84>).
-fn is_clock_skew(code: &str, message: Option<&str>) -> bool {
-    code == "RequestExpired"
-        || code == "InvalidRequest"
-            && message.is_some_and(|message| message.contains("timestamp") || message.contains("time expired"))
+pub fn is_clock_skew(answer: &Answer) -> bool {
+    let says = |text: &str| answer.message.as_deref().is_some_and(|message| message.contains(text));
+    (400..500).contains(&answer.status)
+        && match answer.code.as_deref() {
+            Some("RequestExpired") => true,
+            Some("InvalidRequest") => says("timestamp") || says("time expired"),
+            _ => false,
+        }
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct Metrics {
     limiter_wait: HistogramVec,
     lane_held: IntGaugeVec,
     lane_paused: IntGaugeVec,
+    credentials_expire: IntGaugeVec,
+    clock_offset: IntGaugeVec,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
@@ -89,6 +91,20 @@ impl Metrics {
                 opts!("reveille_lane_paused", "1 while the lane makes no calls, by reason."),
                 &["lane", "reason"],
             ),
+            credentials_expire: gauge(
+                opts!(
+                    "reveille_lane_credentials_expire_timestamp_seconds",
+                    "When the lane's temporary keys expire, in Unix time; 0 where they do not."
+                ),
+                &["lane"],
+            ),
+            clock_offset: gauge(
+                opts!(
+                    "reveille_lane_clock_offset_seconds",
+                    "The API's clock minus ours, as its answers told; calls are signed by it."
+                ),
+                &["lane"],
+            ),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
             broker_blocked: IntGauge::new(
@@ -107,6 +123,8 @@ impl Metrics {
         metrics.register(&metrics.limiter_wait);
         metrics.register(&metrics.lane_held);
         metrics.register(&metrics.lane_paused);
+        metrics.register(&metrics.credentials_expire);
+        metrics.register(&metrics.clock_offset);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
         metrics
@@ -128,6 +146,8 @@ impl Metrics {
     pub fn lane(&self, lane: &str) -> LaneMetrics {
         LaneMetrics {
             held: self.lane_held.with_label_values(&[lane]),
+            credentials_expire: self.credentials_expire.with_label_values(&[lane]),
+            clock_offset: self.clock_offset.with_label_values(&[lane]),
             in_flight: self.jobs_in_flight.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
@@ -160,6 +180,10 @@ fn histogram(opts: HistogramOpts, labels: &[&str]) -> HistogramVec {
 pub struct LaneMetrics {
     /// 1 while this replica runs the lane.
     pub held: IntGauge,
+    /// When its temporary keys expire, in Unix time; 0 where they do not.
+    pub credentials_expire: IntGauge,
+    /// The API's clock minus ours, in seconds.
+    pub clock_offset: IntGauge,
     in_flight: IntGauge,
     lane: String,
     metrics: Metrics,

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod child;
 pub mod cluster;
 pub mod daemon;
+pub mod key_folder;
 pub mod lost_acks;
 pub mod pace;
 pub mod proxy;

@@ -7,10 +7,11 @@ use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
 use crate::auth::Account;
+use crate::clock::{self, Clock};
 use crate::faults::{Faults, Rule};
 use crate::fleet::{Status, Times};
 use crate::limit::Limit;
-use crate::span::{LONGEST, Span};
+use crate::span::Span;
 
 /// More than any account has; a slip of the finger should not fill the memory.
 const LARGEST_GROUP: usize = 1_000_000;
@@ -69,8 +70,12 @@ pub struct Args {
     pub seed: u64,
 
     /// How far the simulator's clock is off, such as 40m or -40m: signatures are judged by it, and Date tells it
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = offset, allow_hyphen_values = true)]
-    pub clock_offset: SignedDuration,
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = clock::offset, allow_hyphen_values = true)]
+    clock_offset: SignedDuration,
+
+    /// How far the date of a request may be from that clock, either way
+    #[arg(long, value_name = "TIME", default_value = "30m")]
+    clock_tolerance: Span,
 
     /// What to log on stderr: error, warn, info, debug (every call), trace, off
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -95,6 +100,10 @@ impl Args {
             secret_access_key: or_default(secret, "sim-secret-key"),
             session_token: or_env(&self.session_token, "BCC_SIM_SESSION_TOKEN"),
         }
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock { offset: self.clock_offset, tolerance: self.clock_tolerance }
     }
 
     pub fn times(&self) -> Times {
@@ -122,12 +131,6 @@ fn group(text: &str) -> Result<(Status, usize), String> {
         Ok(count) if count <= LARGEST_GROUP => Ok((status, count)),
         _ => Err(format!("{count:?} is not a number of instances up to {LARGEST_GROUP}")),
     }
-}
-
-fn offset(text: &str) -> Result<SignedDuration, String> {
-    let offset: SignedDuration = text.parse().map_err(|why| format!("{why}"))?;
-    // Dates beyond the year 9999 cannot be written.
-    if offset.abs() > LONGEST { Err(format!("{text:?} is more than a year")) } else { Ok(offset) }
 }
 
 /// A slash would end the key in the `Authorization` header.
@@ -168,7 +171,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(args.fleet, [(Status::Stopped, 2), (Status::Creating, 1)]);
-        assert_eq!(args.clock_offset, SignedDuration::from_mins(-40));
+        assert_eq!(args.clock(), Clock { offset: SignedDuration::from_mins(-40), ..Clock::default() });
         let json = r#"{"latency": "80ms", "rules": [
             {"fault": {"status": 500}, "share": 0.1}, {"fault": "cut", "instances": ["i-sim00001"]}]}"#;
         assert_eq!(args.faults(), serde_json::from_str(json).unwrap());

@@ -7,9 +7,6 @@ use reveille::bce::sign::{Request, SignedHeaders, canonical_request, signature};
 use crate::reply::ApiError;
 use crate::request::Received;
 
-/// How far the date of a request may be from the server's clock, either way.
-const MOST_SKEW: SignedDuration = SignedDuration::from_mins(30);
-
 /// Who may call.
 #[derive(Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,12 +69,17 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// Whether a request may pass: the key first, then the clock, then the signature.
-pub fn verify(received: &Received, account: &Account, now: Timestamp) -> Result<(), ApiError> {
+/// Whether a request may pass: the key first, then the clock, then the signature. Its date may be off by `tolerance`.
+pub fn verify(
+    received: &Received,
+    accounts: &[Account],
+    now: Timestamp,
+    tolerance: SignedDuration,
+) -> Result<(), ApiError> {
     let text = received.header("authorization").ok_or_else(|| malformed("the request has none".into()))?;
     let authorization = Authorization::read(text)?;
-    check_key(received, account, authorization.access_key_id)?;
-    check_time(received, &authorization, now)?;
+    let account = check_key(received, accounts, authorization.access_key_id)?;
+    check_time(received, &authorization, now, tolerance)?;
     check_headers(received, &authorization.signed_headers)?;
 
     let query: Vec<_> = received.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -98,28 +100,33 @@ pub fn verify(received: &Received, account: &Account, now: Timestamp) -> Result<
 }
 
 /// A temporary key without its token is, to the API, a key it does not know.
-fn check_key(received: &Received, account: &Account, access_key_id: &str) -> Result<(), ApiError> {
+fn check_key<'a>(received: &Received, accounts: &'a [Account], access_key_id: &str) -> Result<&'a Account, ApiError> {
     let unknown = |why: &'static str| Err(ApiError::new(403, "InvalidAccessKeyId", why));
-    if access_key_id != account.access_key_id {
+    let Some(account) = accounts.iter().find(|account| account.access_key_id == access_key_id) else {
         return unknown("The Access Key ID you provided does not exist in our records.");
-    }
+    };
     // In a header or, as one SDK can, in the query.
     let token = received.header("x-bce-security-token").or_else(|| received.parameter("x-bce-security-token"));
     match &account.session_token {
         Some(expected) if token != Some(expected.as_str()) => unknown(
             "The Access Key ID is a temporary one, and its x-bce-security-token is missing or not the right one.",
         ),
-        _ => Ok(()),
+        _ => Ok(account),
     }
 }
 
-fn check_time(received: &Received, authorization: &Authorization<'_>, now: Timestamp) -> Result<(), ApiError> {
+fn check_time(
+    received: &Received,
+    authorization: &Authorization<'_>,
+    now: Timestamp,
+    tolerance: SignedDuration,
+) -> Result<(), ApiError> {
     let signed_ago = now.duration_since(authorization.timestamp);
-    if signed_ago > authorization.expiration || -signed_ago > MOST_SKEW {
+    if signed_ago > authorization.expiration || -signed_ago > tolerance {
         return Err(expired(authorization.timestamp, now));
     }
     match date(received)? {
-        Some(date) if now.duration_since(date).abs() > MOST_SKEW => Err(expired(date, now)),
+        Some(date) if now.duration_since(date).abs() > tolerance => Err(expired(date, now)),
         _ => Ok(()),
     }
 }
@@ -181,8 +188,12 @@ mod tests {
         received("PUT", "/v2/instance/i-a?start", &headers, "")
     }
 
+    fn judged(received: &Received, account: Account, now: Timestamp) -> Result<(), ApiError> {
+        verify(received, &[account], now, SignedDuration::from_mins(30))
+    }
+
     fn code(received: &Received) -> String {
-        verify(received, &account(), now()).map_or_else(|error| error.code.into_owned(), |()| "fine".into())
+        judged(received, account(), now()).map_or_else(|error| error.code.into_owned(), |()| "fine".into())
     }
 
     #[test]
@@ -222,7 +233,7 @@ mod tests {
                 session_token: None,
             };
             let signed_at = Timestamp::from_second(vector["timestamp_epoch"].as_i64().unwrap()).unwrap();
-            let answer = verify(&received, &account, signed_at);
+            let answer = judged(&received, account, signed_at);
             let code = answer.map_or_else(|error| error.code.into_owned(), |()| "fine".into());
             let expected = match text("id").as_str() {
                 // Signed as the rules say, but over too little or for no time at all.
@@ -293,7 +304,7 @@ mod tests {
             (vec![("host", "h")], Err("InvalidAccessKeyId")),
         ] {
             let received = signed(&headers, SignedHeaders::Default, NOW, 1800);
-            let answer = verify(&received, &account, now());
+            let answer = judged(&received, account.clone(), now());
             assert_eq!(answer.as_ref().map_err(|error| &*error.code), expected.as_ref().map_err(|code| *code));
         }
     }

@@ -10,7 +10,8 @@
 //! | `GET`, `PUT faults` | [`Faults`]: `{"latency":"0s","rules":[{"fault":…,"share":…,"instances":[…],"operations":[…]}]}` |
 //! | `GET`, `PUT script/{id}` | a list of faults for the next calls that name this one instance; `*`: for any call |
 //! | `GET`, `PUT limit` | a [`Limit`]: `{"rate":20,"burst":5}`; `{"rate":null}` lifts it |
-//! | `PUT credentials` | an [`Account`] in place of the one there was |
+//! | `PUT credentials` | an [`Account`], or a list of them, in place of those there were |
+//! | `GET`, `PUT clock` | a [`Clock`]: `{"offset":"-20m","tolerance":"30m"}` |
 //!
 //! A fault is a name such as `"hang-after"` or an object such as `{"status":429,"retry_after":2}`; `faults/wire.rs`
 //! knows them all. What makes no sense is answered 400 `{"error":…}` and changes nothing.
@@ -27,6 +28,7 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::Account;
 use crate::calls::Call;
+use crate::clock::Clock;
 use crate::faults::{Fault, Faults};
 use crate::fleet::{Order, Status};
 use crate::limit::{Bucket, Limit};
@@ -104,8 +106,13 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
             done()
         }
         ("PUT", ["credentials"]) => {
-            let account: Account = parse(body)?;
-            simulator.set_account(account);
+            simulator.set_accounts(accounts(body)?);
+            done()
+        }
+        ("GET", ["clock"]) => show(&simulator.clock()),
+        ("PUT", ["clock"]) => {
+            let clock: Clock = parse(body)?;
+            simulator.set_clock(clock);
             done()
         }
         (method, path) => Err((404, format!("there is no {method} /_sim/{}", path.join("/")))),
@@ -126,6 +133,10 @@ fn put_many(simulator: &Simulator, body: &[u8], now: Instant) -> Result<Bytes, R
         world.fleet.put(id, &order, now);
     }
     done()
+}
+
+fn accounts(body: &[u8]) -> Result<Vec<Account>, Refused> {
+    if body.trim_ascii_start().starts_with(b"[") { parse(body) } else { Ok(vec![parse(body)?]) }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {

@@ -9,6 +9,7 @@
 //! | `server` | connections: reading a request, carrying out a reply, resets and hangs |
 //! | `request` | a received request, decoded: which operation on which instances |
 //! | `auth` | the verifier of bce-auth-v1 |
+//! | `clock` | the time it pretends to have |
 //! | `world` | everything that changes, behind one lock: decides what becomes of a call |
 //! | `fleet` | instances and their states |
 //! | `api` | what the API says to each operation |
@@ -25,6 +26,7 @@ mod args;
 mod auth;
 mod body;
 mod calls;
+mod clock;
 mod control;
 mod faults;
 mod fleet;

@@ -13,13 +13,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use jiff::{SignedDuration, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
 use crate::args::Args;
 use crate::auth::{self, Account};
 use crate::body::Payload;
+use crate::clock::Clock;
 use crate::control;
 use crate::reply::{Answer, ApiError, Ending, JSON, Reply};
 use crate::request::{Ask, Received};
@@ -37,8 +37,8 @@ const LARGEST_HEAD: usize = 64 * 1024;
 /// The whole simulator, shared by its connections.
 pub struct Simulator {
     world: Mutex<World>,
-    account: RwLock<Account>,
-    clock_offset: SignedDuration,
+    accounts: RwLock<Vec<Account>>,
+    clock: RwLock<Clock>,
 }
 
 /// Why a connection ends without an answer.
@@ -54,8 +54,8 @@ impl Simulator {
     pub fn new(args: &Args) -> Self {
         Self {
             world: Mutex::new(World::new(args, Instant::now())),
-            account: RwLock::new(args.account()),
-            clock_offset: args.clock_offset,
+            accounts: RwLock::new(vec![args.account()]),
+            clock: RwLock::new(args.clock()),
         }
     }
 
@@ -64,14 +64,16 @@ impl Simulator {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set_account(&self, account: Account) {
-        *self.account.write().unwrap_or_else(PoisonError::into_inner) = account;
+    pub fn set_accounts(&self, accounts: Vec<Account>) {
+        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
     }
 
-    /// The time the simulator believes it is.
-    fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        now.checked_add(self.clock_offset).unwrap_or(now)
+    pub fn clock(&self) -> Clock {
+        *self.clock.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_clock(&self, clock: Clock) {
+        *self.clock.write().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> Infallible {
@@ -135,9 +137,10 @@ impl Simulator {
             return Answer::error(error, request_id).into();
         }
         // The costly part, before the lock is taken.
-        let account = self.account.read().unwrap_or_else(PoisonError::into_inner);
-        let verified = auth::verify(received, &account, self.now());
-        drop(account);
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        let clock = self.clock();
+        let verified = auth::verify(received, &accounts, clock.now(), clock.tolerance());
+        drop(accounts);
         self.world().take(ask, received, verified, request_id)
     }
 
@@ -161,7 +164,7 @@ impl Simulator {
         headers.insert(CONTENT_LENGTH, length.into());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
         // In the simulator's own time: a client may learn from it how far its clock is off.
-        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.now());
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.clock().now());
         let texts = [
             (DATE, date.ok()),
             // A proxy that answers in the API's place knows none.

@@ -176,6 +176,7 @@ fn an_expired_signature_is_a_matter_of_clocks() {
     let result = Ok(Answer { date: server_time, message, ..answer(400, "InvalidRequest") });
     assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::ClockSkew { server_time });
     assert_eq!(start(400, "InvalidRequest"), Verdict::Failed(Reason::Refused));
+    assert_eq!(start(500, "RequestExpired"), Verdict::Transient);
 }
 
 #[test]
@@ -195,7 +196,10 @@ fn keys_endpoint_and_account_are_faults_of_the_lane() {
     ] {
         assert_eq!(start(status, code), Verdict::LaneFault, "{status} {code}");
     }
-    assert_eq!(of_start(&Err(NoAnswer::Tls("expired".to_owned())), clean(Conflict::Fail)), Verdict::LaneFault);
+    for error in [NoAnswer::Tls("expired".to_owned()), NoAnswer::NoKeys("expired".to_owned())] {
+        assert_eq!(of_start(&Err(error.clone()), clean(Conflict::Fail)), Verdict::LaneFault);
+        assert_eq!(of_describe(&Err(error), clean(Conflict::Verify)), Verdict::LaneFault);
+    }
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! Where the API is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use reqwest::Url;
+
+/// Where the API is: scheme and authority, nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub(super) url: Url,
+    /// The Host header exactly as it goes on the wire and into the signature: with the port unless it is the default.
+    pub(super) host: String,
+}
+
+impl Endpoint {
+    /// `https://bcc.{region}.baidubce.com` (<https://cloud.baidu.com/doc/BCC/s/0jwvyo603>).
+    ///
+    /// # Errors
+    /// Where `region` is not of lower-case letters and digits.
+    pub fn of_region(region: &str) -> Result<Self, String> {
+        if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+            return Err("a region such as bj, bd, gz, su, fwh, hkg".to_owned());
+        }
+        format!("https://bcc.{region}.baidubce.com").parse()
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    /// Says what would be right.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "a URL of scheme and host alone, such as https://bcc.bj.baidubce.com".to_owned();
+        let url = Url::parse(text).map_err(|_| expected())?;
+        let bare = matches!(url.scheme(), "http" | "https")
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        let host = url.host_str().filter(|_| bare).ok_or_else(expected)?;
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        Ok(Self { url, host })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.url.as_str().trim_end_matches('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_that_is_signed_is_the_host_on_the_wire() {
+        let host = |url: &str| url.parse::<Endpoint>().unwrap().host;
+        assert_eq!(host("https://bcc.bj.baidubce.com"), "bcc.bj.baidubce.com");
+        assert_eq!(host("https://bcc.bj.baidubce.com:443/"), "bcc.bj.baidubce.com");
+        assert_eq!(host("http://127.0.0.1:8080"), "127.0.0.1:8080");
+        assert_eq!(host("http://[::1]:8080"), "[::1]:8080");
+        assert_eq!(Endpoint::of_region("gz").unwrap().to_string(), "https://bcc.gz.baidubce.com");
+    }
+
+    #[test]
+    fn an_endpoint_is_scheme_and_host_alone() {
+        for text in ["bcc.bj.baidubce.com", "ftp://h", "http://h/v2", "http://h?a", "http://u:p@h", "http://", ""] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+        assert!(Endpoint::of_region("bj.evil.example/").is_err());
+    }
+}
