@@ -135,6 +135,25 @@ async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
     works_again(&stage).await;
 }
 
+/// Its only job is withdrawn meanwhile, so nothing but the probe can tell.
+#[tokio::test]
+async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {
+    let (stage, _) = stage().await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+    stage.wake("i-sim00001").await;
+    paused(&stage, "keys").await;
+    eventually("the job is in its queue", async || {
+        (!stage.queues.take_all("reveille.due.prod").await.is_empty()).then_some(())
+    })
+    .await;
+    stage.sim.faults(json!([])).await;
+    eventually("it is over", async || stage.daemon.child.output().contains("works again").then_some(())).await;
+    eventually("it is shown", async || stage.daemon.get("/readyz").await.1.contains(r#""prod":"held""#).then_some(()))
+        .await;
+    works_again(&stage).await;
+    assert_eq!(starts(&stage).await, 1);
+}
+
 #[tokio::test]
 async fn an_instance_that_is_denied_fails_alone() {
     let (stage, mut account) = stage().await;

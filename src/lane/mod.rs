@@ -247,12 +247,21 @@ impl Lane {
             Some(Change::Paused(cause)) => {
                 error!(lane = %self.name, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
             }
-            Some(Change::Works) => {
-                self.show_paused(None);
-                info!(lane = %self.name, "the lane works again");
-            }
+            Some(Change::Works) => self.works_again(),
             None => {}
         }
+    }
+
+    /// Ends a trial without a verdict, where nobody is left to be tried.
+    fn acquit(&self) {
+        if self.pause.acquit() {
+            self.works_again();
+        }
+    }
+
+    fn works_again(&self) {
+        self.show_paused(None);
+        info!(lane = %self.name, "the lane works again");
     }
 
     fn show_paused(&self, cause: Option<&Cause>) {

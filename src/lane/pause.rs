@@ -166,6 +166,14 @@ impl Pause {
         self.state.borrow().on_trial
     }
 
+    /// Ends a trial. Returns whether there was one.
+    pub fn acquit(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            state.probes = if state.on_trial { 0 } else { state.probes };
+            std::mem::take(&mut state.on_trial)
+        })
+    }
+
     /// Takes the answer to a probe: ends the pause and puts the lane on trial, or tells why it lasts.
     pub fn probed(&self, result: &Result<Answer, NoAnswer>) -> Option<Cause> {
         let cause = match sign(&verdict::of_probe(result), result) {

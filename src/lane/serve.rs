@@ -155,6 +155,8 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             }
         }
     }
+    // There is no job to be tried.
+    lane.acquit();
     Ok(())
 }
 
