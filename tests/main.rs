@@ -2,6 +2,7 @@
 
 mod ambiguity;
 mod api_faults;
+mod balance;
 mod baton;
 mod bcc_sim;
 mod broker_lost;
