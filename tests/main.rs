@@ -16,6 +16,7 @@ mod poison;
 mod private_node;
 mod publisher;
 mod queues;
+mod read_back;
 mod replicas;
 mod retries;
 mod secrets;
