@@ -2,6 +2,7 @@
 
 mod ambiguity;
 mod api_faults;
+mod balance;
 mod baton;
 mod bcc_sim;
 mod broker_lost;
@@ -19,6 +20,7 @@ mod poison;
 mod private_node;
 mod publisher;
 mod queues;
+mod read_back;
 mod replicas;
 mod retries;
 mod secrets;

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::Failure;
 use crate::broker::{self, Connection, Names, Replies, Topology};
 use crate::config::Config;
-use crate::lane::{self, Lane, LaneError, Stop};
+use crate::lane::{self, Balance, Lane, LaneError, Stop};
 use crate::retry::full_jitter;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
@@ -111,8 +111,8 @@ impl Daemon {
     }
 
     fn check_channels(&self, connection: &Connection) -> Result<(), Failure> {
-        // And one to declare with.
-        let (lanes, needed, max) = (self.lanes.len(), self.lanes.len() * lane::CHANNELS + 1, connection.channel_max());
+        // And one to declare with, and one to count the replicas.
+        let (lanes, needed, max) = (self.lanes.len(), self.lanes.len() * lane::CHANNELS + 2, connection.channel_max());
         if needed <= max {
             return Ok(());
         }
@@ -126,14 +126,19 @@ impl Daemon {
         self.readiness.broker(state);
         self.metrics.broker_connected.set(connected.into());
         self.metrics.broker_blocked.set(0);
+        if !connected {
+            self.metrics.replicas.set(0);
+        }
     }
 
     /// Runs every lane, until all are given back or the connection is lost.
     async fn serve(&self, connection: &Arc<Connection>, topology: &Topology) -> Result<(), LaneError> {
         let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
+        let balance = Balance::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
             let (connection, readiness, stop) = (connection.clone(), self.readiness.clone(), self.stop.clone());
-            lanes.spawn(async move { lane.run(&connection, &readiness, &stop).await });
+            let balance = balance.clone();
+            lanes.spawn(async move { lane.run(&connection, &readiness, &balance, &stop).await });
         }
         let blocked = |reason: Option<String>| match reason {
             Some(reason) => {
@@ -150,6 +155,7 @@ impl Daemon {
             ended = all(&mut lanes) => ended,
             error = connection.lost(blocked) => Err(error.into()),
             never = connection.keep_declared(topology) => match never {},
+            never = balance.keep_even(connection, &self.stop) => match never {},
         };
         // Aborted and waited for, so that no two generations of a lane's tasks ever run at once.
         lanes.shutdown().await;

@@ -1,6 +1,7 @@
 //! A lane: one account in one region. [`run`] is the way of a job, [`verdict`] decides what an answer means, and the
 //! rest keeps the lane to its rate and to one replica at a time.
 
+mod balance;
 mod baton;
 mod call;
 mod keys;
@@ -9,6 +10,7 @@ mod limiter;
 mod memory;
 mod pause;
 mod recall;
+mod roll_call;
 mod run;
 mod serve;
 pub mod verdict;
@@ -18,9 +20,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info};
 
+pub use self::balance::Balance;
 use self::baton::Baton;
 use self::lease::Lease;
 use self::limiter::Limiter;
@@ -130,7 +134,8 @@ impl Lane {
         self.name.as_str()
     }
 
-    /// Runs the lane until `stop` says so; again where only a channel broke, which is nothing to the other lanes.
+    /// Runs the lane until `stop` says so; again where only a channel broke, which is nothing to the other lanes, and
+    /// where the lane was given to another replica, since that one may go.
     ///
     /// # Errors
     /// The connection broke: everything unacked goes back to its queue.
@@ -138,11 +143,20 @@ impl Lane {
         self: Arc<Self>,
         connection: &Connection,
         readiness: &Readiness,
+        balance: &Arc<Balance>,
         stop: &Stop,
     ) -> Result<(), LaneError> {
         let mut failures = 0;
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = balance.turn() => {}
+        }
         loop {
-            let Err(error) = self.clone().stand_by_and_run(connection, readiness, stop).await else { return Ok(()) };
+            let error = match self.clone().stand_by_and_run(connection, readiness, balance, stop).await {
+                Ok(()) if stop.is_requested() => return Ok(()),
+                Ok(()) => continue,
+                Err(error) => error,
+            };
             if !connection.is_open() {
                 return Err(error);
             }
@@ -157,7 +171,7 @@ impl Lane {
         }
     }
 
-    /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` says so.
+    /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` or `balance` says so.
     ///
     /// # Errors
     /// [`LaneError`]: everything unacked goes back to its queue with the channels.
@@ -165,15 +179,21 @@ impl Lane {
         self: Arc<Self>,
         connection: &Connection,
         readiness: &Readiness,
+        balance: &Arc<Balance>,
         stop: &Stop,
     ) -> Result<(), LaneError> {
         let mut baton = self.subscribe(connection).await?;
+        balance.in_line(self.name());
         readiness.lane(self.name(), LaneState::StandingBy);
+        let taken = async {
+            baton.held().await?;
+            Ok::<_, LaneError>(balance.take(self.name(), connection).await)
+        };
         tokio::select! {
             biased;
             () = stop.requested() => {}
-            held = baton.held() => {
-                held?;
+            taken = taken => if let Some(hold) = taken? {
+                let stop = &stop.or(hold.asked_back());
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
@@ -194,6 +214,9 @@ impl Lane {
                     lost = baton.keep() => lost?,
                     lost = renewing => lost?,
                 }
+                self.metrics.held.set(0);
+                self.show_paused(None);
+                readiness.lane(self.name(), LaneState::StandingBy);
                 info!(lane = %self.name, "lane given back");
             }
         }
@@ -218,6 +241,7 @@ impl Lane {
     /// Notes that the lane is not run here any more, since there is no connection.
     pub fn dropped(&self, readiness: &Readiness) {
         self.metrics.held.set(0);
+        self.show_paused(None);
         readiness.lane(self.name(), LaneState::Waiting);
     }
 
@@ -319,29 +343,42 @@ fn prefetch(rate: f64, concurrency: u32) -> u16 {
 /// Tells everything that runs to finish what it has begun and take nothing new.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    requested: tokio::sync::watch::Receiver<bool>,
+    requested: watch::Receiver<bool>,
+    /// A second reason, that concerns only some.
+    also: Option<watch::Receiver<bool>>,
     /// How long what has begun may take.
     pub grace: Duration,
 }
 
 impl Stop {
     /// A stop that is requested by sending `true`.
-    pub fn new(grace: Duration) -> (tokio::sync::watch::Sender<bool>, Self) {
-        let (sender, requested) = tokio::sync::watch::channel(false);
-        (sender, Self { requested, grace })
+    pub fn new(grace: Duration) -> (watch::Sender<bool>, Self) {
+        let (sender, requested) = watch::channel(false);
+        (sender, Self { requested, also: None, grace })
+    }
+
+    /// One that is requested with this one, or by `also` on its own.
+    fn or(&self, also: watch::Receiver<bool>) -> Self {
+        Self { also: Some(also), ..self.clone() }
     }
 
     /// Whether the stop is requested.
     pub fn is_requested(&self) -> bool {
-        *self.requested.borrow()
+        *self.requested.borrow() || self.also.as_ref().is_some_and(|also| *also.borrow())
     }
 
     /// Waits until the stop is requested.
     pub async fn requested(&self) {
-        let mut requested = self.requested.clone();
-        if requested.wait_for(|requested| *requested).await.is_err() {
-            // Nobody is left who could request it.
-            std::future::pending().await
+        let said = async |receiver: Option<&watch::Receiver<bool>>| {
+            let Some(mut receiver) = receiver.cloned() else { return std::future::pending().await };
+            if receiver.wait_for(|requested| *requested).await.is_err() {
+                // Nobody is left who could request it.
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = said(Some(&self.requested)) => {}
+            () = said(self.also.as_ref()) => {}
         }
     }
 }

@@ -49,19 +49,14 @@ pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str
     let lane = &tenure.lane;
     let log = lane.names.outcomes_log();
     let mut told: Vec<Told> = Vec::new();
-    let reading = async {
-        let channel = connection.channel().await?;
-        read_back(&channel, &log, EVENTS, |body| {
-            let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
-            if event.id == until {
-                return ControlFlow::Break(());
-            }
-            told.extend(serde_json::from_value(event.data).ok().filter(|told: &Told| told.lane == lane.name()));
-            ControlFlow::Continue(())
-        })
-        .await?;
-        channel.close(200, "read".into()).await
-    };
+    let reading = read_back(connection, &log, EVENTS, |body| {
+        let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
+        if event.id == until {
+            return ControlFlow::Break(());
+        }
+        told.extend(serde_json::from_value(event.data).ok().filter(|told: &Told| told.lane == lane.name()));
+        ControlFlow::Continue(())
+    });
     let failure = match timeout(PATIENCE, reading).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),

@@ -36,6 +36,8 @@ pub struct Metrics {
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
     pub broker_blocked: IntGauge,
+    /// Replicas that share the lanes, this one included; 0 while that is not known.
+    pub replicas: IntGauge,
 }
 
 impl Metrics {
@@ -112,6 +114,11 @@ impl Metrics {
                 "1 while RabbitMQ takes no messages, for want of memory or disk.",
             )
             .expect(DECLARED_RIGHT),
+            replicas: IntGauge::new(
+                "reveille_replicas",
+                "Replicas that share the lanes, this one included; 0 while that is not known.",
+            )
+            .expect(DECLARED_RIGHT),
             registry,
         };
         metrics.register(&metrics.jobs);
@@ -127,6 +134,7 @@ impl Metrics {
         metrics.register(&metrics.clock_offset);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
+        metrics.register(&metrics.replicas);
         metrics
     }
 

@@ -13,6 +13,7 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use super::queues::Queues;
+use super::stage::LANE;
 use super::{GLANCE, broker};
 
 /// Where the events are kept for the accounting: a quorum queue, so that it outlives connections and brokers.
@@ -32,6 +33,8 @@ pub struct Account {
     /// Of the node that is asked what is left: another one, where `url` leads to a proxy or a load balancer.
     node: String,
     ledger: Ledger,
+    /// Those that jobs were submitted to.
+    lanes: BTreeSet<String>,
     submitted: BTreeSet<String>,
     /// By job: the id of its final event, and outcome and reason.
     ended: BTreeMap<String, (String, String, String)>,
@@ -49,13 +52,14 @@ impl Account {
         channel.queue_declare(LEDGER.into(), QueueDeclareOptions::durable(), quorum).await.expect("declared");
         let (exchange, options) = ("reveille.outcomes", QueueBindOptions::default());
         channel
-            .queue_bind(LEDGER.into(), exchange.into(), "prod.#".into(), options, FieldTable::default())
+            .queue_bind(LEDGER.into(), exchange.into(), "#".into(), options, FieldTable::default())
             .await
             .expect("bound");
         Self {
             url: url.to_owned(),
             node: url.to_owned(),
             ledger: Ledger::Queue,
+            lanes: BTreeSet::new(),
             submitted: BTreeSet::new(),
             ended: BTreeMap::new(),
             events: 0,
@@ -69,6 +73,7 @@ impl Account {
             url: url.to_owned(),
             node: url.to_owned(),
             ledger,
+            lanes: BTreeSet::new(),
             submitted: BTreeSet::new(),
             ended: BTreeMap::new(),
             events: 0,
@@ -82,6 +87,11 @@ impl Account {
 
     /// Submits a job for each instance, under the instance's id, with `more` fields in its body.
     pub async fn submit(&mut self, instances: impl IntoIterator<Item = String>, more: Value) {
+        self.submit_to(LANE, instances, more).await;
+    }
+
+    /// The same for another lane than the usual one.
+    pub async fn submit_to(&mut self, lane: &str, instances: impl IntoIterator<Item = String>, more: Value) {
         let queues = Queues::connect(&self.url).await;
         let instances: Vec<String> = instances.into_iter().collect();
         let publishing = instances.iter().map(|instance| {
@@ -91,10 +101,11 @@ impl Account {
             }
             let properties = BasicProperties::default().with_message_id(instance.as_str().into());
             let queues = &queues;
-            async move { queues.publish("reveille.jobs", "prod", properties, body.to_string().as_bytes()).await }
+            async move { queues.publish("reveille.jobs", lane, properties, body.to_string().as_bytes()).await }
         });
         stream::iter(publishing).buffer_unordered(200).collect::<()>().await;
         self.submitted.extend(instances);
+        self.lanes.insert(lane.to_owned());
     }
 
     /// How many jobs have ended, as far as is known.
@@ -174,9 +185,10 @@ impl Account {
 
     async fn ready(&self, queues: &Queues) -> BTreeMap<String, u32> {
         let levels = (0..18).map(|level| format!("reveille.delay.{level:02}"));
-        let names = ["reveille.jobs.prod", "reveille.due.prod"].map(str::to_owned).into_iter().chain(levels);
+        let lanes =
+            self.lanes.iter().flat_map(|lane| [format!("reveille.jobs.{lane}"), format!("reveille.due.{lane}")]);
         let mut left = BTreeMap::new();
-        for name in names {
+        for name in lanes.chain(levels) {
             let (ready, _) = queues.count(&name).await;
             if ready > 0 {
                 left.insert(name, ready);
