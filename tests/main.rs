@@ -15,6 +15,7 @@ mod poison;
 mod private_node;
 mod publisher;
 mod queues;
+mod rate;
 mod replicas;
 mod retries;
 mod secrets;

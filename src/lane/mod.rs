@@ -5,19 +5,21 @@ mod baton;
 mod lease;
 mod limiter;
 mod memory;
+mod pace;
 mod recall;
 mod run;
 mod serve;
 pub mod verdict;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
-use tokio::time::{sleep, timeout};
-use tracing::{error, info};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
 
 use self::baton::Baton;
 use self::lease::Lease;
@@ -173,7 +175,7 @@ impl Lane {
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
-                self.limiter.empty().await;
+                self.limiter.empty();
                 let channel = baton.channel();
                 let renewing = self.lease.renew(&channel, connection.heartbeat());
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
@@ -189,7 +191,9 @@ impl Lane {
                     served = serving => served?,
                     lost = baton.keep() => lost?,
                     lost = renewing => lost?,
+                    never = self.show_rate() => match never {},
                 }
+                self.metrics.rate.set(0.0);
                 info!(lane = %self.name, "lane given back");
             }
         }
@@ -214,6 +218,7 @@ impl Lane {
     /// Notes that the lane is not run here any more, since there is no connection.
     pub fn dropped(&self, readiness: &Readiness) {
         self.metrics.held.set(0);
+        self.metrics.rate.set(0.0);
         readiness.lane(self.name(), LaneState::Waiting);
     }
 
@@ -234,12 +239,37 @@ impl Lane {
         self.timed(Operation::Describe, self.client.describe(instance)).await
     }
 
-    /// Makes a call, and counts and times it.
-    async fn timed<T: HasStatus>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
-        let start = Instant::now();
+    /// Makes a call, counts and times it, and has the limiter learn from its answer.
+    async fn timed<T: HasAnswer>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
+        let made = Instant::now();
         let result = call.await;
-        self.metrics.called(operation, result.status(), start.elapsed());
+        let answer = result.answer();
+        let status = answer.map(|answer| answer.status).map_err(NoAnswer::as_str);
+        self.metrics.called(operation, status, made.elapsed());
+        match answer {
+            Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
+            Ok(_) => self.limiter.passed(made),
+            Err(_) => {}
+        }
         result
+    }
+
+    /// Shows the present rate for as long as the lane is held. It is logged when throttling slows the lane down, and
+    /// when the lane is back at its configured rate, not in between.
+    async fn show_rate(&self) -> Infallible {
+        let mut throttled = false;
+        loop {
+            let rate = self.limiter.rate();
+            self.metrics.rate.set(rate);
+            if self.limiter.is_throttled() && !throttled {
+                throttled = true;
+                warn!(lane = %self.name, rate, "the API throttles: the lane slows down");
+            } else if !self.limiter.is_slowed() && throttled {
+                throttled = false;
+                info!(lane = %self.name, rate, "the lane is back at its configured rate");
+            }
+            self.limiter.changed().await;
+        }
     }
 
     /// Notes what a call says of the lane itself. A lane fault is logged when it begins and ends, not for every job.
@@ -295,25 +325,27 @@ impl Tenure {
     }
 }
 
-/// The HTTP status of a call's result, or the word metrics have for there being none.
-trait HasStatus {
-    fn status(&self) -> Result<u16, &'static str>;
+/// What a call's result tells beside what was asked for.
+trait HasAnswer {
+    fn answer(&self) -> Result<&Answer, &NoAnswer>;
 }
 
-impl HasStatus for Result<Answer, NoAnswer> {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|answer| answer.status).map_err(NoAnswer::as_str)
+impl HasAnswer for Result<Answer, NoAnswer> {
+    fn answer(&self) -> Result<&Answer, &NoAnswer> {
+        self.as_ref()
     }
 }
 
-impl HasStatus for Result<(Answer, Option<InstanceState>), NoAnswer> {
-    fn status(&self) -> Result<u16, &'static str> {
-        self.as_ref().map(|(answer, _)| answer.status).map_err(NoAnswer::as_str)
+impl HasAnswer for Result<(Answer, Option<InstanceState>), NoAnswer> {
+    fn answer(&self) -> Result<&Answer, &NoAnswer> {
+        self.as_ref().map(|(answer, _)| answer)
     }
 }
 
 /// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
-/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked.
+/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
+/// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
+/// RabbitMQ allows 30.
 fn prefetch(rate: f64, concurrency: u32) -> u16 {
     let wanted = f64::from(concurrency * 2) + rate.min(64.0);
     let six_seconds = (rate * 6.0).max(1.0);

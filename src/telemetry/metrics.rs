@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts,
-    opts,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    histogram_opts, opts,
 };
 
 use crate::bce::Operation;
@@ -30,6 +30,7 @@ pub struct Metrics {
     limiter_wait: HistogramVec,
     lane_held: IntGaugeVec,
     lane_faulty: IntGaugeVec,
+    lane_rate: GaugeVec,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
@@ -89,6 +90,14 @@ impl Metrics {
                 opts!("reveille_lane_faulty", "1 while the lane's keys, endpoint or account are at fault."),
                 &["lane"],
             ),
+            lane_rate: GaugeVec::new(
+                opts!(
+                    "reveille_lane_rate",
+                    "Calls per second that the lane makes at most just now; 0 where another replica runs it."
+                ),
+                &["lane"],
+            )
+            .expect(DECLARED_RIGHT),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
             broker_blocked: IntGauge::new(
@@ -107,6 +116,7 @@ impl Metrics {
         metrics.register(&metrics.limiter_wait);
         metrics.register(&metrics.lane_held);
         metrics.register(&metrics.lane_faulty);
+        metrics.register(&metrics.lane_rate);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
         metrics
@@ -129,6 +139,7 @@ impl Metrics {
         LaneMetrics {
             held: self.lane_held.with_label_values(&[lane]),
             faulty: self.lane_faulty.with_label_values(&[lane]),
+            rate: self.lane_rate.with_label_values(&[lane]),
             in_flight: self.jobs_in_flight.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
@@ -163,6 +174,8 @@ pub struct LaneMetrics {
     pub held: IntGauge,
     /// 1 while a lane fault lasts.
     pub faulty: IntGauge,
+    /// Calls per second that may be made just now; 0 where this replica does not run the lane.
+    pub rate: Gauge,
     in_flight: IntGauge,
     lane: String,
     metrics: Metrics,
@@ -234,6 +247,7 @@ mod tests {
         lane.called(Operation::Start, Err("timeout"), Duration::from_secs(15));
         lane.waited(Duration::ZERO);
         lane.parked("transient");
+        lane.rate.set(12.5);
         let text = metrics.render().unwrap();
         for line in [
             r#"reveille_jobs_total{lane="prod",outcome="failed",reason="not_found"} 1"#,
@@ -242,6 +256,7 @@ mod tests {
             r#"reveille_jobs_parked_total{cause="transient",lane="prod"} 1"#,
             r#"reveille_jobs_in_flight{lane="prod"} 1"#,
             r#"reveille_job_duration_seconds_bucket{lane="prod",le="0.5"} 1"#,
+            r#"reveille_lane_rate{lane="prod"} 12.5"#,
             "reveille_broker_connected 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
