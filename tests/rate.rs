@@ -28,12 +28,8 @@ fn is_throttled(call: &Call) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_is_throttled_wastes_few_calls_and_climbs_back() {
     const SETTLED: f64 = 5.0;
-    let wishes = Wishes {
-        fleet: "Stopped=5000",
-        lane: "rate = 100\nburst = 5",
-        sim: &["--rate", "50", "--burst", "5"],
-        ..Wishes::default()
-    };
+    let wishes =
+        Wishes { fleet: "Stopped=5000", lane: "rate = 100\nburst = 5", sim: &["--rate", "50"], ..Wishes::default() };
     let stage = Stage::with(wishes).await;
     submit(&stage, 1..=2000).await;
     eventually("the lane slows down", async || (stage.daemon.metric(PRESENT).await < RATE).then_some(())).await;
