@@ -20,6 +20,7 @@ mod poison;
 mod private_node;
 mod publisher;
 mod queues;
+mod rate;
 mod read_back;
 mod replicas;
 mod retries;

@@ -1,8 +1,8 @@
 //! How a lane makes its calls: counted, timed, and once more where the API's clock and ours were apart.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Lane, Paused, verdict};
 use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer, Operation};
@@ -51,13 +51,19 @@ impl Lane {
         if self.limited().await.is_ok() && wanted() { self.timed(operation, call()).await } else { result }
     }
 
-    /// Makes a call, and counts and times it.
+    /// Makes a call, counts and times it, and has the limiter learn from its answer.
     async fn timed<T: HasAnswer>(&self, operation: Operation, call: impl Future<Output = T>) -> T {
-        let start = Instant::now();
+        let made = Instant::now();
         let result = call.await;
-        let status = result.answer().map(|answer| answer.status).map_err(NoAnswer::as_str);
-        self.metrics.called(operation, status, start.elapsed());
+        let answer = result.answer();
+        let status = answer.map(|answer| answer.status).map_err(NoAnswer::as_str);
+        self.metrics.called(operation, status, made.elapsed());
         self.metrics.clock_offset.set(self.client.clock_offset());
+        match answer {
+            Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
+            Ok(_) => self.limiter.passed(made),
+            Err(_) => {}
+        }
         result
     }
 }

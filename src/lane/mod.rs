@@ -8,6 +8,7 @@ mod keys;
 mod lease;
 mod limiter;
 mod memory;
+mod pace;
 mod pause;
 mod recall;
 mod roll_call;
@@ -15,6 +16,7 @@ mod run;
 mod serve;
 pub mod verdict;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
 use self::baton::Baton;
@@ -197,7 +199,7 @@ impl Lane {
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
-                self.limiter.empty().await;
+                self.limiter.empty();
                 let channel = baton.channel();
                 let renewing = self.lease.renew(&channel, connection.heartbeat());
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
@@ -213,9 +215,11 @@ impl Lane {
                     served = serving => served?,
                     lost = baton.keep() => lost?,
                     lost = renewing => lost?,
+                    never = self.show_rate() => match never {},
                 }
                 self.metrics.held.set(0);
                 self.show_paused(None);
+                self.metrics.rate.set(0.0);
                 readiness.lane(self.name(), LaneState::StandingBy);
                 info!(lane = %self.name, "lane given back");
             }
@@ -242,6 +246,7 @@ impl Lane {
     pub fn dropped(&self, readiness: &Readiness) {
         self.metrics.held.set(0);
         self.show_paused(None);
+        self.metrics.rate.set(0.0);
         readiness.lane(self.name(), LaneState::Waiting);
     }
 
@@ -265,6 +270,24 @@ impl Lane {
         }
     }
 
+    /// Shows the present rate for as long as the lane is held. It is logged when throttling slows the lane down, and
+    /// when the lane is back at its configured rate, not in between.
+    async fn show_rate(&self) -> Infallible {
+        let mut throttled = false;
+        loop {
+            let rate = self.limiter.rate();
+            self.metrics.rate.set(rate);
+            if self.limiter.is_throttled() && !throttled {
+                throttled = true;
+                warn!(lane = %self.name, rate, "the API throttles: the lane slows down");
+            } else if !self.limiter.is_slowed() && throttled {
+                throttled = false;
+                info!(lane = %self.name, rate, "the lane is back at its configured rate");
+            }
+            self.limiter.changed().await;
+        }
+    }
+
     /// Notes what a job's call says of the lane itself.
     fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
         match self.pause.note(instance, verdict, result) {
@@ -284,6 +307,7 @@ impl Lane {
     }
 
     fn works_again(&self) {
+        self.limiter.gently();
         self.show_paused(None);
         info!(lane = %self.name, "the lane works again");
     }
@@ -327,7 +351,9 @@ impl Tenure {
 }
 
 /// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
-/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked.
+/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
+/// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
+/// RabbitMQ allows 30.
 fn prefetch(rate: f64, concurrency: u32) -> u16 {
     let wanted = f64::from(concurrency * 2) + rate.min(64.0);
     let six_seconds = (rate * 6.0).max(1.0);

@@ -75,7 +75,7 @@ pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances)
     match answer.code.as_deref() {
         Some("Instance.StartInstanceWhenCreating") => Verdict::Transient,
         Some("Instance.StartExpiredInstance") => Verdict::Failed(Reason::InstanceExpired),
-        Some(code) if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
+        _ if is_throttling(answer) => Verdict::Throttled { retry_after: answer.retry_after },
         _ if !circumstances.first_touch => Verdict::Verify,
         code => match circumstances.policy {
             Conflict::Verify => Verdict::Verify,
@@ -132,6 +132,12 @@ fn unverifiable(policy: Conflict) -> Verdict {
     }
 }
 
+/// Whether an answer says that there were too many calls.
+pub fn is_throttling(answer: &Answer) -> bool {
+    let code = answer.code.as_deref().unwrap_or_default();
+    answer.status == 429 || (400..600).contains(&answer.status) && THROTTLING_CODES.contains(&code)
+}
+
 /// Whether an answer that would end the job is not the API's. A proxy's page can say "404" of every instance there is,
 /// and a captive portal "200".
 fn proves_nothing(answer: &Answer) -> bool {
@@ -147,8 +153,7 @@ fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     };
     let code = answer.code.as_deref().unwrap_or_default();
     match answer.status {
-        429 => Verdict::Throttled { retry_after: answer.retry_after },
-        400..=599 if THROTTLING_CODES.contains(&code) => Verdict::Throttled { retry_after: answer.retry_after },
+        _ if is_throttling(answer) => Verdict::Throttled { retry_after: answer.retry_after },
         _ if is_clock_skew(answer) => Verdict::ClockSkew { server_time: answer.date },
         400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,
         401 | 300..=399 => Verdict::LaneFault,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts,
-    opts,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    histogram_opts, opts,
 };
 
 use crate::bce::Operation;
@@ -32,6 +32,7 @@ pub struct Metrics {
     lane_paused: IntGaugeVec,
     credentials_expire: IntGaugeVec,
     clock_offset: IntGaugeVec,
+    lane_rate: GaugeVec,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
@@ -107,6 +108,14 @@ impl Metrics {
                 ),
                 &["lane"],
             ),
+            lane_rate: GaugeVec::new(
+                opts!(
+                    "reveille_lane_rate",
+                    "Calls per second that the lane makes at most just now; 0 where another replica runs it."
+                ),
+                &["lane"],
+            )
+            .expect(DECLARED_RIGHT),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
             broker_blocked: IntGauge::new(
@@ -132,6 +141,7 @@ impl Metrics {
         metrics.register(&metrics.lane_paused);
         metrics.register(&metrics.credentials_expire);
         metrics.register(&metrics.clock_offset);
+        metrics.register(&metrics.lane_rate);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
         metrics.register(&metrics.replicas);
@@ -156,6 +166,7 @@ impl Metrics {
             held: self.lane_held.with_label_values(&[lane]),
             credentials_expire: self.credentials_expire.with_label_values(&[lane]),
             clock_offset: self.clock_offset.with_label_values(&[lane]),
+            rate: self.lane_rate.with_label_values(&[lane]),
             in_flight: self.jobs_in_flight.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
@@ -192,6 +203,8 @@ pub struct LaneMetrics {
     pub credentials_expire: IntGauge,
     /// The API's clock minus ours, in seconds.
     pub clock_offset: IntGauge,
+    /// Calls per second that may be made just now; 0 where this replica does not run the lane.
+    pub rate: Gauge,
     in_flight: IntGauge,
     lane: String,
     metrics: Metrics,
@@ -271,6 +284,7 @@ mod tests {
         lane.called(Operation::Start, Err("timeout"), Duration::from_secs(15));
         lane.waited(Duration::ZERO);
         lane.parked("transient");
+        lane.rate.set(12.5);
         let text = metrics.render().unwrap();
         for line in [
             r#"reveille_jobs_total{lane="prod",outcome="failed",reason="not_found"} 1"#,
@@ -279,6 +293,7 @@ mod tests {
             r#"reveille_jobs_parked_total{cause="transient",lane="prod"} 1"#,
             r#"reveille_jobs_in_flight{lane="prod"} 1"#,
             r#"reveille_job_duration_seconds_bucket{lane="prod",le="0.5"} 1"#,
+            r#"reveille_lane_rate{lane="prod"} 12.5"#,
             "reveille_broker_connected 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

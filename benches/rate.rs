@@ -1,0 +1,201 @@
+//! How exactly a lane keeps to its rate: the real daemon on a private RabbitMQ node, and the log of `bcc-sim`.
+//!
+//! For each rate a lane with jobs waiting is watched as it starts, for some seconds as it runs, after it had nothing to
+//! do for a while, and as another replica takes it over. A busy machine shows up in the gaps: run it on a quiet one.
+//!
+//! `cargo bench --bench rate -- [--rates 5,50,500,2000] [--burst 5] [--seconds 10]`
+//!
+//! Exit code 1 if a lane ran at less than 99 % of its rate, or a second saw more calls than rate and burst, and what the
+//! machine held up.
+
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use crate::support::account::Account;
+use crate::support::broker::Vhost;
+use crate::support::daemon::Daemon;
+use crate::support::pace::Lateness;
+use crate::support::sim::Sim;
+use crate::support::stage::{Wishes, config};
+use crate::support::{GLANCE, eventually, pace};
+
+/// Enough for calls that take milliseconds, at any rate here.
+const CONCURRENCY: u32 = 64;
+const LEAST: f64 = 0.99;
+/// What counts as the start of a lane, in seconds.
+const START: f64 = 2.0;
+/// How long there is nothing to do, in seconds; and how long the lane is watched after it, and around a take-over.
+const IDLE: f64 = 3.0;
+const AFTER: f64 = 3.0;
+
+#[derive(Parser)]
+struct Options {
+    /// Calls a second.
+    #[arg(long, value_delimiter = ',', default_value = "5,50,500,2000")]
+    rates: Vec<u32>,
+    /// What the limiter lets through at once after a pause, and so how late it may be woken and lose nothing.
+    #[arg(long, default_value_t = 5)]
+    burst: u32,
+    /// How long each is watched as it runs.
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+    /// `cargo bench` adds it.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// `cargo bench NAME` runs every benchmark with NAME and leaves it to each whether it is meant.
+    #[arg(hide = true)]
+    name: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    if !has("--bench") || has("--test") {
+        println!("rate: measured by `cargo bench` only");
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::parse();
+    if options.name.is_some_and(|name| !"rate".contains(&name)) {
+        return ExitCode::SUCCESS;
+    }
+    println!(
+        "{:>6}  {:<12}{:>10}{:>16}{:>10}{:>23}{:>20}",
+        "rate", "", "achieved", "fullest second", "allowed", "gap p50 / p99 / max", "held up for, ms"
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let missed =
+        options.rates.into_iter().filter(|rate| !runtime.block_on(lane(*rate, options.burst, options.seconds))).count();
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Measures a lane of this rate; returns whether it kept to it.
+async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
+    let vhost = Vhost::alone();
+    let per_second = f64::from(rate);
+    let mut jobs = Jobs { account: Account::of_the_log(&vhost.url), submitted: 0, rate: per_second, burst };
+    let longest = START + f64::from(seconds) + 2.0 + 3.0 * AFTER;
+    let sim = Sim::start(&[
+        "--log",
+        "warn",
+        "--fleet",
+        &format!("Stopped={}", (longest * per_second) as usize + 4 * burst as usize),
+    ]);
+    let lateness = Lateness::measure(&sim);
+    let lane = format!("rate = {rate}\nburst = {burst}\nconcurrency = {CONCURRENCY}");
+    let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
+    let start = || Daemon::start_logging(&config, "reveille=info");
+
+    // Queues are declared by a daemon, so the first one only does that.
+    let first = start();
+    first.ready().await;
+    drop(first);
+    jobs.submit(START + f64::from(seconds) + 1.0).await;
+    let holder = start();
+    jobs.called(&sim).await;
+    let running = Calls::of(&sim, rate, burst, &lateness).await;
+    let began = running.times[0];
+    running.within(began, START).row("start", false);
+    let kept = running.within(began + micros(START), f64::from(seconds)).row("running", true);
+
+    tokio::time::sleep(Duration::from_secs_f64(IDLE)).await;
+    let calls = running.times.len();
+    jobs.submit(AFTER).await;
+    jobs.called(&sim).await;
+    let after_pause = Calls::of(&sim, rate, burst, &lateness).await;
+    let rested = after_pause.within(after_pause.times[calls], AFTER).row("after idling", false);
+
+    let next = start();
+    next.ready().await;
+    let calls = after_pause.times.len();
+    jobs.submit(2.0 * AFTER).await;
+    let third = calls + (AFTER * per_second / 1.5) as usize;
+    eventually("calls are made", async || (count(&sim).await >= third).then_some(())).await;
+    let killed = jiff::Timestamp::now().as_microsecond();
+    holder.child.signal("KILL");
+    jobs.called(&sim).await;
+    let around = Calls::of(&sim, rate, burst, &lateness).await.within(killed - micros(1.0), 2.0 * AFTER);
+    around.row("take-over", false) && kept && rested
+}
+
+fn micros(seconds: f64) -> i64 {
+    (seconds * 1e6) as i64
+}
+
+async fn count(sim: &Sim) -> usize {
+    sim.control("GET", "health", json!(null)).await["calls"].as_u64().expect("a number") as usize
+}
+
+/// Jobs for one instance after the other.
+struct Jobs {
+    account: Account,
+    submitted: usize,
+    rate: f64,
+    burst: u32,
+}
+
+impl Jobs {
+    /// As many as take so long.
+    async fn submit(&mut self, seconds: f64) {
+        let first = self.submitted + 1;
+        self.submitted += (seconds * self.rate) as usize + self.burst as usize;
+        self.account.submit((first..=self.submitted).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    }
+
+    /// Waits until a call was made for each.
+    async fn called(&self, sim: &Sim) {
+        while count(sim).await < self.submitted {
+            tokio::time::sleep(GLANCE * 10).await;
+        }
+    }
+}
+
+/// When the simulator took calls up, in microseconds.
+struct Calls {
+    rate: u32,
+    burst: u32,
+    /// The longest that the machine held a call up so far.
+    lateness: Duration,
+    times: Vec<i64>,
+}
+
+impl Calls {
+    async fn of(sim: &Sim, rate: u32, burst: u32, lateness: &Lateness) -> Self {
+        Self { rate, burst, lateness: lateness.longest(), times: pace::times(&sim.log().await) }
+    }
+
+    fn within(&self, from: i64, seconds: f64) -> Self {
+        let until = from + micros(seconds);
+        let times = self.times.iter().copied().filter(|time| (from..until).contains(time)).collect();
+        Self { times, ..*self }
+    }
+
+    /// Prints what there is to say of them; returns whether it was as it should be.
+    fn row(&self, situation: &str, is_steady: bool) -> bool {
+        let (first, last) = (self.times[0], self.times[self.times.len() - 1]);
+        let per_second = f64::from(self.rate);
+        let achieved = (self.times.len() - 1) as f64 / ((last - first) as f64 / 1e6) / per_second;
+        let fullest = pace::fullest(&self.times, Duration::from_secs(1));
+        let mut gaps: Vec<f64> =
+            self.times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 * per_second / 1e6).collect();
+        gaps.sort_by(f64::total_cmp);
+        let gap = |share: f64| gaps[((gaps.len() - 1) as f64 * share) as usize];
+        let late = self.lateness.as_secs_f64() * 1e3;
+        let achieved_text = if is_steady { format!("{:.2} %", achieved * 100.0) } else { String::new() };
+        println!(
+            "{:>6}  {situation:<12}{achieved_text:>10}{fullest:>16}{:>10}{:>9.2} /{:>5.2} /{:>5.2}{late:>20.0}",
+            self.rate,
+            self.rate + self.burst,
+            gap(0.5),
+            gap(0.99),
+            gap(1.0),
+        );
+        fullest as f64 <= pace::allowed(per_second, self.burst, self.lateness) && (!is_steady || achieved >= LEAST)
+    }
+}
