@@ -12,11 +12,11 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 	@tests/support/setup broker python
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cargo test -- --test-threads=6 # they wait more than they work
+	cargo test -- --test-threads=8 # they wait more than they work
 
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python
-	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=6
+	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
 
 soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
 	@tests/support/setup broker
