@@ -215,10 +215,11 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     for (instance, outcome) in &day.outcomes {
         let told = (&outcome["outcome"], &outcome["ambiguous"]);
         let starts = day.calls[instance].iter().filter(|call| call.operation == "start").count();
-        // It ran before, but of a job that was called before that can no longer be known.
-        let expected =
-            if starts > 1 { (&json!("started"), &json!(true)) } else { (&json!("already_done"), &json!(false)) };
-        assert_eq!(told, expected, "{instance}: {:?}", day.calls[instance]);
+        // It ran before, but of a job that may have been called before that can no longer be known. That may also be one
+        // that was on its way to the lane as it paused, and came again.
+        let ambiguous = told == (&json!("started"), &json!(true));
+        let clean = starts == 1 && told == (&json!("already_done"), &json!(false));
+        assert!(ambiguous || clean, "{instance}: {told:?} after {:?}", day.calls[instance]);
         assert!(day.calls[instance].iter().all(|call| !call.took_effect || call.operation == "describe"));
     }
     assert!(other.log().await.is_empty());
