@@ -165,3 +165,18 @@ async fn an_instance_that_is_denied_fails_alone() {
     assert_eq!(starts(&stage).await, JOBS + denied.len(), "a second look each, and no more");
     assert!(!stage.daemon.child.output().contains("lane paused"));
 }
+
+/// One answer that is a lane fault, in the middle of good ones, costs no more than a probe.
+#[tokio::test]
+async fn a_hiccup_does_not_slow_the_lane_down() {
+    let (stage, mut account) = stage().await;
+    stage.sim.script("i-sim00050", json!([{"status": 401}])).await;
+    account.submit(instances(), json!({})).await;
+    let says = "the lane works again";
+    eventually("it is over", async || stage.daemon.child.output().contains(says).then_some(())).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(stage.daemon.metric(r#"reveille_lane_rate{lane="prod"}"#).await, 200.0);
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    assert_eq!((starts(&stage).await, probes(&stage).await), (JOBS + 1, 1));
+    works_again(&stage).await;
+}

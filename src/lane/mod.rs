@@ -290,26 +290,29 @@ impl Lane {
 
     /// Notes what a job's call says of the lane itself.
     fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
-        match self.pause.note(instance, verdict, result) {
-            Some(Change::Paused(cause)) => {
-                error!(lane = %self.name, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
-            }
-            Some(Change::Works) => self.works_again(),
-            None => {}
-        }
+        self.changed(self.pause.note(instance, verdict, result));
     }
 
     /// Ends a trial without a verdict, where nobody is left to be tried.
     fn acquit(&self) {
-        if self.pause.acquit() {
-            self.works_again();
-        }
+        self.changed(self.pause.acquit());
     }
 
-    fn works_again(&self) {
-        self.limiter.gently();
-        self.show_paused(None);
-        info!(lane = %self.name, "the lane works again");
+    fn changed(&self, change: Option<Change>) {
+        match change {
+            Some(Change::Paused(cause)) => {
+                error!(lane = %self.name, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
+            }
+            Some(Change::Works(probes)) => {
+                // What was over by the first probe was no more than a hiccup.
+                if probes > 1 {
+                    self.limiter.gently();
+                }
+                self.show_paused(None);
+                info!(lane = %self.name, "the lane works again");
+            }
+            None => {}
+        }
     }
 
     fn show_paused(&self, cause: Option<&Cause>) {

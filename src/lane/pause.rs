@@ -65,8 +65,8 @@ struct Runs {
 pub enum Change {
     /// It is paused now, where it worked before.
     Paused(Cause),
-    /// It is not on trial any more.
-    Works,
+    /// It is not on trial any more, after so many probes.
+    Works(u32),
 }
 
 impl Pause {
@@ -90,8 +90,7 @@ impl Pause {
                 state.on_trial = false;
             } else if sign == Sign::Good && state.on_trial {
                 state.on_trial = false;
-                state.probes = 0;
-                change = Some(Change::Works);
+                change = Some(Change::Works(std::mem::take(&mut state.probes)));
             }
             true
         });
@@ -166,12 +165,16 @@ impl Pause {
         self.state.borrow().on_trial
     }
 
-    /// Ends a trial. Returns whether there was one.
-    pub fn acquit(&self) -> bool {
+    /// Ends a trial, where there is one.
+    pub fn acquit(&self) -> Option<Change> {
+        let mut change = None;
         self.state.send_if_modified(|state| {
-            state.probes = if state.on_trial { 0 } else { state.probes };
-            std::mem::take(&mut state.on_trial)
-        })
+            if std::mem::take(&mut state.on_trial) {
+                change = Some(Change::Works(std::mem::take(&mut state.probes)));
+            }
+            change.is_some()
+        });
+        change
     }
 
     /// Takes the answer to a probe: ends the pause and puts the lane on trial, or tells why it lasts.

@@ -25,9 +25,9 @@ use crate::broker::{Connection, Delivery};
 use crate::retry::full_jitter;
 use crate::telemetry::{LaneState, Readiness};
 
-/// Ceilings of the time before a probe of a paused lane. The first is also the least.
-const FIRST_PROBE: Duration = Duration::from_secs(1);
-const LAST_PROBE: Duration = Duration::from_secs(5);
+/// Ceilings of the time between two probes of a paused lane. The first is also the least.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LAST_DELAY: Duration = Duration::from_secs(5);
 
 /// A message that came back this often is suspected of ending whoever touches it.
 const SUSPECT_AT: i64 = 3;
@@ -84,16 +84,19 @@ pub(super) async fn serve(
 
 type Jobs = JoinSet<Result<(), lapin::Error>>;
 
-/// While the lane is paused, probes now and then, and whenever there are new keys, until that is answered.
+/// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.client.keys_changed();
     while let Some(cause) = lane.pause.cause() {
         lane.show_paused(Some(&cause));
         readiness.lane(lane.name(), LaneState::Paused(cause.text));
-        let delay = full_jitter(FIRST_PROBE, LAST_PROBE, lane.pause.probes().saturating_add(1), rand::random());
-        tokio::select! {
-            () = sleep(delay.max(FIRST_PROBE)) => {}
-            Ok(()) = keys.changed() => {}
+        let probes = lane.pause.probes();
+        if probes > 0 {
+            let delay = full_jitter(FIRST_DELAY, LAST_DELAY, probes, rand::random());
+            tokio::select! {
+                () = sleep(delay.max(FIRST_DELAY)) => {}
+                Ok(()) = keys.changed() => {}
+            }
         }
         let cause = lane.pause.probed(&lane.probe().await);
         debug!(lane = %lane.name, ?cause, "probed");

@@ -16,7 +16,7 @@ const TIMED_OUT: Result<Answer, NoAnswer> = Err(NoAnswer::TimedOut);
 fn word(change: Option<Change>) -> Option<&'static str> {
     match change {
         Some(Change::Paused(cause)) => Some(cause.word),
-        Some(Change::Works) => Some("works"),
+        Some(Change::Works(_)) => Some("works"),
         None => None,
     }
 }
