@@ -116,6 +116,11 @@ struct ErrorBody {
 }
 
 impl Answer {
+    /// Whether the status is a 2xx. A [`foreign`](Answer::foreign) answer can have one too.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// Reads status, headers and body. A body that is no error object leaves the fields it would have given empty.
     pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8]) -> Self {
         let error = if (200..300).contains(&status) { None } else { serde_json::from_slice::<ErrorBody>(body).ok() };

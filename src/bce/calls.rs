@@ -111,7 +111,7 @@ impl Client {
             limit: MANY,
         };
         let (answer, body) = self.send(request).await?;
-        let states = if is_success(&answer) { states(instances, &body) } else { None };
+        let states = if answer.is_success() { states(instances, &body) } else { None };
         Ok((answer, states))
     }
 
@@ -130,17 +130,13 @@ impl Client {
             limit: ONE,
         };
         let (answer, body) = self.send(request).await?;
-        let failed = if is_success(&answer) { failed(instances, &body) } else { None };
+        let failed = if answer.is_success() { failed(instances, &body) } else { None };
         Ok((answer, failed))
     }
 }
 
 fn ids(instances: &[InstanceId]) -> Vec<u8> {
     json!({ "instanceIds": instances }).to_string().into_bytes()
-}
-
-fn is_success(answer: &Answer) -> bool {
-    (200..300).contains(&answer.status)
 }
 
 /// The states of those of `instances` that a list names.

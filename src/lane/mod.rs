@@ -217,10 +217,7 @@ impl Lane {
                     lost = renewing => lost?,
                     never = self.show_rate() => match never {},
                 }
-                self.metrics.held.set(0);
-                self.show_paused(None);
-                self.metrics.rate.set(0.0);
-                readiness.lane(self.name(), LaneState::StandingBy);
+                self.left(readiness, LaneState::StandingBy);
                 info!(lane = %self.name, "lane given back");
             }
         }
@@ -244,10 +241,14 @@ impl Lane {
 
     /// Notes that the lane is not run here any more, since there is no connection.
     pub fn dropped(&self, readiness: &Readiness) {
+        self.left(readiness, LaneState::Waiting);
+    }
+
+    fn left(&self, readiness: &Readiness, state: LaneState) {
         self.metrics.held.set(0);
         self.show_paused(None);
         self.metrics.rate.set(0.0);
-        readiness.lane(self.name(), LaneState::Waiting);
+        readiness.lane(self.name(), state);
     }
 
     /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.

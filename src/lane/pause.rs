@@ -179,7 +179,7 @@ impl Pause {
 
     /// Takes the answer to a probe: ends the pause and puts the lane on trial, or tells why it lasts.
     pub fn probed(&self, result: &Result<Answer, NoAnswer>) -> Option<Cause> {
-        let cause = match sign(&verdict::of_probe(result), result) {
+        let cause = match sign(&verdict::general(result), result) {
             Sign::Fault(cause) | Sign::NoAnswer(cause) => Some(cause),
             // Whether jobs are denied too, only jobs can tell.
             Sign::Denied(_) | Sign::Alive | Sign::Good => None,

@@ -84,7 +84,8 @@ pub(super) async fn serve(
 
 type Jobs = JoinSet<Result<(), lapin::Error>>;
 
-/// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new keys, until that is answered.
+/// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
+/// keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.client.keys_changed();
     while let Some(cause) = lane.pause.cause() {

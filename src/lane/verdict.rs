@@ -68,7 +68,7 @@ const THROTTLING_CODES: [&str; 5] =
 pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
     let answer = match result {
         Ok(answer) if proves_nothing(answer) => return Verdict::Transient,
-        Ok(answer) if (200..300).contains(&answer.status) => return Verdict::Started { ambiguous: false },
+        Ok(answer) if answer.is_success() => return Verdict::Started { ambiguous: false },
         Ok(answer) if answer.status == 409 => answer,
         other => return general(other),
     };
@@ -94,8 +94,8 @@ pub fn of_describe(
 ) -> Verdict {
     let state = match result {
         Ok((answer, _)) if proves_nothing(answer) => return Verdict::Transient,
-        Ok((answer, Some(state))) if (200..300).contains(&answer.status) => *state,
-        Ok((answer, None)) if (200..300).contains(&answer.status) => return Verdict::Transient,
+        Ok((answer, Some(state))) if answer.is_success() => *state,
+        Ok((answer, None)) if answer.is_success() => return Verdict::Transient,
         Ok((answer, _)) => {
             return match general(&Ok(answer.clone())) {
                 Verdict::Failed(Reason::NotFound) => Verdict::Failed(Reason::NotFound),
@@ -112,14 +112,6 @@ pub fn of_describe(
         InstanceState::Stopped | InstanceState::Passing => Verdict::Transient,
         InstanceState::Ended if circumstances.policy == Conflict::Fail => Verdict::Failed(Reason::Conflict),
         InstanceState::Ended => Verdict::Failed(Reason::WrongState),
-    }
-}
-
-/// The verdict on a call that only asks whether calls are of use. It stands for any job's.
-pub fn of_probe(result: &Result<Answer, NoAnswer>) -> Verdict {
-    match result {
-        Ok(answer) if (200..300).contains(&answer.status) && !answer.foreign => Verdict::AlreadyDone,
-        other => general(other),
     }
 }
 
@@ -145,7 +137,7 @@ fn proves_nothing(answer: &Answer) -> bool {
 }
 
 /// What holds for every call: by status first, by code second.
-fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
+pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
         Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
