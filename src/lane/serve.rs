@@ -68,8 +68,8 @@ pub(super) async fn serve(
                 intake.empty(tenure, &mut jobs).await?;
             }
         }
-        drain(lane, jobs, stop).await?;
-        if lane.pause.is_paused() && !stop.is_requested() {
+        let drained = drain(lane, jobs, stop).await?;
+        if drained && lane.pause.is_paused() && !stop.is_requested() {
             // Nothing is left on the channel, and closing it would cut off acks that RabbitMQ has yet to pass on.
             continue;
         }
@@ -183,13 +183,14 @@ fn start(tenure: &Arc<Tenure>, job: Job, slot: OwnedSemaphorePermit, jobs: &mut 
     });
 }
 
-async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<(), LaneError> {
+/// Whether all of `jobs` were finished within the grace.
+async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, LaneError> {
     if let Ok(finished) = timeout(stop.grace, join_all(&mut jobs)).await {
-        return finished;
+        return finished.map(|()| true);
     }
     warn!(lane = %lane.name, jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
     jobs.shutdown().await;
-    Ok(())
+    Ok(false)
 }
 
 /// A job can end in nothing but a broken connection: whatever else goes wrong becomes its outcome.
