@@ -14,7 +14,7 @@ use crate::support::pace::{self, Lateness};
 use crate::support::proxy::Proxy;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{GLANCE, PATIENCE, eventually};
 
 const RATE: f64 = 50.0;
 const BURST: u32 = 5;
@@ -72,7 +72,14 @@ impl Scene {
     }
 
     async fn all_ended(&mut self, jobs: usize) {
-        eventually("every job has ended", async || (self.account.ended().await == jobs).then_some(())).await;
+        let waiting = async {
+            while self.account.ended().await < jobs {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("after {PATIENCE:?}, {}", self.account.missing());
+        }
     }
 
     /// How long no call was made because of what happened at `moment`.

@@ -275,6 +275,7 @@ impl Job {
             told.await?
         };
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
+        debug!(lane = %lane.name, job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
         Ok((proof, reply))
     }
 

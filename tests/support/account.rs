@@ -117,6 +117,13 @@ impl Account {
         self.ended.len()
     }
 
+    /// Who has not ended, as far as is known.
+    pub fn missing(&self) -> String {
+        let missing: Vec<&String> = self.submitted.iter().filter(|job| !self.ended.contains_key(*job)).collect();
+        let (count, of, some) = (missing.len(), self.submitted.len(), &missing[..missing.len().min(5)]);
+        format!("{count} of {of} jobs have not ended: {some:?} …")
+    }
+
     async fn read(&mut self, queues: &Queues) -> Result<(), lapin::Error> {
         let (messages, end) = match &mut self.ledger {
             Ledger::Queue => queues.take(LEDGER).await,
@@ -151,14 +158,7 @@ impl Account {
             if self.ended.len() == self.submitted.len() && left.is_empty() {
                 break;
             }
-            let missing: Vec<&String> = self.submitted.iter().filter(|job| !self.ended.contains_key(*job)).collect();
-            assert!(
-                start.elapsed() < patience,
-                "{} of {} jobs have not ended after {patience:?}: {:?} …; left: {left:?}",
-                missing.len(),
-                self.submitted.len(),
-                &missing[..missing.len().min(5)],
-            );
+            assert!(start.elapsed() < patience, "after {patience:?}, {}; left: {left:?}", self.missing());
             tokio::time::sleep(GLANCE * 4).await;
         }
         // A copy in another place would still make itself known.
