@@ -9,7 +9,17 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use reveille::broker::{Outgoing, PublishError, connect};
 use reveille::config::Broker;
+use serde_json::json;
 use tokio::task::JoinSet;
+
+use crate::support::account::Account;
+use crate::support::broker::Vhost;
+use crate::support::daemon::Daemon;
+use crate::support::lost_acks::LostAcks;
+use crate::support::queues::Queues;
+use crate::support::sim::Sim;
+use crate::support::stage::{Wishes, config};
+use crate::support::{PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
@@ -84,4 +94,70 @@ async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes(
         assert!(matches!(to("nowhere").await, Err(PublishError::Forbidden { .. })));
         assert!(to("").await.is_ok());
     }
+}
+
+const JOBS: usize = 60;
+
+/// A lane that takes jobs from a broker which can lose its confirms.
+struct Scene {
+    sim: Sim,
+    broker: LostAcks,
+    account: Account,
+    daemon: Daemon,
+    _vhost: Vhost,
+}
+
+impl Scene {
+    async fn set(more: &str) -> Self {
+        let vhost = crate::support::broker::vhost();
+        let broker = LostAcks::before(&vhost.url).await;
+        let sim = Sim::start(&["--fleet", &format!("Stopped={JOBS}")]);
+        let daemon = Daemon::start(&config(&broker.url, &sim.url(), &Wishes { lane: more, ..Wishes::default() }));
+        daemon.ready().await;
+        let account = Account::open(&vhost.url).await;
+        let queues = Queues::connect(&vhost.url).await;
+        eventually("jobs are taken", async || (queues.count("reveille.jobs.prod").await.1 == 1).then_some(())).await;
+        Self { sim, broker, account, daemon, _vhost: vhost }
+    }
+
+    async fn submit(&mut self) {
+        self.account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    }
+
+    async fn says(&self, words: &str) {
+        eventually(words, async || self.daemon.child.output().contains(words).then_some(())).await;
+    }
+}
+
+/// Those of outcomes and of parked jobs: one in three calls fails at first.
+#[tokio::test]
+async fn confirms_that_never_come_cost_no_job_and_no_call() {
+    let mut scene = Scene::set("").await;
+    for number in (1..=JOBS).step_by(3) {
+        scene.sim.script(&format!("i-sim{number:05}"), json!([{"status": 503}])).await;
+    }
+    scene.broker.lose_confirms(true);
+    scene.submit().await;
+    eventually("every job was called, and no confirm came", async || {
+        (scene.sim.log().await.len() == JOBS && scene.broker.lost_confirms() > 0).then_some(())
+    })
+    .await;
+    scene.broker.lose_confirms(false);
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    // Nothing was handed out again.
+    assert_eq!(scene.sim.log().await.len(), JOBS + JOBS / 3);
+    scene.says("it is published once more").await;
+}
+
+/// A pause keeps its channel, but not with jobs on it that nobody has in hand any more.
+#[tokio::test]
+async fn jobs_that_cannot_be_put_back_as_a_lane_pauses_come_again() {
+    let mut scene = Scene::set("[shutdown]\ngrace = \"1s\"").await;
+    scene.sim.faults(json!([{"fault": {"status": 503}}])).await;
+    scene.broker.lose_confirms(true);
+    scene.submit().await;
+    scene.says("jobs still in flight after the grace go back to their queue").await;
+    scene.broker.lose_confirms(false);
+    scene.sim.faults(json!([])).await;
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
 }

@@ -6,12 +6,14 @@
 //! broker also confirms one channel's messages in one go, which is what makes this fast.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::publisher::{Outgoing, PublishError};
 
@@ -26,6 +28,8 @@ pub(super) type Word = Result<(), PublishError>;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) message: Arc<Outgoing>,
+    /// How long the word may take.
+    pub(super) patience: Duration,
     pub(super) waiting: oneshot::Sender<Word>,
 }
 
@@ -34,10 +38,11 @@ pub(super) async fn publish_groups(connection: Arc<lapin::Connection>, mut reque
     let mut kept = None;
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
+        let patience = group.iter().map(|request| request.patience).max().unwrap_or_default();
         let (messages, waiting): (Vec<_>, Vec<_>) =
             group.drain(..).map(|request| (request.message, request.waiting)).unzip();
         let words = match take_or_open(&connection, &mut kept).await {
-            Ok(channel) => publish_together(channel, &mut kept, &messages).await,
+            Ok(channel) => publish_together(&connection, channel, &mut kept, &messages, patience).await,
             Err(error) => messages.iter().map(|_| Err(PublishError::Broken(error.clone()))).collect(),
         };
         for (waiting, word) in waiting.into_iter().zip(words) {
@@ -50,7 +55,8 @@ pub(super) async fn publish_groups(connection: Arc<lapin::Connection>, mut reque
 /// Publishes one message over a channel of its own: slow, and independent of every other.
 pub(super) async fn publish_alone(connection: &lapin::Connection, message: Arc<Outgoing>) -> Word {
     let channel = take_or_open(connection, &mut None).await.map_err(PublishError::Broken)?;
-    publish_together(channel, &mut None, &[message]).await.pop().unwrap_or(Ok(()))
+    let confirm = publish(&channel, &message).await;
+    judge(&[message], vec![confirm]).pop().unwrap_or(Ok(()))
 }
 
 async fn take_or_open(connection: &lapin::Connection, kept: &mut Option<Channel>) -> Result<Channel, lapin::Error> {
@@ -62,13 +68,36 @@ async fn take_or_open(connection: &lapin::Connection, kept: &mut Option<Channel>
     Ok(channel)
 }
 
-/// Keeps `channel` unless an error has closed it.
-async fn publish_together(channel: Channel, kept: &mut Option<Channel>, messages: &[Arc<Outgoing>]) -> Vec<Word> {
-    let confirms = join_all(messages.iter().map(|message| publish(&channel, message))).await;
+/// Keeps `channel` unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
+async fn publish_together(
+    connection: &lapin::Connection,
+    channel: Channel,
+    kept: &mut Option<Channel>,
+    messages: &[Arc<Outgoing>],
+    patience: Duration,
+) -> Vec<Word> {
+    let confirms = join_all(messages.iter().map(|message| publish(&channel, message)));
+    let Some(confirms) = within(patience, connection, confirms).await else {
+        let unconfirmed =
+            |message: &Arc<Outgoing>| PublishError::Unconfirmed { exchange: message.exchange.clone(), patience };
+        return messages.iter().map(|message| Err(unconfirmed(message))).collect();
+    };
     if confirms.iter().all(Result::is_ok) {
         *kept = Some(channel);
     }
     judge(messages, confirms)
+}
+
+/// `None` where `confirms` take longer than `patience`. A broker that takes no messages at present is waited for.
+async fn within<T>(patience: Duration, connection: &lapin::Connection, confirms: impl Future<Output = T>) -> Option<T> {
+    let mut confirms = std::pin::pin!(confirms);
+    loop {
+        match timeout(patience, &mut confirms).await {
+            Ok(confirms) => return Some(confirms),
+            Err(_) if connection.status().blocked() => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 async fn publish(channel: &Channel, message: &Outgoing) -> Result<Confirmation, lapin::Error> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lapin::{BasicProperties, ConnectionState, ErrorKind};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::group::{Request, publish_groups};
 use crate::retry::full_jitter;
@@ -70,6 +70,14 @@ pub enum PublishError {
         /// The broker's words.
         source: lapin::Error,
     },
+    /// Neither a confirm nor a refusal came: whether the message arrived is not known.
+    #[error("RabbitMQ has not confirmed a message to exchange {exchange:?} within {patience:?}: it may have arrived")]
+    Unconfirmed {
+        /// The exchange published to.
+        exchange: String,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The connection broke: whether the message arrived is not known.
     #[error(transparent)]
     Broken(lapin::Error),
@@ -85,9 +93,14 @@ impl PublishError {
 /// Ceilings of the delay between tries of a message the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How long a confirm may take before the message is published once more, at first and at last: six times in the half
+/// hour that RabbitMQ leaves a delivery unacked. Where no majority of a queue is left, each may be one more copy.
+const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+const LAST_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
 /// Publishes what waits at the same time together, and judges it together.
 ///
-/// A message whose queues never confirm holds up those published with it: what is to be independent of each other
+/// A message whose queues do not confirm holds up those published with it: what is to be independent of each other
 /// needs publishers of its own.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -113,23 +126,30 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`].
     pub async fn try_publish(&self, message: Arc<Outgoing>) -> Result<Confirmed, PublishError> {
+        self.request(message, FIRST_PATIENCE).await
+    }
+
+    async fn request(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
         let closed = || PublishError::Broken(ErrorKind::InvalidConnectionState(ConnectionState::Closed).into());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.intakes.len();
         let (waiting, word) = oneshot::channel();
-        self.intakes[turn].send(Request { message, waiting }).map_err(|_| closed())?;
+        self.intakes[turn].send(Request { message, patience, waiting }).map_err(|_| closed())?;
         word.await.map_err(|_| closed())?.map(Confirmed)
     }
 
     /// Publishes until the broker takes charge. While it refuses, the delivery this stands for stays unacked, so its
-    /// job waits and is not lost; it goes on when the queue is mended.
+    /// job waits and is not lost; it goes on when the queue is mended. What it does not confirm in time is published
+    /// once more over another channel, and so may come twice: RabbitMQ can forget a message when a queue's leader
+    /// changes (<https://github.com/rabbitmq/rabbitmq-server/pull/14589>).
     ///
     /// # Errors
     /// The connection broke.
     pub async fn publish(&self, message: Outgoing) -> Result<Confirmed, lapin::Error> {
         let message = Arc::new(message);
         let mut refusals = 0;
+        let mut patience = FIRST_PATIENCE;
         loop {
-            match self.try_publish(message.clone()).await {
+            match self.request(message.clone(), patience).await {
                 Ok(confirmed) => {
                     if refusals > 0 {
                         info!(exchange = message.exchange, key = message.key, "the broker takes the message now");
@@ -137,6 +157,10 @@ impl Publisher {
                     return Ok(confirmed);
                 }
                 Err(PublishError::Broken(error)) => return Err(error),
+                Err(unconfirmed @ PublishError::Unconfirmed { .. }) => {
+                    warn!("{unconfirmed}; it is published once more");
+                    patience = (patience * 2).min(LAST_PATIENCE);
+                }
                 Err(refused) => {
                     if refused.is_for_want_of_something() {
                         self.missing.notify_one();

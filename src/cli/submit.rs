@@ -159,6 +159,7 @@ fn refused(what: &str, error: PublishError) -> Failure {
         PublishError::Broken(error) => {
             Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
         }
+        PublishError::Unconfirmed { .. } => Failure::Unreachable(format!("{what}: {error}")),
         error => Failure::Other(anyhow::Error::new(error).context(what.to_owned())),
     }
 }
