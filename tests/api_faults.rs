@@ -14,8 +14,11 @@ use crate::support::{PATIENCE, eventually};
 
 /// Of each test, so that there is load.
 const JOBS: usize = 300;
-/// The answer to a call comes within this, or not at all.
-const SHORT: &str = "conflict = \"fail\"\nconcurrency = 64\ntimeout = \"700ms\"";
+/// No call takes too long.
+const PLAIN: &str = "conflict = \"fail\"\nconcurrency = 64";
+/// The answer to a call comes within this, or not at all. Only for days on which answers stay away: on a busy machine
+/// others can be this late.
+const SHORT: &str = "conflict = \"fail\"\nconcurrency = 64\ntimeout = \"1s\"";
 /// No job gives up while a test's bad day lasts.
 const PATIENT: &str = "max_attempts = 100\ninitial = \"200ms\"\nmax = \"1s\"";
 
@@ -29,9 +32,9 @@ struct Day {
 
 /// Wakes `JOBS` stopped machines while the calls meet `rules`, lifts these once `met` calls have met them, and waits
 /// for the end of every job.
-async fn bad_day(rules: Value, met: usize) -> Day {
+async fn bad_day(lane: &str, rules: Value, met: usize) -> Day {
     let fleet = format!("Stopped={JOBS}");
-    let wishes = Wishes { fleet: &fleet, lane: SHORT, retry: PATIENT, ..Wishes::default() };
+    let wishes = Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() };
     day(Stage::with(wishes).await, rules, met, json!([])).await
 }
 
@@ -86,14 +89,14 @@ impl Day {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_5xx_passes() {
     let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.12});
-    let day = bad_day(json!([rule(500), rule(502), rule(503), rule(504)]), JOBS / 2).await;
+    let day = bad_day(PLAIN, json!([rule(500), rule(502), rule(503), rule(504)]), JOBS / 2).await;
     day.every_machine_was_started_once(|_| false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_hangs_for_a_while_is_waited_for() {
     let rules = json!([{"fault": {"hang": "before"}, "share": 0.25}, {"fault": {"hang": "after"}, "share": 0.25}]);
-    let day = bad_day(rules, JOBS / 3).await;
+    let day = bad_day(SHORT, rules, JOBS / 3).await;
     assert!(day.met("hang-before") > 20 && day.met("hang-after") > 20);
     day.every_machine_was_started_once(|fault| fault == "hang-after").await;
 }
@@ -101,15 +104,15 @@ async fn an_api_that_hangs_for_a_while_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_reset_before_and_after_the_call_took_effect_cost_no_job() {
     let rules = json!([{"fault": {"reset": "before"}, "share": 0.25}, {"fault": {"reset": "after"}, "share": 0.25}]);
-    let day = bad_day(rules, JOBS / 3).await;
+    let day = bad_day(PLAIN, rules, JOBS / 3).await;
     assert!(day.met("reset-before") > 20 && day.met("reset-after") > 20);
     day.every_machine_was_started_once(|fault| fault == "reset-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
-    let day = bad_day(json!([{"fault": {"delay": "1s"}, "share": 0.5}]), JOBS / 3).await;
-    day.every_machine_was_started_once(|fault| fault == "delay-1s").await;
+    let day = bad_day(SHORT, json!([{"fault": {"delay": "2s"}, "share": 0.5}]), JOBS / 3).await;
+    day.every_machine_was_started_once(|fault| fault == "delay-2s").await;
 }
 
 /// A start's answer is in its status. So a body that does not end in time, or breaks off, takes nothing from it.
@@ -122,7 +125,7 @@ async fn a_start_is_believed_whose_body_trickles_or_breaks_off() {
         {"fault": {"status": 503, "trickle": "1s"}, "share": 0.2},
         {"fault": {"status": 503, "cut": true}, "share": 0.2},
     ]);
-    let day = bad_day(rules, JOBS).await;
+    let day = bad_day(SHORT, rules, JOBS).await;
     day.every_machine_was_started_once(|_| false).await;
 }
 
@@ -133,7 +136,7 @@ async fn bodies_of_100_megabytes_are_not_read() {
         {"fault": {"status": 503, "pad": 100_000_000}, "share": 0.5},
         {"fault": {"pad": 100_000_000}, "share": 0.5},
     ]);
-    let day = bad_day(rules, JOBS).await;
+    let day = bad_day(PLAIN, rules, JOBS).await;
     day.every_machine_was_started_once(|_| false).await;
     let peak = peak_memory(day.stage.daemon.child.pid());
     println!("peak of resident memory: {peak} MiB");
@@ -145,7 +148,7 @@ async fn bodies_of_100_megabytes_are_not_read() {
 async fn a_proxys_page_ends_no_job() {
     let page = |status: u16, share: f64| json!({"fault": {"status": status, "html": true}, "share": share});
     let rules = json!([page(200, 0.1), page(400, 0.1), page(403, 0.1), page(404, 0.1), page(409, 0.1), page(502, 0.1)]);
-    let day = bad_day(rules, JOBS / 2).await;
+    let day = bad_day(PLAIN, rules, JOBS / 2).await;
     assert!(["html-200", "html-404", "html-409", "html-502"].iter().all(|page| day.met(page) > 10));
     day.every_machine_was_started_once(|_| false).await;
     assert!(day.stage.dead().await.is_empty());
@@ -171,7 +174,7 @@ async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     let target = format!("{}/v2/instance/i-sim00001?start", other.url());
     let rule = |status: u16| json!({"fault": {"status": status, "location": target}, "share": 0.1});
     // Each pauses the lane.
-    let day = bad_day(json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 20).await;
+    let day = bad_day(PLAIN, json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 20).await;
     day.every_machine_was_started_once(|_| false).await;
     for outcome in day.outcomes.values() {
         assert_eq!(outcome["attempts"], 1, "a fault of the lane costs a job nothing: {outcome}");
@@ -189,7 +192,7 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
         {"hang": "before"},
         {"reset": "before"},
         {"reset": "after"},
-        {"delay": "1s"},
+        {"delay": "2s"},
         {"trickle": "1s"},
         {"cut": true},
         {"status": 200, "html": true},
