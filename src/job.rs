@@ -39,6 +39,16 @@ pub enum Confirm {
     Accepted,
 }
 
+/// How soon a job is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// In its turn.
+    Normal,
+    /// Before those that are not.
+    Urgent,
+}
+
 /// The body of a job message. Unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -59,6 +69,9 @@ pub struct Job {
     /// No call after this instant: the job ends `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// Which queue `reveille submit` puts the job into. Once it is in one, that is what counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// Copied into outcomes; at most 16.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -85,6 +98,7 @@ impl Job {
             confirm: None,
             not_before: None,
             deadline: None,
+            priority: None,
             labels: BTreeMap::new(),
         }
     }

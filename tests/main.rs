@@ -31,3 +31,4 @@ mod stop;
 mod submit;
 mod support;
 mod unreadable;
+mod urgent;

@@ -119,7 +119,7 @@ async fn the_topology_that_is_printed_is_the_one_that_is_declared() {
     for queue in definitions["queues"].as_array().unwrap() {
         stage.queues.count(queue["name"].as_str().unwrap()).await;
     }
-    assert_eq!(definitions["queues"].as_array().unwrap().len(), 24);
+    assert_eq!(definitions["queues"].as_array().unwrap().len(), 25);
     let (output, _) = run(stage.daemon.config.command(&["topology"]));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.lines().any(|line| line.starts_with("queue     reveille.due.prod")), "{table}");

@@ -12,7 +12,7 @@ pub mod topology;
 
 pub use connection::{Connection, OpenError, connect, open};
 pub use delivery::{Delivery, Message, Unacked};
-pub use names::Names;
+pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
 pub use read_back::read_back;
 pub use replies::{Replies, Reply};

@@ -18,7 +18,7 @@ impl Names {
         format!("{}.{rest}", self.prefix)
     }
 
-    /// The exchange producers publish jobs to; the routing key is the lane.
+    /// The exchange producers publish jobs to; the routing key is the lane, or [`urgent_key`] of it.
     pub fn jobs(&self) -> String {
         self.name("jobs")
     }
@@ -26,6 +26,11 @@ impl Names {
     /// The queue of a lane's new jobs.
     pub fn jobs_of(&self, lane: &LaneName) -> String {
         self.name(&format!("jobs.{lane}"))
+    }
+
+    /// The queue of a lane's urgent jobs.
+    pub fn urgent_of(&self, lane: &LaneName) -> String {
+        self.name(&format!("urgent.{lane}"))
     }
 
     /// The queue of a lane's jobs that come back from the ladder.
@@ -72,4 +77,9 @@ impl Names {
     pub fn outcomes_log(&self) -> String {
         self.name("outcomes.log")
     }
+}
+
+/// The routing key of a lane's urgent jobs. No lane is called so: their names have no dot.
+pub fn urgent_key(lane: &LaneName) -> String {
+    format!("{lane}.urgent")
 }

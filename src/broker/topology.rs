@@ -10,7 +10,7 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::delay;
-use super::names::Names;
+use super::names::{Names, urgent_key};
 use crate::config::LaneName;
 
 /// Above the 20 deliveries after which the daemon ends a job itself, with an event: what comes back even more often is a
@@ -158,6 +158,8 @@ impl Topology {
         let limit = || [("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
         self.queue(names.jobs_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
         self.bind(names.jobs(), Target::Queue, names.jobs_of(lane), lane.as_str());
+        self.queue(names.urgent_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        self.bind(names.jobs(), Target::Queue, names.urgent_of(lane), &urgent_key(lane));
         self.queue(names.due_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
         self.bind(names.delay_return(), Target::Queue, names.due_of(lane), &format!("#.{lane}"));
         let baton = [
@@ -370,7 +372,7 @@ mod tests {
         let definitions = Topology::new(&Names::new("wake"), &lanes).definitions("/");
         let queues = definitions["queues"].as_array().unwrap();
         let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap_or_else(|| panic!("{name}"));
-        assert_eq!(queues.len(), 18 + 3 + 2 * 3);
+        assert_eq!(queues.len(), 18 + 3 + 2 * 4);
         assert_eq!(queue("wake.delay.00")["arguments"]["x-message-ttl"], 1_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-message-ttl"], 131_072_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-dead-letter-exchange"], "wake.delay.16");

@@ -21,7 +21,7 @@ use self::report::{Ended, Report};
 use super::Failure;
 use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
 use crate::config::{Config, LaneName};
-use crate::job::Job;
+use crate::job::{Job, Priority};
 use crate::outcome;
 
 /// Jobs under way to the broker at a time.
@@ -42,6 +42,9 @@ pub(super) struct Arguments {
     /// The batch the jobs belong to; made up where it is not given.
     #[arg(long)]
     batch: Option<String>,
+    /// Have the jobs served before all others that wait, unless a job of the file names its own `priority`.
+    #[arg(long)]
+    urgent: bool,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
@@ -51,7 +54,12 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let lane = LaneName::parse(&arguments.lane)
         .ok_or_else(|| Failure::Usage(format!("{:?} is no lane name: expected a-z 0-9 -", arguments.lane)))?;
     let batch = arguments.batch.clone().unwrap_or_else(|| format!("submit-{}", Uuid::now_v7()));
-    let jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
+    let mut jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
+    if arguments.urgent {
+        for job in &mut jobs {
+            job.priority.get_or_insert(Priority::Urgent);
+        }
+    }
 
     let connection = broker::connect(&config.broker, "reveille submit")
         .await
@@ -139,7 +147,9 @@ async fn submit(
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
                 .with_message_id(id.as_str().into());
-            let (exchange, key) = (exchange.clone(), lane.to_string());
+            let urgent = job.priority == Some(Priority::Urgent);
+            let key = if urgent { broker::urgent_key(lane) } else { lane.to_string() };
+            let exchange = exchange.clone();
             let submitted = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
             submitted.map(drop).map_err(|error| {
                 refused(&format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position()), error)

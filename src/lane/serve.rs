@@ -1,4 +1,4 @@
-//! Takes deliveries while the lane is held: due jobs before new ones, as fast as the limiter allows, with no more
+//! Takes deliveries while the lane is held: urgent jobs before due ones and those before new ones, as fast as the limiter allows, with no more
 //! calls at a time than the lane's concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
 //!
 //! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
@@ -7,7 +7,9 @@
 //! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
 //! too while it is on trial after a pause.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -129,13 +131,13 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
     }
 }
 
-/// Takes one message at a time from either queue in turn, until neither queue's next one is under suspicion and the lane
-/// is not on trial. One that is suspected has the lane for itself.
+/// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
+/// on trial. One that is suspected has the lane for itself.
 async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
     let lane = &tenure.lane;
-    let queues = [lane.names.due_of(&lane.name), lane.names.jobs_of(&lane.name)];
+    let queues = queues(lane);
     let slots = Arc::new(Semaphore::new(queues.len()));
-    let mut suspects = [true; 2];
+    let mut suspects = [true; QUEUES];
     let mut found = true;
     while suspects.contains(&true) || (lane.pause.is_on_trial() && found) {
         found = false;
@@ -203,56 +205,83 @@ fn broken(ended: Result<Result<(), lapin::Error>, JoinError>) -> Result<(), Lane
     }
 }
 
-/// How many due jobs go first, where both kinds wait, before a new one has its turn: retries must not starve them.
-const DUE_IN_A_ROW: u8 = 4;
+/// A lane's queues, in the order in which they are served.
+const QUEUES: usize = 3;
+const URGENT: usize = 0;
+const DUE: usize = 1;
+const NEW: usize = 2;
 
-/// The lane's two queues.
+fn queues(lane: &Lane) -> [String; QUEUES] {
+    let (names, lane) = (&lane.names, &lane.name);
+    [names.urgent_of(lane), names.due_of(lane), names.jobs_of(lane)]
+}
+
+/// How many urgent and due jobs go first, where all kinds wait, before a new one has its turn: neither may starve them,
+/// nor keep what was prefetched for long.
+const FIRST_IN_A_ROW: u8 = 4;
+/// How many urgent ones before a due one has its turn.
+const URGENT_IN_A_ROW: u8 = 3;
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+struct Turns {
+    first_in_a_row: u8,
+    urgent_in_a_row: u8,
+}
+
+impl Turns {
+    /// The queues, in the order in which they are looked into.
+    fn order(&self) -> [usize; QUEUES] {
+        if self.first_in_a_row >= FIRST_IN_A_ROW {
+            [NEW, URGENT, DUE]
+        } else if self.urgent_in_a_row >= URGENT_IN_A_ROW {
+            [DUE, URGENT, NEW]
+        } else {
+            [URGENT, DUE, NEW]
+        }
+    }
+
+    fn took(&mut self, queue: usize) {
+        self.first_in_a_row = if queue == NEW { 0 } else { self.first_in_a_row.saturating_add(1) };
+        self.urgent_in_a_row = if queue == URGENT { self.urgent_in_a_row.saturating_add(1) } else { 0 };
+    }
+}
+
+/// The lane's queues, subscribed to.
 struct Intake {
-    due: Consumer,
-    jobs: Consumer,
-    due_in_a_row: u8,
+    consumers: [Consumer; QUEUES],
+    turns: Turns,
 }
 
 impl Intake {
     async fn open(lane: &Lane, channel: &Channel) -> Result<Self, LaneError> {
         // The prefetch holds for each consumer opened after it.
         channel.basic_qos(lane.prefetch, BasicQosOptions::default()).await?;
-        let consume = async |queue: String| {
-            channel
-                .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-                .await
-        };
-        Ok(Self {
-            due: consume(lane.names.due_of(&lane.name)).await?,
-            jobs: consume(lane.names.jobs_of(&lane.name)).await?,
-            due_in_a_row: 0,
-        })
+        let [urgent, due, new] = queues(lane).map(|queue| {
+            let options = BasicConsumeOptions::default();
+            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
+        });
+        Ok(Self { consumers: [urgent.await?, due.await?, new.await?], turns: Turns::default() })
     }
 
     async fn next(&mut self) -> Result<Delivery, LaneError> {
-        let Self { due, jobs, due_in_a_row } = self;
-        let (delivery, of_due) = if *due_in_a_row < DUE_IN_A_ROW {
-            tokio::select! {
-                biased;
-                delivery = due.next() => (delivery, true),
-                delivery = jobs.next() => (delivery, false),
-            }
-        } else {
-            tokio::select! {
-                biased;
-                delivery = jobs.next() => (delivery, false),
-                delivery = due.next() => (delivery, true),
-            }
-        };
-        *due_in_a_row = if of_due { due_in_a_row.saturating_add(1) } else { 0 };
-        let queue = if of_due { due.queue() } else { jobs.queue() };
-        Ok(delivery.ok_or_else(|| LaneError::Cancelled(queue.to_string()))??.into())
+        let (queue, delivery) = poll_fn(|context| {
+            let ready =
+                self.turns.order().into_iter().find_map(|queue| match self.consumers[queue].poll_next_unpin(context) {
+                    Poll::Ready(delivery) => Some((queue, delivery)),
+                    Poll::Pending => None,
+                });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        self.turns.took(queue);
+        Ok(delivery.ok_or_else(|| LaneError::Cancelled(self.consumers[queue].queue().to_string()))??.into())
     }
 
     /// Has every delivery run that came before the subscriptions ended.
     async fn empty(&mut self, tenure: &Arc<Tenure>, jobs: &mut Jobs) -> Result<(), LaneError> {
         let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
-        for consumer in [&mut self.due, &mut self.jobs] {
+        for consumer in &mut self.consumers {
             while let Some(delivery) = consumer.next().await {
                 start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), slot(&slots).await, jobs);
             }
@@ -261,9 +290,34 @@ impl Intake {
     }
 
     async fn cancel(&self, channel: &Channel) -> Result<(), LaneError> {
-        for consumer in [&self.due, &self.jobs] {
+        for consumer in &self.consumers {
             channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The turns where the queues `waiting` never run empty.
+    fn turns(waiting: &[usize], count: usize) -> Vec<usize> {
+        let mut turns = Turns::default();
+        let next = |_| {
+            let queue = turns.order().into_iter().find(|queue| waiting.contains(queue)).unwrap();
+            turns.took(queue);
+            queue
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn urgent_jobs_go_first_and_no_queue_starves_another() {
+        assert_eq!(turns(&[URGENT, DUE, NEW], 10), [URGENT, URGENT, URGENT, DUE, NEW].repeat(2));
+        assert_eq!(turns(&[URGENT, NEW], 10), [URGENT, URGENT, URGENT, URGENT, NEW].repeat(2));
+        assert_eq!(turns(&[DUE, NEW], 10), [DUE, DUE, DUE, DUE, NEW].repeat(2));
+        assert_eq!(turns(&[URGENT, DUE], 8)[4..], [DUE, URGENT, URGENT, URGENT]);
+        assert_eq!(turns(&[NEW], 300), [NEW; 300]);
     }
 }

@@ -92,6 +92,18 @@ impl Account {
 
     /// The same for another lane than the usual one.
     pub async fn submit_to(&mut self, lane: &str, instances: impl IntoIterator<Item = String>, more: Value) {
+        self.submit_as(lane, lane, BasicProperties::default(), instances, more).await;
+    }
+
+    /// The same with a routing key and with properties.
+    pub async fn submit_as(
+        &mut self,
+        lane: &str,
+        key: &str,
+        properties: BasicProperties,
+        instances: impl IntoIterator<Item = String>,
+        more: Value,
+    ) {
         let queues = Queues::connect(&self.url).await;
         let instances: Vec<String> = instances.into_iter().collect();
         let publishing = instances.iter().map(|instance| {
@@ -99,9 +111,9 @@ impl Account {
             for (field, value) in more.as_object().into_iter().flatten() {
                 body[field] = value.clone();
             }
-            let properties = BasicProperties::default().with_message_id(instance.as_str().into());
+            let properties = properties.clone().with_message_id(instance.as_str().into());
             let queues = &queues;
-            async move { queues.publish("reveille.jobs", lane, properties, body.to_string().as_bytes()).await }
+            async move { queues.publish("reveille.jobs", key, properties, body.to_string().as_bytes()).await }
         });
         stream::iter(publishing).buffer_unordered(200).collect::<()>().await;
         self.submitted.extend(instances);
@@ -186,7 +198,7 @@ impl Account {
     async fn ready(&self, queues: &Queues) -> BTreeMap<String, u32> {
         let levels = (0..18).map(|level| format!("reveille.delay.{level:02}"));
         let lanes =
-            self.lanes.iter().flat_map(|lane| [format!("reveille.jobs.{lane}"), format!("reveille.due.{lane}")]);
+            self.lanes.iter().flat_map(|lane| ["urgent", "due", "jobs"].map(|kind| format!("reveille.{kind}.{lane}")));
         let mut left = BTreeMap::new();
         for name in lanes.chain(levels) {
             let (ready, _) = queues.count(&name).await;

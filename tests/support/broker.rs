@@ -139,7 +139,10 @@ pub fn jobs_left(url: &str) -> BTreeMap<String, u32> {
     counts
         .map(|(name, count)| (name.to_owned(), count.parse().expect("a count")))
         .filter(|(name, count)| {
-            *count > 0 && ["jobs.", "due.", "delay."].iter().any(|kind| name.starts_with(&format!("reveille.{kind}")))
+            *count > 0
+                && ["urgent.", "jobs.", "due.", "delay."]
+                    .iter()
+                    .any(|kind| name.starts_with(&format!("reveille.{kind}")))
         })
         .collect()
 }

@@ -112,7 +112,7 @@ impl Stage {
             (self.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await == 0.0).then_some(())
         })
         .await;
-        for queue in ["reveille.jobs.prod", "reveille.due.prod"] {
+        for queue in ["reveille.urgent.prod", "reveille.due.prod", "reveille.jobs.prod"] {
             assert_eq!(self.queues.count(queue).await, (0, 1), "{queue}");
         }
     }
