@@ -4,12 +4,14 @@
 mod balance;
 mod baton;
 mod call;
+mod company;
 mod keys;
 mod lease;
 mod limiter;
 mod memory;
 mod pace;
 mod pause;
+mod plan;
 mod recall;
 mod roll_call;
 mod run;
@@ -32,6 +34,7 @@ use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::pause::{Cause, Change, Pause};
+use self::plan::{Plan, Way};
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
@@ -49,6 +52,8 @@ pub struct Lane {
     retry: config::Retry,
     /// API calls in flight, at most.
     concurrency: u32,
+    /// Jobs that may be called together.
+    batch: usize,
     /// Deliveries each of the lane's two queues may have with us, unacked.
     prefetch: u16,
     names: Names,
@@ -57,6 +62,7 @@ pub struct Lane {
     client: Client,
     limiter: Limiter,
     memory: Memory,
+    plan: Plan,
     lease: Lease,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
@@ -68,6 +74,9 @@ const PUBLISHER_CHANNELS: usize = 4;
 /// Channels that a lane needs at most: its publishers', the baton's and its publisher's, the intake's, and one to read
 /// back what was said last.
 pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
+
+/// Deliveries that a lane holds of each of its queues at most: jobs can be 64 KiB long.
+const MOST_PREFETCHED: f64 = 2112.0;
 
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -117,13 +126,15 @@ impl Lane {
             conflict: lane.conflict,
             retry,
             concurrency: lane.concurrency,
-            prefetch: prefetch(lane.rate, lane.concurrency),
+            batch: lane.batch as usize,
+            prefetch: prefetch(lane.rate, lane.concurrency, lane.batch),
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             memory: Memory::new(),
+            plan: Plan::default(),
             lease: Lease::new(),
             replies,
             metrics,
@@ -251,6 +262,11 @@ impl Lane {
         readiness.lane(self.name(), state);
     }
 
+    /// How many jobs are to be called together just now, at most.
+    fn company_size(&self) -> usize {
+        if self.plan.way(self.batch) == Way::Singly { 1 } else { self.batch }
+    }
+
     /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.
     async fn limited(&self) -> Result<(), Paused> {
         tokio::select! {
@@ -358,15 +374,14 @@ impl Tenure {
 /// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
 /// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
 /// RabbitMQ allows 30.
-fn prefetch(rate: f64, concurrency: u32) -> u16 {
-    let wanted = f64::from(concurrency * 2) + rate.min(64.0);
-    let six_seconds = (rate * 6.0).max(1.0);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "1 to 2,112, as concurrency is limited"
-    )]
-    let prefetch = wanted.min(six_seconds) as u16;
+///
+/// With a `batch` it is a second's worth of batches, where that is more.
+fn prefetch(rate: f64, concurrency: u32, batch: u32) -> u16 {
+    let batch = f64::from(batch);
+    let wanted = (f64::from(concurrency * 2) + rate.min(64.0)) * batch;
+    let worth = (rate * 6.0).max(rate * batch).max(1.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 2,112")]
+    let prefetch = wanted.min(worth).min(MOST_PREFETCHED) as u16;
     prefetch
 }
 
@@ -419,10 +434,16 @@ mod tests {
 
     #[test]
     fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
-        assert_eq!(prefetch(20.0, 32), 84);
-        assert_eq!(prefetch(0.01, 32), 1);
-        assert_eq!(prefetch(0.5, 32), 3);
-        assert_eq!(prefetch(1e6, 64), 192);
-        assert_eq!(prefetch(1e6, 1024), 2112);
+        assert_eq!(prefetch(20.0, 32, 1), 84);
+        assert_eq!(prefetch(0.01, 32, 1), 1);
+        assert_eq!(prefetch(0.5, 32, 1), 3);
+        assert_eq!(prefetch(1e6, 64, 1), 192);
+        assert_eq!(prefetch(1e6, 1024, 1), 2112);
+        // A second's worth of batches, or six of single calls.
+        assert_eq!(prefetch(20.0, 32, 20), 400);
+        assert_eq!(prefetch(20.0, 32, 2), 120);
+        assert_eq!(prefetch(20.0, 1, 100), 2000);
+        assert_eq!(prefetch(0.01, 32, 100), 1);
+        assert_eq!(prefetch(1e6, 1024, 100), 2112);
     }
 }

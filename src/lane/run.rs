@@ -13,9 +13,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use super::company::Ticket;
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
@@ -100,6 +100,13 @@ impl Job {
         Self { message, unacked, job, progress, is_new, first }
     }
 
+    /// Whether it may be called together with others. One that failed before, or was denied, goes alone: so it fails no
+    /// other job over and over, nor is failed by one.
+    pub(super) fn likes_company(&self) -> bool {
+        let Progress { attempts, denied, .. } = self.progress;
+        matches!(self.first, First::Call(_)) && !self.is_late() && attempts == 0 && !denied
+    }
+
     /// Waits for the limiter, if there is a call to make.
     pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
         if matches!(self.first, First::Call(_)) && !self.is_late() {
@@ -108,17 +115,20 @@ impl Job {
         }
     }
 
-    /// Calls, judges, and acks once the broker has confirmed what came of it. `slot` is the right to make calls: it
+    /// Calls, judges, and acks once the broker has confirmed what came of it. `ticket` is the right to make calls: it
     /// is given back before the confirms, which take longer than a call.
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn run(self, tenure: &Tenure, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
+    pub(super) async fn run(self, tenure: &Tenure, ticket: Ticket) -> Result<(), lapin::Error> {
         let lane = &tenure.lane;
         let turn = self.key(lane).map(|key| lane.memory.turn(key));
         let next = match turn {
-            Some(None) => self.later(false, AFTER_ITS_COPY, "copy"),
-            _ => self.next(lane, slot).await,
+            Some(None) => {
+                drop(ticket);
+                self.later(false, AFTER_ITS_COPY, "copy")
+            }
+            _ => self.next(lane, ticket).await,
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
@@ -135,12 +145,15 @@ impl Job {
         Ok(())
     }
 
-    async fn next(&self, lane: &Lane, slot: OwnedSemaphorePermit) -> Next {
+    async fn next(&self, lane: &Lane, mut ticket: Ticket) -> Next {
         match &self.first {
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
             // As it came, or since, while it waited for its turn.
-            First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
-            First::Call(instance) => self.call(lane, instance, slot).await,
+            First::Call(instance) if self.is_late() => {
+                ticket.leave_company();
+                self.expire(lane, instance).await
+            }
+            First::Call(instance) => self.call(lane, instance, ticket).await,
             First::Wait(delay) => self.later(false, *delay, "not_before"),
             First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
         }
@@ -212,15 +225,20 @@ impl Job {
     }
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
-    async fn call(&self, lane: &Lane, instance: &InstanceId, slot: OwnedSemaphorePermit) -> Next {
+    async fn call(&self, lane: &Lane, instance: &InstanceId, mut ticket: Ticket) -> Next {
         if lane.pause.is_paused() {
             return self.unharmed(false);
         }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
         let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
-        let circumstances = Circumstances { policy, first_touch: !touched };
+        let deadline = self.job.as_ref().and_then(|job| job.deadline);
 
-        let mut result = lane.start(instance, || !self.is_late()).await;
+        let called = match ticket.start(lane, instance, deadline).await {
+            Ok(called) => called,
+            Err(not_called) => return self.unharmed(not_called.touched),
+        };
+        let circumstances = Circumstances { policy, first_touch: !(touched || called.touched) };
+        let mut result = called.result;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
             let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
@@ -230,10 +248,12 @@ impl Job {
                 result = described.map(|(answer, _)| answer);
             }
         }
-        lane.note(instance, &verdict, &result);
+        if !called.is_noted {
+            lane.note(instance, &verdict, &result);
+        }
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
-        drop(slot);
+        drop(ticket);
         if lane.pause.spares(&verdict, &result).await {
             return self.unharmed(true);
         }

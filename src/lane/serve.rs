@@ -16,9 +16,10 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
+use super::company::Ticket;
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
@@ -104,28 +105,83 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
     }
 }
 
-/// Takes one delivery after the other and has it run, until something breaks, there is reason to be wary, or the lane
-/// is paused.
+/// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks,
+/// there is reason to be wary, or the lane is paused.
 async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
-    let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
+    let lane = &tenure.lane;
+    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
+    let mut gathering = Gathering::default();
     loop {
-        let slot = slot(&slots).await;
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
         let delivery = tokio::select! {
             biased;
-            () = tenure.lane.pause.begun() => return Ok(()),
+            () = lane.pause.begun() => break,
+            () = gathering.over(lane.company_size()) => {
+                gathering.start(tenure, &slots, jobs).await;
+                continue;
+            }
             delivery = intake.next() => delivery?,
         };
         if delivery.count >= SUSPECT_AT {
-            warn!(lane = %tenure.lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
-            return Ok(());
+            warn!(lane = %lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
+            break;
         }
-        let job = Job::admit(delivery, tenure.lane.name());
+        let job = Job::admit(delivery, lane.name());
+        if lane.company_size() > 1 && job.likes_company() {
+            gathering.add(job);
+            continue;
+        }
+        // Not before there is a job: those whose company was refused need slots too.
+        let slot = slot(&slots).await;
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
-        job.wait_for_its_turn(&tenure.lane).await;
-        start(tenure, job, slot, jobs);
+        job.wait_for_its_turn(lane).await;
+        start(tenure, job, Ticket::alone(slot), jobs);
+    }
+    gathering.start(tenure, &slots, jobs).await;
+    Ok(())
+}
+
+/// How long a job waits for others to be called with.
+const COMPANY: Duration = Duration::from_millis(50);
+
+/// Jobs that wait to be called together.
+#[derive(Default)]
+struct Gathering {
+    jobs: Vec<Job>,
+    /// When the first of them has waited long enough.
+    until: Option<Instant>,
+}
+
+impl Gathering {
+    fn add(&mut self, job: Job) {
+        self.until.get_or_insert_with(|| Instant::now() + COMPANY);
+        self.jobs.push(job);
+    }
+
+    /// Waits until there are enough of them, or the first has waited long enough.
+    async fn over(&self, enough: usize) {
+        match self.until {
+            Some(until) if self.jobs.len() < enough => sleep_until(until).await,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the limiter, once for all of them, and has them run.
+    async fn start(&mut self, tenure: &Arc<Tenure>, slots: &Arc<Semaphore>, jobs: &mut Jobs) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let slot = slot(slots).await;
+        // Paused or not is asked before the call.
+        let _ = tenure.lane.limited().await;
+        let Self { jobs: company, .. } = std::mem::take(self);
+        let tickets = Ticket::together(company.len(), slot, slots);
+        for (job, ticket) in company.into_iter().zip(tickets) {
+            start(tenure, job, ticket, jobs);
+        }
     }
 }
 
@@ -150,7 +206,7 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             }
             let job = Job::admit(delivery, lane.name());
             job.wait_for_its_turn(lane).await;
-            start(tenure, job, slot(&slots).await, jobs);
+            start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
             if *suspect || lane.pause.is_on_trial() {
                 join_all(jobs).await?;
             }
@@ -175,11 +231,11 @@ async fn join_all(jobs: &mut Jobs) -> Result<(), LaneError> {
     Ok(())
 }
 
-fn start(tenure: &Arc<Tenure>, job: Job, slot: OwnedSemaphorePermit, jobs: &mut Jobs) {
+fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
     let tenure = tenure.clone();
     jobs.spawn(async move {
         let _in_flight = tenure.lane.metrics.in_flight();
-        job.run(&tenure, slot).await
+        job.run(&tenure, ticket).await
     });
 }
 
@@ -253,7 +309,8 @@ impl Intake {
         let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
         for consumer in [&mut self.due, &mut self.jobs] {
             while let Some(delivery) = consumer.next().await {
-                start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), slot(&slots).await, jobs);
+                let job = Job::admit(delivery?.into(), tenure.lane.name());
+                start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
             }
         }
         Ok(())

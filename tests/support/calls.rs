@@ -36,7 +36,10 @@ impl Sim {
 pub struct Call {
     pub unix_micros: i64,
     pub operation: String,
+    /// Empty where it named none, or many.
     pub instance: String,
+    /// All whom it named.
+    pub instances: Vec<String>,
     pub status: Option<u64>,
     pub fault: Option<String>,
     pub took_effect: bool,
@@ -49,6 +52,10 @@ impl Call {
             unix_micros: call["unix_micros"].as_i64().expect("a call has a time"),
             operation: text("operation").expect("a call has an operation"),
             instance: text("instance_id").unwrap_or_default(),
+            instances: match &call["instance_ids"] {
+                Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                _ => text("instance_id").into_iter().collect(),
+            },
             status: call["status"].as_u64(),
             fault: text("fault"),
             took_effect: call["took_effect"].as_bool().expect("a call took effect or not"),

@@ -123,8 +123,15 @@ pub fn config(broker: &str, api: &str, wishes: &Wishes<'_>) -> String {
     let rate = if wishes.lane.contains("rate") { "" } else { "rate = 10000\nburst = 1000" };
     let retry = if wishes.retry.is_empty() { "initial = \"200ms\"\nmax = \"1s\"" } else { wishes.retry };
     let lane = wishes.lane;
+    let batch = batch(lane).map(|batch| format!("batch = {batch}\n")).unwrap_or_default();
     format!(
         "[broker]\nurl = {broker:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[retry]\n{retry}\n\
-         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{lane}\n"
+         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{batch}{lane}\n"
     )
+}
+
+/// `REVEILLE_TEST_BATCH` runs every test with lanes that call so many jobs together, but for those that say for
+/// themselves how many.
+fn batch(lane: &str) -> Option<String> {
+    std::env::var("REVEILLE_TEST_BATCH").ok().filter(|_| !lane.contains("batch"))
 }

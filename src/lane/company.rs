@@ -1,0 +1,316 @@
+//! Jobs that are called together, in one call that names all their instances.
+//!
+//! Each job goes its own way, and holds a [`Ticket`]: the right to one call. Those of a company have a seat instead of a
+//! slot. A job takes its seat where it would make its call, or leaves, since it turned out that it is not to be called
+//! now. Once nobody is missing, the first one makes the call for all, and tells each what came of it.
+//!
+//! The API starts all or none of them and names nobody, or names those it did not start, and never says why. So whoever
+//! may have been refused is called singly then, in a turn of its own, for an answer of its own. What has nothing to do
+//! with one instance, such as a 503, is the answer for all.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::debug;
+
+use super::Lane;
+use super::plan::Way;
+use super::verdict::{self, Circumstances, Verdict};
+use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer};
+use crate::job::Conflict;
+
+/// A job's right to one call, with the slot it is made in. Dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Ticket(Right);
+
+#[derive(Debug)]
+enum Right {
+    Alone(#[expect(dead_code, reason = "held until the call is over")] OwnedSemaphorePermit),
+    Seat(Seat),
+    None,
+}
+
+/// What came of a job's call.
+#[derive(Debug)]
+pub(super) struct Called {
+    pub(super) result: Result<Answer, NoAnswer>,
+    /// A call for the company has been noted once, for all of them.
+    pub(super) is_noted: bool,
+    /// The company's call may have started the instance, before the one that was answered.
+    pub(super) touched: bool,
+}
+
+/// No call was made for the job, but perhaps one for its company: the lane is paused, or the job's deadline has passed.
+#[derive(Debug)]
+pub(super) struct NotCalled {
+    /// That call may have started the instance.
+    pub(super) touched: bool,
+}
+
+/// One call's worth of jobs.
+#[derive(Debug)]
+struct Company {
+    /// Where those get a slot that are called singly.
+    slots: Arc<Semaphore>,
+    state: Mutex<State>,
+    complete: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Jobs that have neither taken their seat nor left.
+    missing: usize,
+    members: Vec<Member>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct Member {
+    instance: InstanceId,
+    deadline: Option<Timestamp>,
+    tell: oneshot::Sender<Told>,
+}
+
+/// What a member learns.
+#[derive(Debug)]
+enum Told {
+    /// The answer to all of them.
+    Answer(Result<Answer, NoAnswer>),
+    /// Nothing was called: to be called singly, in the turn that was waited for.
+    Turn(OwnedSemaphorePermit),
+    /// To be called singly, in a turn of its own.
+    Singly { touched: bool, is_counted: bool },
+}
+
+#[derive(Debug)]
+struct Seat {
+    company: Arc<Company>,
+    is_settled: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.settle(None);
+    }
+}
+
+impl Ticket {
+    /// For a job that is called by itself.
+    pub(super) fn alone(slot: OwnedSemaphorePermit) -> Self {
+        Self(Right::Alone(slot))
+    }
+
+    /// For `count` jobs that are called together in `slot`. Where that does not do, they take others from `slots`.
+    pub(super) fn together(
+        count: usize,
+        slot: OwnedSemaphorePermit,
+        slots: &Arc<Semaphore>,
+    ) -> impl Iterator<Item = Self> {
+        let state = State { missing: count, members: Vec::with_capacity(count), slot: Some(slot) };
+        let (slots, state, complete) = (slots.clone(), Mutex::new(state), Notify::new());
+        let company = Arc::new(Company { slots, state, complete });
+        (0..count).map(move |_| Self(Right::Seat(Seat { company: company.clone(), is_settled: false })))
+    }
+
+    /// Lets the company go without this job, which is about to wait for something else. Who is alone keeps its slot.
+    pub(super) fn leave_company(&mut self) {
+        if let Right::Seat(_) = self.0 {
+            self.0 = Right::None;
+        }
+    }
+
+    /// Has the instance started, in company or alone, unless `deadline` passes first.
+    ///
+    /// # Errors
+    /// [`NotCalled`], since no call was to be made any more.
+    pub(super) async fn start(
+        &mut self,
+        lane: &Lane,
+        instance: &InstanceId,
+        deadline: Option<Timestamp>,
+    ) -> Result<Called, NotCalled> {
+        let (mut touched, mut is_counted) = (false, false);
+        if let Right::Seat(seat) = &mut self.0 {
+            match seat.call(lane, instance, deadline).await {
+                Told::Answer(result) => return Ok(Called { result, is_noted: true, touched }),
+                Told::Turn(slot) => self.0 = Right::Alone(slot),
+                Told::Singly { touched: by_all, is_counted: in_list } => {
+                    (touched, is_counted) = (by_all, in_list);
+                    let slot = seat.company.slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                    self.0 = Right::Alone(slot);
+                    if lane.limited().await.is_err() || !in_time(deadline) {
+                        return Err(NotCalled { touched });
+                    }
+                }
+            }
+        }
+        let result = lane.start(instance, || in_time(deadline)).await;
+        if let Ok(answer) = result.as_ref()
+            && !is_counted
+        {
+            lane.plan.saw_one(answer);
+        }
+        Ok(Called { result, is_noted: false, touched })
+    }
+}
+
+fn in_time(deadline: Option<Timestamp>) -> bool {
+    deadline.is_none_or(|deadline| Timestamp::now() <= deadline)
+}
+
+impl Seat {
+    /// Takes the seat, and waits for what comes of the company's call. The first to sit makes it.
+    async fn call(&mut self, lane: &Lane, instance: &InstanceId, deadline: Option<Timestamp>) -> Told {
+        let (tell, told) = oneshot::channel();
+        if self.settle(Some(Member { instance: instance.clone(), deadline, tell })) {
+            self.company.complete.notified().await;
+            if let (Some(slot), members) = self.company.take() {
+                call(lane, slot, members).await;
+            }
+        }
+        // Whoever was to tell went away in the middle of it, as everything that runs here is about to.
+        told.await.unwrap_or(Told::Singly { touched: true, is_counted: false })
+    }
+
+    /// Notes that this job is not missing any more. Returns whether it is the first member.
+    fn settle(&mut self, member: Option<Member>) -> bool {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return false;
+        }
+        let mut state = self.company.state();
+        let is_first = member.is_some() && state.members.is_empty();
+        state.members.extend(member);
+        state.missing -= 1;
+        if state.missing == 0 {
+            self.company.complete.notify_one();
+        }
+        is_first
+    }
+}
+
+impl Company {
+    fn take(&self) -> (Option<OwnedSemaphorePermit>, Vec<Member>) {
+        let mut state = self.state();
+        (state.slot.take(), std::mem::take(&mut state.members))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the call for `members`, in the turn that was waited for and in its slot, and tells each what came of it.
+async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: Vec<Member>) {
+    let instances = distinct(&members);
+    let way = lane.plan.way(instances.len());
+    if way == Way::Singly {
+        let mut members = members.into_iter();
+        members.next().map(|first| first.tell.send(Told::Turn(slot)));
+        return singly(members, false);
+    }
+    let is_counted = way == Way::AskFirst;
+    if is_counted {
+        let Some(stopped) = ask(lane, &instances).await else { return singly(members, false) };
+        let (called, others) = members.into_iter().partition(|member| stopped.contains(&member.instance));
+        singly(others, true);
+        members = called;
+        if members.len() < 2 || lane.limited().await.is_err() {
+            return singly(members, true);
+        }
+    }
+    let instances = || {
+        let wanted = members.iter().filter(|member| in_time(member.deadline));
+        distinct(wanted)
+    };
+    let batch = lane.start_batch(instances).await;
+    drop(slot);
+    let (result, named, failed) = match batch {
+        Ok((answer, (named, failed))) => (Ok(answer), named, failed),
+        Err(error) => (Err(error), distinct(&members), None),
+    };
+    let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
+    if let Some(first) = members.first() {
+        lane.note(&first.instance, &verdict, &result);
+    }
+    let reach = Reach::of(&verdict, &result, failed);
+    if let (Reach::AllBut(failed), Verdict::Started { .. }, false) = (&reach, &verdict, is_counted) {
+        lane.plan.saw(named.len() - failed.len(), 0);
+    }
+    debug!(lane = %lane.name, jobs = members.len(), instances = named.len(), ?verdict, ?reach, "called together");
+    let mut named: HashSet<InstanceId> = named.into_iter().collect();
+    for member in members {
+        let told = match &reach {
+            // Another job for this instance was called for, and had the answer; or a deadline had passed.
+            _ if !named.remove(&member.instance) => Told::Singly { touched: false, is_counted: true },
+            Reach::AllBut(failed) if !failed.contains(&member.instance) => Told::Answer(result.clone()),
+            Reach::AllBut(_) => Told::Singly { touched: false, is_counted },
+            Reach::Nobody { touched } => Told::Singly { touched: *touched, is_counted },
+        };
+        // Who does not wait any more is gone, and its job back in its queue.
+        let _ = member.tell.send(told);
+    }
+}
+
+/// Whom a company's answer tells what has become of its own instance.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    AllBut(Vec<InstanceId>),
+    /// `touched`: some may have been started.
+    Nobody {
+        touched: bool,
+    },
+}
+
+impl Reach {
+    /// `failed`: whom a 2xx names; `None` where it could not be read.
+    fn of(verdict: &Verdict, result: &Result<Answer, NoAnswer>, failed: Option<Vec<InstanceId>>) -> Self {
+        match (verdict, result) {
+            (Verdict::Started { .. }, _) => failed.map_or(Self::Nobody { touched: true }, Self::AllBut),
+            (Verdict::Throttled { .. } | Verdict::ClockSkew { .. } | Verdict::LaneFault, _) => Self::AllBut(vec![]),
+            // The API refused all because of one, whom it does not name, so it started none.
+            (_, Ok(answer)) if (400..500).contains(&answer.status) && !answer.foreign => {
+                Self::Nobody { touched: false }
+            }
+            _ => Self::AllBut(vec![]),
+        }
+    }
+}
+
+fn singly(members: impl IntoIterator<Item = Member>, is_counted: bool) {
+    for member in members {
+        let _ = member.tell.send(Told::Singly { touched: false, is_counted });
+    }
+}
+
+/// Each instance once, however many jobs there are for it.
+fn distinct<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<InstanceId> {
+    let mut seen = HashSet::new();
+    let first = members.into_iter().filter(|member| seen.insert(&member.instance));
+    first.map(|member| member.instance.clone()).collect()
+}
+
+/// Those of `instances` that are stopped, in the turn that was waited for; `None` where that was not told.
+async fn ask(lane: &Lane, instances: &[InstanceId]) -> Option<HashSet<InstanceId>> {
+    let listed = lane.states(instances).await;
+    if let Ok((answer, Some(states))) = &listed
+        && !answer.foreign
+    {
+        let stopped: HashSet<InstanceId> =
+            states.iter().filter(|(_, state)| **state == InstanceState::Stopped).map(|(id, _)| id.clone()).collect();
+        lane.plan.saw(stopped.len(), instances.len() - stopped.len());
+        return Some(stopped);
+    }
+    lane.plan.asked_in_vain();
+    let result = listed.map(|(answer, _)| answer);
+    let verdict = verdict::general(&result);
+    // Who may not list may start all the same.
+    if !matches!(verdict, Verdict::Failed(_)) {
+        lane.note(&instances[0], &verdict, &result);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
