@@ -42,7 +42,8 @@ pub(super) struct Called {
     pub(super) touched: bool,
 }
 
-/// No call was made for the job, but perhaps one for its company: the lane is paused, or the job's deadline has passed.
+/// No call was made for the job, but perhaps one for its company: the lane is paused, the job's deadline has passed, or
+/// it is to be put back.
 #[derive(Debug)]
 pub(super) struct NotCalled {
     /// That call may have started the instance.
@@ -102,6 +103,16 @@ impl Ticket {
         Self(Right::Alone(slot))
     }
 
+    /// For a job that is not to be called, but put back.
+    pub(super) fn invalid() -> Self {
+        Self(Right::None)
+    }
+
+    /// Whether it is good for a call.
+    pub(super) fn is_valid(&self) -> bool {
+        !matches!(self.0, Right::None)
+    }
+
     /// For `count` jobs that are called together in `slot`. Where that does not do, they take others from `slots`.
     pub(super) fn together(
         count: usize,
@@ -132,6 +143,9 @@ impl Ticket {
         deadline: Option<Timestamp>,
     ) -> Result<Called, NotCalled> {
         let (mut touched, mut is_counted) = (false, false);
+        if !self.is_valid() {
+            return Err(NotCalled { touched });
+        }
         if let Right::Seat(seat) = &mut self.0 {
             match seat.call(lane, instance, deadline).await {
                 Told::Answer(result) => return Ok(Called { result, is_noted: true, touched }),
@@ -219,6 +233,9 @@ async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: Vec<Member>)
         if members.len() < 2 || lane.limited().await.is_err() {
             return singly(members, true);
         }
+    }
+    if !members.iter().any(|member| in_time(member.deadline)) {
+        return singly(members, is_counted);
     }
     let instances = || {
         let wanted = members.iter().filter(|member| in_time(member.deadline));

@@ -54,8 +54,8 @@ pub struct Lane {
     concurrency: u32,
     /// Jobs that may be called together.
     batch: usize,
-    /// Deliveries each of the lane's two queues may have with us, unacked.
-    prefetch: u16,
+    /// API calls a second, as configured.
+    rate: f64,
     names: Names,
     endpoint: Endpoint,
     credentials: CredentialSource,
@@ -127,7 +127,7 @@ impl Lane {
             retry,
             concurrency: lane.concurrency,
             batch: lane.batch as usize,
-            prefetch: prefetch(lane.rate, lane.concurrency, lane.batch),
+            rate: lane.rate,
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
@@ -267,6 +267,11 @@ impl Lane {
         if self.plan.way(self.batch) == Way::Singly { 1 } else { self.batch }
     }
 
+    /// Deliveries that each of the lane's two queues is to have with us just now, unacked.
+    fn prefetch(&self) -> u16 {
+        prefetch(self.rate, self.limiter.rate(), self.concurrency, self.company_size())
+    }
+
     /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.
     async fn limited(&self) -> Result<(), Paused> {
         tokio::select! {
@@ -375,11 +380,13 @@ impl Tenure {
 /// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
 /// RabbitMQ allows 30.
 ///
-/// With a `batch` it is a second's worth of batches, where that is more.
-fn prefetch(rate: f64, concurrency: u32, batch: u32) -> u16 {
-    let batch = f64::from(batch);
-    let wanted = (f64::from(concurrency * 2) + rate.min(64.0)) * batch;
-    let worth = (rate * 6.0).max(rate * batch).max(1.0);
+/// Where `company` jobs are called together, it is a second's worth of those at the `present` rate, if that is more. It is
+/// less again once they are called singly, or slowly.
+fn prefetch(rate: f64, present: f64, concurrency: u32, company: usize) -> u16 {
+    #[expect(clippy::cast_precision_loss, reason = "a hundred at most")]
+    let company = company as f64;
+    let wanted = (f64::from(concurrency * 2) + rate.min(64.0)) * company;
+    let worth = (rate * 6.0).max(present * company).max(1.0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 2,112")]
     let prefetch = wanted.min(worth).min(MOST_PREFETCHED) as u16;
     prefetch
@@ -434,16 +441,18 @@ mod tests {
 
     #[test]
     fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
-        assert_eq!(prefetch(20.0, 32, 1), 84);
-        assert_eq!(prefetch(0.01, 32, 1), 1);
-        assert_eq!(prefetch(0.5, 32, 1), 3);
-        assert_eq!(prefetch(1e6, 64, 1), 192);
-        assert_eq!(prefetch(1e6, 1024, 1), 2112);
-        // A second's worth of batches, or six of single calls.
-        assert_eq!(prefetch(20.0, 32, 20), 400);
-        assert_eq!(prefetch(20.0, 32, 2), 120);
-        assert_eq!(prefetch(20.0, 1, 100), 2000);
-        assert_eq!(prefetch(0.01, 32, 100), 1);
-        assert_eq!(prefetch(1e6, 1024, 100), 2112);
+        assert_eq!(prefetch(20.0, 20.0, 32, 1), 84);
+        assert_eq!(prefetch(0.01, 0.01, 32, 1), 1);
+        assert_eq!(prefetch(0.5, 0.5, 32, 1), 3);
+        assert_eq!(prefetch(1e6, 1e6, 64, 1), 192);
+        assert_eq!(prefetch(1e6, 1e6, 1024, 1), 2112);
+        // A second's worth of jobs that are called together, or six of calls.
+        assert_eq!(prefetch(20.0, 20.0, 32, 20), 400);
+        assert_eq!(prefetch(20.0, 20.0, 32, 2), 120);
+        assert_eq!(prefetch(20.0, 20.0, 32, 100), 2000);
+        assert_eq!(prefetch(0.01, 0.01, 32, 100), 1);
+        assert_eq!(prefetch(1e6, 1e6, 1024, 100), 2112);
+        // Throttled as far as it goes, a lane holds no more than one that calls singly.
+        assert_eq!(prefetch(20.0, 1.0, 32, 20), 120);
     }
 }

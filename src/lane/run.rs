@@ -15,7 +15,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tracing::{debug, warn};
 
-use super::company::Ticket;
+use super::company::{NotCalled, Ticket};
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
@@ -100,11 +100,11 @@ impl Job {
         Self { message, unacked, job, progress, is_new, first }
     }
 
-    /// Whether it may be called together with others. One that failed before, or was denied, goes alone: so it fails no
-    /// other job over and over, nor is failed by one.
+    /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
+    /// no other job over and over, nor is failed by one.
     pub(super) fn likes_company(&self) -> bool {
-        let Progress { attempts, denied, .. } = self.progress;
-        matches!(self.first, First::Call(_)) && !self.is_late() && attempts == 0 && !denied
+        let failed_before = self.progress.failing_since.is_some() || self.progress.denied;
+        matches!(self.first, First::Call(_)) && !self.is_late() && !failed_before
     }
 
     /// Waits for the limiter, if there is a call to make.
@@ -170,6 +170,11 @@ impl Job {
         self.later(touched, INTO_THE_QUEUE, "paused")
     }
 
+    /// Back because the lane is paused, or it is not the job's turn after all.
+    fn not_called(&self, lane: &Lane, touched: bool) -> Next {
+        self.later(touched, INTO_THE_QUEUE, if lane.pause.is_paused() { "paused" } else { "put_back" })
+    }
+
     /// The job's name in the lane's memory.
     fn key(&self, lane: &Lane) -> Option<Key> {
         self.job.as_ref().map(|job| lane.memory.key(&self.progress.job_id, &job.instance_id))
@@ -226,8 +231,8 @@ impl Job {
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
     async fn call(&self, lane: &Lane, instance: &InstanceId, mut ticket: Ticket) -> Next {
-        if lane.pause.is_paused() {
-            return self.unharmed(false);
+        if lane.pause.is_paused() || !ticket.is_valid() {
+            return self.not_called(lane, false);
         }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
         let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
@@ -235,7 +240,7 @@ impl Job {
 
         let called = match ticket.start(lane, instance, deadline).await {
             Ok(called) => called,
-            Err(not_called) => return self.unharmed(not_called.touched),
+            Err(NotCalled { touched }) => return self.not_called(lane, touched),
         };
         let circumstances = Circumstances { policy, first_touch: !(touched || called.touched) };
         let mut result = called.result;
@@ -257,7 +262,11 @@ impl Job {
         if lane.pause.spares(&verdict, &result).await {
             return self.unharmed(true);
         }
-        decide(verdict, result, &self.progress, lane.retry, Timestamp::now(), rand::random())
+        let (now, random) = (Timestamp::now(), rand::random());
+        if called.is_noted && verdict == Verdict::Transient {
+            return alone_next_time(&self.progress, lane.retry, now, random);
+        }
+        decide(verdict, result, &self.progress, lane.retry, now, random)
     }
 
     /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
@@ -391,6 +400,15 @@ fn first(job: &job::Job, now: Timestamp) -> First {
 
 fn is_late(job: &job::Job, now: Timestamp) -> bool {
     job.deadline.is_some_and(|deadline| deadline < now)
+}
+
+/// What follows where a call for several jobs failed: any of them may be why, so none is charged with an attempt. Each is
+/// called by itself next.
+fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
+    let setbacks = progress.setbacks.saturating_add(1);
+    let delay = full_jitter(retry.initial, retry.max, setbacks, random);
+    let progress = Progress { setbacks, touched: true, failing_since: Some(now), ..progress.clone() };
+    Next::Park { progress, delay, cause: "transient" }
 }
 
 /// What follows from a verdict, for a job that has come as far as `progress`. `random` is from [0, 1).

@@ -57,17 +57,7 @@ pub(super) async fn serve(
         };
         if !stopped && !lane.pause.is_paused() {
             readiness.lane(lane.name(), LaneState::Held);
-            let mut intake = Intake::open(lane, &channel).await?;
-            tokio::select! {
-                biased;
-                () = stop.requested() => {}
-                done = take(tenure, &mut intake, &mut jobs) => done?,
-            }
-            intake.cancel(&channel).await?;
-            if lane.pause.is_paused() {
-                // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
-                intake.empty(tenure, &mut jobs).await?;
-            }
+            subscribe_and_take(tenure, &channel, &mut jobs, stop).await?;
         }
         drain(lane, jobs, stop).await?;
         if lane.pause.is_paused() && !stop.is_requested() {
@@ -105,19 +95,56 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
     }
 }
 
-/// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks,
-/// there is reason to be wary, or the lane is paused.
-async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
+/// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them.
+async fn subscribe_and_take(
+    tenure: &Arc<Tenure>,
+    channel: &Channel,
+    jobs: &mut Jobs,
+    stop: &Stop,
+) -> Result<(), LaneError> {
+    loop {
+        let mut intake = Intake::open(&tenure.lane, channel).await?;
+        let taken = tokio::select! {
+            biased;
+            () = stop.requested() => Taken::Over,
+            taken = take(tenure, &mut intake, jobs) => taken?,
+        };
+        intake.cancel(channel).await?;
+        if tenure.lane.pause.is_paused() || taken == Taken::Unfit {
+            // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
+            intake.empty(tenure, jobs).await?;
+        }
+        if tenure.lane.pause.is_paused() || taken == Taken::Over {
+            return Ok(());
+        }
+    }
+}
+
+/// Why no more is taken.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    /// The lane is paused, or there is reason to be wary.
+    Over,
+    /// The prefetch is not what it should be.
+    Unfit,
+}
+
+/// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
+/// there is a reason to stop.
+async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, LaneError> {
     let lane = &tenure.lane;
     let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
     let mut gathering = Gathering::default();
-    loop {
+    let taken = loop {
+        if intake.is_unfit(lane) {
+            break Taken::Unfit;
+        }
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
         let delivery = tokio::select! {
             biased;
-            () = lane.pause.begun() => break,
+            () = lane.pause.begun() => break Taken::Over,
             () = gathering.over(lane.company_size()) => {
                 gathering.start(tenure, &slots, jobs).await;
                 continue;
@@ -126,7 +153,7 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
         };
         if delivery.count >= SUSPECT_AT {
             warn!(lane = %lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
-            break;
+            break Taken::Over;
         }
         let job = Job::admit(delivery, lane.name());
         if lane.company_size() > 1 && job.likes_company() {
@@ -138,9 +165,9 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
         job.wait_for_its_turn(lane).await;
         start(tenure, job, Ticket::alone(slot), jobs);
-    }
+    };
     gathering.start(tenure, &slots, jobs).await;
-    Ok(())
+    Ok(taken)
 }
 
 /// How long a job waits for others to be called with.
@@ -265,13 +292,15 @@ const DUE_IN_A_ROW: u8 = 4;
 struct Intake {
     due: Consumer,
     jobs: Consumer,
+    prefetch: u16,
     due_in_a_row: u8,
 }
 
 impl Intake {
     async fn open(lane: &Lane, channel: &Channel) -> Result<Self, LaneError> {
-        // The prefetch holds for each consumer opened after it.
-        channel.basic_qos(lane.prefetch, BasicQosOptions::default()).await?;
+        let prefetch = lane.prefetch();
+        // It holds for each consumer opened after it.
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let consume = async |queue: String| {
             channel
                 .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
@@ -280,12 +309,20 @@ impl Intake {
         Ok(Self {
             due: consume(lane.names.due_of(&lane.name)).await?,
             jobs: consume(lane.names.jobs_of(&lane.name)).await?,
+            prefetch,
             due_in_a_row: 0,
         })
     }
 
+    /// Whether the lane is to hold less than half as many deliveries by now, or more than twice as many: its jobs are
+    /// called singly where they were called together, or the other way round, or much more slowly.
+    fn is_unfit(&self, lane: &Lane) -> bool {
+        let wanted = lane.prefetch();
+        wanted < self.prefetch / 2 || wanted / 2 > self.prefetch
+    }
+
     async fn next(&mut self) -> Result<Delivery, LaneError> {
-        let Self { due, jobs, due_in_a_row } = self;
+        let Self { due, jobs, due_in_a_row, .. } = self;
         let (delivery, of_due) = if *due_in_a_row < DUE_IN_A_ROW {
             tokio::select! {
                 biased;
@@ -304,13 +341,11 @@ impl Intake {
         Ok(delivery.ok_or_else(|| LaneError::Cancelled(queue.to_string()))??.into())
     }
 
-    /// Has every delivery run that came before the subscriptions ended.
+    /// Has every delivery put back, or ended, that came before the subscriptions ended, without a call.
     async fn empty(&mut self, tenure: &Arc<Tenure>, jobs: &mut Jobs) -> Result<(), LaneError> {
-        let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
         for consumer in [&mut self.due, &mut self.jobs] {
             while let Some(delivery) = consumer.next().await {
-                let job = Job::admit(delivery?.into(), tenure.lane.name());
-                start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
+                start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), Ticket::invalid(), jobs);
             }
         }
         Ok(())
