@@ -235,8 +235,8 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
 /// Killed under load, with a fleet of which every tenth machine runs already.
 #[tokio::test]
 async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate() {
-    let (rate, burst) = (40.0, 5);
-    let lane = "batch = 20\nrate = 40\nburst = 5\nconcurrency = 8";
+    let (rate, burst) = (20.0, 5);
+    let lane = "batch = 20\nrate = 20\nburst = 5\nconcurrency = 8";
     let mut stage = stage("Stopped=3000", lane).await;
     let lateness = Lateness::measure(&stage.sim);
     let running: Vec<Value> =
@@ -244,7 +244,7 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
     stage.sim.control("PUT", "instances", json!(running)).await;
     let mut account = Account::open(&stage.vhost.url).await;
     account.submit((1..=3000).map(instance), json!({})).await;
-    for round in 1..=6_u64 {
+    for round in 1..=4_u64 {
         let called = stage.sim.wire().await.len() + 8;
         eventually("calls are made", async || (stage.sim.wire().await.len() >= called).then_some(())).await;
         assert!(account.ended().await < 3000, "the kills come under load");

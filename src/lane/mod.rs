@@ -5,6 +5,7 @@ mod balance;
 mod baton;
 mod call;
 mod company;
+mod gathering;
 mod keys;
 mod lease;
 mod limiter;

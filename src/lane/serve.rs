@@ -16,10 +16,11 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::company::Ticket;
+use super::gathering::Gathering;
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
@@ -73,7 +74,7 @@ pub(super) async fn serve(
     }
 }
 
-type Jobs = JoinSet<Result<(), lapin::Error>>;
+pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 
 /// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
 /// keys, until that is answered.
@@ -170,48 +171,6 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
     Ok(taken)
 }
 
-/// How long a job waits for others to be called with.
-const COMPANY: Duration = Duration::from_millis(50);
-
-/// Jobs that wait to be called together.
-#[derive(Default)]
-struct Gathering {
-    jobs: Vec<Job>,
-    /// When the first of them has waited long enough.
-    until: Option<Instant>,
-}
-
-impl Gathering {
-    fn add(&mut self, job: Job) {
-        self.until.get_or_insert_with(|| Instant::now() + COMPANY);
-        self.jobs.push(job);
-    }
-
-    /// Waits until there are enough of them, or the first has waited long enough.
-    async fn over(&self, enough: usize) {
-        match self.until {
-            Some(until) if self.jobs.len() < enough => sleep_until(until).await,
-            Some(_) => {}
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Waits for the limiter, once for all of them, and has them run.
-    async fn start(&mut self, tenure: &Arc<Tenure>, slots: &Arc<Semaphore>, jobs: &mut Jobs) {
-        if self.jobs.is_empty() {
-            return;
-        }
-        let slot = slot(slots).await;
-        // Paused or not is asked before the call.
-        let _ = tenure.lane.limited().await;
-        let Self { jobs: company, .. } = std::mem::take(self);
-        let tickets = Ticket::together(company.len(), slot, slots);
-        for (job, ticket) in company.into_iter().zip(tickets) {
-            start(tenure, job, ticket, jobs);
-        }
-    }
-}
-
 /// Takes one message at a time from either queue in turn, until neither queue's next one is under suspicion and the lane
 /// is not on trial. One that is suspected has the lane for itself.
 async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
@@ -247,7 +206,8 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
     Ok(())
 }
 
-async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+/// Waits for the right to make one of the lane's calls at a time.
+pub(super) async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     slots.clone().acquire_owned().await.expect("nobody closes the semaphore")
 }
 
@@ -258,7 +218,8 @@ async fn join_all(jobs: &mut Jobs) -> Result<(), LaneError> {
     Ok(())
 }
 
-fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
+/// Has a job run, in a task of its own.
+pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
     let tenure = tenure.clone();
     jobs.spawn(async move {
         let _in_flight = tenure.lane.metrics.in_flight();
