@@ -237,29 +237,29 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
 async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate() {
     let (rate, burst) = (20.0, 5);
     let lane = "batch = 20\nrate = 20\nburst = 5\nconcurrency = 8";
-    let mut stage = stage("Stopped=3000", lane).await;
+    let mut stage = stage("Stopped=2000", lane).await;
     let lateness = Lateness::measure(&stage.sim);
     let running: Vec<Value> =
-        (1..=100).map(|number| json!({"id": instance(number * 30), "status": "Running"})).collect();
+        (1..=66).map(|number| json!({"id": instance(number * 30), "status": "Running"})).collect();
     stage.sim.control("PUT", "instances", json!(running)).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=3000).map(instance), json!({})).await;
+    account.submit((1..=2000).map(instance), json!({})).await;
     for round in 1..=4_u64 {
         let called = stage.sim.wire().await.len() + 8;
         eventually("calls are made", async || (stage.sim.wire().await.len() >= called).then_some(())).await;
-        assert!(account.ended().await < 3000, "the kills come under load");
+        assert!(account.ended().await < 2000, "the kills come under load");
         tokio::time::sleep(std::time::Duration::from_millis(round * 3 % 13)).await;
         stage.daemon.child.signal("KILL");
         stage.daemon.child.ended().await;
         stage.daemon.start_again();
     }
     let ends = account.close(PATIENCE).await;
-    assert_eq!(ends.values().sum::<usize>(), 3000, "{ends:?}");
+    assert_eq!(ends.values().sum::<usize>(), 2000, "{ends:?}");
     assert!(ends.keys().all(|end| end == "started" || end == "already_done"), "{ends:?}");
     for instance in stage.sim.control("GET", "instances", Value::Null).await.as_array().expect("a list") {
         assert!(instance["starts"].as_u64().expect("a number") <= 1, "{instance}");
     }
     let calls = stage.sim.wire().await;
-    println!("{} calls for 3000 jobs", calls.len());
+    println!("{} calls for 2000 jobs", calls.len());
     lateness.assert_pace(&calls, rate, burst);
 }
