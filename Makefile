@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 soak bench build
+.PHONY: help demo test test-batch test-rabbitmq4 soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -14,6 +14,11 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 	cargo clippy --all-targets -- -D warnings
 	cargo test -- --test-threads=8 # they wait more than they work
 
+test-batch: ## the tests of faults with lanes that call 20 jobs together
+	@tests/support/setup broker
+	REVEILLE_TEST_BATCH=20 cargo test --test suite -- --test-threads=8 \
+	    stop:: ambiguity:: api_faults:: pause:: fleet:: mended:: network:: broker_lost:: replicas:: cluster:: deadline::
+
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
@@ -22,9 +27,9 @@ soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a 
 	@tests/support/setup broker
 	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test suite soak -- --ignored --nocapture
 
-bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate
+bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets
 	@tests/support/setup broker
-	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate
+	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate && cargo bench --bench fleet
 
 build: ## release binaries: target/release/reveille and target/release/bcc-sim
 	cargo build --release

@@ -157,7 +157,7 @@ pub struct Progress {
     pub attempts: u32,
     /// How often the job was parked after a call, counted or not.
     pub setbacks: u32,
-    /// When the first counted attempt failed: `give_up_after` runs from here.
+    /// When a call first failed, its own or one for several jobs: `give_up_after` runs from here.
     pub failing_since: Option<Timestamp>,
     /// A call may have been made for this job before, by us or by a copy of this message. A 409 then proves nothing.
     pub touched: bool,

@@ -11,7 +11,7 @@ use crate::support::daemon::Daemon;
 use crate::support::lost_acks::LostAcks;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
-use crate::support::stage::{Stage, Wishes, config};
+use crate::support::stage::{Stage, Wishes, config, in_batches};
 use crate::support::{PATIENCE, broker, eventually};
 
 const POLICIES: [&str; 3] = ["fail", "accept", "verify"];
@@ -33,7 +33,11 @@ async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
     }
     for (instance, outcome) in stage.outcomes(number).await {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
-        assert_eq!(stage.sim.operations(&instance).await, ["start", "start", "describe"]);
+        // In company each also meets what the others have coming.
+        let operations = stage.sim.operations(&instance).await;
+        assert!(
+            operations == ["start", "start", "describe"] || in_batches() && operations.ends_with(&["describe".into()])
+        );
         assert_eq!(stage.sim.instance(&instance).await["starts"], 1);
     }
 }
@@ -161,7 +165,9 @@ async fn copies_parked_after_a_5xx(crash: Crash) {
     let all: Vec<String> = failing.zip(good).flat_map(|(failing, good)| [failing.clone(), good.clone()]).collect();
     let jobs = || under_each_policy(&all, json!({}));
     let wishes = Wishes { retry: "initial = \"8s\"\nmax = \"8s\"", lane: "concurrency = 1", ..Wishes::default() };
-    let copies = Copies::make(crash, sim, wishes, 15, jobs).await;
+    // In company, those fail too whose own calls would go well.
+    let parked = if in_batches() { 30 } else { 15 };
+    let copies = Copies::make(crash, sim, wishes, parked, jobs).await;
     let (counts, sim) = copies.ends(30).await;
     // Three ran before. After a call whose fate is not known they may be of our making.
     assert_eq!(counts, [("started".to_owned(), 30)].into());
@@ -255,8 +261,14 @@ async fn outcomes_told_twice(crash: Crash) {
         (account.events >= 72).then_some(())
     })
     .await;
-    let expected = [("failed conflict", 10), ("already_done", 20), ("failed exhausted", 6)];
-    assert_eq!(account.close(PATIENCE).await, expected.map(|(end, count)| (end.to_owned(), count)).into());
+    let counts = account.close(PATIENCE).await;
+    if in_batches() {
+        // Those who ran before were in one call with those who failed: they may be of our making.
+        assert_eq!((counts["failed exhausted"], counts.values().sum::<usize>()), (6, 36), "{counts:?}");
+    } else {
+        let expected = [("failed conflict", 10), ("already_done", 20), ("failed exhausted", 6)];
+        assert_eq!(counts, expected.map(|(end, count)| (end.to_owned(), count)).into());
+    }
     assert!(stopped.len() == 6 && sim.log().await.iter().all(|call| call.operation == "describe" || !call.took_effect));
 }
 

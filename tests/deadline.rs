@@ -8,7 +8,8 @@ use crate::support::stage::{Stage, Wishes};
 
 #[tokio::test]
 async fn a_machine_that_our_own_call_started_is_not_expired() {
-    let lane = "timeout = \"1s\"";
+    // Each has what it meets in its own script.
+    let lane = "timeout = \"1s\"\nbatch = 1";
     let retry = "initial = \"5s\"\nmax = \"5s\"";
     let mut stage = Stage::with(Wishes { lane, retry, ..Wishes::default() }).await;
     // The call succeeds unseen for the one and not at all for the other, and the deadline passes meanwhile.

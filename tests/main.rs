@@ -3,6 +3,7 @@
 mod ambiguity;
 mod api_faults;
 mod balance;
+mod batch;
 mod baton;
 mod bcc_sim;
 mod broker_lost;

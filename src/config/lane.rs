@@ -45,6 +45,8 @@ pub struct Lane {
     pub burst: u32,
     /// Most calls in flight at a time, 1 to 1,024.
     pub concurrency: u32,
+    /// Most jobs that go out in one call, 1 to [`MOST_IDS`](crate::bce::MOST_IDS), which is 100.
+    pub batch: u32,
     /// The 409 policy of jobs that name none.
     pub conflict: Conflict,
     /// When jobs that do not say are done.
@@ -95,6 +97,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
         rate: table.or("rate", 20.0, rate_expected, |raw| raw.number().filter(|rate| (0.01..=1e6).contains(rate))),
         burst: table.or("burst", 5, "a whole number from 1 to 100000", |raw| within(raw.count(), 1, 100_000)),
         concurrency: table.or("concurrency", 32, "a whole number from 1 to 1024", |raw| within(raw.count(), 1, 1024)),
+        batch: table.or("batch", 1, "a whole number from 1 to 100", |raw| within(raw.count(), 1, 100)),
         conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| match raw.text()? {
             "fail" => Some(Conflict::Fail),
             "accept" => Some(Conflict::Accept),

@@ -68,7 +68,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     assert_eq!(lane.name.as_str(), "default");
     assert_eq!(lane.endpoint.to_string(), "https://bcc.bj.baidubce.com");
     assert_eq!(lane.credentials, CredentialSource::Environment);
-    assert_eq!((lane.rate, lane.burst, lane.concurrency), (20.0, 5, 32));
+    assert_eq!((lane.rate, lane.burst, lane.concurrency, lane.batch), (20.0, 5, 32, 1));
     assert_eq!((lane.conflict, lane.confirm), (Conflict::Verify, Confirm::Accepted));
     assert_eq!(lane.timeouts, Timeouts { connect: 3 * SECOND, total: 15 * SECOND });
 
@@ -94,6 +94,7 @@ fn a_full_file_is_read_to_its_last_key() {
         rate = 0.5
         burst = 1
         concurrency = 1024
+        batch = 100
         conflict = "fail"
         confirm = "accepted"
         connect_timeout = "1500ms"
@@ -126,7 +127,8 @@ fn a_full_file_is_read_to_its_last_key() {
     let [bj, rehearsal] = &config.lanes[..] else { panic!("{:?}", config.lanes) };
     assert_eq!((bj.name.as_str(), bj.endpoint.to_string().as_str()), ("prod-bj", "https://bcc.gz.baidubce.com"));
     assert_eq!(bj.credentials, CredentialSource::File("/keys/bj.toml".into()));
-    assert_eq!((bj.rate, bj.burst, bj.concurrency, bj.conflict), (0.5, 1, 1024, Conflict::Fail));
+    assert_eq!((bj.rate, bj.burst, bj.concurrency, bj.batch), (0.5, 1, 1024, 100));
+    assert_eq!(bj.conflict, Conflict::Fail);
     assert_eq!(bj.timeouts, Timeouts { connect: 3 * SECOND / 2, total: 300 * SECOND });
     assert_eq!(rehearsal.endpoint.to_string(), "http://127.0.0.1:8080");
     assert_eq!((rehearsal.rate, rehearsal.conflict), (1e6, Conflict::Accept));

@@ -1,5 +1,6 @@
 //! How a lane makes its calls: counted, timed, and once more where the API's clock and ours were apart.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -13,10 +14,34 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 /// What came of asking for an instance's state.
 pub(super) type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
 
+/// What came of a start call for many: whom it named, and who of them failed, if that could be read.
+pub(super) type StartedBatch = Result<(Answer, (Vec<InstanceId>, Option<Vec<InstanceId>>)), NoAnswer>;
+
+/// What came of asking for the states of many, if they could be read.
+pub(super) type States = Result<(Answer, Option<HashMap<InstanceId, InstanceState>>), NoAnswer>;
+
 impl Lane {
     /// Asks for an instance to be started, in the turn that was waited for. `wanted` says whether it still is to be.
     pub(super) async fn start(&self, instance: &InstanceId, wanted: impl Fn() -> bool) -> Result<Answer, NoAnswer> {
         self.call(Operation::Start, wanted, || self.client.start(instance)).await
+    }
+
+    /// Asks for all `instances` to be started, in the turn that was waited for. They are asked for anew where the call is
+    /// made once more. Returns whom it named, too.
+    pub(super) async fn start_batch(&self, instances: impl Fn() -> Vec<InstanceId>) -> StartedBatch {
+        let call = || {
+            let named = instances();
+            async {
+                let (answer, failed) = self.client.start_batch(&named).await?;
+                Ok((answer, (named, failed)))
+            }
+        };
+        self.call(Operation::StartBatch, || !instances().is_empty(), call).await
+    }
+
+    /// Asks for the states of `instances`, in the turn that was waited for.
+    pub(super) async fn states(&self, instances: &[InstanceId]) -> States {
+        self.call(Operation::States, || true, || self.client.states(instances)).await
     }
 
     /// Asks for an instance's state, in its turn.

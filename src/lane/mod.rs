@@ -4,16 +4,21 @@
 mod balance;
 mod baton;
 mod call;
+mod company;
+mod gathering;
+mod intake;
 mod keys;
 mod lease;
 mod limiter;
 mod memory;
 mod pace;
 mod pause;
+mod plan;
 mod recall;
 mod roll_call;
 mod run;
 mod serve;
+mod stop;
 pub mod verdict;
 
 use std::convert::Infallible;
@@ -22,16 +27,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
 use self::baton::Baton;
+use self::intake::prefetch;
 use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::pause::{Cause, Change, Pause};
+use self::plan::{Plan, Way};
+pub use self::stop::Stop;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
@@ -49,14 +56,17 @@ pub struct Lane {
     retry: config::Retry,
     /// API calls in flight, at most.
     concurrency: u32,
-    /// Deliveries each of the lane's two queues may have with us, unacked.
-    prefetch: u16,
+    /// Jobs that may be called together.
+    batch: usize,
+    /// API calls a second, as configured.
+    rate: f64,
     names: Names,
     endpoint: Endpoint,
     credentials: CredentialSource,
     client: Client,
     limiter: Limiter,
     memory: Memory,
+    plan: Plan,
     lease: Lease,
     replies: Arc<Replies>,
     metrics: LaneMetrics,
@@ -117,13 +127,15 @@ impl Lane {
             conflict: lane.conflict,
             retry,
             concurrency: lane.concurrency,
-            prefetch: prefetch(lane.rate, lane.concurrency),
+            batch: lane.batch as usize,
+            rate: lane.rate,
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
             memory: Memory::new(),
+            plan: Plan::default(),
             lease: Lease::new(),
             replies,
             metrics,
@@ -251,6 +263,16 @@ impl Lane {
         readiness.lane(self.name(), state);
     }
 
+    /// How many jobs are to be called together just now, at most.
+    fn company_size(&self) -> usize {
+        if self.plan.way(self.batch) == Way::Singly { 1 } else { self.batch }
+    }
+
+    /// Deliveries that each of the lane's two queues is to have with us just now, unacked.
+    fn prefetch(&self) -> u16 {
+        prefetch(self.rate, self.limiter.rate(), self.concurrency, self.company_size())
+    }
+
     /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.
     async fn limited(&self) -> Result<(), Paused> {
         tokio::select! {
@@ -351,78 +373,5 @@ impl Tenure {
         let (exchange, key) = (lane.names.outcomes(), format!("{}.held", lane.name));
         let body = event.to_bytes();
         self.outcomes.publish(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
-    }
-}
-
-/// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
-/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
-/// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
-/// RabbitMQ allows 30.
-fn prefetch(rate: f64, concurrency: u32) -> u16 {
-    let wanted = f64::from(concurrency * 2) + rate.min(64.0);
-    let six_seconds = (rate * 6.0).max(1.0);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "1 to 2,112, as concurrency is limited"
-    )]
-    let prefetch = wanted.min(six_seconds) as u16;
-    prefetch
-}
-
-/// Tells everything that runs to finish what it has begun and take nothing new.
-#[derive(Debug, Clone)]
-pub struct Stop {
-    requested: watch::Receiver<bool>,
-    /// A second reason, that concerns only some.
-    also: Option<watch::Receiver<bool>>,
-    /// How long what has begun may take.
-    pub grace: Duration,
-}
-
-impl Stop {
-    /// A stop that is requested by sending `true`.
-    pub fn new(grace: Duration) -> (watch::Sender<bool>, Self) {
-        let (sender, requested) = watch::channel(false);
-        (sender, Self { requested, also: None, grace })
-    }
-
-    /// One that is requested with this one, or by `also` on its own.
-    fn or(&self, also: watch::Receiver<bool>) -> Self {
-        Self { also: Some(also), ..self.clone() }
-    }
-
-    /// Whether the stop is requested.
-    pub fn is_requested(&self) -> bool {
-        *self.requested.borrow() || self.also.as_ref().is_some_and(|also| *also.borrow())
-    }
-
-    /// Waits until the stop is requested.
-    pub async fn requested(&self) {
-        let said = async |receiver: Option<&watch::Receiver<bool>>| {
-            let Some(mut receiver) = receiver.cloned() else { return std::future::pending().await };
-            if receiver.wait_for(|requested| *requested).await.is_err() {
-                // Nobody is left who could request it.
-                std::future::pending().await
-            }
-        };
-        tokio::select! {
-            () = said(Some(&self.requested)) => {}
-            () = said(self.also.as_ref()) => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
-        assert_eq!(prefetch(20.0, 32), 84);
-        assert_eq!(prefetch(0.01, 32), 1);
-        assert_eq!(prefetch(0.5, 32), 3);
-        assert_eq!(prefetch(1e6, 64), 192);
-        assert_eq!(prefetch(1e6, 1024), 2112);
     }
 }

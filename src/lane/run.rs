@@ -13,9 +13,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use super::company::{NotCalled, Ticket};
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
@@ -100,6 +100,13 @@ impl Job {
         Self { message, unacked, job, progress, is_new, first }
     }
 
+    /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
+    /// no other job over and over, nor is failed by one.
+    pub(super) fn likes_company(&self) -> bool {
+        let failed_before = self.progress.failing_since.is_some() || self.progress.denied;
+        matches!(self.first, First::Call(_)) && !self.is_late() && !failed_before
+    }
+
     /// Waits for the limiter, if there is a call to make.
     pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
         if matches!(self.first, First::Call(_)) && !self.is_late() {
@@ -108,17 +115,20 @@ impl Job {
         }
     }
 
-    /// Calls, judges, and acks once the broker has confirmed what came of it. `slot` is the right to make calls: it
+    /// Calls, judges, and acks once the broker has confirmed what came of it. `ticket` is the right to make calls: it
     /// is given back before the confirms, which take longer than a call.
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn run(self, tenure: &Tenure, slot: OwnedSemaphorePermit) -> Result<(), lapin::Error> {
+    pub(super) async fn run(self, tenure: &Tenure, ticket: Ticket) -> Result<(), lapin::Error> {
         let lane = &tenure.lane;
         let turn = self.key(lane).map(|key| lane.memory.turn(key));
         let next = match turn {
-            Some(None) => self.later(false, AFTER_ITS_COPY, "copy"),
-            _ => self.next(lane, slot).await,
+            Some(None) => {
+                drop(ticket);
+                self.later(false, AFTER_ITS_COPY, "copy")
+            }
+            _ => self.next(lane, ticket).await,
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
@@ -135,12 +145,15 @@ impl Job {
         Ok(())
     }
 
-    async fn next(&self, lane: &Lane, slot: OwnedSemaphorePermit) -> Next {
+    async fn next(&self, lane: &Lane, mut ticket: Ticket) -> Next {
         match &self.first {
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
             // As it came, or since, while it waited for its turn.
-            First::Call(instance) if self.is_late() => self.expire(lane, instance).await,
-            First::Call(instance) => self.call(lane, instance, slot).await,
+            First::Call(instance) if self.is_late() => {
+                ticket.leave_company();
+                self.expire(lane, instance).await
+            }
+            First::Call(instance) => self.call(lane, instance, ticket).await,
             First::Wait(delay) => self.later(false, *delay, "not_before"),
             First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
         }
@@ -155,6 +168,11 @@ impl Job {
     /// Back because the lane is paused.
     fn unharmed(&self, touched: bool) -> Next {
         self.later(touched, INTO_THE_QUEUE, "paused")
+    }
+
+    /// Back because the lane is paused, or it is not the job's turn after all.
+    fn not_called(&self, lane: &Lane, touched: bool) -> Next {
+        self.later(touched, INTO_THE_QUEUE, if lane.pause.is_paused() { "paused" } else { "put_back" })
     }
 
     /// The job's name in the lane's memory.
@@ -212,15 +230,20 @@ impl Job {
     }
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
-    async fn call(&self, lane: &Lane, instance: &InstanceId, slot: OwnedSemaphorePermit) -> Next {
-        if lane.pause.is_paused() {
-            return self.unharmed(false);
+    async fn call(&self, lane: &Lane, instance: &InstanceId, mut ticket: Ticket) -> Next {
+        if lane.pause.is_paused() || !ticket.is_valid() {
+            return self.not_called(lane, false);
         }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
         let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
-        let circumstances = Circumstances { policy, first_touch: !touched };
+        let deadline = self.job.as_ref().and_then(|job| job.deadline);
 
-        let mut result = lane.start(instance, || !self.is_late()).await;
+        let called = match ticket.start(lane, instance, deadline).await {
+            Ok(called) => called,
+            Err(NotCalled { touched }) => return self.not_called(lane, touched),
+        };
+        let circumstances = Circumstances { policy, first_touch: !(touched || called.touched) };
+        let mut result = called.result;
         let mut verdict = verdict::of_start(&result, circumstances);
         if verdict == Verdict::Verify {
             let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
@@ -230,14 +253,20 @@ impl Job {
                 result = described.map(|(answer, _)| answer);
             }
         }
-        lane.note(instance, &verdict, &result);
+        if !called.is_noted {
+            lane.note(instance, &verdict, &result);
+        }
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
-        drop(slot);
+        drop(ticket);
         if lane.pause.spares(&verdict, &result).await {
             return self.unharmed(true);
         }
-        decide(verdict, result, &self.progress, lane.retry, Timestamp::now(), rand::random())
+        let (now, random) = (Timestamp::now(), rand::random());
+        if called.is_noted && verdict == Verdict::Transient {
+            return alone_next_time(&self.progress, lane.retry, now, random);
+        }
+        decide(verdict, result, &self.progress, lane.retry, now, random)
     }
 
     /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
@@ -372,6 +401,15 @@ fn first(job: &job::Job, now: Timestamp) -> First {
 
 fn is_late(job: &job::Job, now: Timestamp) -> bool {
     job.deadline.is_some_and(|deadline| deadline < now)
+}
+
+/// What follows where a call for several jobs failed: any of them may be why, so none is charged with an attempt. Each is
+/// called by itself next.
+fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
+    let setbacks = progress.setbacks.saturating_add(1);
+    let delay = full_jitter(retry.initial, retry.max, setbacks, random);
+    let progress = Progress { setbacks, touched: true, failing_since: Some(now), ..progress.clone() };
+    Next::Park { progress, delay, cause: "transient" }
 }
 
 /// What follows from a verdict, for a job that has come as far as `progress`. `random` is from [0, 1).

@@ -1,5 +1,5 @@
-//! Takes deliveries while the lane is held: urgent jobs before due ones and those before new ones, as fast as the limiter allows, with no more
-//! calls at a time than the lane's concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
+//! Takes deliveries while the lane is held, as fast as the limiter allows, with no more calls at a time than the lane's
+//! concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
 //!
 //! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
 //! The broker counts how often a message came back, but it counts for all that were handed out together. So a lane is
@@ -7,20 +7,19 @@
 //! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
 //! too while it is on trial after a pause.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::Channel;
+use lapin::options::BasicGetOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::company::Ticket;
+use super::gathering::Gathering;
+use super::intake::{Intake, QUEUES, queues};
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
@@ -58,17 +57,7 @@ pub(super) async fn serve(
         };
         if !stopped && !lane.pause.is_paused() {
             readiness.lane(lane.name(), LaneState::Held);
-            let mut intake = Intake::open(lane, &channel).await?;
-            tokio::select! {
-                biased;
-                () = stop.requested() => {}
-                done = take(tenure, &mut intake, &mut jobs) => done?,
-            }
-            intake.cancel(&channel).await?;
-            if lane.pause.is_paused() {
-                // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
-                intake.empty(tenure, &mut jobs).await?;
-            }
+            subscribe_and_take(tenure, &channel, &mut jobs, stop).await?;
         }
         let drained = drain(lane, jobs, stop).await?;
         if drained && lane.pause.is_paused() && !stop.is_requested() {
@@ -84,7 +73,7 @@ pub(super) async fn serve(
     }
 }
 
-type Jobs = JoinSet<Result<(), lapin::Error>>;
+pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 
 /// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
 /// keys, until that is answered.
@@ -106,29 +95,79 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
     }
 }
 
-/// Takes one delivery after the other and has it run, until something breaks, there is reason to be wary, or the lane
-/// is paused.
-async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<(), LaneError> {
-    let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
+/// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them.
+async fn subscribe_and_take(
+    tenure: &Arc<Tenure>,
+    channel: &Channel,
+    jobs: &mut Jobs,
+    stop: &Stop,
+) -> Result<(), LaneError> {
     loop {
-        let slot = slot(&slots).await;
+        let mut intake = Intake::open(&tenure.lane, channel).await?;
+        let taken = tokio::select! {
+            biased;
+            () = stop.requested() => Taken::Over,
+            taken = take(tenure, &mut intake, jobs) => taken?,
+        };
+        intake.cancel(channel).await?;
+        if tenure.lane.pause.is_paused() || taken == Taken::Unfit {
+            // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
+            intake.empty(tenure, jobs).await?;
+        }
+        if tenure.lane.pause.is_paused() || taken == Taken::Over {
+            return Ok(());
+        }
+    }
+}
+
+/// Why no more is taken.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    /// The lane is paused, or there is reason to be wary.
+    Over,
+    /// The prefetch is not what it should be.
+    Unfit,
+}
+
+/// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
+/// there is a reason to stop.
+async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, LaneError> {
+    let lane = &tenure.lane;
+    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
+    let mut gathering = Gathering::default();
+    let taken = loop {
+        if intake.is_unfit(lane) {
+            break Taken::Unfit;
+        }
         while let Some(ended) = jobs.try_join_next() {
             broken(ended)?;
         }
         let delivery = tokio::select! {
             biased;
-            () = tenure.lane.pause.begun() => return Ok(()),
+            () = lane.pause.begun() => break Taken::Over,
+            () = gathering.over(lane.company_size()) => {
+                gathering.start(tenure, &slots, jobs).await;
+                continue;
+            }
             delivery = intake.next() => delivery?,
         };
         if delivery.count >= SUSPECT_AT {
-            warn!(lane = %tenure.lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
-            return Ok(());
+            warn!(lane = %lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
+            break Taken::Over;
         }
-        let job = Job::admit(delivery, tenure.lane.name());
+        let job = Job::admit(delivery, lane.name());
+        if lane.company_size() > 1 && job.likes_company() {
+            gathering.add(job);
+            continue;
+        }
+        // Not before there is a job: those whose company was refused need slots too.
+        let slot = slot(&slots).await;
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
-        job.wait_for_its_turn(&tenure.lane).await;
-        start(tenure, job, slot, jobs);
-    }
+        job.wait_for_its_turn(lane).await;
+        start(tenure, job, Ticket::alone(slot), jobs);
+    };
+    gathering.start(tenure, &slots, jobs).await;
+    Ok(taken)
 }
 
 /// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
@@ -152,7 +191,7 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             }
             let job = Job::admit(delivery, lane.name());
             job.wait_for_its_turn(lane).await;
-            start(tenure, job, slot(&slots).await, jobs);
+            start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
             if *suspect || lane.pause.is_on_trial() {
                 join_all(jobs).await?;
             }
@@ -166,7 +205,8 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
     Ok(())
 }
 
-async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+/// Waits for the right to make one of the lane's calls at a time.
+pub(super) async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     slots.clone().acquire_owned().await.expect("nobody closes the semaphore")
 }
 
@@ -177,11 +217,12 @@ async fn join_all(jobs: &mut Jobs) -> Result<(), LaneError> {
     Ok(())
 }
 
-fn start(tenure: &Arc<Tenure>, job: Job, slot: OwnedSemaphorePermit, jobs: &mut Jobs) {
+/// Has a job run, in a task of its own.
+pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
     let tenure = tenure.clone();
     jobs.spawn(async move {
         let _in_flight = tenure.lane.metrics.in_flight();
-        job.run(&tenure, slot).await
+        job.run(&tenure, ticket).await
     });
 }
 
@@ -202,122 +243,5 @@ fn broken(ended: Result<Result<(), lapin::Error>, JoinError>) -> Result<(), Lane
         // A message that brings us down is counted by the broker, and ended as poisoned in time.
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Ok(()),
-    }
-}
-
-/// A lane's queues, in the order in which they are served.
-const QUEUES: usize = 3;
-const URGENT: usize = 0;
-const DUE: usize = 1;
-const NEW: usize = 2;
-
-fn queues(lane: &Lane) -> [String; QUEUES] {
-    let (names, lane) = (&lane.names, &lane.name);
-    [names.urgent_of(lane), names.due_of(lane), names.jobs_of(lane)]
-}
-
-/// How many urgent and due jobs go first, where all kinds wait, before a new one has its turn: neither may starve them,
-/// nor keep what was prefetched for long.
-const FIRST_IN_A_ROW: u8 = 4;
-/// How many urgent ones before a due one has its turn.
-const URGENT_IN_A_ROW: u8 = 3;
-
-/// Whose turn it is.
-#[derive(Debug, Default)]
-struct Turns {
-    first_in_a_row: u8,
-    urgent_in_a_row: u8,
-}
-
-impl Turns {
-    /// The queues, in the order in which they are looked into.
-    fn order(&self) -> [usize; QUEUES] {
-        if self.first_in_a_row >= FIRST_IN_A_ROW {
-            [NEW, URGENT, DUE]
-        } else if self.urgent_in_a_row >= URGENT_IN_A_ROW {
-            [DUE, URGENT, NEW]
-        } else {
-            [URGENT, DUE, NEW]
-        }
-    }
-
-    fn took(&mut self, queue: usize) {
-        self.first_in_a_row = if queue == NEW { 0 } else { self.first_in_a_row.saturating_add(1) };
-        self.urgent_in_a_row = if queue == URGENT { self.urgent_in_a_row.saturating_add(1) } else { 0 };
-    }
-}
-
-/// The lane's queues, subscribed to.
-struct Intake {
-    consumers: [Consumer; QUEUES],
-    turns: Turns,
-}
-
-impl Intake {
-    async fn open(lane: &Lane, channel: &Channel) -> Result<Self, LaneError> {
-        // The prefetch holds for each consumer opened after it.
-        channel.basic_qos(lane.prefetch, BasicQosOptions::default()).await?;
-        let [urgent, due, new] = queues(lane).map(|queue| {
-            let options = BasicConsumeOptions::default();
-            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
-        });
-        Ok(Self { consumers: [urgent.await?, due.await?, new.await?], turns: Turns::default() })
-    }
-
-    async fn next(&mut self) -> Result<Delivery, LaneError> {
-        let (queue, delivery) = poll_fn(|context| {
-            let ready =
-                self.turns.order().into_iter().find_map(|queue| match self.consumers[queue].poll_next_unpin(context) {
-                    Poll::Ready(delivery) => Some((queue, delivery)),
-                    Poll::Pending => None,
-                });
-            ready.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
-        self.turns.took(queue);
-        Ok(delivery.ok_or_else(|| LaneError::Cancelled(self.consumers[queue].queue().to_string()))??.into())
-    }
-
-    /// Has every delivery run that came before the subscriptions ended.
-    async fn empty(&mut self, tenure: &Arc<Tenure>, jobs: &mut Jobs) -> Result<(), LaneError> {
-        let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
-        for consumer in &mut self.consumers {
-            while let Some(delivery) = consumer.next().await {
-                start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), slot(&slots).await, jobs);
-            }
-        }
-        Ok(())
-    }
-
-    async fn cancel(&self, channel: &Channel) -> Result<(), LaneError> {
-        for consumer in &self.consumers {
-            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The turns where the queues `waiting` never run empty.
-    fn turns(waiting: &[usize], count: usize) -> Vec<usize> {
-        let mut turns = Turns::default();
-        let next = |_| {
-            let queue = turns.order().into_iter().find(|queue| waiting.contains(queue)).unwrap();
-            turns.took(queue);
-            queue
-        };
-        (0..count).map(next).collect()
-    }
-
-    #[test]
-    fn urgent_jobs_go_first_and_no_queue_starves_another() {
-        assert_eq!(turns(&[URGENT, DUE, NEW], 10), [URGENT, URGENT, URGENT, DUE, NEW].repeat(2));
-        assert_eq!(turns(&[URGENT, NEW], 10), [URGENT, URGENT, URGENT, URGENT, NEW].repeat(2));
-        assert_eq!(turns(&[DUE, NEW], 10), [DUE, DUE, DUE, DUE, NEW].repeat(2));
-        assert_eq!(turns(&[URGENT, DUE], 8)[4..], [DUE, URGENT, URGENT, URGENT]);
-        assert_eq!(turns(&[NEW], 300), [NEW; 300]);
     }
 }

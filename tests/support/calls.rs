@@ -19,9 +19,14 @@ impl Sim {
         self.control("PUT", &format!("instances/{instance}"), json!({ "status": status })).await;
     }
 
-    /// Every call so far, in order.
+    /// Every call so far, in order, each as it was made.
+    pub async fn wire(&self) -> Vec<Call> {
+        self.calls().await.iter().enumerate().map(|(number, call)| Call::read(number, call)).collect()
+    }
+
+    /// What was asked so far, in order, of one instance at a time: a start call for many is a start of each.
     pub async fn log(&self) -> Vec<Call> {
-        self.calls().await.iter().map(Call::read).collect()
+        self.wire().await.into_iter().flat_map(Call::of_each).collect()
     }
 
     /// The operations asked of one instance, in order.
@@ -34,24 +39,50 @@ impl Sim {
 /// One call of the simulator's log.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// Its place in the log.
+    pub number: usize,
     pub unix_micros: i64,
     pub operation: String,
+    /// Empty where it named none, or many.
     pub instance: String,
+    /// All whom it named.
+    pub instances: Vec<String>,
     pub status: Option<u64>,
     pub fault: Option<String>,
     pub took_effect: bool,
 }
 
 impl Call {
-    fn read(call: &Value) -> Self {
+    fn read(number: usize, call: &Value) -> Self {
         let text = |key: &str| call[key].as_str().map(str::to_owned);
         Self {
+            number,
             unix_micros: call["unix_micros"].as_i64().expect("a call has a time"),
             operation: text("operation").expect("a call has an operation"),
             instance: text("instance_id").unwrap_or_default(),
+            instances: match &call["instance_ids"] {
+                Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                _ => text("instance_id").into_iter().collect(),
+            },
             status: call["status"].as_u64(),
             fault: text("fault"),
             took_effect: call["took_effect"].as_bool().expect("a call took effect or not"),
         }
+    }
+
+    fn of_each(self) -> Vec<Self> {
+        if self.operation != "batch_start" {
+            return vec![self];
+        }
+        let start =
+            |instance: &String| Self { operation: "start".to_owned(), instance: instance.clone(), ..self.clone() };
+        self.instances.iter().map(start).collect()
+    }
+
+    /// Whether it was refused for several instances because of one, and so told nothing of each.
+    pub fn refused_all(&self) -> bool {
+        self.instances.len() > 1
+            && self.fault.is_none()
+            && self.status.is_some_and(|status| (400..429).contains(&status))
     }
 }

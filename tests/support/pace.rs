@@ -37,9 +37,9 @@ pub fn allowed(rate: f64, burst: u32, lateness: Duration) -> f64 {
     f64::from(burst) + rate * (1.0 + lateness.as_secs_f64())
 }
 
-/// When the calls were taken up, in microseconds.
+/// When the calls were taken up, in microseconds. One that names many instances is one call.
 pub fn times(calls: &[Call]) -> Vec<i64> {
-    calls.iter().map(|call| call.unix_micros).collect()
+    calls.chunk_by(|call, next| call.number == next.number).map(|call| call[0].unix_micros).collect()
 }
 
 /// The longest time in which no call was taken up that began within `after` of `moment`: where something happened
@@ -89,11 +89,12 @@ impl Lateness {
 
     /// Asserts that no second saw more calls than `rate` and `burst` allow.
     pub fn assert_pace(&self, calls: &[Call], rate: f64, burst: u32) {
-        let most = fullest(&times(calls), Duration::from_secs(1));
+        let times = times(calls);
+        let most = fullest(&times, Duration::from_secs(1));
         let (lateness, allowed) = (self.longest(), allowed(rate, burst, self.longest()));
         println!(
             "fullest second: {most} calls of {} ({rate}/s, burst {burst}, at most {lateness:.1?} late)",
-            calls.len()
+            times.len()
         );
         #[expect(clippy::cast_precision_loss, reason = "some thousands at most")]
         let most = most as f64;

@@ -122,9 +122,33 @@ impl Stage {
 pub fn config(broker: &str, api: &str, wishes: &Wishes<'_>) -> String {
     let rate = if wishes.lane.contains("rate") { "" } else { "rate = 10000\nburst = 1000" };
     let retry = if wishes.retry.is_empty() { "initial = \"200ms\"\nmax = \"1s\"" } else { wishes.retry };
-    let lane = wishes.lane;
+    let (mut lane, mut batch_of) = (wishes.lane.to_owned(), String::new());
+    if let Some(batch) = batch(wishes.lane) {
+        batch_of = format!("batch = {batch}\n");
+        lane = slower(&lane);
+    }
     format!(
         "[broker]\nurl = {broker:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[retry]\n{retry}\n\
-         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{lane}\n"
+         [[lane]]\nname = \"prod\"\nendpoint = {api:?}\n{rate}\n{batch_of}{lane}\n"
     )
+}
+
+/// With `REVEILLE_TEST_BATCH` lanes call so many jobs together, but where a test says for itself how many.
+fn batch(lane: &str) -> Option<String> {
+    std::env::var("REVEILLE_TEST_BATCH").ok().filter(|_| !lane.contains("batch"))
+}
+
+/// A tenth of the rate, where a test has one, but ten calls a second at least: jobs that are called together would be done
+/// before anything befalls them.
+fn slower(lane: &str) -> String {
+    let slower = |line: &str| match line.strip_prefix("rate = ").and_then(|rate| rate.parse::<f64>().ok()) {
+        Some(rate) => format!("rate = {:?}", rate.min((rate / 10.0).max(10.0))),
+        None => line.to_owned(),
+    };
+    lane.lines().map(slower).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether lanes call jobs together in this run of the tests.
+pub fn in_batches() -> bool {
+    batch("").is_some()
 }

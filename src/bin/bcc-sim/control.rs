@@ -8,7 +8,7 @@
 //! | `PUT instances/{id}` | an [`Order`]: `{"status":"Stopped","hold":false,"boots_into":"Running"}` |
 //! | `PUT instances` | a list of orders, each with its `id`; all of them or none |
 //! | `GET`, `PUT faults` | [`Faults`]: `{"latency":"0s","rules":[{"fault":…,"share":…,"instances":[…],"operations":[…]}]}` |
-//! | `GET`, `PUT script/{id}` | a list of faults for the next calls that name this one instance; `*`: for any call |
+//! | `GET`, `PUT script/{id}` | a list of faults for the next calls that name this instance, alone or among others; `*`: for any call |
 //! | `GET`, `PUT limit` | a [`Limit`]: `{"rate":20,"burst":5}`; `{"rate":null}` lifts it |
 //! | `PUT credentials` | an [`Account`], or a list of them, in place of those there were |
 //! | `GET`, `PUT clock` | a [`Clock`]: `{"offset":"-20m","tolerance":"30m"}` |

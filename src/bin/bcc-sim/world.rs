@@ -119,13 +119,16 @@ impl World {
         Decision { reply: fault.reply(genuine, request_id), code, fault: faults::name(&fault), took_effect }
     }
 
-    /// The script of the one instance a call names comes first, then the script for any call, then rules and chance.
+    /// The script of the first instance a call names that has one comes first, then the script for any call, then rules
+    /// and chance.
     fn next_fault(&mut self, ask: &Ask) -> Fault {
         // Drawn for every call, so that a script on one instance does not shift the chance of the others.
         let draw = self.chance.random();
+        let mut script = |id: &str| self.scripts.get_mut(id).and_then(VecDeque::pop_front);
         let own = match &ask.subject {
-            Subject::One(id) => self.scripts.get_mut(&**id).and_then(VecDeque::pop_front),
-            Subject::Many(_) | Subject::Nothing => None,
+            Subject::One(id) => script(id),
+            Subject::Many(ids) => ids.iter().find_map(|id| script(id)),
+            Subject::Nothing => None,
         };
         own.or_else(|| self.scripts.get_mut(ANY).and_then(VecDeque::pop_front))
             .or_else(|| self.faults.choose(ask, draw).cloned())

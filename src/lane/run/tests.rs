@@ -59,6 +59,16 @@ fn a_transient_failure_counts_and_the_last_one_exhausts() {
 }
 
 #[test]
+fn a_call_for_several_that_failed_is_charged_to_nobody() {
+    let Next::Park { progress: next, delay, cause } = alone_next_time(&progress(), RETRY, now(), 0.5) else { panic!() };
+    assert_eq!((next.attempts, next.setbacks, next.touched), (0, 1, true));
+    assert_eq!((next.failing_since, delay, cause), (Some(now()), Duration::from_millis(500), "transient"));
+    // From then on it pays for itself.
+    let Next::Park { progress: own, .. } = decided(Verdict::Transient, &next) else { panic!() };
+    assert_eq!((own.attempts, own.setbacks), (1, 2));
+}
+
+#[test]
 fn time_exhausts_too_but_only_from_the_first_failure_on() {
     let received_at = now() - Duration::from_secs(86_400);
     let waited = Progress { received_at, ..progress() };

@@ -1,0 +1,75 @@
+//! Whom an answer tells what became of its instance.
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::*;
+
+const KNOWN: Circumstances = Circumstances { policy: Conflict::Verify, first_touch: true };
+
+fn reach(result: &Result<Answer, NoAnswer>, failed: Option<Vec<InstanceId>>) -> Reach {
+    Reach::of(&verdict::of_start(result, KNOWN), result, failed)
+}
+
+fn answer(status: u16, code: &str) -> Result<Answer, NoAnswer> {
+    let code = (!code.is_empty()).then(|| code.to_owned());
+    Ok(Answer { status, code, ..Answer::default() })
+}
+
+fn id(text: &str) -> InstanceId {
+    InstanceId::parse(text).unwrap()
+}
+
+fn member(instance: &str, deadline: Option<Timestamp>) -> Member {
+    Member { instance: id(instance), deadline, tell: oneshot::channel().0 }
+}
+
+#[test]
+fn a_success_is_for_all_but_those_it_names() {
+    assert_eq!(reach(&answer(200, ""), Some(vec![])), Reach::AllBut(vec![]));
+    assert_eq!(reach(&answer(200, ""), Some(vec![id("i-aaaa")])), Reach::AllBut(vec![id("i-aaaa")]));
+    // Whom it named could not be read: any of them may be up now, or not.
+    assert_eq!(reach(&answer(200, ""), None), Reach::Nobody { touched: true });
+}
+
+#[test]
+fn a_refusal_may_be_for_one_only_and_touches_nobody() {
+    let codes = ["Instance.StartInstanceWhenCreating", "Instance.StartExpiredInstance", "", "Unheard"];
+    let conflicts = codes.map(|code| answer(409, code));
+    let others = [answer(400, ""), answer(403, "AccessDenied"), answer(404, "NoSuchObject"), answer(412, "")];
+    for result in conflicts.iter().chain(&others) {
+        assert_eq!(reach(result, None), Reach::Nobody { touched: false }, "{result:?}");
+    }
+}
+
+#[test]
+fn what_concerns_no_single_instance_is_for_all() {
+    let page = |status| Ok(Answer { status, foreign: true, ..Answer::default() });
+    let answers = [
+        answer(429, ""),
+        answer(409, "TooManyRequests"),
+        answer(500, ""),
+        answer(503, ""),
+        answer(401, ""),
+        answer(403, "InvalidAccessKeyId"),
+        answer(403, "RequestExpired"),
+        answer(302, ""),
+        page(200),
+        page(404),
+        page(409),
+        Err(NoAnswer::TimedOut),
+        Err(NoAnswer::Tls("unknown issuer".to_owned())),
+    ];
+    for result in &answers {
+        assert_eq!(reach(result, None), Reach::AllBut(vec![]), "{result:?}");
+    }
+}
+
+#[test]
+fn an_instance_is_named_once_and_not_past_its_deadline() {
+    let members = [member("i-aaaa", None), member("i-bbbb", None), member("i-aaaa", None)];
+    assert_eq!(distinct(&members), [id("i-aaaa"), id("i-bbbb")]);
+    let now = Timestamp::now();
+    let hour = std::time::Duration::from_secs(3600);
+    assert!(in_time(None) && in_time(Some(now + hour)) && !in_time(Some(now - hour)));
+}
