@@ -1,5 +1,6 @@
 //! How a lane makes its calls: counted, timed, and once more where the API's clock and ours were apart.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -9,6 +10,9 @@ use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer, Operation};
 
 /// How long a probe may take: it is to notice soon that the API is back.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What came of asking for the states of many.
+pub(super) type Listed = Result<(Answer, Option<HashMap<InstanceId, InstanceState>>), NoAnswer>;
 
 /// What came of asking for an instance's state.
 pub(super) type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
@@ -23,6 +27,11 @@ impl Lane {
     pub(super) async fn describe(&self, instance: &InstanceId) -> Result<Described, Paused> {
         self.limited().await?;
         Ok(self.call(Operation::Describe, || true, || self.client.describe(instance)).await)
+    }
+
+    /// Asks for the states of many instances, in the turn that was waited for.
+    pub(super) async fn states(&self, instances: &[InstanceId]) -> Listed {
+        self.call(Operation::States, || true, || self.client.states(instances)).await
     }
 
     /// Asks, in its turn, whether calls are of use again.

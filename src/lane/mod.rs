@@ -4,12 +4,14 @@
 mod balance;
 mod baton;
 mod call;
+mod confirm;
 mod keys;
 mod lease;
 mod limiter;
 mod memory;
 mod pace;
 mod pause;
+mod polls;
 mod recall;
 mod roll_call;
 mod run;
@@ -32,11 +34,12 @@ use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
 use self::pause::{Cause, Change, Pause};
+use self::polls::Polls;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
-use crate::job::Conflict;
+use crate::job::{Confirm, Conflict};
 use crate::outcome;
 use crate::retry::full_jitter;
 use crate::telemetry::{LaneMetrics, LaneState, Readiness};
@@ -46,6 +49,8 @@ use crate::telemetry::{LaneMetrics, LaneState, Readiness};
 pub struct Lane {
     name: config::LaneName,
     conflict: Conflict,
+    confirm: Confirm,
+    confirm_timeout: Duration,
     retry: config::Retry,
     /// API calls in flight, at most.
     concurrency: u32,
@@ -56,6 +61,7 @@ pub struct Lane {
     credentials: CredentialSource,
     client: Client,
     limiter: Limiter,
+    polls: Polls,
     memory: Memory,
     lease: Lease,
     replies: Arc<Replies>,
@@ -115,6 +121,8 @@ impl Lane {
         Ok(Self {
             name: lane.name.clone(),
             conflict: lane.conflict,
+            confirm: lane.confirm,
+            confirm_timeout: lane.confirm_timeout,
             retry,
             concurrency: lane.concurrency,
             prefetch: prefetch(lane.rate, lane.concurrency),
@@ -123,6 +131,7 @@ impl Lane {
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
+            polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(lane.rate, lane.concurrency)),
             memory: Memory::new(),
             lease: Lease::new(),
             replies,
@@ -216,6 +225,7 @@ impl Lane {
                     lost = baton.keep() => lost?,
                     lost = renewing => lost?,
                     never = self.show_rate() => match never {},
+                    never = self.make_polls() => match never {},
                 }
                 self.left(readiness, LaneState::StandingBy);
                 info!(lane = %self.name, "lane given back");
