@@ -41,6 +41,17 @@ pub enum Confirm {
     Running,
 }
 
+impl Confirm {
+    /// Reads what it is called in settings and jobs.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "accepted" => Some(Self::Accepted),
+            "running" => Some(Self::Running),
+            _ => None,
+        }
+    }
+}
+
 /// The body of a job message. Unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {

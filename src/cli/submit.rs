@@ -21,7 +21,7 @@ use self::report::{Ended, Report};
 use super::Failure;
 use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
 use crate::config::{Config, LaneName};
-use crate::job::Job;
+use crate::job::{Confirm, Job};
 use crate::outcome;
 
 /// Jobs under way to the broker at a time.
@@ -42,6 +42,9 @@ pub(super) struct Arguments {
     /// The batch the jobs belong to; made up where it is not given.
     #[arg(long)]
     batch: Option<String>,
+    /// When a job is done that does not say: `accepted`, once the API has accepted the start, or `running`; else the lane's.
+    #[arg(long, value_name = "WHEN", value_parser = confirm)]
+    confirm: Option<Confirm>,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
@@ -51,7 +54,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let lane = LaneName::parse(&arguments.lane)
         .ok_or_else(|| Failure::Usage(format!("{:?} is no lane name: expected a-z 0-9 -", arguments.lane)))?;
     let batch = arguments.batch.clone().unwrap_or_else(|| format!("submit-{}", Uuid::now_v7()));
-    let jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
+    let mut jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
+    for job in &mut jobs {
+        job.confirm = job.confirm.or(arguments.confirm);
+    }
 
     let connection = broker::connect(&config.broker, "reveille submit")
         .await
@@ -70,6 +76,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     };
     connection.close().await;
     Ok(code)
+}
+
+fn confirm(text: &str) -> Result<Confirm, &'static str> {
+    Confirm::parse(text).ok_or("expected accepted or running")
 }
 
 /// A lane nobody ever declared has no queue: its jobs would end among the dead letters as unroutable.

@@ -105,11 +105,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
             "verify" => Some(Conflict::Verify),
             _ => None,
         }),
-        confirm: table.or("confirm", Confirm::Accepted, "accepted or running", |raw| match raw.text()? {
-            "accepted" => Some(Confirm::Accepted),
-            "running" => Some(Confirm::Running),
-            _ => None,
-        }),
+        confirm: table.or("confirm", Confirm::Accepted, "accepted or running", |raw| Confirm::parse(raw.text()?)),
         confirm_timeout: table.or("confirm_timeout", Duration::from_secs(10 * 60), LENGTH_OF_TIME, at_most_a_day),
         confirm_share: table.or("confirm_share", 0.1, "a part of the rate, from 0.01 to 1", |raw| {
             raw.number().filter(|share| (0.01..=1.0).contains(share))

@@ -37,6 +37,8 @@ pub struct Call {
     pub unix_micros: i64,
     pub operation: String,
     pub instance: String,
+    /// Those that a call for many names.
+    pub instances: Vec<String>,
     pub status: Option<u64>,
     pub fault: Option<String>,
     pub took_effect: bool,
@@ -49,6 +51,7 @@ impl Call {
             unix_micros: call["unix_micros"].as_i64().expect("a call has a time"),
             operation: text("operation").expect("a call has an operation"),
             instance: text("instance_id").unwrap_or_default(),
+            instances: serde_json::from_value(call["instance_ids"].clone()).unwrap_or_default(),
             status: call["status"].as_u64(),
             fault: text("fault"),
             took_effect: call["took_effect"].as_bool().expect("a call took effect or not"),
