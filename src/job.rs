@@ -37,6 +37,19 @@ pub enum Conflict {
 pub enum Confirm {
     /// Once the API has accepted the start.
     Accepted,
+    /// Once the instance runs.
+    Running,
+}
+
+impl Confirm {
+    /// Reads what it is called in settings and jobs.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "accepted" => Some(Self::Accepted),
+            "running" => Some(Self::Running),
+            _ => None,
+        }
+    }
 }
 
 /// How soon a job is served.
@@ -163,6 +176,21 @@ pub struct Progress {
     pub touched: bool,
     /// The API denied access to the instance once, while it let others through. The second time that ends the job.
     pub denied: bool,
+    /// The job is in its second phase: its instance is asked after until it runs, and no longer started.
+    pub confirming: Option<Confirming>,
+}
+
+/// How far a job has come in the confirm phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirming {
+    /// When the start was accepted.
+    pub since: Timestamp,
+    /// As the `started` event said.
+    pub ambiguous: bool,
+    /// The instance was seen on its way up, so that `Stopped` is no longer what it was before the start.
+    pub seen_starting: bool,
+    /// Polls that told the instance's state.
+    pub polls: u32,
 }
 
 const JOB_ID: &str = "x-reveille-job-id";
@@ -172,6 +200,12 @@ const SETBACKS: &str = "x-reveille-setbacks";
 const FAILING_SINCE: &str = "x-reveille-failing-since";
 const TOUCHED: &str = "x-reveille-touched";
 const DENIED: &str = "x-reveille-denied";
+/// `start` or `confirm`. The four below count in the latter.
+const PHASE: &str = "x-reveille-phase";
+const STARTED_AT: &str = "x-reveille-started-at";
+const AMBIGUOUS: &str = "x-reveille-ambiguous";
+const SEEN_STARTING: &str = "x-reveille-seen-starting";
+const POLLS: &str = "x-reveille-polls";
 /// More attempts or setbacks than this were never counted: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
@@ -197,6 +231,13 @@ impl Progress {
             failing_since: past(FAILING_SINCE),
             touched: headers.flag(TOUCHED),
             denied: headers.flag(DENIED),
+            // Forged, it makes its job one that only looks, and what it says then is true.
+            confirming: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Confirming {
+                since,
+                ambiguous: headers.flag(AMBIGUOUS),
+                seen_starting: headers.flag(SEEN_STARTING),
+                polls: count(POLLS),
+            }),
         }
     }
 
@@ -220,6 +261,14 @@ impl Progress {
         set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
         set(DENIED, Some(AMQPValue::Boolean(self.denied)));
+        // Always told, since the message may carry what it was before.
+        set(PHASE, Some(text(if self.confirming.is_some() { "confirm" } else { "start" }.to_owned())));
+        if let Some(confirming) = &self.confirming {
+            set(STARTED_AT, Some(text(confirming.since.to_string())));
+            set(AMBIGUOUS, Some(AMQPValue::Boolean(confirming.ambiguous)));
+            set(SEEN_STARTING, Some(AMQPValue::Boolean(confirming.seen_starting)));
+            set(POLLS, Some(AMQPValue::LongLongInt(confirming.polls.into())));
+        }
     }
 }
 
@@ -234,12 +283,12 @@ mod tests {
     #[test]
     fn a_whole_job_is_read_and_unknown_fields_are_ignored() {
         let job = Job::parse(
-            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","conflict":"accept","confirm":"accepted","extra":{"a":[1]},
+            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","conflict":"accept","confirm":"running","extra":{"a":[1]},
                 "not_before":"2026-11-25T07:30:00+08:00","deadline":"2026-11-25T00:00:00Z","labels":{"team":"ops"}}"#,
         )
         .unwrap();
         assert_eq!(job.instance_id.as_str(), "i-YufwpQAe");
-        assert_eq!(job.conflict, Some(Conflict::Accept));
+        assert_eq!((job.conflict, job.confirm), (Some(Conflict::Accept), Some(Confirm::Running)));
         assert_eq!(job.not_before, Some("2026-11-24T23:30:00Z".parse().unwrap()));
         assert_eq!(job.labels["team"], "ops");
         let bare = Job::parse(br#"{"instance_id":"i-0000","batch_id":null}"#).unwrap();
@@ -256,7 +305,7 @@ mod tests {
             (r#"{"instance_id":7}"#, "instance_id: invalid type: integer `7`"),
             (r#"{"instance_id":"i-../x"}"#, "instance_id: \"i-../x\" is no instance id"),
             (r#"{"instance_id":"i-0000","conflict":"maybe"}"#, "conflict: unknown variant `maybe`"),
-            (r#"{"instance_id":"i-0000","confirm":"running"}"#, "confirm: unknown variant `running`"),
+            (r#"{"instance_id":"i-0000","confirm":"soon"}"#, "confirm: unknown variant `soon`"),
             (r#"{"instance_id":"i-0000","deadline":"tomorrow"}"#, "deadline: "),
             (r#"{"instance_id":"i-0000","labels":{"a":1}}"#, "labels.a: invalid type"),
             (r#"{"instance_id":"i-0000"} more"#, "trailing characters"),
@@ -288,11 +337,15 @@ mod tests {
             failing_since: Some(now),
             touched: true,
             denied: true,
+            confirming: Some(Confirming { since: now, ambiguous: true, seen_starting: true, polls: 5 }),
         };
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
-        let properties = BasicProperties::default().with_headers(headers);
+        let properties = BasicProperties::default().with_headers(headers.clone());
         assert_eq!(Progress::read(&properties, now), progress);
+        let anew = Progress { confirming: None, ..progress };
+        anew.write(&mut headers);
+        assert_eq!(Progress::read(&BasicProperties::default().with_headers(headers), now), anew);
         assert!(Progress::is_in(&properties) && !Progress::is_in(&BasicProperties::default()));
     }
 
@@ -305,6 +358,8 @@ mod tests {
             (RECEIVED_AT, AMQPValue::LongString("2036-01-01T00:00:00Z".into())),
             (FAILING_SINCE, AMQPValue::LongLongInt(3)),
             (TOUCHED, AMQPValue::LongString("true".into())),
+            (PHASE, AMQPValue::LongString("confirm".into())),
+            (STARTED_AT, AMQPValue::LongString("2036-01-01T00:00:00Z".into())),
             (JOB_ID, AMQPValue::LongString("x".repeat(256).into())),
         ];
         let mut headers = FieldTable::default();

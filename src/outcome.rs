@@ -16,6 +16,8 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub enum Outcome {
     /// The API accepted the start.
     Started,
+    /// The instance runs.
+    Running,
     /// Somebody had started the instance before.
     AlreadyDone,
     /// The instance was not started, or cannot be known to be.
@@ -24,6 +26,24 @@ pub enum Outcome {
     Expired,
     /// The message was no job.
     Rejected,
+}
+
+/// What a job is about when an event is published of it: a part of the event's id, so that one job can have two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The instance is to be started.
+    Start,
+    /// It is to be seen running.
+    Confirm,
+}
+
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Confirm => "confirm",
+        }
+    }
 }
 
 /// Why a job failed.
@@ -47,12 +67,17 @@ pub enum Reason {
     Exhausted,
     /// The message was delivered so often that it is suspected of ending whoever touches it.
     Poisoned,
+    /// The start was accepted, and the instance fell back, or is gone.
+    NotRunning,
+    /// The start was accepted, and the instance was not seen running within the lane's `confirm_timeout`.
+    NotRunningInTime,
 }
 
 impl Outcome {
     /// Every outcome there is.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::Started,
+        Self::Running,
         Self::AlreadyDone,
         Self::Expired,
         Self::Rejected,
@@ -65,6 +90,8 @@ impl Outcome {
         Self::Failed(Reason::Refused),
         Self::Failed(Reason::Exhausted),
         Self::Failed(Reason::Poisoned),
+        Self::Failed(Reason::NotRunning),
+        Self::Failed(Reason::NotRunningInTime),
     ];
 
     /// The outcome of this name and reason, as they stand in events.
@@ -76,6 +103,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Running => "running",
             Self::AlreadyDone => "already_done",
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
@@ -88,7 +116,16 @@ impl Outcome {
         match self {
             Self::Failed(reason) => reason.as_str(),
             Self::Rejected => "unreadable",
-            Self::Started | Self::AlreadyDone | Self::Expired => "",
+            Self::Started | Self::Running | Self::AlreadyDone | Self::Expired => "",
+        }
+    }
+
+    /// The phase that a job ends in with this outcome; one that is `confirming` may be given up in that phase too.
+    pub fn phase(self, confirming: bool) -> Phase {
+        match self {
+            Self::Running | Self::Failed(Reason::NotRunning | Reason::NotRunningInTime) => Phase::Confirm,
+            Self::Failed(Reason::Poisoned) if confirming => Phase::Confirm,
+            _ => Phase::Start,
         }
     }
 
@@ -111,6 +148,8 @@ impl Reason {
             Self::Refused => "refused",
             Self::Exhausted => "exhausted",
             Self::Poisoned => "poisoned",
+            Self::NotRunning => "not_running",
+            Self::NotRunningInTime => "not_running_in_time",
         }
     }
 }
@@ -173,7 +212,7 @@ pub struct Data<'a> {
     pub batch_id: Option<&'a str>,
     /// As the job says.
     pub labels: Option<&'a BTreeMap<String, String>>,
-    /// `started`, `already_done`, `failed`, `expired`, `rejected`.
+    /// `started`, `running`, `already_done`, `failed`, `expired`, `rejected`.
     pub outcome: &'static str,
     /// Why, where the outcome is `failed` or `rejected`.
     pub reason: Option<&'static str>,
@@ -191,7 +230,7 @@ pub struct Data<'a> {
     /// Of the last answer: what Baidu's support asks for.
     pub bce_request_id: Option<&'a str>,
     /// An earlier call of ours may have started the instance. With `started` it runs; with `expired`, or `failed` as
-    /// `exhausted`, nobody could tell.
+    /// `exhausted` or `not_running_in_time`, nobody could tell.
     pub ambiguous: bool,
     /// When the daemon first saw the job.
     pub received_at: Timestamp,
@@ -206,19 +245,19 @@ impl<'a> Data<'a> {
     pub fn with_answer(mut self, answer: &'a Answer) -> Self {
         self.http_status = Some(answer.status);
         self.error_code = answer.code.as_deref();
-        self.error_message = answer.message.as_deref();
+        self.error_message = answer.message.as_deref().or(self.error_message);
         self.bce_request_id = answer.request_id.as_deref();
         self
     }
 
     /// Wraps the data: `io.reveille.instance.<outcome>.v1`.
     ///
-    /// The id is that of the job and of the phase it ended in, which is always the start: the same for every copy.
-    pub fn into_event(self, traceparent: Option<&'a str>) -> Event<'a, Self> {
+    /// The id is that of the job and of the phase that the event ends: the same for every copy.
+    pub fn into_event(self, phase: Phase, traceparent: Option<&'a str>) -> Event<'a, Self> {
         let mut event = Event::new(
             self.lane,
             &format!("instance.{}", self.outcome),
-            format!("{}/start", self.job_id),
+            format!("{}/{}", self.job_id, phase.as_str()),
             self.finished_at,
             self,
         );
@@ -298,7 +337,7 @@ mod tests {
             finished_at: now,
             duration_ms: 0,
         };
-        let bytes = data.with_answer(&answer).into_event(None).to_bytes();
+        let bytes = data.with_answer(&answer).into_event(Phase::Start, None).to_bytes();
         let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(event["specversion"], "1.0");
         assert_eq!(event["id"], "j-1/start");

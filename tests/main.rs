@@ -10,6 +10,7 @@ mod broker_lost;
 mod client;
 mod clock;
 mod cluster;
+mod confirm;
 mod deadline;
 mod fleet;
 mod keys;

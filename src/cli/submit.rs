@@ -21,7 +21,7 @@ use self::report::{Ended, Report};
 use super::Failure;
 use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
 use crate::config::{Config, LaneName};
-use crate::job::{Job, Priority};
+use crate::job::{Confirm, Job, Priority};
 use crate::outcome;
 
 /// Jobs under way to the broker at a time.
@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// Have the jobs served before all others that wait, unless a job of the file names its own `priority`.
     #[arg(long)]
     urgent: bool,
+    /// When a job is done that does not say: `accepted`, once the API has accepted the start, or `running`; else the lane's.
+    #[arg(long, value_name = "WHEN", value_parser = confirm)]
+    confirm: Option<Confirm>,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
@@ -55,10 +58,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         .ok_or_else(|| Failure::Usage(format!("{:?} is no lane name: expected a-z 0-9 -", arguments.lane)))?;
     let batch = arguments.batch.clone().unwrap_or_else(|| format!("submit-{}", Uuid::now_v7()));
     let mut jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
-    if arguments.urgent {
-        for job in &mut jobs {
-            job.priority.get_or_insert(Priority::Urgent);
-        }
+    for job in &mut jobs {
+        job.confirm = job.confirm.or(arguments.confirm);
+        job.priority = job.priority.or(arguments.urgent.then_some(Priority::Urgent));
     }
 
     let connection = broker::connect(&config.broker, "reveille submit")
@@ -78,6 +80,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     };
     connection.close().await;
     Ok(code)
+}
+
+fn confirm(text: &str) -> Result<Confirm, &'static str> {
+    Confirm::parse(text).ok_or("expected accepted or running")
 }
 
 /// A lane nobody ever declared has no queue: its jobs would end among the dead letters as unroutable.

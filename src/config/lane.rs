@@ -51,6 +51,10 @@ pub struct Lane {
     pub conflict: Conflict,
     /// When jobs that do not say are done.
     pub confirm: Confirm,
+    /// How long an instance may take to run once its start was accepted, above 0, to 24 h.
+    pub confirm_timeout: Duration,
+    /// The part of the rate that polls may take while starts wait, 0.01 to 1.
+    pub confirm_share: f64,
     /// Of a call.
     pub timeouts: Timeouts,
 }
@@ -104,8 +108,10 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
             "verify" => Some(Conflict::Verify),
             _ => None,
         }),
-        confirm: table.or("confirm", Confirm::Accepted, "accepted", |raw| {
-            (raw.text()? == "accepted").then_some(Confirm::Accepted)
+        confirm: table.or("confirm", Confirm::Accepted, "accepted or running", |raw| Confirm::parse(raw.text()?)),
+        confirm_timeout: table.or("confirm_timeout", Duration::from_secs(10 * 60), LENGTH_OF_TIME, at_most_a_day),
+        confirm_share: table.or("confirm_share", 0.1, "a part of the rate, from 0.01 to 1", |raw| {
+            raw.number().filter(|share| (0.01..=1.0).contains(share))
         }),
         timeouts: Timeouts {
             connect: table.or("connect_timeout", defaults.connect, LENGTH_OF_TIME, at_most_a_day),

@@ -70,6 +70,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     assert_eq!(lane.credentials, CredentialSource::Environment);
     assert_eq!((lane.rate, lane.burst, lane.concurrency, lane.batch), (20.0, 5, 32, 1));
     assert_eq!((lane.conflict, lane.confirm), (Conflict::Verify, Confirm::Accepted));
+    assert_eq!((lane.confirm_timeout, lane.confirm_share), (600 * SECOND, 0.1));
     assert_eq!(lane.timeouts, Timeouts { connect: 3 * SECOND, total: 15 * SECOND });
 
     let retry = config.retry;
@@ -96,7 +97,9 @@ fn a_full_file_is_read_to_its_last_key() {
         concurrency = 1024
         batch = 100
         conflict = "fail"
-        confirm = "accepted"
+        confirm = "running"
+        confirm_timeout = "3m"
+        confirm_share = 0.25
         connect_timeout = "1500ms"
         timeout = "5m"
 
@@ -208,7 +211,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and what each of its faults begins with: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 50] = [
+const FAULTY_FILES: [(&str, &[&str]); 51] = [
     // What there is not.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -289,8 +292,15 @@ const FAULTY_FILES: [(&str, &[&str]); 50] = [
         &["r.toml: lane[0].conflict: \"maybe\" is wrong: expected fail, accept"],
     ),
     (
-        "[[lane]]\nname = 'a'\nconfirm = 'running'",
-        &["r.toml: lane[0].confirm: \"running\" is wrong: expected accepted"],
+        "[[lane]]\nname = 'a'\nconfirm = 'soon'",
+        &["r.toml: lane[0].confirm: \"soon\" is wrong: expected accepted or running"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nconfirm_share = 0\nconfirm_timeout = '0s'",
+        &[
+            "r.toml: lane[0].confirm_timeout: \"0s\" is wrong",
+            "r.toml: lane[0].confirm_share: 0 is wrong: expected a part",
+        ],
     ),
     (
         "[[lane]]\nname = 'a'\ntimeout = '6m'",

@@ -77,6 +77,13 @@ impl Limiter {
         }
     }
 
+    /// Takes a slot if one is free just now and nobody waits for one.
+    pub fn try_acquire(&self) -> bool {
+        let Ok(_turn) = self.turn.try_lock() else { return false };
+        let now = Instant::now();
+        self.state().take(now, now).is_none()
+    }
+
     /// A call made at `made` was let through, whatever was answered.
     pub fn passed(&self, made: Instant) {
         self.state().pace.passed(made);

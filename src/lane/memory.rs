@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::bce::InstanceId;
@@ -36,6 +37,11 @@ pub(super) struct Key(u64);
 #[derive(Debug, Clone, Copy)]
 enum Known {
     Called,
+    /// The start was accepted at this instant, and was said to be. The job goes on.
+    Started {
+        since: Timestamp,
+        ambiguous: bool,
+    },
     Ended(End),
 }
 
@@ -90,7 +96,24 @@ impl Memory {
     pub(super) fn end(&self, key: Key) -> Option<End> {
         match self.jobs().get(key) {
             Some(Known::Ended(end)) => Some(end),
-            Some(Known::Called) | None => None,
+            Some(Known::Called | Known::Started { .. }) | None => None,
+        }
+    }
+
+    /// When a copy of the job was said to have been started, and whether that was ambiguous, as far as is remembered.
+    pub(super) fn started(&self, key: Key) -> Option<(Timestamp, bool)> {
+        match self.jobs().get(key) {
+            Some(Known::Started { since, ambiguous }) => Some((since, ambiguous)),
+            Some(Known::Called | Known::Ended(_)) | None => None,
+        }
+    }
+
+    /// Notes that the job is about to be said to have been started at `since`, and goes on.
+    pub(super) fn start(&self, key: Key, since: Timestamp, ambiguous: bool) {
+        let mut jobs = self.jobs();
+        // Of two copies' events the first is believed, and so is an end.
+        if matches!(jobs.get(key), None | Some(Known::Called)) {
+            jobs.set(key, Known::Started { since, ambiguous });
         }
     }
 
@@ -184,6 +207,23 @@ mod tests {
         memory.forget_end(job);
         assert!(memory.call(job));
         assert_eq!(memory.settle(job, STARTED), STARTED);
+    }
+
+    #[test]
+    fn a_start_that_was_said_is_said_again_until_the_job_ends_or_is_ordered_anew() {
+        let memory = Memory::new();
+        let (job, since) = (key(&memory, "j"), Timestamp::UNIX_EPOCH);
+        memory.call(job);
+        memory.start(job, since, false);
+        memory.start(job, Timestamp::MAX, true);
+        assert_eq!((memory.started(job), memory.end(job)), (Some((since, false)), None));
+        assert!(memory.call(job), "and it was called");
+        assert_eq!(memory.started(job), Some((since, false)));
+        memory.forget_end(job);
+        assert_eq!(memory.started(job), None);
+        memory.settle(job, FAILED);
+        memory.start(job, since, false);
+        assert_eq!((memory.started(job), memory.end(job)), (None, Some(FAILED)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ mod balance;
 mod baton;
 mod call;
 mod company;
+mod confirm;
 mod gathering;
 mod intake;
 mod keys;
@@ -14,6 +15,7 @@ mod memory;
 mod pace;
 mod pause;
 mod plan;
+mod polls;
 mod recall;
 mod roll_call;
 mod run;
@@ -38,12 +40,13 @@ use self::limiter::Limiter;
 use self::memory::Memory;
 use self::pause::{Cause, Change, Pause};
 use self::plan::{Plan, Way};
+use self::polls::Polls;
 pub use self::stop::Stop;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
 use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
 use crate::config;
-use crate::job::Conflict;
+use crate::job::{Confirm, Conflict};
 use crate::outcome;
 use crate::retry::full_jitter;
 use crate::telemetry::{LaneMetrics, LaneState, Readiness};
@@ -53,6 +56,8 @@ use crate::telemetry::{LaneMetrics, LaneState, Readiness};
 pub struct Lane {
     name: config::LaneName,
     conflict: Conflict,
+    confirm: Confirm,
+    confirm_timeout: Duration,
     retry: config::Retry,
     /// API calls in flight, at most.
     concurrency: u32,
@@ -65,6 +70,7 @@ pub struct Lane {
     credentials: CredentialSource,
     client: Client,
     limiter: Limiter,
+    polls: Polls,
     memory: Memory,
     plan: Plan,
     lease: Lease,
@@ -125,6 +131,8 @@ impl Lane {
         Ok(Self {
             name: lane.name.clone(),
             conflict: lane.conflict,
+            confirm: lane.confirm,
+            confirm_timeout: lane.confirm_timeout,
             retry,
             concurrency: lane.concurrency,
             batch: lane.batch as usize,
@@ -134,6 +142,11 @@ impl Lane {
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
+            polls: Polls::new(
+                lane.confirm_share,
+                lane.concurrency,
+                prefetch(lane.rate, lane.rate, lane.concurrency, 1),
+            ),
             memory: Memory::new(),
             plan: Plan::default(),
             lease: Lease::new(),
@@ -228,6 +241,7 @@ impl Lane {
                     lost = baton.keep() => lost?,
                     lost = renewing => lost?,
                     never = self.show_rate() => match never {},
+                    never = self.make_polls() => match never {},
                 }
                 self.left(readiness, LaneState::StandingBy);
                 info!(lane = %self.name, "lane given back");

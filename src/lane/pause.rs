@@ -77,8 +77,25 @@ impl Pause {
 
     /// Notes what came of a call. Returns what changed by it.
     pub fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
-        let sign = sign(verdict, result);
-        let cause = self.count(instance, &sign).cloned();
+        self.take(instance, &sign(verdict, result))
+    }
+
+    /// Notes what came of asking for states. Whether that is allowed says nothing of whether starts are.
+    pub fn note_poll(
+        &self,
+        instance: &InstanceId,
+        verdict: &Verdict,
+        result: &Result<Answer, NoAnswer>,
+    ) -> Option<Change> {
+        let sign = match sign(verdict, result) {
+            Sign::Good | Sign::Denied(_) => Sign::Alive,
+            sign => sign,
+        };
+        self.take(instance, &sign)
+    }
+
+    fn take(&self, instance: &InstanceId, sign: &Sign) -> Option<Change> {
+        let cause = self.count(instance, sign).cloned();
         let mut change = None;
         self.state.send_if_modified(|state| {
             if matches!(sign, Sign::Good | Sign::Alive) {
@@ -88,7 +105,7 @@ impl Pause {
                 change = (!state.on_trial).then(|| Change::Paused(cause.clone()));
                 state.paused = Some(cause);
                 state.on_trial = false;
-            } else if sign == Sign::Good && state.on_trial {
+            } else if *sign == Sign::Good && state.on_trial {
                 state.on_trial = false;
                 change = Some(Change::Works(std::mem::take(&mut state.probes)));
             }

@@ -32,7 +32,7 @@ struct Event {
     data: Value,
 }
 
-/// The part of an outcome event that tells how a job ended.
+/// The part of an outcome event that tells how a job ended, or that it goes on.
 #[derive(Deserialize)]
 struct Told {
     job_id: String,
@@ -41,6 +41,8 @@ struct Told {
     outcome: String,
     reason: Option<String>,
     ambiguous: bool,
+    #[serde(rename = "final")]
+    is_final: bool,
     finished_at: Timestamp,
 }
 
@@ -71,7 +73,11 @@ pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str
     for told in in_doubt {
         if let Some(outcome) = Outcome::read(&told.outcome, told.reason.as_deref().unwrap_or_default()) {
             let key = lane.memory.key(&told.job_id, &told.instance_id);
-            lane.memory.settle(key, End { outcome, ambiguous: told.ambiguous });
+            if told.is_final {
+                lane.memory.settle(key, End { outcome, ambiguous: told.ambiguous });
+            } else {
+                lane.memory.start(key, told.finished_at, told.ambiguous);
+            }
             recalled += 1;
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! delivery ─ admit ─┬─ call ─ verdict ─┬─ conclude ─ outcome event (and dead letter) confirmed ─┬─ ack
-//!                   └──────────────────┴─ park ───── copy in the delay ladder confirmed ────────┘
+//!                   │                  ├─ go on ─── `started` event confirmed ─┐               │
+//!                   └─ poll ─ judge ───┴─ park ─────┴─ copy in the delay ladder confirmed ──────┘
 //! ```
+//!
+//! A job that is done only when its instance runs goes round twice: it is started, and then polled (`confirming`).
 //!
 //! What decides is pure and takes the time and randomness as arguments; what acts stands around it. If anything here
 //! is interrupted before the ack, the broker hands the message out again.
@@ -23,7 +26,7 @@ use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
 use crate::headers::Headers;
-use crate::job::{self, Progress};
+use crate::job::{self, Confirm, Confirming, Progress};
 use crate::outcome::{self, Data, Outcome, Reason};
 use crate::retry::full_jitter;
 
@@ -54,6 +57,7 @@ pub(super) struct Job {
 #[derive(Debug, PartialEq, Eq)]
 enum First {
     Call(InstanceId),
+    Poll(InstanceId, Confirming),
     Wait(Duration),
     End(Outcome, String),
 }
@@ -62,7 +66,16 @@ enum First {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Conclude(Conclusion),
-    Park { progress: Progress, delay: Duration, cause: &'static str },
+    Park {
+        progress: Progress,
+        delay: Duration,
+        cause: &'static str,
+    },
+    /// Once the instance runs the job is done. `started` is to be said first, where it was our doing.
+    GoOn {
+        started: Option<Conclusion>,
+        confirming: Confirming,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -88,7 +101,7 @@ impl Job {
         } else {
             match job::Job::parse(&message.body) {
                 Ok(job) => {
-                    let first = first(&job, now);
+                    let first = first(&job, &progress, now);
                     (Some(job), first)
                 }
                 Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.to_string())),
@@ -104,12 +117,17 @@ impl Job {
     /// no other job over and over, nor is failed by one.
     pub(super) fn likes_company(&self) -> bool {
         let failed_before = self.progress.failing_since.is_some() || self.progress.denied;
-        matches!(self.first, First::Call(_)) && !self.is_late() && !failed_before
+        self.is_start() && !self.is_late() && !failed_before
+    }
+
+    /// Whether there is a call to make, unless it is too late.
+    pub(super) fn is_start(&self) -> bool {
+        matches!(self.first, First::Call(_))
     }
 
     /// Waits for the limiter, if there is a call to make.
     pub(super) async fn wait_for_its_turn(&self, lane: &Lane) {
-        if matches!(self.first, First::Call(_)) && !self.is_late() {
+        if self.is_start() && !self.is_late() {
             // Paused or not is asked before the call.
             let _ = lane.limited().await;
         }
@@ -132,6 +150,7 @@ impl Job {
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
+            Next::GoOn { started, confirming } => (self.go_on(tenure, started, confirming).await?, None),
             Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
         };
         self.unacked.ack(proof).await?;
@@ -148,6 +167,8 @@ impl Job {
     async fn next(&self, lane: &Lane, mut ticket: Ticket) -> Next {
         match &self.first {
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
+            First::Poll(instance, confirming) => self.poll(lane, instance, confirming, ticket).await,
+            First::Call(_) if let Some(started) = self.started_before(lane) => started,
             // As it came, or since, while it waited for its turn.
             First::Call(instance) if self.is_late() => {
                 ticket.leave_company();
@@ -221,6 +242,12 @@ impl Job {
         let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
         let (outcome, ambiguous) = match described {
             Ok((answer, Some(state))) if answer.status == 200 && !answer.foreign => match state {
+                InstanceState::Running | InstanceState::Starting if self.confirm(lane) == Confirm::Running => {
+                    return Next::GoOn {
+                        started: Some(self.conclusion(Outcome::Started, true, LATE)),
+                        confirming: confirming(Timestamp::now(), true),
+                    };
+                }
                 InstanceState::Running | InstanceState::Starting => (Outcome::Started, true),
                 InstanceState::Stopped | InstanceState::Passing | InstanceState::Ended => (Outcome::Expired, false),
             },
@@ -266,7 +293,12 @@ impl Job {
         if called.is_noted && verdict == Verdict::Transient {
             return alone_next_time(&self.progress, lane.retry, now, random);
         }
-        decide(verdict, result, &self.progress, lane.retry, now, random)
+        decide(verdict, result, &self.progress, self.confirm(lane), lane.retry, now, random)
+    }
+
+    /// When the job is done.
+    fn confirm(&self, lane: &Lane) -> Confirm {
+        self.job.as_ref().and_then(|job| job.confirm).unwrap_or(lane.confirm)
     }
 
     /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
@@ -278,25 +310,12 @@ impl Job {
     ) -> Result<(Confirmed, Option<Reply>), lapin::Error> {
         let lane = &tenure.lane;
         let finished_at = Timestamp::now();
-        let data = self.data(lane, conclusion, finished_at);
-        let headers = Headers(self.message.properties.headers().as_ref());
-        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
-        let event = data.into_event(traceparent);
-        let body = event.to_bytes();
-        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
-        if let Ok(id) = ShortString::try_new(event.id) {
-            properties = properties.with_message_id(id);
-        }
-        if let Some(correlation_id) = self.message.properties.correlation_id() {
-            properties = properties.with_correlation_id(correlation_id.clone());
-        }
-
-        let key = format!("{}.{}", lane.name, conclusion.outcome);
+        let event = self.event(lane, conclusion, true, finished_at);
         let reply = self.message.properties.reply_to().as_ref().map(|asker| {
-            let (properties, body) = (properties.clone(), body.clone());
+            let (properties, body) = (event.properties.clone(), event.body.clone());
             Reply { to: asker.to_string(), properties, body }
         });
-        let told = tenure.outcomes.publish(Outgoing { exchange: lane.names.outcomes(), key, properties, body });
+        let told = tenure.outcomes.publish(event);
         let proof = if conclusion.outcome.is_dead_letter() {
             let (told, kept) = tokio::try_join!(told, self.keep(tenure, conclusion, finished_at))?;
             told.and(kept)
@@ -306,6 +325,25 @@ impl Job {
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
         debug!(lane = %lane.name, job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
         Ok((proof, reply))
+    }
+
+    /// What is published of `conclusion`, be it the job's last word or not.
+    fn event(&self, lane: &Lane, conclusion: &Conclusion, is_final: bool, at: Timestamp) -> Outgoing {
+        let phase = conclusion.outcome.phase(self.progress.confirming.is_some());
+        let data = Data { is_final, ..self.data(lane, conclusion, at) };
+        let headers = Headers(self.message.properties.headers().as_ref());
+        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
+        let event = data.into_event(phase, traceparent);
+        let body = event.to_bytes();
+        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        if let Ok(id) = ShortString::try_new(event.id) {
+            properties = properties.with_message_id(id);
+        }
+        if let Some(correlation_id) = self.message.properties.correlation_id() {
+            properties = properties.with_correlation_id(correlation_id.clone());
+        }
+        let key = format!("{}.{}", lane.name, conclusion.outcome);
+        Outgoing { exchange: lane.names.outcomes(), key, properties, body }
     }
 
     fn data<'a>(&'a self, lane: &'a Lane, conclusion: &'a Conclusion, finished_at: Timestamp) -> Data<'a> {
@@ -342,7 +380,8 @@ impl Job {
     async fn keep(&self, tenure: &Tenure, conclusion: &Conclusion, now: Timestamp) -> Result<Confirmed, lapin::Error> {
         let lane = &tenure.lane;
         let mut headers = FieldTable::default();
-        self.progress.write(&mut headers);
+        // Put back into the queue, it is to be started, and not looked for where it was given up.
+        Progress { confirming: None, ..self.progress.clone() }.write(&mut headers);
         let mut set = |name: &str, value: AMQPValue| {
             headers.insert(name.into(), value);
         };
@@ -352,6 +391,9 @@ impl Job {
         set("x-reveille-lane", text(lane.name.as_str()));
         set("x-reveille-dead-at", text(&now.to_string()));
         set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
+        if let Some(explanation) = &conclusion.explanation {
+            set("x-reveille-error-message", text(explanation));
+        }
         if let Some(answer) = &conclusion.answer {
             set("x-reveille-http-status", AMQPValue::LongLongInt(answer.status.into()));
             let texts = [
@@ -364,8 +406,6 @@ impl Job {
                     set(name, text(value));
                 }
             }
-        } else if let Some(explanation) = &conclusion.explanation {
-            set("x-reveille-error-message", text(explanation));
         }
         let (properties, body) = (self.message.forward(headers), self.message.body.clone());
         tenure.jobs.publish(Outgoing { exchange: String::new(), key: lane.names.dead(), properties, body }).await
@@ -392,7 +432,10 @@ impl Job {
 }
 
 /// What comes first for a job that could be read.
-fn first(job: &job::Job, now: Timestamp) -> First {
+fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> First {
+    if let Some(confirming) = &progress.confirming {
+        return First::Poll(job.instance_id.clone(), confirming.clone());
+    }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
         Some(wait) if !wait.is_zero() && !is_late(job, now) => First::Wait(wait),
         _ => First::Call(job.instance_id.clone()),
@@ -417,6 +460,7 @@ fn decide(
     verdict: Verdict,
     result: Result<Answer, NoAnswer>,
     progress: &Progress,
+    confirm: Confirm,
     retry: Retry,
     now: Timestamp,
     random: f64,
@@ -431,7 +475,10 @@ fn decide(
     let uncounted = full_jitter(retry.initial, retry.max, setbacks, random);
     let (outcome, ambiguous) = match verdict {
         Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
-        Verdict::AlreadyDone => (Outcome::AlreadyDone, false),
+        Verdict::AlreadyDone { runs: false } if confirm == Confirm::Running => {
+            return Next::GoOn { started: None, confirming: confirming(now, false) };
+        }
+        Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
         // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
         Verdict::Failed(Reason::AccessDenied) if !progress.denied => {
             return park(Progress { denied: true, ..progress.clone() }, uncounted, "access_denied");
@@ -459,8 +506,19 @@ fn decide(
         Ok(answer) => (Some(answer), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer, explanation })
+    let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };
+    if outcome == Outcome::Started && confirm == Confirm::Running {
+        Next::GoOn { started: Some(conclusion), confirming: confirming(now, ambiguous) }
+    } else {
+        Next::Conclude(conclusion)
+    }
 }
 
+/// The beginning of the confirm phase.
+fn confirming(since: Timestamp, ambiguous: bool) -> Confirming {
+    Confirming { since, ambiguous, seen_starting: false, polls: 0 }
+}
+
+mod confirming;
 #[cfg(test)]
 mod tests;

@@ -190,9 +190,11 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
                 join_all(jobs).await?;
             }
             let job = Job::admit(delivery, lane.name());
+            let is_start = job.is_start();
             job.wait_for_its_turn(lane).await;
             start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
-            if *suspect || lane.pause.is_on_trial() {
+            // A poll is no trial: it waits for others, and says nothing of whether starts are allowed.
+            if *suspect || (is_start && lane.pause.is_on_trial()) {
                 join_all(jobs).await?;
             }
             if lane.pause.is_paused() {

@@ -17,7 +17,10 @@ pub enum Verdict {
         ambiguous: bool,
     },
     /// Somebody had started the instance before.
-    AlreadyDone,
+    AlreadyDone {
+        /// It was seen running. Else it is on its way, or the policy asks for no more.
+        runs: bool,
+    },
     /// Ask for the instance's state; [`of_describe`] then says more.
     Verify,
     /// It will not get better.
@@ -82,7 +85,7 @@ pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances)
             // The code was lost with the rest of the body: it may be one of the two above.
             _ if code.is_none() => Verdict::Transient,
             Conflict::Fail => Verdict::Failed(Reason::Conflict),
-            Conflict::Accept => Verdict::AlreadyDone,
+            Conflict::Accept => Verdict::AlreadyDone { runs: false },
         },
     }
 }
@@ -106,7 +109,9 @@ pub fn of_describe(
         Err(error) => return general(&Err(error.clone())),
     };
     match state {
-        InstanceState::Running | InstanceState::Starting if circumstances.first_touch => Verdict::AlreadyDone,
+        InstanceState::Running | InstanceState::Starting if circumstances.first_touch => {
+            Verdict::AlreadyDone { runs: state == InstanceState::Running }
+        }
         InstanceState::Running | InstanceState::Starting => Verdict::Started { ambiguous: true },
         // A read can lag the start that made it untrue, and a stopped instance is there to be started.
         InstanceState::Stopped | InstanceState::Passing => Verdict::Transient,
@@ -119,7 +124,7 @@ pub fn of_describe(
 fn unverifiable(policy: Conflict) -> Verdict {
     match policy {
         Conflict::Fail => Verdict::Failed(Reason::Conflict),
-        Conflict::Accept => Verdict::AlreadyDone,
+        Conflict::Accept => Verdict::AlreadyDone { runs: false },
         Conflict::Verify => Verdict::Failed(Reason::ConflictUnverified),
     }
 }

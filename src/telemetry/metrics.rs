@@ -27,6 +27,7 @@ pub struct Metrics {
     jobs_parked: IntCounterVec,
     api_requests: IntCounterVec,
     api_request_duration: HistogramVec,
+    confirm_duration: HistogramVec,
     limiter_wait: HistogramVec,
     lane_held: IntGaugeVec,
     lane_paused: IntGaugeVec,
@@ -80,6 +81,14 @@ impl Metrics {
                     CALL_BUCKETS.to_vec()
                 ),
                 &["lane", "operation"],
+            ),
+            confirm_duration: histogram(
+                histogram_opts!(
+                    "reveille_confirm_duration_seconds",
+                    "From an accepted start to the poll that found the instance running.",
+                    JOB_BUCKETS.to_vec()
+                ),
+                &["lane"],
             ),
             limiter_wait: histogram(
                 histogram_opts!(
@@ -136,6 +145,7 @@ impl Metrics {
         metrics.register(&metrics.jobs_parked);
         metrics.register(&metrics.api_requests);
         metrics.register(&metrics.api_request_duration);
+        metrics.register(&metrics.confirm_duration);
         metrics.register(&metrics.limiter_wait);
         metrics.register(&metrics.lane_held);
         metrics.register(&metrics.lane_paused);
@@ -223,6 +233,11 @@ impl LaneMetrics {
         self.metrics.job_duration.with_label_values(&[&self.lane]).observe(duration.as_secs_f64().max(0.0));
     }
 
+    /// An instance was found running, so long after its start.
+    pub fn runs(&self, duration: SignedDuration) {
+        self.metrics.confirm_duration.with_label_values(&[&self.lane]).observe(duration.as_secs_f64().max(0.0));
+    }
+
     /// A job was parked.
     pub fn parked(&self, cause: &str) {
         self.metrics.jobs_parked.with_label_values(&[self.lane.as_str(), cause]).inc();
@@ -284,6 +299,7 @@ mod tests {
         lane.called(Operation::Start, Err("timeout"), Duration::from_secs(15));
         lane.waited(Duration::ZERO);
         lane.parked("transient");
+        lane.runs(SignedDuration::from_secs(40));
         lane.rate.set(12.5);
         let text = metrics.render().unwrap();
         for line in [
@@ -292,6 +308,7 @@ mod tests {
             r#"reveille_api_requests_total{lane="prod",operation="start",status="timeout"} 1"#,
             r#"reveille_jobs_parked_total{cause="transient",lane="prod"} 1"#,
             r#"reveille_jobs_in_flight{lane="prod"} 1"#,
+            r#"reveille_confirm_duration_seconds_bucket{lane="prod",le="60"} 1"#,
             r#"reveille_job_duration_seconds_bucket{lane="prod",le="0.5"} 1"#,
             r#"reveille_lane_rate{lane="prod"} 12.5"#,
             "reveille_broker_connected 0",

@@ -26,24 +26,57 @@ fn progress() -> Progress {
         failing_since: None,
         touched: false,
         denied: false,
+        confirming: None,
     }
 }
 
 fn decided(verdict: Verdict, progress: &Progress) -> Next {
-    decide(verdict, Err(NoAnswer::TimedOut), progress, RETRY, now(), 0.5)
+    decide(verdict, Err(NoAnswer::TimedOut), progress, Confirm::Accepted, RETRY, now(), 0.5)
 }
 
 #[test]
 fn a_job_waits_until_not_before() {
     let id = || InstanceId::parse("i-0000").unwrap();
-    assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), now()), First::Call(id()));
+    assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), &progress(), now()), First::Call(id()));
     let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
-    assert_eq!(first(&early, now()), First::Wait(Duration::from_secs(2)));
+    assert_eq!(first(&early, &progress(), now()), First::Wait(Duration::from_secs(2)));
     let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
-    assert_eq!(first(&due, now()), First::Call(id()));
+    assert_eq!(first(&due, &progress(), now()), First::Call(id()));
     let (late, never) = (r#""deadline":"2026-11-25T07:29:59Z""#, r#""not_before":"2026-11-25T07:30:02Z""#);
     let never = job(&format!(r#"{{"instance_id":"i-0000",{late},{never}}}"#));
-    assert_eq!(first(&never, now()), First::Call(id()), "it is late, and not to wait as well");
+    assert_eq!(first(&never, &progress(), now()), First::Call(id()), "it is late, and not to wait as well");
+}
+
+#[test]
+fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running() {
+    let decided = |verdict, confirm| {
+        decide(verdict, Ok(Answer { status: 200, ..Answer::default() }), &progress(), confirm, RETRY, now(), 0.5)
+    };
+    for ambiguous in [false, true] {
+        let next = decided(Verdict::Started { ambiguous }, Confirm::Running);
+        let Next::GoOn { started: Some(started), confirming } = next else { panic!("{next:?}") };
+        assert_eq!((started.outcome, started.ambiguous, started.attempts), (Outcome::Started, ambiguous, 1));
+        assert_eq!((confirming.since, confirming.ambiguous, confirming.polls), (now(), ambiguous, 0));
+    }
+    let next = decided(Verdict::AlreadyDone { runs: false }, Confirm::Running);
+    assert!(matches!(next, Next::GoOn { started: None, .. }), "it is not our doing, so nothing is said: {next:?}");
+    for (verdict, confirm, outcome) in [
+        (Verdict::AlreadyDone { runs: true }, Confirm::Running, Outcome::AlreadyDone),
+        (Verdict::AlreadyDone { runs: false }, Confirm::Accepted, Outcome::AlreadyDone),
+        (Verdict::Started { ambiguous: false }, Confirm::Accepted, Outcome::Started),
+        (Verdict::Failed(Reason::Conflict), Confirm::Running, Outcome::Failed(Reason::Conflict)),
+    ] {
+        let next = decided(verdict, confirm);
+        assert!(matches!(&next, Next::Conclude(end) if end.outcome == outcome), "{next:?}");
+    }
+}
+
+#[test]
+fn a_job_that_is_confirming_is_polled_whatever_its_times_say() {
+    let begun = confirming(now(), false);
+    let polled = Progress { confirming: Some(begun.clone()), ..progress() };
+    let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z","not_before":"2026-11-26T07:30:00Z"}"#);
+    assert_eq!(first(&late, &polled, now()), First::Poll(late.instance_id.clone(), begun));
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn any_other_409_on_a_clean_first_touch_is_read_by_policy() {
     for code in ["Instance.StartInstanceOperationForbidden", "Something.New", "SignatureDoesNotMatch"] {
         let result = Ok(answer(409, code));
         assert_eq!(of_start(&result, clean(Conflict::Fail)), Verdict::Failed(Reason::Conflict));
-        assert_eq!(of_start(&result, clean(Conflict::Accept)), Verdict::AlreadyDone);
+        assert_eq!(of_start(&result, clean(Conflict::Accept)), Verdict::AlreadyDone { runs: false });
         assert_eq!(of_start(&result, clean(Conflict::Verify)), Verdict::Verify);
     }
 }
@@ -105,7 +105,7 @@ fn a_409_on_anything_but_a_clean_first_touch_is_verified_whatever_the_policy() {
 fn a_verified_409_is_read_by_the_state() {
     let verify = clean(Conflict::Verify);
     for state in ["Running", "Starting"] {
-        assert_eq!(described(state, verify), Verdict::AlreadyDone);
+        assert_eq!(described(state, verify), Verdict::AlreadyDone { runs: state == "Running" });
     }
     let passing = [
         "Stopping",

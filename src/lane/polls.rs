@@ -1,0 +1,297 @@
+//! The polls of a lane: jobs in the confirm phase that ask for their instance's state, a hundred in one call.
+//!
+//! Starts go first. A poll takes a slot of the limiter that no start wants, or, while starts wait, its share of the rate;
+//! and of the calls in flight no more than that share either. So it can be long in coming: a job that has waited
+//! [`PATIENCE`] is put back, since it holds one of the deliveries that retries need too.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::Lane;
+use super::confirm::Sight;
+use super::limiter::Limiter;
+use super::verdict::{self, Verdict};
+use crate::bce::{Answer, InstanceId, MOST_IDS, NoAnswer};
+
+/// How long the first of a call waits for others. They come due on one beat, to a second exactly.
+const GATHERING: Duration = Duration::from_secs(1);
+/// How long a job waits for its poll to be made.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a poll looks whether a slot is free.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What a poll told a job of its instance, and the answer it was read from.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) sight: Sight,
+    pub(super) answer: Result<Answer, NoAnswer>,
+}
+
+/// The jobs that wait for a poll, and when the share of the rate allows the next one.
+#[derive(Debug)]
+pub(super) struct Polls {
+    /// The part of the rate that polls may take while starts wait.
+    share: f64,
+    /// Calls in flight, at most.
+    most: usize,
+    /// As many as can be in hand, and fit into a call: then nobody else is waited for.
+    full: usize,
+    waiting: Mutex<Waiting>,
+    joined: Notify,
+    /// When the share allows the next poll.
+    next: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: Vec<Asker>,
+    /// Names an asker.
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Asker {
+    number: u64,
+    instance: InstanceId,
+    told: oneshot::Sender<Told>,
+}
+
+/// Those that one call is for, by instance: an instance can have two jobs.
+type Picked = HashMap<InstanceId, Vec<oneshot::Sender<Told>>>;
+
+impl Polls {
+    /// `share` is 0.01 to 1; of `concurrency` calls in flight; with `prefetch` jobs in hand at most.
+    pub(super) fn new(share: f64, concurrency: u32, prefetch: u16) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 1,024")]
+        let most = (f64::from(concurrency) * share).ceil() as usize;
+        let full = MOST_IDS.min(prefetch.into());
+        Self { share, most, full, waiting: Mutex::default(), joined: Notify::new(), next: Mutex::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, instance: &InstanceId) -> (u64, oneshot::Receiver<Told>) {
+        let (told, receiver) = oneshot::channel();
+        let mut waiting = self.waiting();
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.jobs.push(Asker { number, instance: instance.clone(), told });
+        self.joined.notify_one();
+        (number, receiver)
+    }
+
+    /// Whether a job could go back: once it is picked, its call is under way and tells it something.
+    fn withdraw(&self, number: u64) -> bool {
+        let mut waiting = self.waiting();
+        let before = waiting.jobs.len();
+        waiting.jobs.retain(|job| job.number != number);
+        waiting.jobs.len() < before
+    }
+
+    /// Waits until a call is worth it: until there is somebody, and then for others, but not for long.
+    async fn gathered(&self) {
+        self.are_waiting(1).await;
+        let _ = timeout(GATHERING, self.are_waiting(self.full)).await;
+    }
+
+    async fn are_waiting(&self, count: usize) {
+        loop {
+            {
+                let mut waiting = self.waiting();
+                // Of a tenure that was lost, nobody is left.
+                waiting.jobs.retain(|job| !job.told.is_closed());
+                if waiting.jobs.len() >= count {
+                    return;
+                }
+            }
+            self.joined.notified().await;
+        }
+    }
+
+    /// Takes those that have waited longest, as many instances as fit into a call.
+    fn pick(&self) -> Picked {
+        let mut picked = Picked::new();
+        let mut waiting = self.waiting();
+        for job in std::mem::take(&mut waiting.jobs) {
+            if picked.len() < MOST_IDS || picked.contains_key(&job.instance) {
+                picked.entry(job.instance).or_default().push(job.told);
+            } else {
+                waiting.jobs.push(job);
+            }
+        }
+        picked
+    }
+
+    /// Whether the share of `rate`, in calls per second, allows a poll at `now`; if so, it is taken.
+    fn take_share(&self, rate: f64, now: Instant) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = next.is_none_or(|next| next <= now);
+        if is_due {
+            *next = Some(now + Duration::from_secs_f64(1.0 / (rate * self.share)));
+        }
+        is_due
+    }
+
+    /// Waits for a slot that no start wants, or one of the share.
+    async fn turn(&self, limiter: &Limiter) {
+        while !limiter.try_acquire() {
+            if self.take_share(limiter.rate(), Instant::now()) {
+                limiter.acquire().await;
+                return;
+            }
+            sleep(GLANCE).await;
+        }
+    }
+}
+
+impl Lane {
+    /// Asks for an instance's state, together with others. `None`: not in time, or not while the lane is paused.
+    pub(super) async fn poll(&self, instance: &InstanceId) -> Option<Told> {
+        let (number, mut told) = self.polls.join(instance);
+        tokio::select! {
+            biased;
+            told = &mut told => return told.ok(),
+            () = self.pause.begun() => {}
+            () = sleep(PATIENCE) => {}
+        }
+        if self.polls.withdraw(number) { None } else { told.await.ok() }
+    }
+
+    /// Makes the polls that jobs wait for, as long as the lane is held.
+    pub(super) async fn make_polls(&self) -> Infallible {
+        let mut calls = FuturesUnordered::new();
+        // Left alone only before it has begun: it may stand in the limiter's line, and who stands there has to move.
+        let mut due = pin!(self.poll_is_due());
+        loop {
+            tokio::select! {
+                Some(()) = calls.next() => {}
+                () = &mut due, if calls.len() < self.polls.most => {
+                    calls.push(self.ask(self.polls.pick()));
+                    due.set(self.poll_is_due());
+                }
+            }
+        }
+    }
+
+    /// Waits until there are jobs to ask for, and the right to.
+    async fn poll_is_due(&self) {
+        loop {
+            self.polls.gathered().await;
+            self.lease.valid().await;
+            tokio::select! {
+                biased;
+                // Those that waited go back.
+                () = self.pause.begun() => sleep(GLANCE).await,
+                () = self.polls.turn(&self.limiter) => if self.lease.is_valid() { return },
+            }
+        }
+    }
+
+    /// Makes one call, and tells each job what it says of its instance.
+    async fn ask(&self, jobs: Picked) {
+        let instances: Vec<InstanceId> = jobs.keys().cloned().collect();
+        let Some(first) = instances.first() else { return };
+        let (answer, states) = match self.states(&instances).await {
+            Ok((answer, states)) => (Ok(answer), states),
+            Err(error) => (Err(error), None),
+        };
+        let verdict = verdict::general(&answer);
+        self.changed(self.pause.note_poll(first, &verdict, &answer));
+        if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
+            warn!(lane = %self.name, "states are not told, so no instance is seen running: {refused}");
+        }
+        debug!(lane = %self.name, instances = instances.len(), ?verdict, "polled");
+        for (instance, askers) in jobs {
+            let sight = match &states {
+                Some(states) => states.get(&instance).map_or(Sight::Absent, |state| Sight::State(*state)),
+                None => Sight::Nothing,
+            };
+            for asker in askers {
+                // Whoever does not listen any more has been dropped with its tenure.
+                let _ = asker.send(Told { sight, answer: answer.clone() });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(number: usize) -> InstanceId {
+        InstanceId::parse(&format!("i-{number:05}")).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_a_hundred_but_not_for_long() {
+        let polls = Polls::new(0.1, 32, 192);
+        let asked: Vec<_> = (0..150).map(|number| polls.join(&instance(number))).collect();
+        let begun = Instant::now();
+        polls.gathered().await;
+        assert_eq!((polls.pick().len(), begun.elapsed()), (100, Duration::ZERO));
+        polls.gathered().await;
+        assert_eq!((polls.pick().len(), begun.elapsed()), (50, GATHERING));
+        drop(asked);
+    }
+
+    #[test]
+    fn an_instance_is_named_once_however_many_ask_and_who_is_picked_cannot_go_back() {
+        let polls = Polls::new(0.1, 32, 192);
+        let (first, _one) = polls.join(&instance(1));
+        let (_, _another) = polls.join(&instance(1));
+        let (third, _two) = polls.join(&instance(2));
+        assert!(polls.withdraw(third) && !polls.withdraw(third));
+        let picked = polls.pick();
+        assert_eq!((picked.len(), picked[&instance(1)].len()), (1, 2));
+        assert!(!polls.withdraw(first));
+    }
+
+    /// Starts that always wait for the limiter leave polls their share, and polls leave starts the rest.
+    #[tokio::test(start_paused = true)]
+    async fn polls_take_their_share_and_no_more_while_starts_wait() {
+        for share in [0.1, 0.25] {
+            let (limiter, polls) = (Limiter::new(20.0, 5), Polls::new(share, 32, 84));
+            let (mut starts, mut asked) = (0.0, 0.0);
+            let both = async {
+                let starting = async {
+                    loop {
+                        limiter.acquire().await;
+                        starts += 1.0;
+                    }
+                };
+                let polling = async {
+                    loop {
+                        polls.turn(&limiter).await;
+                        asked += 1.0;
+                    }
+                };
+                tokio::join!(starting, polling)
+            };
+            let _: Result<((), ()), _> = timeout(Duration::from_secs(100), both).await;
+            let of_all: f64 = asked / (asked + starts);
+            assert!((0.8 * share..=1.05 * share).contains(&of_all), "{share}: {of_all}");
+            assert!(asked + starts > 1_990.0, "nothing is wasted: {asked} + {starts}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn polls_take_what_no_start_wants() {
+        let (limiter, polls) = (Limiter::new(20.0, 5), Polls::new(0.1, 32, 84));
+        let begun = Instant::now();
+        for _ in 0..100 {
+            polls.turn(&limiter).await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,91 @@
+//! The way of a job once its start was accepted, and it is done only when its instance runs.
+
+use jiff::Timestamp;
+
+use super::{Conclusion, Job, Next};
+use crate::bce::InstanceId;
+use crate::broker::Confirmed;
+use crate::job::{Confirming, Progress};
+use crate::lane::company::Ticket;
+use crate::lane::confirm::{self, Step};
+use crate::lane::{Lane, Tenure};
+use crate::outcome::Outcome;
+
+impl Job {
+    /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and no
+    /// start is to wait for it: `ticket` is given back at once.
+    pub(super) async fn poll(
+        &self,
+        lane: &Lane,
+        instance: &InstanceId,
+        confirming: &Confirming,
+        ticket: Ticket,
+    ) -> Next {
+        drop(ticket);
+        if lane.pause.is_paused() {
+            return self.unharmed(false);
+        }
+        let told = lane.poll(instance).await;
+        let now = Timestamp::now();
+        let Some(told) = told else {
+            let delay = confirm::delay(confirming, lane.confirm_timeout, now);
+            return if lane.pause.is_paused() {
+                self.unharmed(false)
+            } else {
+                self.later(false, delay, "poll_postponed")
+            };
+        };
+        // What ended the call ends the others' too, and is nothing to the job.
+        if told.sight == confirm::Sight::Nothing && lane.pause.is_paused() {
+            return self.unharmed(false);
+        }
+        match confirm::judge(told.sight, confirming, lane.confirm_timeout, now) {
+            Step::Wait(confirming, delay) => {
+                let progress = Progress { confirming: Some(confirming), ..self.progress.clone() };
+                Next::Park { progress, delay, cause: "confirm" }
+            }
+            Step::End { outcome, ambiguous, why } => {
+                if outcome == Outcome::Running {
+                    lane.metrics.runs(now.duration_since(confirming.since));
+                }
+                let explanation = (!why.is_empty()).then_some(why);
+                let attempts = self.progress.attempts;
+                Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })
+            }
+        }
+    }
+
+    /// Where a copy of this job was said to have been started, that is said again, as it was.
+    pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
+        let (since, ambiguous) = lane.memory.started(self.key(lane)?)?;
+        let started = self.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
+        Some(Next::GoOn { started: Some(started), confirming: super::confirming(since, ambiguous) })
+    }
+
+    /// Says that the instance was started, if that is to be said, and then parks the job until the first poll. In this
+    /// order: else a crash between the two would leave a job that runs and was never said to be started.
+    pub(super) async fn go_on(
+        &self,
+        tenure: &Tenure,
+        started: Option<Conclusion>,
+        confirming: Confirming,
+    ) -> Result<Confirmed, lapin::Error> {
+        let lane = &tenure.lane;
+        let told = if let Some(started) = &started {
+            if let Some(key) = self.key(lane) {
+                lane.memory.start(key, confirming.since, confirming.ambiguous);
+            }
+            Some(tenure.outcomes.publish(self.event(lane, started, false, confirming.since)).await?)
+        } else {
+            None
+        };
+        let attempts = started.map_or(self.progress.attempts, |started| started.attempts);
+        let delay = confirm::delay(&confirming, lane.confirm_timeout, Timestamp::now());
+        let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
+        let kept = self.park(tenure, &progress, delay, "confirm").await?;
+        Ok(match told {
+            Some(told) => told.and(kept),
+            None => kept,
+        })
+    }
+}

@@ -1,0 +1,304 @@
+//! A job that is done only when its instance runs: `confirm = "running"`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use jiff::{Timestamp, ToSpan};
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+
+use crate::support::account::Account;
+use crate::support::calls::Call;
+use crate::support::daemon::Daemon;
+use crate::support::lost_acks::LostAcks;
+use crate::support::queues::{Queues, header};
+use crate::support::sim::Sim;
+use crate::support::stage::{LANE, Stage, Wishes, config};
+use crate::support::{PATIENCE, broker, eventually};
+
+const RUNNING: &str = "confirm = \"running\"";
+const PARKED: &str = r#"reveille_jobs_parked_total{cause="confirm",lane="prod"}"#;
+
+fn id(number: usize) -> String {
+    format!("i-sim{number:05}")
+}
+
+fn polls(calls: &[Call]) -> impl Iterator<Item = &Call> {
+    calls.iter().filter(|call| call.operation == "list_by_ids")
+}
+
+/// Polls that asked for this instance.
+fn polls_of(calls: &[Call], instance: &str) -> usize {
+    polls(calls).filter(|call| call.instances.iter().any(|one| one == instance)).count()
+}
+
+fn end(outcome: &Value) -> (&str, &str) {
+    (outcome["outcome"].as_str().unwrap(), outcome["reason"].as_str().unwrap_or_default())
+}
+
+/// Every event so far, in order.
+async fn events(url: &str) -> Vec<Value> {
+    let log = Queues::connect(url).await.read_stream("reveille.outcomes.log", &mut 0).await;
+    let events = log.iter().map(|message| serde_json::from_slice::<Value>(&message.data).unwrap());
+    events.filter(|event| event["type"].as_str().unwrap().starts_with("io.reveille.instance.")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
+    const JOBS: usize = 1_000;
+    let lane = format!("rate = 50\nburst = 1\nconcurrency = 64\n{RUNNING}");
+    let wishes = Wishes { fleet: "Stopped=1000", lane: &lane, sim: &["--boot-time", "8s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    let instances: Vec<String> = (1..=JOBS).map(id).collect();
+    stream::iter(&instances).for_each_concurrent(64, |instance| stage.wake(instance)).await;
+
+    let mut said: BTreeMap<String, Vec<(String, bool, String)>> = BTreeMap::new();
+    let mut ended = 0;
+    while ended < JOBS {
+        let event = stage.event().await;
+        let data = &event["data"];
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let is_final = data["final"] == true;
+        ended += usize::from(is_final);
+        let told = (text(&data["outcome"]), is_final, text(&event["id"]));
+        said.entry(text(&data["job_id"])).or_default().push(told);
+    }
+    for (job, said) in &said {
+        let started = ("started".to_owned(), false, format!("{job}/start"));
+        let running = ("running".to_owned(), true, format!("{job}/confirm"));
+        assert_eq!(said, &[started, running]);
+    }
+    stage.all_acked().await;
+    assert_eq!(stage.daemon.metric(r#"reveille_confirm_duration_seconds_count{lane="prod"}"#).await, 1_000.0);
+
+    let calls = stage.sim.log().await;
+    let asked: usize = polls(&calls).map(|call| call.instances.len()).sum();
+    let last_start = calls.iter().rposition(|call| call.operation == "start").unwrap();
+    let (during, count) = (polls(&calls[..last_start]).count(), polls(&calls).count());
+    println!("{JOBS} instances: {count} polls for {asked} ids; {during} of {last_start} calls while starts waited");
+    assert!(count <= 60, "{count} polls");
+    assert_eq!(calls.len(), JOBS + count, "one start each, and nothing but polls beside");
+    assert!(during > 0, "starts do not starve polls");
+    assert!(during * 10 <= last_start, "polls took more than their share of a tenth");
+}
+
+#[tokio::test]
+async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
+    let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "12s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    for (instance, end) in [(id(1), "Stopped"), (id(2), "Error"), (id(3), "Running"), (id(4), "Deleted")] {
+        stage
+            .sim
+            .control("PUT", &format!("instances/{instance}"), json!({"status": "Stopped", "boots_into": end}))
+            .await;
+        stage.wake(&instance).await;
+    }
+    let outcomes = stage.outcomes(4).await;
+    assert_eq!(end(&outcomes[&id(3)]), ("running", ""));
+    let calls = stage.sim.log().await;
+    for instance in [id(1), id(2), id(4)] {
+        let outcome = &outcomes[&instance];
+        assert_eq!(end(outcome), ("failed", "not_running"), "{outcome}");
+        assert!(outcome["error_message"].as_str().unwrap().contains("its start was accepted"), "{outcome}");
+        let started = calls.iter().find(|call| call.instance == instance).unwrap().unix_micros;
+        let fell = started + 12_000_000;
+        let after: Vec<Call> = calls.iter().filter(|call| call.unix_micros >= fell).cloned().collect();
+        assert_eq!(polls_of(&after, &instance), 1, "the first poll that could see it");
+        assert!(polls_of(&calls, &instance) > 1, "it was seen starting before");
+    }
+
+    // Put back under a new id, headers and all, a dead letter is a start, and no poll of what was given up.
+    let dead = stage.dead().await;
+    assert_eq!(dead.len(), 3);
+    stage.sim.set_status(&id(2), "Stopped").await;
+    let letter = dead.iter().find(|letter| header(&letter.properties, "x-reveille-error-message").contains("Error"));
+    let letter = letter.expect("that of the one that went to Error");
+    let properties = letter.properties.clone().with_message_id("again".into());
+    stage.queues.publish("reveille.jobs", LANE, properties, &letter.data).await;
+    assert_eq!(end(&stage.outcome().await), ("running", ""));
+    assert_eq!(stage.sim.instance(&id(2)).await["starts"], 2);
+}
+
+#[tokio::test]
+async fn an_instance_that_takes_too_long_has_failed() {
+    let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
+    let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
+    stage.sim.control("PUT", &format!("instances/{}", id(1)), json!({"status": "Stopped", "hold": true})).await;
+    stage.wake(&id(1)).await;
+    let outcome = stage.outcome().await;
+    assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
+    assert_eq!(outcome["ambiguous"], false, "it was seen not to run");
+    assert_eq!(stage.dead().await.len(), 1);
+}
+
+/// It may run, for all that is known.
+#[tokio::test]
+async fn where_states_are_not_told_the_timeout_ends_the_job_and_says_why() {
+    let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
+    let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "operations": ["list_by_ids"]}])).await;
+    stage.wake(&id(1)).await;
+    let outcome = stage.outcome().await;
+    assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
+    assert_eq!((&outcome["ambiguous"], &outcome["http_status"]), (&json!(true), &json!(403)));
+    assert!(stage.daemon.child.output().contains("states are not told"), "and the log says so");
+    assert!(!stage.daemon.child.output().contains("lane paused"), "starts are allowed all the same");
+}
+
+#[tokio::test]
+async fn polls_that_fail_decide_nothing() {
+    let lane = format!("timeout = \"1s\"\n{RUNNING}");
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=3", lane: &lane, ..Wishes::default() }).await;
+    let script = json!([{"status": 503}, {"status": 429}, "hang-before", "normal"]);
+    for instance in [id(1), id(2), id(3)] {
+        stage.wake(&instance).await;
+    }
+    eventually("all are started", async || (stage.daemon.metric(PARKED).await >= 3.0).then_some(())).await;
+    stage.sim.script("*", script).await;
+    for outcome in stage.outcomes(3).await.into_values() {
+        assert_eq!(end(&outcome), ("running", ""), "{outcome}");
+    }
+    let calls = stage.sim.log().await;
+    let answers: Vec<_> = polls(&calls).map(|call| call.status).collect();
+    assert!(answers[..3] == [Some(503), Some(429), None], "{answers:?}");
+    assert_eq!(calls.iter().filter(|call| call.operation == "start").count(), 3, "nothing is started twice");
+}
+
+#[tokio::test]
+async fn a_pause_ends_no_job_that_waits_for_its_instance() {
+    let lane = format!("{RUNNING}\nconfirm_timeout = \"8s\"");
+    let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
+    for number in 1..=20 {
+        stage.wake(&id(number)).await;
+    }
+    eventually("all are started", async || (stage.daemon.metric(PARKED).await >= 20.0).then_some(())).await;
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}])).await;
+    eventually("a poll finds it out", async || {
+        (stage.daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await == 1.0).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stage.sim.faults(json!([])).await;
+    for outcome in stage.outcomes(20).await.into_values() {
+        assert_eq!(end(&outcome), ("running", ""), "its time passed while nobody could look: {outcome}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
+    const JOBS: usize = 200;
+    let lane = format!("rate = 100\n{RUNNING}");
+    let wishes = Wishes { fleet: "Stopped=200", lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=JOBS).map(id), json!({})).await;
+    let mut seen = 0;
+    for _ in 0..2 {
+        // The answer to the last of them is on its way, or was just read.
+        seen = eventually("polls are made", async || {
+            let count = polls(&stage.sim.log().await).count();
+            (count > seen).then_some(count)
+        })
+        .await;
+        stage.daemon.child.signal("KILL");
+        stage.daemon.child.ended().await;
+        stage.daemon.start_again();
+    }
+    assert_eq!(account.close(PATIENCE * 2).await, [("running".to_owned(), JOBS)].into());
+    let instances = stage.sim.control("GET", "instances", Value::Null).await;
+    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+}
+
+/// Killed between the confirm of the parked copy and the ack of the original: the one is polled, and the other started
+/// anew, had its start not been said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
+    const JOBS: usize = 10;
+    let sim = Sim::start(&["--fleet", "Stopped=10", "--boot-time", "3s"]);
+    let vhost = broker::vhost();
+    let broker = LostAcks::before(&vhost.url).await;
+    let wishes = Wishes { lane: RUNNING, ..Wishes::default() };
+    let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
+    daemon.ready().await;
+    let mut account = Account::open(&vhost.url).await;
+    broker.lose();
+    account.submit((1..=JOBS).map(id), json!({})).await;
+    eventually("every job is parked, and its ack lost", async || {
+        (daemon.metric(PARKED).await >= JOBS as f64 && broker.lost() >= JOBS).then_some(())
+    })
+    .await;
+    daemon.child.signal("KILL");
+    daemon.child.ended().await;
+    broker.cut();
+    daemon.start_again();
+    eventually("both copies of each end", async || {
+        account.ended().await;
+        (account.events >= 2 * JOBS).then_some(())
+    })
+    .await;
+    assert_eq!(account.close(PATIENCE).await, [("running".to_owned(), JOBS)].into());
+    let starts = sim.log().await.iter().filter(|call| call.operation == "start").count();
+    assert_eq!(starts, JOBS, "what was said is read back, and no second start made");
+    for event in events(&vhost.url).await {
+        let data = &event["data"];
+        let phase = if data["final"] == true { "confirm" } else { "start" };
+        assert_eq!(event["id"], format!("{}/{phase}", data["job_id"].as_str().unwrap()));
+        assert_eq!(data["ambiguous"], false, "{event}");
+    }
+}
+
+#[tokio::test]
+async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
+    let wishes = Wishes { sim: &["--boot-time", "4s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    // The deadline is for the start, which came before it.
+    let deadline = Timestamp::now() + 3.seconds();
+    stage.job("running", json!({"instance_id": id(1), "confirm": "running", "deadline": deadline})).await;
+    stage.job("accepted", json!({"instance_id": id(2), "confirm": "accepted"})).await;
+    stage.job("default", json!({"instance_id": id(3)})).await;
+    let outcomes = stage.outcomes(3).await;
+    assert_eq!(end(&outcomes["running"]), ("running", ""));
+    assert_eq!((end(&outcomes["accepted"]), end(&outcomes["default"])), (("started", ""), ("started", "")));
+}
+
+#[tokio::test]
+async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
+    let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "4s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    stage.sim.set_status(&id(1), "Running").await;
+    for number in [2, 3] {
+        stage.sim.set_status(&id(number), "Starting").await;
+    }
+    stage.wake(&id(1)).await;
+    stage.wake(&id(2)).await;
+    stage.job(&id(3), json!({"instance_id": id(3), "conflict": "accept"})).await;
+    // A start that succeeded unseen.
+    stage.sim.script(&id(4), json!([{"status": 503, "when": "after"}])).await;
+    stage.wake(&id(4)).await;
+    let outcomes = stage.outcomes(4).await;
+    let ends: Vec<_> = outcomes.values().map(|outcome| (end(outcome).0, outcome["ambiguous"] == true)).collect();
+    assert_eq!(ends, [("already_done", false), ("running", false), ("running", false), ("running", true)]);
+    let said = events(&stage.vhost.url).await;
+    let started: Vec<_> = said.iter().filter(|event| event["data"]["final"] == false).collect();
+    assert_eq!(started.len(), 1, "only one start was of our doing: {started:?}");
+    assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(id(4)), &json!(true)));
+}
+
+#[tokio::test]
+async fn the_reply_is_the_last_word_and_submit_waits_for_it() {
+    let stage = Stage::set().await;
+    let mut replies = stage.queues.listen("", "").await;
+    let properties =
+        BasicProperties::default().with_message_id("asked".into()).with_reply_to(replies.queue().to_string().into());
+    let body = json!({"instance_id": id(1), "confirm": "running"}).to_string();
+    stage.message(properties, body.as_bytes()).await;
+    let mut command =
+        stage.daemon.config.command(&["submit", "--lane", "prod", "--confirm", "running", "--wait", &id(2)]);
+    let ran = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");
+    let output = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && output.contains("running") && !output.contains("started"), "{output}");
+    let reply = tokio::time::timeout(PATIENCE, replies.next()).await.unwrap().unwrap().unwrap();
+    let event: Value = serde_json::from_slice(&reply.data).unwrap();
+    assert_eq!(event["data"]["outcome"], "running");
+}
