@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, ToSpan};
 use lapin::BasicProperties;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::support::account::Account;
@@ -283,6 +285,33 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let started: Vec<_> = said.iter().filter(|event| event["data"]["final"] == false).collect();
     assert_eq!(started.len(), 1, "only one start was of our doing: {started:?}");
     assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(id(4)), &json!(true)));
+}
+
+/// A crash in between must not leave a job that runs, and was never said to be started.
+#[tokio::test]
+async fn the_job_goes_on_only_once_its_start_was_said() {
+    let mut stage = Stage::with(Wishes { lane: RUNNING, ..Wishes::default() }).await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let log = "reveille.outcomes.log";
+    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    channel.queue_delete(log.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_declare(log.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    let unbound = ("reveille.outcomes", "prod.*");
+    let events = stage.events_queue();
+    channel.queue_unbind(events.clone(), unbound.0.into(), unbound.1.into(), FieldTable::default()).await.unwrap();
+
+    stage.wake(&id(1)).await;
+    eventually("the event is refused", async || {
+        stage.daemon.child.output().contains("no queue takes messages").then_some(())
+    })
+    .await;
+    assert_eq!(stage.daemon.metric(PARKED).await, 0.0, "it is not parked");
+    assert_eq!(stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await, 1.0, "and not acked");
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(events, unbound.0.into(), unbound.1.into(), options, none).await.unwrap();
+    assert_eq!(stage.event().await["data"]["outcome"], "started");
+    assert_eq!(end(&stage.outcome().await), ("running", ""));
+    stage.all_acked().await;
 }
 
 #[tokio::test]
