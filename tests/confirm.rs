@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, ToSpan};
 use lapin::BasicProperties;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use crate::support::account::Account;
@@ -262,6 +262,26 @@ async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
     let outcomes = stage.outcomes(3).await;
     assert_eq!(end(&outcomes["running"]), ("running", ""));
     assert_eq!((end(&outcomes["accepted"]), end(&outcomes["default"])), (("started", ""), ("started", "")));
+}
+
+/// Whoever forges the headers of the second phase has a job that only looks, and tells what it sees.
+#[tokio::test]
+async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
+    let mut stage = Stage::set().await;
+    stage.sim.set_status(&id(1), "Running").await;
+    for instance in [id(1), "i-gone00001".to_owned()] {
+        let mut headers = FieldTable::default();
+        headers.insert("x-reveille-phase".into(), AMQPValue::LongString("confirm".into()));
+        headers.insert("x-reveille-started-at".into(), AMQPValue::LongString("1970-01-01T00:00:00Z".into()));
+        headers.insert("x-reveille-polls".into(), AMQPValue::LongLongInt(i64::MAX));
+        let properties = BasicProperties::default().with_message_id(instance.as_str().into()).with_headers(headers);
+        stage.message(properties, json!({"instance_id": instance}).to_string().as_bytes()).await;
+    }
+    let outcomes = stage.outcomes(2).await;
+    assert_eq!(end(&outcomes[&id(1)]), ("running", ""));
+    assert_eq!(end(&outcomes["i-gone00001"]), ("failed", "not_running"));
+    let calls = stage.sim.log().await;
+    assert_eq!(calls.len(), polls(&calls).count(), "nothing is started: {calls:?}");
 }
 
 #[tokio::test]
