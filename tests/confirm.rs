@@ -111,6 +111,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     }
 
     // Put back under a new id, headers and all, a dead letter is a start, and no poll of what was given up.
+    stage.all_acked().await;
     let dead = stage.dead().await;
     assert_eq!(dead.len(), 3);
     stage.sim.set_status(&id(2), "Stopped").await;
@@ -131,6 +132,7 @@ async fn an_instance_that_takes_too_long_has_failed() {
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
     assert_eq!(outcome["ambiguous"], false, "it was seen not to run");
+    stage.all_acked().await;
     assert_eq!(stage.dead().await.len(), 1);
 }
 
