@@ -315,6 +315,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_goes_on_never_has_two_events_of_one_id() {
+        // Whatever it ends with in its second phase, the first one had its event.
+        for end in [Outcome::Running, Outcome::Failed(Reason::NotRunning), Outcome::Failed(Reason::NotRunningInTime)] {
+            assert_eq!((end.phase(true), end.phase(false)), (Phase::Confirm, Phase::Confirm), "for every copy");
+        }
+        assert_eq!(Outcome::Failed(Reason::Poisoned).phase(true), Phase::Confirm);
+        assert_eq!(Outcome::Failed(Reason::Poisoned).phase(false), Phase::Start);
+        assert_eq!(Outcome::Started.phase(false), Phase::Start);
+    }
+
+    #[test]
     fn an_event_has_all_that_cloudevents_asks_for() {
         let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
         let answer = Answer { status: 404, code: Some("NoSuchObject".to_owned()), ..Answer::default() };

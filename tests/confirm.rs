@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, ToSpan};
 use lapin::BasicProperties;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use crate::support::account::Account;
@@ -109,6 +111,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     }
 
     // Put back under a new id, headers and all, a dead letter is a start, and no poll of what was given up.
+    stage.all_acked().await;
     let dead = stage.dead().await;
     assert_eq!(dead.len(), 3);
     stage.sim.set_status(&id(2), "Stopped").await;
@@ -129,6 +132,7 @@ async fn an_instance_that_takes_too_long_has_failed() {
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
     assert_eq!(outcome["ambiguous"], false, "it was seen not to run");
+    stage.all_acked().await;
     assert_eq!(stage.dead().await.len(), 1);
 }
 
@@ -262,6 +266,26 @@ async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
     assert_eq!((end(&outcomes["accepted"]), end(&outcomes["default"])), (("started", ""), ("started", "")));
 }
 
+/// Whoever forges the headers of the second phase has a job that only looks, and tells what it sees.
+#[tokio::test]
+async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
+    let mut stage = Stage::set().await;
+    stage.sim.set_status(&id(1), "Running").await;
+    for instance in [id(1), "i-gone00001".to_owned()] {
+        let mut headers = FieldTable::default();
+        headers.insert("x-reveille-phase".into(), AMQPValue::LongString("confirm".into()));
+        headers.insert("x-reveille-started-at".into(), AMQPValue::LongString("1970-01-01T00:00:00Z".into()));
+        headers.insert("x-reveille-polls".into(), AMQPValue::LongLongInt(i64::MAX));
+        let properties = BasicProperties::default().with_message_id(instance.as_str().into()).with_headers(headers);
+        stage.message(properties, json!({"instance_id": instance}).to_string().as_bytes()).await;
+    }
+    let outcomes = stage.outcomes(2).await;
+    assert_eq!(end(&outcomes[&id(1)]), ("running", ""));
+    assert_eq!(end(&outcomes["i-gone00001"]), ("failed", "not_running"));
+    let calls = stage.sim.log().await;
+    assert_eq!(calls.len(), polls(&calls).count(), "nothing is started: {calls:?}");
+}
+
 #[tokio::test]
 async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "4s"], ..Wishes::default() };
@@ -283,6 +307,33 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let started: Vec<_> = said.iter().filter(|event| event["data"]["final"] == false).collect();
     assert_eq!(started.len(), 1, "only one start was of our doing: {started:?}");
     assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(id(4)), &json!(true)));
+}
+
+/// A crash in between must not leave a job that runs, and was never said to be started.
+#[tokio::test]
+async fn the_job_goes_on_only_once_its_start_was_said() {
+    let mut stage = Stage::with(Wishes { lane: RUNNING, ..Wishes::default() }).await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let log = "reveille.outcomes.log";
+    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    channel.queue_delete(log.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_declare(log.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    let unbound = ("reveille.outcomes", "prod.*");
+    let events = stage.events_queue();
+    channel.queue_unbind(events.clone(), unbound.0.into(), unbound.1.into(), FieldTable::default()).await.unwrap();
+
+    stage.wake(&id(1)).await;
+    eventually("the event is refused", async || {
+        stage.daemon.child.output().contains("no queue takes messages").then_some(())
+    })
+    .await;
+    assert_eq!(stage.daemon.metric(PARKED).await, 0.0, "it is not parked");
+    assert_eq!(stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await, 1.0, "and not acked");
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(events, unbound.0.into(), unbound.1.into(), options, none).await.unwrap();
+    assert_eq!(stage.event().await["data"]["outcome"], "started");
+    assert_eq!(end(&stage.outcome().await), ("running", ""));
+    stage.all_acked().await;
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
             b"{\"instance_id\":\"i-sim00001\",\"labels\":\"none\"}",
             b"{\"instance_id\":\"i-sim00001\",\"deadline\":\"soon\"}",
             b"{\"instance_id\":\"i-sim00001\",\"conflict\":\"perhaps\"}",
-            b"{\"instance_id\":\"i-sim00001\",\"confirm\":\"running\"}",
+            b"{\"instance_id\":\"i-sim00001\",\"confirm\":\"perhaps\"}",
             b"{\"instance_id\":\"i-sim00001\",\"priority\":\"utmost\"}",
             b"{\"instance_id\":\"i-sim00001\"} {\"instance_id\":\"i-sim00002\"}",
         ]

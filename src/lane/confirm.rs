@@ -95,6 +95,12 @@ pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Dura
     (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
 }
 
+/// Whether even a job that a pause spared has waited long enough. Where the lane is well by its probes and nothing but polls
+/// fails, it would be spared for ever.
+pub fn is_overdue(confirming: &Confirming, timeout: Duration, now: Timestamp) -> bool {
+    elapsed(confirming, now) >= timeout * 2
+}
+
 fn elapsed(confirming: &Confirming, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(confirming.since)).unwrap_or_default()
 }
@@ -154,6 +160,12 @@ mod tests {
             let Step::End { outcome, ambiguous, .. } = judged(sight, &begun(), 600) else { panic!() };
             assert_eq!((outcome, ambiguous), (Outcome::Failed(Reason::NotRunningInTime), untold));
         }
+    }
+
+    #[test]
+    fn a_job_that_a_pause_spares_is_overdue_after_twice_its_time() {
+        let overdue = |seconds| is_overdue(&begun(), TIMEOUT, start() + Duration::from_secs(seconds));
+        assert!(!overdue(1_199) && overdue(1_200));
     }
 
     #[test]

@@ -96,6 +96,31 @@ fn after_a_good_probe_the_lane_is_on_trial_until_a_call_is_answered() {
     assert!(!pause.is_on_trial() && pause.probes() == 0);
 }
 
+#[test]
+fn a_poll_shows_that_the_api_is_there_or_not_and_nothing_of_starts() {
+    let (denied, refused) = (Verdict::Failed(Reason::AccessDenied), answered(403, "AccessDenied"));
+    let pause = Pause::new();
+    for number in 1..20 {
+        assert_eq!(pause.note_poll(&id(number), &denied, &refused), None, "to list is not to start");
+    }
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &denied, &refused), None);
+        assert_eq!(pause.note_poll(&id(9), &Verdict::Transient, &answered(200, "")), None);
+    }
+    assert_eq!(word(pause.note(&id(5), &denied, &refused)), Some("access_denied"), "good polls are no evidence");
+    assert_eq!(pause.probed(&answered(200, "")), None);
+    assert_eq!(pause.note_poll(&id(9), &Verdict::Transient, &answered(200, "")), None);
+    assert!(pause.is_on_trial(), "and no trial");
+
+    let pause = Pause::new();
+    for number in 1..5 {
+        assert_eq!(pause.note_poll(&id(number), &Verdict::Transient, &TIMED_OUT), None);
+    }
+    assert_eq!(word(pause.note_poll(&id(5), &Verdict::Transient, &TIMED_OUT)), Some("outage"));
+    let keys = answered(403, "InvalidAccessKeyId");
+    assert_eq!(word(Pause::new().note_poll(&id(1), &Verdict::LaneFault, &keys)), Some("keys"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     let start = tokio::time::Instant::now();

@@ -7,7 +7,7 @@ use crate::bce::InstanceId;
 use crate::broker::Confirmed;
 use crate::job::{Confirming, Progress};
 use crate::lane::company::Ticket;
-use crate::lane::confirm::{self, Step};
+use crate::lane::confirm::{self, Sight, Step};
 use crate::lane::{Lane, Tenure};
 use crate::outcome::Outcome;
 
@@ -36,7 +36,8 @@ impl Job {
             };
         };
         // What ended the call ends the others' too, and is nothing to the job.
-        if told.sight == confirm::Sight::Nothing && lane.pause.is_paused() {
+        let spared = lane.pause.is_paused() && !confirm::is_overdue(confirming, lane.confirm_timeout, now);
+        if told.sight == Sight::Nothing && spared {
             return self.unharmed(false);
         }
         match confirm::judge(told.sight, confirming, lane.confirm_timeout, now) {
