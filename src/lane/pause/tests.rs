@@ -121,3 +121,45 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     assert!(!pause.spares(&Verdict::Transient, &TIMED_OUT).await);
     assert_eq!(start.elapsed(), EVIDENCE);
 }
+
+#[tokio::test(start_paused = true)]
+async fn polls_that_work_do_not_hide_that_starts_fail_nor_charge_their_jobs() {
+    let pause = Pause::new();
+    let polled = verdict::general(&answered(200, ""));
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &answered(503, "")), None);
+        assert_eq!(pause.note_poll(&polled, &answered(200, "")), None);
+    }
+    // While it waits to learn whether others fail as well, a poll that works is no evidence against the job.
+    let transient = answered(503, "");
+    let spared = async {
+        let judged = pause.spares(&Verdict::Transient, &transient);
+        let rest = async {
+            tokio::task::yield_now().await;
+            pause.note_poll(&polled, &answered(200, ""));
+            tokio::time::sleep(EVIDENCE / 2).await;
+            pause.note(&id(5), &Verdict::Transient, &answered(503, ""))
+        };
+        tokio::join!(judged, rest)
+    };
+    let (spared, change) = spared.await;
+    assert_eq!((spared, word(change)), (true, Some("outage")));
+}
+
+#[test]
+fn five_polls_in_a_row_without_an_answer_pause_too_but_no_denied_ones_and_not_beside_starts_that_work() {
+    let pause = Pause::new();
+    let failing = |pause: &Pause, count| {
+        (0..count).filter_map(|_| word(pause.note_poll(&Verdict::Transient, &answered(503, "")))).collect::<Vec<_>>()
+    };
+    assert!(failing(&pause, 4).is_empty());
+    assert_eq!(pause.note(&id(1), &Verdict::Started { ambiguous: false }, &answered(200, "")), None);
+    assert!(failing(&pause, 4).is_empty());
+    assert_eq!(pause.note_poll(&verdict::general(&answered(200, "")), &answered(200, "")), None);
+    for _ in 0..9 {
+        let denied = Verdict::Failed(Reason::AccessDenied);
+        assert_eq!(pause.note_poll(&denied, &answered(403, "AccessDenied")), None);
+    }
+    assert_eq!(failing(&pause, 5), ["outage"]);
+    assert_eq!(word(Pause::new().note_poll(&Verdict::LaneFault, &answered(401, ""))), Some("keys"));
+}
