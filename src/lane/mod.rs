@@ -118,6 +118,7 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
         let concurrency = lane.concurrency as usize;
+        let prefetch = prefetch(left_to_starts(lane.rate, lane.confirm_share), lane.concurrency);
         Ok(Self {
             name: lane.name.clone(),
             conflict: lane.conflict,
@@ -125,13 +126,13 @@ impl Lane {
             confirm_timeout: lane.confirm_timeout,
             retry,
             concurrency: lane.concurrency,
-            prefetch: prefetch(lane.rate, lane.concurrency),
+            prefetch,
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
-            polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(lane.rate, lane.concurrency)),
+            polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch),
             memory: Memory::new(),
             lease: Lease::new(),
             replies,
@@ -364,6 +365,11 @@ impl Tenure {
     }
 }
 
+/// What polls leave of the rate to starts, where both wait: a poll stands in line behind one start at least.
+fn left_to_starts(rate: f64, confirm_share: f64) -> f64 {
+    rate * (1.0 - confirm_share).max(0.5)
+}
+
 /// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
 /// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
 /// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
@@ -430,6 +436,8 @@ mod tests {
     #[test]
     fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
         assert_eq!(prefetch(20.0, 32), 84);
+        // A lane whose polls take half of what there is holds half as much.
+        assert_eq!((left_to_starts(20.0, 0.1), left_to_starts(20.0, 1.0)), (18.0, 10.0));
         assert_eq!(prefetch(0.01, 32), 1);
         assert_eq!(prefetch(0.5, 32), 3);
         assert_eq!(prefetch(1e6, 64), 192);
