@@ -63,11 +63,16 @@ pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Time
         Sight::State(InstanceState::Ended) => {
             return not_running("its start was accepted, and it is now Error, Expired, Recycled or Deleted");
         }
-        Sight::Absent => return not_running("its start was accepted, and the API does not know it any more"),
+        // The API has just accepted its start, so a list without it may lag as well.
+        Sight::Absent if confirming.seen_starting || up_for >= LAG => {
+            return not_running("its start was accepted, and the API does not know it any more");
+        }
         Sight::State(InstanceState::Stopped) if confirming.seen_starting || up_for >= LAG => {
             return not_running("its start was accepted, and it is Stopped again");
         }
-        Sight::State(InstanceState::Starting | InstanceState::Stopped | InstanceState::Passing) | Sight::Nothing => {}
+        Sight::State(InstanceState::Starting | InstanceState::Stopped | InstanceState::Passing)
+        | Sight::Absent
+        | Sight::Nothing => {}
     }
     if up_for >= timeout {
         return Step::End {
@@ -138,19 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn stopped_is_believed_once_starting_was_seen_or_a_minute_has_passed() {
-        let stopped = Sight::State(InstanceState::Stopped);
-        assert!(matches!(judged(stopped, &begun(), 59), Step::Wait(..)), "a read lags the start");
-        assert_eq!(ended(judged(stopped, &begun(), 60)), NOT_RUNNING);
+    fn stopped_or_gone_is_believed_once_starting_was_seen_or_a_minute_has_passed() {
         let Step::Wait(seen, _) = judged(Sight::State(InstanceState::Starting), &begun(), 5) else { panic!() };
         assert!(seen.seen_starting && seen.polls == 1);
-        assert_eq!(ended(judged(stopped, &seen, 10)), NOT_RUNNING);
+        for sight in [Sight::State(InstanceState::Stopped), Sight::Absent] {
+            assert!(matches!(judged(sight, &begun(), 59), Step::Wait(..)), "a read lags the start");
+            assert_eq!(ended(judged(sight, &begun(), 60)), NOT_RUNNING);
+            assert_eq!(ended(judged(sight, &seen, 10)), NOT_RUNNING);
+        }
     }
 
     #[test]
     fn what_no_waiting_helps_ends_at_once() {
         assert_eq!(ended(judged(Sight::State(InstanceState::Ended), &begun(), 5)), NOT_RUNNING);
-        assert_eq!(ended(judged(Sight::Absent, &begun(), 5)), NOT_RUNNING);
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Intake {
 /// Deliveries that a lane holds of each of its queues at most: jobs can be 64 KiB long.
 const MOST_PREFETCHED: f64 = 2112.0;
 
+/// What polls leave of the rate to starts, where both wait: a poll stands in line behind one start at least.
+pub(super) fn left_to_starts(rate: f64, confirm_share: f64) -> f64 {
+    rate * (1.0 - confirm_share).max(0.5)
+}
+
 /// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
 /// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
 /// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
@@ -158,6 +163,8 @@ mod tests {
     #[test]
     fn the_prefetch_feeds_the_limiter_and_holds_nothing_for_a_minute() {
         assert_eq!(prefetch(20.0, 20.0, 32, 1), 84);
+        // A lane whose polls take half of what there is holds half as much.
+        assert_eq!((left_to_starts(20.0, 0.1), left_to_starts(20.0, 1.0)), (18.0, 10.0));
         assert_eq!(prefetch(0.01, 0.01, 32, 1), 1);
         assert_eq!(prefetch(0.5, 0.5, 32, 1), 3);
         assert_eq!(prefetch(1e6, 1e6, 64, 1), 192);

@@ -34,7 +34,7 @@ use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
 use self::baton::Baton;
-use self::intake::prefetch;
+use self::intake::{left_to_starts, prefetch};
 use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
@@ -65,6 +65,8 @@ pub struct Lane {
     batch: usize,
     /// API calls a second, as configured.
     rate: f64,
+    /// The part of the rate that polls may take while starts wait.
+    confirm_share: f64,
     names: Names,
     endpoint: Endpoint,
     credentials: CredentialSource,
@@ -128,6 +130,7 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
         let concurrency = lane.concurrency as usize;
+        let starts = left_to_starts(lane.rate, lane.confirm_share);
         Ok(Self {
             name: lane.name.clone(),
             conflict: lane.conflict,
@@ -137,16 +140,13 @@ impl Lane {
             concurrency: lane.concurrency,
             batch: lane.batch as usize,
             rate: lane.rate,
+            confirm_share: lane.confirm_share,
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
             limiter: Limiter::new(lane.rate, lane.burst),
-            polls: Polls::new(
-                lane.confirm_share,
-                lane.concurrency,
-                prefetch(lane.rate, lane.rate, lane.concurrency, 1),
-            ),
+            polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
             memory: Memory::new(),
             plan: Plan::default(),
             lease: Lease::new(),
@@ -284,7 +284,8 @@ impl Lane {
 
     /// Deliveries that each of the lane's two queues is to have with us just now, unacked.
     fn prefetch(&self) -> u16 {
-        prefetch(self.rate, self.limiter.rate(), self.concurrency, self.company_size())
+        let starts = |rate| left_to_starts(rate, self.confirm_share);
+        prefetch(starts(self.rate), starts(self.limiter.rate()), self.concurrency, self.company_size())
     }
 
     /// Waits for the right to make a call: the lane must be ours and not paused, and the limiter have a slot.

@@ -58,6 +58,8 @@ struct State {
 struct Runs {
     unanswered: BTreeSet<InstanceId>,
     denied: BTreeSet<InstanceId>,
+    /// Calls that asked for states in vain.
+    polls: usize,
 }
 
 /// What became of a lane by a call.
@@ -77,25 +79,19 @@ impl Pause {
 
     /// Notes what came of a call. Returns what changed by it.
     pub fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
-        self.take(instance, &sign(verdict, result))
+        let sign = sign(verdict, result);
+        self.take(&sign, self.count(instance, &sign).cloned())
     }
 
-    /// Notes what came of asking for states. Whether that is allowed says nothing of whether starts are.
-    pub fn note_poll(
-        &self,
-        instance: &InstanceId,
-        verdict: &Verdict,
-        result: &Result<Answer, NoAnswer>,
-    ) -> Option<Change> {
-        let sign = match sign(verdict, result) {
-            Sign::Good | Sign::Denied(_) => Sign::Alive,
-            sign => sign,
-        };
-        self.take(instance, &sign)
+    /// Notes what came of asking for states. That it works says nothing of whether starts do: where the API fails those
+    /// alone, polls between them must not make each failure look like its own job's.
+    pub fn note_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        let sign = sign(verdict, result);
+        let cause = self.count_poll(&sign).cloned();
+        if cause.is_some() { self.take(&sign, cause) } else { None }
     }
 
-    fn take(&self, instance: &InstanceId, sign: &Sign) -> Option<Change> {
-        let cause = self.count(instance, sign).cloned();
+    fn take(&self, sign: &Sign, cause: Option<Cause>) -> Option<Change> {
         let mut change = None;
         self.state.send_if_modified(|state| {
             if matches!(sign, Sign::Good | Sign::Alive) {
@@ -114,9 +110,31 @@ impl Pause {
         change
     }
 
+    /// How many failures in a row pause the lane.
+    fn enough(&self) -> usize {
+        if self.is_on_trial() { 1 } else { IN_A_ROW }
+    }
+
+    /// Counts the polls that failed in a row, apart from starts: where nothing is started, they alone notice an outage.
+    fn count_poll<'a>(&self, sign: &'a Sign) -> Option<&'a Cause> {
+        let enough = self.enough();
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        match sign {
+            Sign::Fault(cause) => Some(cause),
+            Sign::NoAnswer(cause) => {
+                runs.polls = runs.polls.saturating_add(1);
+                (runs.polls >= enough).then_some(cause)
+            }
+            Sign::Denied(_) | Sign::Alive | Sign::Good => {
+                runs.polls = 0;
+                None
+            }
+        }
+    }
+
     /// Counts the instances that failed in a row. Returns the cause, where that is enough to pause the lane.
     fn count<'a>(&self, instance: &InstanceId, sign: &'a Sign) -> Option<&'a Cause> {
-        let enough = if self.is_on_trial() { 1 } else { IN_A_ROW };
+        let enough = self.enough();
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         match sign {
             Sign::Fault(cause) => Some(cause),

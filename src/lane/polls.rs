@@ -201,13 +201,15 @@ impl Lane {
     /// Makes one call, and tells each job what it says of its instance.
     async fn ask(&self, jobs: Picked) {
         let instances: Vec<InstanceId> = jobs.keys().cloned().collect();
-        let Some(first) = instances.first() else { return };
+        if instances.is_empty() {
+            return;
+        }
         let (answer, states) = match self.states(&instances).await {
             Ok((answer, states)) => (Ok(answer), states),
             Err(error) => (Err(error), None),
         };
         let verdict = verdict::general(&answer);
-        self.changed(self.pause.note_poll(first, &verdict, &answer));
+        self.changed(self.pause.note_poll(&verdict, &answer));
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!(lane = %self.name, "states are not told, so no instance is seen running: {refused}");
         }

@@ -100,25 +100,25 @@ fn after_a_good_probe_the_lane_is_on_trial_until_a_call_is_answered() {
 fn a_poll_shows_that_the_api_is_there_or_not_and_nothing_of_starts() {
     let (denied, refused) = (Verdict::Failed(Reason::AccessDenied), answered(403, "AccessDenied"));
     let pause = Pause::new();
-    for number in 1..20 {
-        assert_eq!(pause.note_poll(&id(number), &denied, &refused), None, "to list is not to start");
+    for _ in 1..20 {
+        assert_eq!(pause.note_poll(&denied, &refused), None, "to list is not to start");
     }
     for number in 1..5 {
         assert_eq!(pause.note(&id(number), &denied, &refused), None);
-        assert_eq!(pause.note_poll(&id(9), &Verdict::Transient, &answered(200, "")), None);
+        assert_eq!(pause.note_poll(&Verdict::Transient, &answered(200, "")), None);
     }
     assert_eq!(word(pause.note(&id(5), &denied, &refused)), Some("access_denied"), "good polls are no evidence");
     assert_eq!(pause.probed(&answered(200, "")), None);
-    assert_eq!(pause.note_poll(&id(9), &Verdict::Transient, &answered(200, "")), None);
+    assert_eq!(pause.note_poll(&Verdict::Transient, &answered(200, "")), None);
     assert!(pause.is_on_trial(), "and no trial");
 
     let pause = Pause::new();
-    for number in 1..5 {
-        assert_eq!(pause.note_poll(&id(number), &Verdict::Transient, &TIMED_OUT), None);
+    for _ in 1..5 {
+        assert_eq!(pause.note_poll(&Verdict::Transient, &TIMED_OUT), None);
     }
-    assert_eq!(word(pause.note_poll(&id(5), &Verdict::Transient, &TIMED_OUT)), Some("outage"));
+    assert_eq!(word(pause.note_poll(&Verdict::Transient, &TIMED_OUT)), Some("outage"));
     let keys = answered(403, "InvalidAccessKeyId");
-    assert_eq!(word(Pause::new().note_poll(&id(1), &Verdict::LaneFault, &keys)), Some("keys"));
+    assert_eq!(word(Pause::new().note_poll(&Verdict::LaneFault, &keys)), Some("keys"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,4 +145,46 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
     assert!(!pause.spares(&Verdict::Transient, &TIMED_OUT).await);
     assert_eq!(start.elapsed(), EVIDENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_that_work_do_not_hide_that_starts_fail_nor_charge_their_jobs() {
+    let pause = Pause::new();
+    let polled = verdict::general(&answered(200, ""));
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &answered(503, "")), None);
+        assert_eq!(pause.note_poll(&polled, &answered(200, "")), None);
+    }
+    // While it waits to learn whether others fail as well, a poll that works is no evidence against the job.
+    let transient = answered(503, "");
+    let spared = async {
+        let judged = pause.spares(&Verdict::Transient, &transient);
+        let rest = async {
+            tokio::task::yield_now().await;
+            pause.note_poll(&polled, &answered(200, ""));
+            tokio::time::sleep(EVIDENCE / 2).await;
+            pause.note(&id(5), &Verdict::Transient, &answered(503, ""))
+        };
+        tokio::join!(judged, rest)
+    };
+    let (spared, change) = spared.await;
+    assert_eq!((spared, word(change)), (true, Some("outage")));
+}
+
+#[test]
+fn five_polls_in_a_row_without_an_answer_pause_too_but_no_denied_ones_and_not_beside_starts_that_work() {
+    let pause = Pause::new();
+    let failing = |pause: &Pause, count| {
+        (0..count).filter_map(|_| word(pause.note_poll(&Verdict::Transient, &answered(503, "")))).collect::<Vec<_>>()
+    };
+    assert!(failing(&pause, 4).is_empty());
+    assert_eq!(pause.note(&id(1), &Verdict::Started { ambiguous: false }, &answered(200, "")), None);
+    assert!(failing(&pause, 4).is_empty());
+    assert_eq!(pause.note_poll(&verdict::general(&answered(200, "")), &answered(200, "")), None);
+    for _ in 0..9 {
+        let denied = Verdict::Failed(Reason::AccessDenied);
+        assert_eq!(pause.note_poll(&denied, &answered(403, "AccessDenied")), None);
+    }
+    assert_eq!(failing(&pause, 5), ["outage"]);
+    assert_eq!(word(Pause::new().note_poll(&Verdict::LaneFault, &answered(401, ""))), Some("keys"));
 }
