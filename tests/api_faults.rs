@@ -148,7 +148,8 @@ async fn bodies_of_100_megabytes_are_not_read() {
     ]);
     let day = bad_day(PLAIN, rules, JOBS).await;
     day.every_machine_was_started_once(|_| false).await;
-    let peak = peak_memory(day.stage.daemon.child.pid());
+    // The most that was ever resident.
+    let peak = day.stage.daemon.child.memory("VmHWM") / 1024;
     println!("peak of resident memory: {peak} MiB");
     assert!(peak < 60, "{peak} MiB at the peak");
 }
@@ -236,12 +237,4 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
         assert!(day.calls[instance].iter().all(|call| !call.took_effect || call.operation == "describe"));
     }
     assert!(other.log().await.is_empty());
-}
-
-/// In MiB. `VmHWM` is the most that was ever resident.
-fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs, on Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-    kib / 1024
 }

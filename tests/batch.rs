@@ -11,7 +11,7 @@ use crate::support::stage::{Stage, Wishes};
 use crate::support::{PATIENCE, eventually};
 
 /// A lane that is slow enough for company to gather, and retries that come back within seconds.
-const LANE: &str = "batch = 20\nrate = 20\nburst = 1\ntimeout = \"700ms\"";
+const LANE: &str = "batch = 20\nrate = 20\nburst = 1";
 
 fn instance(number: usize) -> String {
     format!("i-sim{number:05}")
@@ -147,7 +147,7 @@ async fn a_success_that_cannot_be_read_is_found_out_singly_whatever_the_policy()
 
 #[tokio::test]
 async fn a_batch_that_succeeded_and_then_hung_is_started_and_ambiguous_whatever_the_policy() {
-    let mut stage = stage("Stopped=60", LANE).await;
+    let mut stage = stage("Stopped=60", &format!("{LANE}\ntimeout = \"1s\"")).await;
     stage.sim.script("*", json!([{"hang": "after"}, {"status": 503, "when": "after"}, {"reset": "after"}])).await;
     let mut account = Account::open(&stage.vhost.url).await;
     for (index, policy) in ["fail", "accept", "verify"].iter().enumerate() {
@@ -253,7 +253,7 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
         stage.daemon.child.ended().await;
         stage.daemon.start_again();
     }
-    let ends = account.close(PATIENCE).await;
+    let ends = account.close(PATIENCE * 2).await;
     assert_eq!(ends.values().sum::<usize>(), 2000, "{ends:?}");
     assert!(ends.keys().all(|end| end == "started" || end == "already_done"), "{ends:?}");
     for instance in stage.sim.control("GET", "instances", Value::Null).await.as_array().expect("a list") {

@@ -14,6 +14,7 @@ mod confirm;
 mod deadline;
 mod fleet;
 mod keys;
+mod lanes;
 mod mended;
 mod network;
 mod outcomes;

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::support::account::Account;
 use crate::support::broker::Node;
+use crate::support::child::Child;
 use crate::support::daemon::Daemon;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
@@ -73,7 +74,7 @@ async fn nothing_is_lost_and_nothing_grows_however_long_the_bad_day() {
         *faults.entry(format!("{fault:?}")).or_default() += 1;
         scene.befall(fault, &mut chance).await;
         sleep(Duration::from_millis(500 + chance.below(2_500))).await;
-        watch.look(scene.lasting.child.pid());
+        watch.look(&scene.lasting.child);
     }
     scene.sim.faults(json!([])).await;
     let events = scene.account.ended().await;
@@ -273,12 +274,9 @@ impl std::fmt::Display for Trend {
 }
 
 impl Watch {
-    fn look(&mut self, pid: u32) {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the lasting replica runs");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it is ours").count() as u64;
-        self.seen.push((kib / 1024, descriptors));
+    fn look(&mut self, lasting: &Child) {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", lasting.pid())).expect("it is ours").count() as u64;
+        self.seen.push((lasting.memory("VmRSS") / 1024, descriptors));
     }
 
     fn memory(&self) -> Trend {

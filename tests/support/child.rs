@@ -47,6 +47,13 @@ impl Child {
         assert!(sent.expect("kill runs").success());
     }
 
+    /// A line of the kernel's account of its memory, such as `VmRSS`, in KiB.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs, on Linux");
+        let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).expect("Linux tells it");
+        value.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("it is our child").is_none()
     }
