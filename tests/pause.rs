@@ -135,6 +135,20 @@ async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
     works_again(&stage).await;
 }
 
+/// All of its jobs are in hand as it pauses, and so none is there to be tried after the first probe, which is at once.
+#[tokio::test]
+async fn a_permission_that_is_gone_fails_no_job_of_a_small_fleet() {
+    let (stage, _) = stage().await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "operations": ["start"]}])).await;
+    account.submit(instances().take(20), json!({})).await;
+    paused(&stage, "access_denied").await;
+    eventually("probes are made", async || (probes(&stage).await >= 4).then_some(())).await;
+    stage.sim.faults(json!([])).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 20)].into());
+    works_again(&stage).await;
+}
+
 /// Its only job is withdrawn meanwhile, so nothing but the probe can tell.
 #[tokio::test]
 async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {

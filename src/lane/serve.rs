@@ -14,7 +14,7 @@ use lapin::Channel;
 use lapin::options::BasicGetOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::company::Ticket;
@@ -29,6 +29,11 @@ use crate::telemetry::{LaneState, Readiness};
 /// Ceilings of the time between two probes of a paused lane. The first is also the least.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LAST_DELAY: Duration = Duration::from_secs(5);
+
+/// How long a lane on trial waits for a job. A pause that was short has ended before the jobs it put back are in their
+/// queue again: without one of them to be tried, all would be called at once.
+const COME_BACK: Duration = Duration::from_secs(4);
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A message that came back this often is suspected of ending whoever touches it.
 const SUSPECT_AT: i64 = 3;
@@ -176,9 +181,13 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
     let lane = &tenure.lane;
     let queues = queues(lane);
     let slots = Arc::new(Semaphore::new(queues.len()));
+    let back = Instant::now() + COME_BACK;
     let mut suspects = [true; QUEUES];
     let mut found = true;
-    while suspects.contains(&true) || (lane.pause.is_on_trial() && found) {
+    while suspects.contains(&true) || (lane.pause.is_on_trial() && (found || Instant::now() < back)) {
+        if !found {
+            sleep(GLANCE).await;
+        }
         found = false;
         for (queue, suspect) in queues.iter().zip(&mut suspects) {
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
