@@ -66,9 +66,9 @@ impl Scene {
         self.sim.log().await.len()
     }
 
-    async fn called(&self, more: usize) {
-        let before = self.calls().await;
-        eventually("calls are made", async || (self.calls().await >= before + more).then_some(())).await;
+    /// Waits until this many calls were made in all.
+    async fn called(&self, calls: usize) {
+        eventually("calls are made", async || (self.calls().await >= calls).then_some(())).await;
     }
 
     async fn all_ended(&mut self, jobs: usize) {
@@ -115,10 +115,11 @@ async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     let mut scene = Scene::set(&cluster, 600, 1).await;
     scene.submit(1..=300).await;
     scene.called(50).await;
-    assert!(scene.calls().await < 300, "the kill comes under load");
+    let calls = scene.calls().await;
+    assert!(calls < 300, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(0);
-    scene.called(50).await;
+    scene.called(calls + 50).await;
     scene.print_silence("leader killed", moment).await;
     scene.all_ended(300).await;
     cluster.restart(0);
@@ -127,11 +128,12 @@ async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     // The next one may be the node that the daemon is connected to.
     let next = cluster.leader(&scene.vhost, JOBS);
     scene.submit(301..=600).await;
-    scene.called(50).await;
-    assert!(scene.calls().await < 600, "the kill comes under load");
+    scene.called(350).await;
+    let calls = scene.calls().await;
+    assert!(calls < 600, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(next);
-    scene.called(50).await;
+    scene.called(calls + 50).await;
     scene.print_silence(&format!("node {next} killed"), moment).await;
     scene.all_ended(600).await;
     cluster.restart(next);
@@ -149,10 +151,11 @@ async fn the_node_that_the_holder_is_connected_to_is_killed() {
     assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (1.0, 0.0));
     scene.submit(1..=400).await;
     scene.called(50).await;
-    assert!(scene.calls().await < 400, "the kill comes under load");
+    let calls = scene.calls().await;
+    assert!(calls < 400, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(1);
-    scene.called(50).await;
+    scene.called(calls + 50).await;
     scene.print_silence("the holder's node killed", moment).await;
     one_holds(&scene.daemon, &other).await;
     cluster.restart(1);
@@ -165,13 +168,14 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     let mut scene = Scene::set(&cluster, 500, 0).await;
     scene.submit(1..=500).await;
     scene.called(50).await;
-    assert!(scene.calls().await < 500, "it freezes under load");
+    let calls = scene.calls().await;
+    assert!(calls < 500, "it freezes under load");
     let moment = Timestamp::now();
     cluster.freeze(0);
     // As a load balancer does whose checks get no answer.
     scene.balancer.prefer(&cluster.urls([1, 2, 0]));
     // More than it had in hand.
-    scene.called(150).await;
+    scene.called(calls + 150).await;
     scene.print_silence("node frozen", moment).await;
     // As whoever runs it does.
     cluster.kill(0);
@@ -196,7 +200,7 @@ async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
     assert!(scene.daemon.child.is_running());
 
     cluster.restart(1);
-    scene.called(20).await;
+    scene.called(calls + 20).await;
     cluster.restart(2);
     scene.close(300).await;
 }
@@ -219,8 +223,9 @@ async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_
     eventually("the holder leaves", async || scene.daemon.child.output().contains(lost).then_some(())).await;
     one_holds(&scene.daemon, &other).await;
     scene.print_silence("node 2 split off", moment).await;
+    let calls = scene.calls().await;
     scene.submit(501..=700).await;
-    scene.called(100).await;
+    scene.called(calls + 100).await;
     cluster.join_again(2);
     cluster.partitions_are(IGNORE);
     scene.all_ended(700).await;
