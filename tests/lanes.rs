@@ -57,7 +57,7 @@ impl Scene {
         self.queues.publish("reveille.jobs", lane, properties, body.as_bytes()).await;
     }
 
-    /// From a job's first delivery to its call's answer, in microseconds: of a window's worth of jobs at a steady pace.
+    /// From a job's submission to its call, in microseconds: of a window's worth of jobs at a steady pace.
     async fn window(&mut self) -> Vec<i64> {
         let mut published = Vec::with_capacity(WINDOW);
         let mut pace = interval(EVERY);
