@@ -45,7 +45,8 @@ pub(super) struct Arguments {
     /// Have the jobs served before all others that wait, unless a job of the file names its own `priority`.
     #[arg(long)]
     urgent: bool,
-    /// When a job is done that does not say: `accepted`, once the API has accepted the start, or `running`; else the lane's.
+    /// When jobs that do not say are done: accepted, once the API has accepted the start, or running; else as the lane is
+    /// set.
     #[arg(long, value_name = "WHEN", value_parser = confirm)]
     confirm: Option<Confirm>,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.

@@ -100,8 +100,8 @@ pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Dura
     (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
 }
 
-/// Whether even a job that a pause spared has waited long enough. Where the lane is well by its probes and nothing but polls
-/// fails, it would be spared for ever.
+/// Whether even a job that a pause spared has waited long enough. Where the lane is well by its probes and nothing but
+/// polls fails, it would be spared for ever.
 pub fn is_overdue(confirming: &Confirming, timeout: Duration, now: Timestamp) -> bool {
     elapsed(confirming, now) >= timeout * 2
 }

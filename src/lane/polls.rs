@@ -1,7 +1,7 @@
 //! The polls of a lane: jobs in the confirm phase that ask for their instance's state, a hundred in one call.
 //!
-//! Starts go first. A poll takes a slot of the limiter that no start wants, or, while starts wait, its share of the rate;
-//! and of the calls in flight no more than that share either. So it can be long in coming: a job that has waited
+//! Starts go first. A poll takes a slot of the limiter that no start wants, or, while starts wait, its share of the
+//! rate; and of the calls in flight no more than that share either. So it can be long in coming: a job that has waited
 //! [`PATIENCE`] is put back, since it holds one of the deliveries that retries need too.
 
 use std::collections::HashMap;

@@ -74,6 +74,7 @@ enum Next {
     /// Once the instance runs the job is done. `started` is to be said first, where it was our doing.
     GoOn {
         started: Option<Conclusion>,
+        attempts: u32,
         confirming: Confirming,
     },
 }
@@ -150,7 +151,9 @@ impl Job {
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => self.conclude(tenure, &self.settle(lane, conclusion)).await?,
-            Next::GoOn { started, confirming } => (self.go_on(tenure, started, confirming).await?, None),
+            Next::GoOn { started, attempts, confirming } => {
+                (self.go_on(tenure, started, attempts, confirming).await?, None)
+            }
             Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
         };
         self.unacked.ack(proof).await?;
@@ -245,6 +248,7 @@ impl Job {
                 InstanceState::Running | InstanceState::Starting if self.confirm(lane) == Confirm::Running => {
                     return Next::GoOn {
                         started: Some(self.conclusion(Outcome::Started, true, LATE)),
+                        attempts: self.progress.attempts,
                         confirming: confirming(Timestamp::now(), true),
                     };
                 }
@@ -476,7 +480,7 @@ fn decide(
     let (outcome, ambiguous) = match verdict {
         Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
         Verdict::AlreadyDone { runs: false } if confirm == Confirm::Running => {
-            return Next::GoOn { started: None, confirming: confirming(now, false) };
+            return Next::GoOn { started: None, attempts, confirming: confirming(now, false) };
         }
         Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
         // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
@@ -508,7 +512,7 @@ fn decide(
     };
     let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };
     if outcome == Outcome::Started && confirm == Confirm::Running {
-        Next::GoOn { started: Some(conclusion), confirming: confirming(now, ambiguous) }
+        Next::GoOn { started: Some(conclusion), attempts, confirming: confirming(now, ambiguous) }
     } else {
         Next::Conclude(conclusion)
     }

@@ -12,8 +12,8 @@ use crate::lane::{Lane, Tenure};
 use crate::outcome::Outcome;
 
 impl Job {
-    /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and no
-    /// start is to wait for it: `ticket` is given back at once.
+    /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and
+    /// no start is to wait for it: `ticket` is given back at once.
     pub(super) async fn poll(
         &self,
         lane: &Lane,
@@ -60,7 +60,8 @@ impl Job {
     pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
         let (since, ambiguous) = lane.memory.started(self.key(lane)?)?;
         let started = self.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
-        Some(Next::GoOn { started: Some(started), confirming: super::confirming(since, ambiguous) })
+        let attempts = started.attempts;
+        Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
     }
 
     /// Says that the instance was started, if that is to be said, and then parks the job until the first poll. In this
@@ -69,6 +70,7 @@ impl Job {
         &self,
         tenure: &Tenure,
         started: Option<Conclusion>,
+        attempts: u32,
         confirming: Confirming,
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &tenure.lane;
@@ -80,7 +82,6 @@ impl Job {
         } else {
             None
         };
-        let attempts = started.map_or(self.progress.attempts, |started| started.attempts);
         let delay = confirm::delay(&confirming, lane.confirm_timeout, Timestamp::now());
         let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
         let kept = self.park(tenure, &progress, delay, "confirm").await?;

@@ -54,12 +54,15 @@ fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running(
     };
     for ambiguous in [false, true] {
         let next = decided(Verdict::Started { ambiguous }, Confirm::Running);
-        let Next::GoOn { started: Some(started), confirming } = next else { panic!("{next:?}") };
+        let Next::GoOn { started: Some(started), attempts: 1, confirming } = next else { panic!("{next:?}") };
         assert_eq!((started.outcome, started.ambiguous, started.attempts), (Outcome::Started, ambiguous, 1));
         assert_eq!((confirming.since, confirming.ambiguous, confirming.polls), (now(), ambiguous, 0));
     }
     let next = decided(Verdict::AlreadyDone { runs: false }, Confirm::Running);
-    assert!(matches!(next, Next::GoOn { started: None, .. }), "it is not our doing, so nothing is said: {next:?}");
+    assert!(
+        matches!(next, Next::GoOn { started: None, attempts: 1, .. }),
+        "it is not our doing, so nothing is said: {next:?}"
+    );
     for (verdict, confirm, outcome) in [
         (Verdict::AlreadyDone { runs: true }, Confirm::Running, Outcome::AlreadyDone),
         (Verdict::AlreadyDone { runs: false }, Confirm::Accepted, Outcome::AlreadyDone),
