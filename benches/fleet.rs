@@ -6,6 +6,7 @@
 //! Exit code 1 if a second saw more calls than rate and burst, and what the machine held up, or a fleet that sleeps took
 //! more than a tenth longer than its calls do at that rate.
 
+mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 
+use crate::common::{Cargo, is_to_measure};
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
@@ -35,12 +37,8 @@ struct Options {
     /// Of the fleets that are woken in batches.
     #[arg(long, default_value_t = 10_000)]
     machines: usize,
-    /// `cargo bench` adds it.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// `cargo bench NAME` runs every benchmark with NAME and leaves it to each whether it is meant.
-    #[arg(hide = true)]
-    name: Option<String>,
+    #[command(flatten)]
+    cargo: Cargo,
 }
 
 /// Machines, of which one in `running` runs already, if that is not 0; and how many are called together.
@@ -51,14 +49,11 @@ struct Fleet {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if !has("--bench") || has("--test") {
-        println!("fleet: measured by `cargo bench` only");
+    if !is_to_measure("fleet") {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
-    if options.name.is_some_and(|name| !"fleet".contains(&name)) {
+    if !options.cargo.means("fleet") {
         return ExitCode::SUCCESS;
     }
     println!(

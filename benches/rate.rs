@@ -8,6 +8,7 @@
 //! Exit code 1 if a lane ran at less than 99 % of its rate, or a second saw more calls than rate and burst, and what the
 //! machine held up.
 
+mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
+use crate::common::{Cargo, is_to_measure};
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
@@ -46,23 +48,16 @@ struct Options {
     /// How long each is watched as it runs.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
-    /// `cargo bench` adds it.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// `cargo bench NAME` runs every benchmark with NAME and leaves it to each whether it is meant.
-    #[arg(hide = true)]
-    name: Option<String>,
+    #[command(flatten)]
+    cargo: Cargo,
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if !has("--bench") || has("--test") {
-        println!("rate: measured by `cargo bench` only");
+    if !is_to_measure("rate") {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
-    if options.name.is_some_and(|name| !"rate".contains(&name)) {
+    if !options.cargo.means("rate") {
         return ExitCode::SUCCESS;
     }
     println!(

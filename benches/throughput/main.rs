@@ -10,6 +10,8 @@
 
 mod broker;
 mod client;
+#[path = "../common/mod.rs"]
+mod common;
 mod floor;
 mod measure;
 mod process;
@@ -27,6 +29,7 @@ use clap::Parser;
 
 use crate::broker::Broker;
 use crate::client::{Kind, Surroundings};
+use crate::common::{Cargo, is_to_measure};
 use crate::process::Process;
 use crate::report::Series;
 
@@ -47,17 +50,12 @@ struct Options {
     /// Leaves the daemon out.
     #[arg(long)]
     floor_only: bool,
-    /// `cargo bench` adds it.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// `cargo bench NAME` runs every benchmark with NAME and leaves it to each whether it is meant.
-    #[arg(hide = true)]
-    name: Option<String>,
+    #[command(flatten)]
+    cargo: Cargo,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     match arguments.as_slice() {
         // The processes of the benchmark that are this same program.
         [part] if part == "stub" => {
@@ -68,9 +66,8 @@ fn main() -> Result<ExitCode> {
             end_with_stdin();
             floor::run(broker, api)?;
         }
-        // `cargo test --all-targets` and `cargo bench -- --test` run benchmarks to see that they start, with any flags.
-        _ if !has("--bench") || has("--test") => println!("throughput: measured by `cargo bench` only"),
-        _ => return compare(&Options::parse()),
+        _ if is_to_measure("throughput") => return compare(&Options::parse()),
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,7 +81,7 @@ fn end_with_stdin() {
 }
 
 fn compare(options: &Options) -> Result<ExitCode> {
-    if options.name.as_ref().is_some_and(|name| !"throughput".contains(name)) {
+    if !options.cargo.means("throughput") {
         return Ok(ExitCode::SUCCESS);
     }
     rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
