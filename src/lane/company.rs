@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Lane;
+use super::run::is_late;
 use crate::bce::{Answer, InstanceId, NoAnswer};
 
 /// A job's right to one call, with the slot it is made in. Dropped, it is given back.
@@ -168,7 +169,7 @@ impl Ticket {
 }
 
 fn in_time(deadline: Option<Timestamp>) -> bool {
-    deadline.is_none_or(|deadline| Timestamp::now() <= deadline)
+    !is_late(deadline, Timestamp::now())
 }
 
 impl Seat {

@@ -65,8 +65,6 @@ pub struct Lane {
     batch: usize,
     /// API calls a second, as configured.
     rate: f64,
-    /// The part of the rate that polls may take while starts wait.
-    confirm_share: f64,
     names: Names,
     endpoint: Endpoint,
     credentials: CredentialSource,
@@ -140,7 +138,6 @@ impl Lane {
             concurrency: lane.concurrency,
             batch: lane.batch as usize,
             rate: lane.rate,
-            confirm_share: lane.confirm_share,
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
@@ -282,9 +279,9 @@ impl Lane {
         if self.plan.way(self.batch) == Way::Singly { 1 } else { self.batch }
     }
 
-    /// Deliveries that each of the lane's two queues is to have with us just now, unacked.
+    /// Deliveries that each of the lane's queues is to have with us just now, unacked.
     fn prefetch(&self) -> u16 {
-        let starts = |rate| left_to_starts(rate, self.confirm_share);
+        let starts = |rate| left_to_starts(rate, self.polls.share);
         prefetch(starts(self.rate), starts(self.limiter.rate()), self.concurrency, self.company_size())
     }
 

@@ -87,8 +87,8 @@ impl Pause {
     /// alone, polls between them must not make each failure look like its own job's.
     pub fn note_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         let sign = sign(verdict, result);
-        let cause = self.count_poll(&sign).cloned();
-        if cause.is_some() { self.take(&sign, cause) } else { None }
+        let cause = self.count_poll(&sign)?.clone();
+        self.take(&sign, Some(cause))
     }
 
     fn take(&self, sign: &Sign, cause: Option<Cause>) -> Option<Change> {

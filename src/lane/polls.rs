@@ -40,7 +40,7 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) struct Polls {
     /// The part of the rate that polls may take while starts wait.
-    share: f64,
+    pub(super) share: f64,
     /// Calls in flight, at most.
     most: usize,
     /// As many as can be in hand, and fit into a call: then nobody else is waited for.

@@ -232,7 +232,7 @@ impl Job {
     }
 
     fn is_late(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| is_late(job, Timestamp::now()))
+        self.job.as_ref().is_some_and(|job| is_late(job.deadline, Timestamp::now()))
     }
 
     /// Ends a job whose deadline has passed. No start call is made any more; but where one was made before, it may have
@@ -441,13 +441,13 @@ fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> First {
         return First::Poll(job.instance_id.clone(), confirming.clone());
     }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
-        Some(wait) if !wait.is_zero() && !is_late(job, now) => First::Wait(wait),
+        Some(wait) if !wait.is_zero() && !is_late(job.deadline, now) => First::Wait(wait),
         _ => First::Call(job.instance_id.clone()),
     }
 }
 
-fn is_late(job: &job::Job, now: Timestamp) -> bool {
-    job.deadline.is_some_and(|deadline| deadline < now)
+pub(super) fn is_late(deadline: Option<Timestamp>, now: Timestamp) -> bool {
+    deadline.is_some_and(|deadline| deadline < now)
 }
 
 /// What follows where a call for several jobs failed: any of them may be why, so none is charged with an attempt. Each is
