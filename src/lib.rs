@@ -10,6 +10,7 @@
 //! - [`lane`]: the way of a job from delivery to ack ([`lane::run`]), and what decides on it ([`lane::verdict`])
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
+//! - [`tasks`]: waiting for tasks that end in nothing but an error
 //! - [`telemetry`]: metrics, health, logs
 //! - [`cli`]: a file for each command
 
@@ -25,4 +26,5 @@ pub mod job;
 pub mod lane;
 pub mod outcome;
 pub mod retry;
+pub mod tasks;
 pub mod telemetry;

@@ -15,6 +15,7 @@ use crate::broker::{self, Connection, Names, Replies, Topology};
 use crate::config::Config;
 use crate::lane::{self, Balance, Lane, LaneError, Stop};
 use crate::retry::full_jitter;
+use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
@@ -152,7 +153,7 @@ impl Daemon {
             }
         };
         let served = tokio::select! {
-            ended = all(&mut lanes) => ended,
+            ended = tasks::all(&mut lanes) => ended,
             error = connection.lost(blocked) => Err(error.into()),
             never = connection.keep_declared(topology) => match never {},
             never = balance.keep_even(connection, &self.stop) => match never {},
@@ -161,17 +162,6 @@ impl Daemon {
         lanes.shutdown().await;
         served
     }
-}
-
-async fn all(lanes: &mut JoinSet<Result<(), LaneError>>) -> Result<(), LaneError> {
-    while let Some(ended) = lanes.join_next().await {
-        match ended {
-            Ok(ended) => ended?,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// SIGTERM and SIGINT.

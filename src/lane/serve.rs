@@ -13,7 +13,7 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::BasicGetOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
@@ -24,6 +24,7 @@ use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
 use crate::retry::full_jitter;
+use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
 
 /// Ceilings of the time between two probes of a paused lane. The first is also the least.
@@ -78,6 +79,8 @@ pub(super) async fn serve(
     }
 }
 
+/// Jobs that run, each in a task of its own. One can end in nothing but a broken connection: whatever else goes wrong
+/// becomes its outcome.
 pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 
 /// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
@@ -145,7 +148,7 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
             break Taken::Unfit;
         }
         while let Some(ended) = jobs.try_join_next() {
-            broken(ended)?;
+            tasks::ended(ended)?;
         }
         let delivery = tokio::select! {
             biased;
@@ -196,7 +199,7 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {
-                join_all(jobs).await?;
+                tasks::all(jobs).await?;
             }
             let job = Job::admit(delivery, lane.name());
             let is_start = job.is_start();
@@ -204,7 +207,7 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
             // A poll is no trial: it waits for others, and says nothing of whether starts are allowed.
             if *suspect || (is_start && lane.pause.is_on_trial()) {
-                join_all(jobs).await?;
+                tasks::all(jobs).await?;
             }
             if lane.pause.is_paused() {
                 return Ok(());
@@ -221,13 +224,6 @@ pub(super) async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     slots.clone().acquire_owned().await.expect("nobody closes the semaphore")
 }
 
-async fn join_all(jobs: &mut Jobs) -> Result<(), LaneError> {
-    while let Some(ended) = jobs.join_next().await {
-        broken(ended)?;
-    }
-    Ok(())
-}
-
 /// Has a job run, in a task of its own.
 pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
     let tenure = tenure.clone();
@@ -239,20 +235,11 @@ pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut J
 
 /// Whether all of `jobs` were finished within the grace.
 async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, LaneError> {
-    if let Ok(finished) = timeout(stop.grace, join_all(&mut jobs)).await {
-        return finished.map(|()| true);
+    if let Ok(finished) = timeout(stop.grace, tasks::all(&mut jobs)).await {
+        finished?;
+        return Ok(true);
     }
     warn!(lane = %lane.name, jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
     jobs.shutdown().await;
     Ok(false)
-}
-
-/// A job can end in nothing but a broken connection: whatever else goes wrong becomes its outcome.
-fn broken(ended: Result<Result<(), lapin::Error>, JoinError>) -> Result<(), LaneError> {
-    match ended {
-        Ok(ended) => Ok(ended?),
-        // A message that brings us down is counted by the broker, and ended as poisoned in time.
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Ok(()),
-    }
 }
