@@ -1,7 +1,8 @@
 //! How exactly a lane keeps to its rate: the real daemon on a private RabbitMQ node, and the log of `bcc-sim`.
 //!
 //! For each rate a lane with jobs waiting is watched as it starts, for some seconds as it runs, after it had nothing to
-//! do for a while, and as another replica takes it over. A busy machine shows up in the gaps: run it on a quiet one.
+//! do for a while, after a pause, and as another replica takes it over. A busy machine shows up in the gaps: run it on a
+//! quiet one.
 //!
 //! `cargo bench --bench rate -- [--rates 5,50,500,2000] [--burst 5] [--seconds 10]`
 //!
@@ -33,9 +34,14 @@ const CONCURRENCY: u32 = 64;
 const LEAST: f64 = 0.99;
 /// What counts as the start of a lane, in seconds.
 const START: f64 = 2.0;
-/// How long there is nothing to do, in seconds; and how long the lane is watched after it, and around a take-over.
+/// How long there is nothing to do, in seconds, and how long the API refuses every call; and how long the lane is watched
+/// after either, and around a take-over.
 const IDLE: f64 = 3.0;
 const AFTER: f64 = 3.0;
+/// It is back at its rate before, and its jobs have ended.
+const AFTER_A_PAUSE: f64 = 60.0;
+const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
+const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
 
 #[derive(Parser)]
 struct Options {
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!(
-        "{:>6}  {:<12}{:>10}{:>16}{:>10}{:>23}{:>20}",
+        "{:>6}  {:<14}{:>10}{:>16}{:>10}{:>23}{:>20}",
         "rate", "", "achieved", "fullest second", "allowed", "gap p50 / p99 / max", "held up for, ms"
     );
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -74,13 +80,13 @@ fn main() -> ExitCode {
 async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     let vhost = Vhost::alone();
     let per_second = f64::from(rate);
-    let mut jobs = Jobs { account: Account::of_the_log(&vhost.url), submitted: 0, rate: per_second, burst };
-    let longest = START + f64::from(seconds) + 2.0 + 3.0 * AFTER;
+    let mut jobs = Jobs { account: Account::of_the_log(&vhost.url), submitted: 0, others: 0, rate: per_second, burst };
+    let longest = START + f64::from(seconds) + 2.0 + 4.0 * AFTER;
     let sim = Sim::start(&[
         "--log",
         "warn",
         "--fleet",
-        &format!("Stopped={}", (longest * per_second) as usize + 4 * burst as usize),
+        &format!("Stopped={}", (longest * per_second) as usize + 5 * burst as usize),
     ]);
     let lateness = Lateness::measure(&sim);
     let lane = format!("rate = {rate}\nburst = {burst}\nconcurrency = {CONCURRENCY}");
@@ -103,34 +109,42 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     let calls = running.times.len();
     jobs.submit(AFTER).await;
     jobs.called(&sim).await;
-    let after_pause = Calls::of(&sim, rate, burst, &lateness).await;
-    let rested = after_pause.within(after_pause.times[calls], AFTER).row("after idling", false);
+    let busy = Calls::of(&sim, rate, burst, &lateness).await;
+    let rested = busy.within(busy.times[calls], AFTER).row("after idling", false);
+
+    sim.faults(json!([{"fault": {"status": 401}}])).await;
+    jobs.submit(AFTER).await;
+    eventually("the lane is paused", async || (holder.metric(PAUSED).await == 1.0).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs_f64(IDLE)).await;
+    let mended = jiff::Timestamp::now().as_microsecond();
+    sim.faults(json!([])).await;
+    jobs.started(&holder, &sim).await;
+    let again = Calls::of(&sim, rate, burst, &lateness).await.within(mended, AFTER_A_PAUSE);
+    let resumed = again.row("after a pause", false);
 
     let next = start();
     next.ready().await;
-    let calls = after_pause.times.len();
+    let calls = sim.calls_made().await;
     jobs.submit(2.0 * AFTER).await;
     let third = calls + (AFTER * per_second / 1.5) as usize;
-    eventually("calls are made", async || (count(&sim).await >= third).then_some(())).await;
+    eventually("calls are made", async || (sim.calls_made().await >= third).then_some(())).await;
     let killed = jiff::Timestamp::now().as_microsecond();
     holder.child.signal("KILL");
     jobs.called(&sim).await;
     let around = Calls::of(&sim, rate, burst, &lateness).await.within(killed - micros(1.0), 2.0 * AFTER);
-    around.row("take-over", false) && kept && rested
+    around.row("take-over", false) && kept && rested && resumed
 }
 
 fn micros(seconds: f64) -> i64 {
     (seconds * 1e6) as i64
 }
 
-async fn count(sim: &Sim) -> usize {
-    sim.control("GET", "health", json!(null)).await["calls"].as_u64().expect("a number") as usize
-}
-
 /// Jobs for one instance after the other.
 struct Jobs {
     account: Account,
     submitted: usize,
+    /// Calls that started nothing.
+    others: usize,
     rate: f64,
     burst: u32,
 }
@@ -145,9 +159,17 @@ impl Jobs {
 
     /// Waits until a call was made for each.
     async fn called(&self, sim: &Sim) {
-        while count(sim).await < self.submitted {
+        while sim.calls_made().await < self.submitted + self.others {
             tokio::time::sleep(GLANCE * 10).await;
         }
+    }
+
+    /// Waits until each has ended at a daemon that had them all, whatever calls were refused before.
+    async fn started(&mut self, daemon: &Daemon, sim: &Sim) {
+        while daemon.metric(STARTED).await < self.submitted as f64 {
+            tokio::time::sleep(GLANCE * 10).await;
+        }
+        self.others = sim.calls_made().await - self.submitted;
     }
 }
 
@@ -184,7 +206,7 @@ impl Calls {
         let late = self.lateness.as_secs_f64() * 1e3;
         let achieved_text = if is_steady { format!("{:.2} %", achieved * 100.0) } else { String::new() };
         println!(
-            "{:>6}  {situation:<12}{achieved_text:>10}{fullest:>16}{:>10}{:>9.2} /{:>5.2} /{:>5.2}{late:>20.0}",
+            "{:>6}  {situation:<14}{achieved_text:>10}{fullest:>16}{:>10}{:>9.2} /{:>5.2} /{:>5.2}{late:>20.0}",
             self.rate,
             self.rate + self.burst,
             gap(0.5),

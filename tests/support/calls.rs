@@ -19,6 +19,12 @@ impl Sim {
         self.control("PUT", &format!("instances/{instance}"), json!({ "status": status })).await;
     }
 
+    /// How many calls were made so far.
+    pub async fn calls_made(&self) -> usize {
+        let health = self.control("GET", "health", Value::Null).await;
+        usize::try_from(health["calls"].as_u64().expect("a number")).expect("some thousands")
+    }
+
     /// Every call so far, in order, each as it was made.
     pub async fn wire(&self) -> Vec<Call> {
         self.calls().await.iter().enumerate().map(|(number, call)| Call::read(number, call)).collect()
