@@ -264,3 +264,26 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
     println!("{} calls for 2000 jobs", calls.len());
     lateness.assert_pace(&calls, rate, burst);
 }
+
+/// What is seconds' worth of batches is minutes' worth of single calls: what a lane has in hand then is not to stay there.
+#[tokio::test]
+async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
+    const JOBS: usize = 1_000;
+    let lane = "batch = 20\nrate = 100\nburst = 1\nconflict = \"accept\"";
+    let mut stage = stage("Running=1000", lane).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=JOBS).map(instance), json!({})).await;
+    assert_eq!(account.close(PATIENCE).await, [("already_done".to_owned(), JOBS)].into());
+    let put_back = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="put_back",lane="prod"}"#).await;
+    println!("{put_back} of {JOBS} jobs were put back");
+    // Of jobs that are called singly it has 128 of each queue in hand.
+    assert!(put_back > 256.0, "{put_back} of {JOBS} jobs were put back");
+    let mut singly: BTreeMap<String, usize> = BTreeMap::new();
+    for call in stage.sim.wire().await.into_iter().filter(|call| call.operation == "start") {
+        *singly.entry(call.instance).or_default() += 1;
+    }
+    assert!(singly.values().all(|calls| *calls == 1), "none was called a second time: {singly:?}");
+    for outcome in stage.outcomes(JOBS).await.values() {
+        assert_eq!((&outcome["ambiguous"], &outcome["attempts"]), (&json!(false), &json!(1)), "{outcome}");
+    }
+}

@@ -214,6 +214,36 @@ async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
     assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
 }
 
+/// One replica after the other is told to stop while jobs wait for their instances, and the next goes on looking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_changes_hands_in_the_confirm_phase_starts_nothing_twice_and_each_job_ends_once() {
+    const JOBS: usize = 200;
+    let lane = format!("rate = 100\n{RUNNING}");
+    let wishes = Wishes { fleet: "Stopped=200", lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=JOBS).map(id), json!({})).await;
+    let mut seen = 0;
+    for _ in 0..2 {
+        seen = eventually("polls are made", async || {
+            let count = polls(&stage.sim.log().await).count();
+            (count > seen).then_some(count)
+        })
+        .await;
+        let next = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+        next.ready().await;
+        let mut last = std::mem::replace(&mut stage.daemon, next);
+        last.child.signal("TERM");
+        assert_eq!(last.child.ended().await.code(), Some(0), "{}", last.child.output());
+    }
+    assert_eq!(account.close(PATIENCE * 2).await, [("running".to_owned(), JOBS)].into());
+    let instances = stage.sim.control("GET", "instances", Value::Null).await;
+    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+    let calls = stage.sim.log().await;
+    let starts = calls.iter().filter(|call| call.operation == "start").count();
+    assert_eq!(starts, JOBS, "{} polls", polls(&calls).count());
+}
+
 /// Killed between the confirm of the parked copy and the ack of the original: the one is polled, and the other started
 /// anew, had its start not been said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
