@@ -24,6 +24,9 @@ const WEIGHT: f64 = 0.01;
 /// How long nobody is asked for states after an answer that told none: the permission may be missing, or the API ill.
 const NO_ASKING: Duration = Duration::from_secs(60);
 
+/// What single calls count for where they are what is done: another way has to take a tenth less.
+const STAYS: f64 = 0.9;
+
 /// How to call some instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -46,13 +49,22 @@ struct State {
     /// The share of the instances seen lately that were not stopped, from 0 to 1.
     others: f64,
     no_asking_until: Option<Instant>,
+    /// Whether the way was last to call singly.
+    singly: bool,
 }
 
 impl Plan {
     /// The way to call `count` instances.
     pub(super) fn way(&self, count: usize) -> Way {
-        let state = self.state();
-        cheapest(count, state.others, state.no_asking_until.is_none_or(|until| until <= Instant::now()))
+        let mut state = self.state();
+        let may_ask = state.no_asking_until.is_none_or(|until| until <= Instant::now());
+        // A lane has far fewer jobs in hand then, and is not to change that with every job.
+        let singly = if state.singly { STAYS } else { 1.0 };
+        let way = cheapest(count, state.others, may_ask, singly);
+        if count > 1 {
+            state.singly = way == Way::Singly;
+        }
+        way
     }
 
     /// So many instances were stopped, and so many in another state.
@@ -86,11 +98,12 @@ impl Plan {
     }
 }
 
-/// The way with the fewest calls to be expected for `count` instances, of which the share `others` is not stopped.
-fn cheapest(count: usize, others: f64, may_ask: bool) -> Way {
+/// The way with the fewest calls to be expected for `count` instances, of which the share `others` is not stopped, where
+/// a single call counts for `singly`.
+fn cheapest(count: usize, others: f64, may_ask: bool, singly: f64) -> Way {
     #[expect(clippy::cast_precision_loss, reason = "a hundred at most")]
     let n = count as f64;
-    let (singly, together) = (n, 1.0 + n * (1.0 - (1.0 - others).powf(n)));
+    let (singly, together) = (n * singly, 1.0 + n * (1.0 - (1.0 - others).powf(n)));
     let ask_first = if may_ask { 2.0 + others * n } else { f64::INFINITY };
     if singly <= together.min(ask_first) {
         Way::Singly
@@ -125,10 +138,10 @@ mod tests {
             (100, 1.0, Way::Singly),
         ];
         for (count, others, way) in cases {
-            assert_eq!(cheapest(count, others, true), way, "{count} with {others}");
+            assert_eq!(cheapest(count, others, true, 1.0), way, "{count} with {others}");
         }
-        assert_eq!(cheapest(20, 0.01, false), Way::Together);
-        assert_eq!(cheapest(20, 0.2, false), Way::Singly);
+        assert_eq!(cheapest(20, 0.01, false, 1.0), Way::Together);
+        assert_eq!(cheapest(20, 0.2, false, 1.0), Way::Singly);
     }
 
     #[test]
@@ -150,6 +163,27 @@ mod tests {
             plan.saw_one(&answer(200));
         }
         assert_eq!(plan.way(20), Way::AskFirst);
+        plan.saw(600, 0);
+        assert_eq!(plan.way(20), Way::Together);
+    }
+
+    #[test]
+    fn a_lane_between_two_ways_does_not_change_with_every_job() {
+        let plan = Plan::default();
+        plan.saw(0, 300);
+        assert_eq!(plan.way(20), Way::Singly);
+        let mut changes = 0;
+        let mut last = Way::Singly;
+        // Nine in ten are not stopped, where single calls begin to cost less.
+        for number in 0..1000 {
+            plan.saw(usize::from(number % 10 == 0), usize::from(number % 10 != 0));
+            let way = plan.way(20);
+            changes += usize::from(way != last);
+            last = way;
+        }
+        assert!(changes <= 1, "{changes} changes");
+        // The last few of a lane's jobs are not called otherwise for it.
+        assert_eq!(plan.way(1), Way::Singly);
         plan.saw(600, 0);
         assert_eq!(plan.way(20), Way::Together);
     }
