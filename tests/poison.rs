@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use lapin::options::{BasicGetOptions, BasicNackOptions};
 use serde_json::json;
 
 use crate::support::account::Account;
@@ -106,4 +107,50 @@ async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on(
     stage.daemon.ready().await;
     stage.all_acked().await;
     assert!(stage.sim.operations("i-sim00041").await.is_empty(), "nobody could read it");
+}
+
+/// The lane takes no more because of the suspect, and then the calls that are in flight pause it. What it had been handed
+/// out must not stay with it unacked.
+#[tokio::test]
+async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
+    const JOBS: usize = 60;
+    const SUSPECT: usize = 41;
+    let lane = "rate = 1000\nburst = 1\nconcurrency = 64\ntimeout = \"2s\"\nbatch = 1";
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=60", lane, ..Wishes::default() }).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
+    let instance = |number: usize| format!("i-sim{number:05}");
+    for number in 1..=JOBS {
+        account.submit([instance(number)], json!({})).await;
+    }
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..JOBS {
+        let got = channel.basic_get("reveille.jobs.prod".into(), BasicGetOptions::default()).await.unwrap();
+        taken.push(got.expect("all are there").delivery);
+    }
+    let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    for _ in 0..3 {
+        taken[SUSPECT - 1].nack(back).await.unwrap();
+        let again = eventually("it is there again", async || {
+            channel.basic_get("reveille.jobs.prod".into(), BasicGetOptions::default()).await.unwrap()
+        });
+        taken[SUSPECT - 1] = again.await.delivery;
+    }
+    // They come again in the order in which they go back.
+    for delivery in taken {
+        delivery.nack(back).await.unwrap();
+    }
+
+    stage.sim.faults(json!([{"fault": {"hang": "before"}}])).await;
+    stage.daemon.start_again();
+    eventually("the suspect is noticed", async || {
+        stage.daemon.child.output().contains("one message at a time: this one").then_some(())
+    })
+    .await;
+    let paused = r#"reveille_lane_paused{lane="prod",reason="outage"}"#;
+    eventually("the lane is paused", async || (stage.daemon.metric(paused).await == 1.0).then_some(())).await;
+    stage.sim.faults(json!([])).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
 }

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{BasicProperties, ErrorKind};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
@@ -61,6 +61,8 @@ pub struct Lane {
     retry: config::Retry,
     /// API calls in flight, at most.
     concurrency: u32,
+    /// How long a call may take.
+    call_timeout: Duration,
     /// Jobs that may be called together.
     batch: usize,
     /// API calls a second, as configured.
@@ -136,6 +138,7 @@ impl Lane {
             confirm_timeout: lane.confirm_timeout,
             retry,
             concurrency: lane.concurrency,
+            call_timeout: lane.timeouts.total,
             batch: lane.batch as usize,
             rate: lane.rate,
             names: names.clone(),
@@ -176,6 +179,7 @@ impl Lane {
             () = balance.turn() => {}
         }
         loop {
+            let since = Instant::now();
             let error = match self.clone().stand_by_and_run(connection, readiness, balance, stop).await {
                 Ok(()) if stop.is_requested() => return Ok(()),
                 Ok(()) => continue,

@@ -36,6 +36,9 @@ const LAST_DELAY: Duration = Duration::from_secs(5);
 const COME_BACK: Duration = Duration::from_secs(4);
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// For what comes after a job's call, where a lane pauses: the evidence, a probe, and the broker's confirms.
+const AFTER_A_CALL: Duration = Duration::from_secs(10);
+
 /// A message that came back this often is suspected of ending whoever touches it.
 const SUSPECT_AT: i64 = 3;
 
@@ -61,12 +64,13 @@ pub(super) async fn serve(
             () = stop.requested() => true,
             done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
         };
+        let mut emptied = true;
         if !stopped && !lane.pause.is_paused() {
             readiness.lane(lane.name(), LaneState::Held);
-            subscribe_and_take(tenure, &channel, &mut jobs, stop).await?;
+            emptied = subscribe_and_take(tenure, &channel, &mut jobs, stop).await?;
         }
         let drained = drain(lane, jobs, stop).await?;
-        if drained && lane.pause.is_paused() && !stop.is_requested() {
+        if emptied && drained && !stop.is_requested() {
             // Nothing is left on the channel, and closing it would cut off acks that RabbitMQ has yet to pass on.
             continue;
         }
@@ -103,27 +107,30 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
     }
 }
 
-/// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them.
+/// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them. Returns
+/// whether all that was taken was given to jobs.
 async fn subscribe_and_take(
     tenure: &Arc<Tenure>,
     channel: &Channel,
     jobs: &mut Jobs,
     stop: &Stop,
-) -> Result<(), LaneError> {
+) -> Result<bool, LaneError> {
+    let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
     loop {
         let mut intake = Intake::open(&tenure.lane, channel).await?;
         let taken = tokio::select! {
             biased;
             () = stop.requested() => Taken::Over,
-            taken = take(tenure, &mut intake, jobs) => taken?,
+            taken = take(tenure, &mut intake, &slots, jobs) => taken?,
         };
         intake.cancel(channel).await?;
-        if tenure.lane.pause.is_paused() || taken == Taken::Unfit {
-            // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
-            intake.empty(tenure, jobs).await?;
+        if taken == Taken::Over {
+            return Ok(false);
         }
-        if tenure.lane.pause.is_paused() || taken == Taken::Over {
-            return Ok(());
+        // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
+        intake.empty(tenure, jobs).await?;
+        if taken == Taken::Paused {
+            return Ok(true);
         }
     }
 }
@@ -131,30 +138,36 @@ async fn subscribe_and_take(
 /// Why no more is taken.
 #[derive(PartialEq, Eq)]
 enum Taken {
-    /// The lane is paused, or there is reason to be wary.
+    /// There is a stop, or reason to be wary.
     Over,
+    Paused,
     /// The prefetch is not what it should be.
     Unfit,
 }
 
 /// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
 /// there is a reason to stop.
-async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, LaneError> {
+async fn take(
+    tenure: &Arc<Tenure>,
+    intake: &mut Intake,
+    slots: &Arc<Semaphore>,
+    jobs: &mut Jobs,
+) -> Result<Taken, LaneError> {
     let lane = &tenure.lane;
-    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
     let mut gathering = Gathering::default();
     let taken = loop {
         if intake.is_unfit(lane) {
             break Taken::Unfit;
         }
-        while let Some(ended) = jobs.try_join_next() {
-            tasks::ended(ended)?;
-        }
         let delivery = tokio::select! {
             biased;
-            () = lane.pause.begun() => break Taken::Over,
+            () = lane.pause.begun() => break Taken::Paused,
+            Some(ended) = jobs.join_next() => {
+                tasks::ended(ended)?;
+                continue;
+            }
             () = gathering.over(lane.company_size()) => {
-                gathering.start(tenure, &slots, jobs).await;
+                gathering.start(tenure, slots, jobs).await;
                 continue;
             }
             delivery = intake.next() => delivery?,
@@ -169,12 +182,12 @@ async fn take(tenure: &Arc<Tenure>, intake: &mut Intake, jobs: &mut Jobs) -> Res
             continue;
         }
         // Not before there is a job: those whose company was refused need slots too.
-        let slot = slot(&slots).await;
+        let slot = slot(slots).await;
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
         job.wait_for_its_turn(lane).await;
         start(tenure, job, Ticket::alone(slot), jobs);
     };
-    gathering.start(tenure, &slots, jobs).await;
+    gathering.start(tenure, slots, jobs).await;
     Ok(taken)
 }
 
@@ -192,7 +205,9 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             sleep(GLANCE).await;
         }
         found = false;
-        for (queue, suspect) in queues.iter().zip(&mut suspects) {
+        // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
+        for index in (0..QUEUES).map(|index| (index + lane.pause.probes() as usize) % QUEUES) {
+            let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
             *suspect = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
@@ -203,8 +218,9 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             }
             let job = Job::admit(delivery, lane.name());
             let is_start = job.is_start();
+            let slot = slot(&slots).await;
             job.wait_for_its_turn(lane).await;
-            start(tenure, job, Ticket::alone(slot(&slots).await), jobs);
+            start(tenure, job, Ticket::alone(slot), jobs);
             // A poll is no trial: it waits for others, and says nothing of whether starts are allowed.
             if *suspect || (is_start && lane.pause.is_on_trial()) {
                 tasks::all(jobs).await?;
@@ -233,11 +249,23 @@ pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut J
     });
 }
 
-/// Whether all of `jobs` were finished within the grace.
+/// Whether all of `jobs` were finished in time: within the grace of a stop, and else within that of their calls, since a
+/// pause is to break none off.
 async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, LaneError> {
-    if let Ok(finished) = timeout(stop.grace, tasks::all(&mut jobs)).await {
-        finished?;
-        return Ok(true);
+    let time_is_up = async {
+        let calls = stop.grace.max(lane.call_timeout + AFTER_A_CALL);
+        let _ = timeout(calls, stop.requested()).await;
+        if stop.is_requested() {
+            sleep(stop.grace).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        finished = tasks::all(&mut jobs) => {
+            finished?;
+            return Ok(true);
+        }
+        () = time_is_up => {}
     }
     warn!(lane = %lane.name, jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
     jobs.shutdown().await;
