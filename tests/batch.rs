@@ -265,15 +265,32 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
     lateness.assert_pace(&calls, rate, burst);
 }
 
+/// A call for many that was refused started none of them, and those whose turn the pause cut short were never called.
+#[tokio::test]
+async fn jobs_that_a_pause_keeps_from_their_own_call_stay_clean_first_touches() {
+    let mut stage = stage("Running=20", "batch = 20\nrate = 2\nburst = 1\nconflict = \"accept\"").await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    account.submit((1..=20).map(instance), json!({})).await;
+    eventually("some are called singly", async || (count(&stage.sim.wire().await, "start") >= 3).then_some(())).await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+    let paused = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
+    eventually("the lane is paused", async || (stage.daemon.metric(paused).await == 1.0).then_some(())).await;
+    stage.sim.faults(json!([])).await;
+    account.close(PATIENCE).await;
+    let calls = stage.sim.wire().await;
+    for (job, outcome) in stage.outcomes(20).await {
+        let was_called = calls.iter().any(|call| call.instance == job && call.status == Some(401));
+        let expected = if was_called { "started" } else { "already_done" };
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!(expected), &json!(was_called)), "{outcome}");
+    }
+}
+
 /// What is seconds' worth of batches is minutes' worth of single calls: what a lane has in hand then is not to stay there.
 #[tokio::test]
 async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
     const JOBS: usize = 1_000;
-    let lane = "batch = 20\nrate = 100\nburst = 1\nconflict = \"accept\"";
-    let mut stage = stage("Running=1000", lane).await;
-    let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=JOBS).map(instance), json!({})).await;
-    assert_eq!(account.close(PATIENCE).await, [("already_done".to_owned(), JOBS)].into());
+    let mut stage = stage("Running=1000", "batch = 20\nrate = 100\nburst = 1\nconflict = \"accept\"").await;
+    assert_eq!(ends(&stage, 1..=JOBS).await, [("already_done".to_owned(), JOBS)].into());
     let put_back = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="put_back",lane="prod"}"#).await;
     println!("{put_back} of {JOBS} jobs were put back");
     // Of jobs that are called singly it has 128 of each queue in hand.

@@ -46,3 +46,27 @@ async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
     })
     .await;
 }
+
+/// That the state could not be read once says nothing of the machine.
+#[tokio::test]
+async fn a_describe_that_fails_once_does_not_make_a_started_machine_expired() {
+    let lane = "timeout = \"1s\"\nbatch = 1";
+    let retry = "initial = \"5s\"\nmax = \"5s\"";
+    let mut stage = Stage::with(Wishes { lane, retry, ..Wishes::default() }).await;
+    let answers = [json!({"status": 503}), json!({"status": 429}), json!({"status": 403, "code": "AccessDenied"})];
+    let deadline = Timestamp::now() + 1.seconds();
+    for (number, answer) in (1..).zip(&answers) {
+        let instance = format!("i-sim{number:05}");
+        stage.sim.script(&instance, json!([{"hang": "after"}, answer])).await;
+        stage.job(&instance, json!({"instance_id": instance, "deadline": deadline})).await;
+    }
+    let outcomes = stage.outcomes(answers.len()).await;
+    for instance in ["i-sim00001", "i-sim00002"] {
+        let outcome = &outcomes[instance];
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
+        assert_eq!(stage.sim.operations(instance).await, ["start", "describe", "describe"]);
+    }
+    // Who may not look does not come to know.
+    let outcome = &outcomes["i-sim00003"];
+    assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("expired"), &json!(true)), "{outcome}");
+}

@@ -12,6 +12,7 @@ mod clock;
 mod cluster;
 mod confirm;
 mod deadline;
+mod evidence;
 mod fleet;
 mod keys;
 mod lanes;

@@ -117,6 +117,11 @@ impl Memory {
         }
     }
 
+    /// Whether the job, or a copy of it, was called before.
+    pub(super) fn is_known(&self, key: Key) -> bool {
+        self.jobs().get(key).is_some()
+    }
+
     /// Notes that the job is about to be called, and tells whether a copy of it was before.
     pub(super) fn call(&self, key: Key) -> bool {
         let mut jobs = self.jobs();
@@ -125,6 +130,15 @@ impl Memory {
             jobs.set(key, Known::Called);
         }
         known
+    }
+
+    /// Takes back what [`Memory::call`] noted, where it knew of no call before: none was made after all.
+    pub(super) fn not_called(&self, key: Key) {
+        let mut jobs = self.jobs();
+        if matches!(jobs.get(key), Some(Known::Called)) {
+            jobs.young.remove(&key);
+            jobs.old.remove(&key);
+        }
     }
 
     /// Notes how the job ends, and tells how it is to end: as the first copy did.
@@ -187,6 +201,18 @@ mod tests {
         assert_eq!((memory.end(job), memory.end(key(&memory, "k"))), (Some(STARTED), None));
         let another = memory.key("j", &InstanceId::parse("i-0001").unwrap());
         assert_eq!(memory.end(another), None, "one id for two machines is two jobs");
+    }
+
+    #[test]
+    fn a_call_that_was_not_made_is_none_but_one_that_was_is() {
+        let memory = Memory::new();
+        let job = key(&memory, "j");
+        memory.call(job);
+        memory.not_called(job);
+        assert!(!memory.is_known(job) && !memory.call(job), "the first touch");
+        memory.settle(job, STARTED);
+        memory.not_called(job);
+        assert_eq!(memory.end(job), Some(STARTED));
     }
 
     #[test]

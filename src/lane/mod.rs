@@ -38,7 +38,7 @@ use self::intake::{left_to_starts, prefetch};
 use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
-use self::pause::{Cause, Change, Pause};
+use self::pause::{Blame, Cause, Change, Pause};
 use self::plan::{Plan, Way};
 use self::polls::Polls;
 pub use self::stop::Stop;
@@ -188,7 +188,7 @@ impl Lane {
             if !connection.is_open() {
                 return Err(error);
             }
-            failures += 1;
+            failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
             error!(lane = %self.name, "the lane is run anew: {error}");
             self.dropped(readiness);
             connection.something_is_missing();
@@ -330,6 +330,19 @@ impl Lane {
     /// Notes what a job's call says of the lane itself.
     fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
         self.changed(self.pause.note(instance, verdict, result));
+    }
+
+    /// Whether a job is not to pay for how its call ended, since others end so too. Where nobody else was called, a probe
+    /// tells whether the API is out.
+    async fn spares(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> bool {
+        match self.pause.blame(verdict, result).await {
+            Blame::Lane => true,
+            Blame::Job => false,
+            Blame::Unknown => {
+                self.changed(self.pause.note_probe(&self.probe().await));
+                self.pause.is_paused()
+            }
+        }
     }
 
     /// Ends a trial without a verdict, where nobody is left to be tried.

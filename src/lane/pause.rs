@@ -5,12 +5,15 @@
 //! is *on trial*: one job at a time, until a call is answered as it should be, or the next fault pauses it again.
 //!
 //! One failing call does not tell whose fault it is. It is the job's own where the API answers others, and the lane's
-//! where a few different jobs in a row fail alike. So a failure waits a moment for either ([`Pause::spares`]).
+//! where a few different jobs in a row fail alike. So a failure waits a moment for either ([`Pause::blame`]). On trial the
+//! first one pauses the lane again; but one instance that fails over and over, where hardly any other does, must not
+//! keep a lane from the rest.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -51,6 +54,8 @@ struct State {
     good: u64,
     /// Probes made since the lane last worked.
     probes: u32,
+    /// When it last began to work again.
+    resumed: Option<Timestamp>,
 }
 
 /// Instances that failed since the last answer that shows otherwise.
@@ -60,6 +65,18 @@ struct Runs {
     denied: BTreeSet<InstanceId>,
     /// Calls that asked for states in vain.
     polls: usize,
+    /// Those that failed on trial, since the lane last worked.
+    tried: BTreeSet<InstanceId>,
+}
+
+/// Whose fault it is that a call failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The lane is paused for it.
+    Lane,
+    Job,
+    /// Nobody else was called meanwhile.
+    Unknown,
 }
 
 /// What became of a lane by a call.
@@ -80,7 +97,24 @@ impl Pause {
     /// Notes what came of a call. Returns what changed by it.
     pub fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         let sign = sign(verdict, result);
+        if matches!(sign, Sign::NoAnswer(_) | Sign::Denied(_)) && self.is_on_trial() && self.was_tried(instance) {
+            return self.acquit();
+        }
         self.take(&sign, self.count(instance, &sign).cloned())
+    }
+
+    /// Notes that this instance failed on trial. Returns whether it did so before, with hardly any other: it is no
+    /// measure then of what others would meet.
+    fn was_tried(&self, instance: &InstanceId) -> bool {
+        let mut runs = self.runs();
+        !runs.tried.insert(instance.clone()) && runs.tried.len() < IN_A_ROW
+    }
+
+    /// Notes what came of a probe that was to show whose fault a failure is.
+    pub fn note_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        let sign = sign(&verdict::general(result), result);
+        let (Sign::Fault(cause) | Sign::NoAnswer(cause)) = &sign else { return None };
+        self.take(&sign, Some(cause.clone()))
     }
 
     /// Notes what came of asking for states. That it works says nothing of whether starts do: where the API fails those
@@ -102,12 +136,15 @@ impl Pause {
                 state.paused = Some(cause);
                 state.on_trial = false;
             } else if *sign == Sign::Good && state.on_trial {
-                state.on_trial = false;
-                change = Some(Change::Works(std::mem::take(&mut state.probes)));
+                change = Some(state.works());
             }
             true
         });
         change
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many failures in a row pause the lane.
@@ -118,7 +155,7 @@ impl Pause {
     /// Counts the polls that failed in a row, apart from starts: where nothing is started, they alone notice an outage.
     fn count_poll<'a>(&self, sign: &'a Sign) -> Option<&'a Cause> {
         let enough = self.enough();
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.runs();
         match sign {
             Sign::Fault(cause) => Some(cause),
             Sign::NoAnswer(cause) => {
@@ -135,7 +172,7 @@ impl Pause {
     /// Counts the instances that failed in a row. Returns the cause, where that is enough to pause the lane.
     fn count<'a>(&self, instance: &InstanceId, sign: &'a Sign) -> Option<&'a Cause> {
         let enough = self.enough();
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.runs();
         match sign {
             Sign::Fault(cause) => Some(cause),
             Sign::NoAnswer(cause) => {
@@ -158,19 +195,23 @@ impl Pause {
         }
     }
 
-    /// Whether the job is not to pay for how its call ended, since others end so too. Asked after [`Pause::note`].
-    pub async fn spares(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> bool {
-        match sign(verdict, result) {
-            Sign::Fault(_) => true,
-            Sign::Denied(_) => self.is_paused(),
+    /// Whose fault it is how a call ended. Asked after [`Pause::note`].
+    pub async fn blame(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Blame {
+        let is_known = match sign(verdict, result) {
+            Sign::Fault(_) => return Blame::Lane,
             Sign::NoAnswer(_) => {
                 let mut state = self.state.subscribe();
                 let good = state.borrow().good;
-                // The time is up where nobody else was called.
-                let _ = timeout(EVIDENCE, state.wait_for(|state| state.paused.is_some() || state.good != good)).await;
-                self.is_paused()
+                let told = state.wait_for(|state| state.paused.is_some() || state.good != good);
+                timeout(EVIDENCE, told).await.is_ok()
             }
-            Sign::Alive | Sign::Good => false,
+            Sign::Denied(_) => true,
+            Sign::Alive | Sign::Good => return Blame::Job,
+        };
+        match (self.is_paused(), is_known) {
+            (true, _) => Blame::Lane,
+            (false, true) => Blame::Job,
+            (false, false) => Blame::Unknown,
         }
     }
 
@@ -189,6 +230,11 @@ impl Pause {
         self.state.borrow().probes
     }
 
+    /// When the lane last began to work again, if it ever was paused.
+    pub fn resumed(&self) -> Option<Timestamp> {
+        self.state.borrow().resumed
+    }
+
     /// Waits until no calls are to be made.
     pub async fn begun(&self) {
         let paused = |state: &State| state.paused.is_some();
@@ -204,11 +250,12 @@ impl Pause {
     pub fn acquit(&self) -> Option<Change> {
         let mut change = None;
         self.state.send_if_modified(|state| {
-            if std::mem::take(&mut state.on_trial) {
-                change = Some(Change::Works(std::mem::take(&mut state.probes)));
-            }
+            change = state.on_trial.then(|| state.works());
             change.is_some()
         });
+        if change.is_some() {
+            self.runs().tried.clear();
+        }
         change
     }
 
@@ -219,13 +266,24 @@ impl Pause {
             // Whether jobs are denied too, only jobs can tell.
             Sign::Denied(_) | Sign::Alive | Sign::Good => None,
         };
-        *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = Runs::default();
+        let mut runs = self.runs();
+        *runs = Runs { tried: std::mem::take(&mut runs.tried), ..Runs::default() };
+        drop(runs);
         self.state.send_modify(|state| {
             state.paused.clone_from(&cause);
             state.on_trial = cause.is_none();
             state.probes = state.probes.saturating_add(1);
         });
         cause
+    }
+}
+
+impl State {
+    /// Ends a trial.
+    fn works(&mut self) -> Change {
+        self.on_trial = false;
+        self.resumed = Some(Timestamp::now());
+        Change::Works(std::mem::take(&mut self.probes))
     }
 }
 

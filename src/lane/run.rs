@@ -21,10 +21,10 @@ use super::company::{NotCalled, Ticket};
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
-use crate::bce::{Answer, InstanceId, InstanceState, NoAnswer};
+use crate::bce::{Answer, InstanceId, NoAnswer};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
-use crate::job::{self, Confirm, Confirming, Progress};
+use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
 use crate::retry::full_jitter;
 
@@ -237,23 +237,32 @@ impl Job {
     /// succeeded unseen, and then the machine is up and not `expired`.
     async fn expire(&self, lane: &Lane, instance: &InstanceId) -> Next {
         const LATE: &str = "its deadline has passed";
-        if !self.progress.touched {
+        if !self.progress.touched && !self.key(lane).is_some_and(|key| lane.memory.is_known(key)) {
             return Next::Conclude(self.conclusion(Outcome::Expired, false, LATE));
         }
         let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
-        let (outcome, ambiguous) = match described {
-            Ok((answer, Some(state))) if answer.status == 200 && !answer.foreign => match state {
-                InstanceState::Running | InstanceState::Starting if self.confirm(lane) == Confirm::Running => {
-                    return Next::GoOn {
-                        started: Some(self.conclusion(Outcome::Started, true, LATE)),
-                        attempts: self.progress.attempts,
-                        confirming: confirming(Timestamp::now(), true),
-                    };
-                }
-                InstanceState::Running | InstanceState::Starting => (Outcome::Started, true),
-                InstanceState::Stopped | InstanceState::Passing | InstanceState::Ended => (Outcome::Expired, false),
+        let circumstances = Circumstances { policy: Conflict::Verify, first_touch: false };
+        let verdict = verdict::of_describe(&described, circumstances);
+        let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.foreign);
+        let result = described.map(|(answer, _)| answer);
+        lane.note(instance, &verdict, &result);
+        let (outcome, ambiguous) = match verdict {
+            Verdict::Started { .. } if self.confirm(lane) == Confirm::Running => {
+                return Next::GoOn {
+                    started: Some(self.conclusion(Outcome::Started, true, LATE)),
+                    attempts: self.progress.attempts,
+                    confirming: confirming(Timestamp::now(), true),
+                };
+            }
+            Verdict::Started { .. } => (Outcome::Started, true),
+            _ if is_told => (Outcome::Expired, false),
+            Verdict::Failed(_) => (Outcome::Expired, true),
+            _ if lane.spares(&verdict, &result).await => return self.unharmed(true),
+            // Not told this time. It is asked again, as often as a start would be tried.
+            _ => match self.decide(lane, verdict, result) {
+                Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
+                Next::Conclude(_) | Next::GoOn { .. } => (Outcome::Expired, true),
             },
-            _ => (Outcome::Expired, true),
         };
         Next::Conclude(self.conclusion(outcome, ambiguous, LATE))
     }
@@ -269,7 +278,12 @@ impl Job {
 
         let called = match ticket.start(lane, instance, deadline).await {
             Ok(called) => called,
-            Err(NotCalled { touched }) => return self.not_called(lane, touched),
+            Err(NotCalled { touched: by_company }) => {
+                if let Some(key) = self.key(lane).filter(|_| !touched && !by_company) {
+                    lane.memory.not_called(key);
+                }
+                return self.not_called(lane, by_company);
+            }
         };
         let circumstances = Circumstances { policy, first_touch: !(touched || called.touched) };
         let mut result = called.result;
@@ -288,14 +302,20 @@ impl Job {
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
         drop(ticket);
-        if lane.pause.spares(&verdict, &result).await {
+        if lane.spares(&verdict, &result).await {
             return self.unharmed(true);
         }
-        let (now, random) = (Timestamp::now(), rand::random());
         if called.is_noted && verdict == Verdict::Transient {
-            return alone_next_time(&self.progress, lane.retry, now, random);
+            return alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random());
         }
-        decide(verdict, result, &self.progress, self.confirm(lane), lane.retry, now, random)
+        self.decide(lane, verdict, result)
+    }
+
+    /// See [`decide`]. The time for which the lane was paused is no time for which its jobs failed.
+    fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
+        let failing_since = self.progress.failing_since.and_then(|since| lane.pause.resumed().max(Some(since)));
+        let progress = Progress { failing_since, ..self.progress.clone() };
+        decide(verdict, result, &progress, self.confirm(lane), lane.retry, Timestamp::now(), rand::random())
     }
 
     /// When the job is done.
@@ -404,7 +424,8 @@ fn decide(
         Verdict::Failed(reason) => (Outcome::Failed(reason), false),
         Verdict::Throttled { retry_after } => {
             let delay = retry_after.map_or(uncounted, |asked| asked.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER));
-            return park(progress.clone(), delay, "throttled");
+            let failing_since = progress.failing_since.map(|since| since.checked_add(delay).unwrap_or(since));
+            return park(Progress { failing_since, ..progress.clone() }, delay, "throttled");
         }
         // Spared: the lane is paused.
         Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "paused"),

@@ -128,23 +128,57 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     // The API answers others: it is the job's.
     let pause = Pause::new();
     pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
-    let (spared, _) = tokio::join!(pause.spares(&Verdict::Transient, &TIMED_OUT), async {
+    let (blame, _) = tokio::join!(pause.blame(&Verdict::Transient, &TIMED_OUT), async {
         pause.note(&id(2), &started(), &answered(200, ""))
     });
-    assert!(!spared && start.elapsed() < EVIDENCE);
+    assert!(blame == Blame::Job && start.elapsed() < EVIDENCE);
     // Others fail too: it is the lane's.
     pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
-    let (spared, ()) = tokio::join!(pause.spares(&Verdict::Transient, &TIMED_OUT), async {
+    let (blame, ()) = tokio::join!(pause.blame(&Verdict::Transient, &TIMED_OUT), async {
         for number in 2..6 {
             pause.note(&id(number), &Verdict::Transient, &TIMED_OUT);
         }
     });
-    assert!(spared && start.elapsed() < EVIDENCE);
-    // There is nobody else: it is the job's.
+    assert!(blame == Blame::Lane && start.elapsed() < EVIDENCE);
+    // A good answer is a good answer, paused or not.
+    assert_eq!(pause.blame(&started(), &answered(200, "")).await, Blame::Job);
+    // There is nobody else: a probe has to tell.
     let pause = Pause::new();
     pause.note(&id(1), &Verdict::Transient, &TIMED_OUT);
-    assert!(!pause.spares(&Verdict::Transient, &TIMED_OUT).await);
+    assert_eq!(pause.blame(&Verdict::Transient, &TIMED_OUT).await, Blame::Unknown);
     assert_eq!(start.elapsed(), EVIDENCE);
+    for good in [answered(200, ""), answered(403, "AccessDenied"), answered(429, "")] {
+        assert_eq!(pause.note_probe(&good), None, "{good:?}");
+    }
+    assert_eq!(word(pause.note_probe(&answered(503, ""))), Some("outage"));
+    assert!(pause.is_paused());
+}
+
+/// Else a lane with one such job would never work again after its first outage, nor would the job ever end.
+#[test]
+fn one_instance_that_fails_every_trial_ends_the_trial_and_five_do_not() {
+    let denied = (Verdict::Failed(Reason::AccessDenied), answered(403, "AccessDenied"));
+    for (verdict, answer) in [(Verdict::Transient, answered(500, "")), denied] {
+        let pause = Pause::new();
+        pause.note(&id(9), &Verdict::LaneFault, &answered(401, ""));
+        let trial = |number| {
+            assert_eq!(pause.probed(&answered(200, "")), None);
+            assert!(pause.is_on_trial());
+            word(pause.note(&id(number), &verdict, &answer))
+        };
+        assert_eq!([trial(1), trial(2), trial(3), trial(1)], [None, None, None, Some("works")]);
+        assert!(!pause.is_paused() && pause.resumed().is_some());
+        // It begins anew with the next pause.
+        pause.note(&id(9), &Verdict::LaneFault, &answered(401, ""));
+        let trial = |number| {
+            assert_eq!(pause.probed(&answered(200, "")), None);
+            word(pause.note(&id(number), &verdict, &answer))
+        };
+        for number in [1, 2, 3, 4, 5, 1, 2, 3, 4, 5] {
+            assert_eq!(trial(number), None, "{number}: all of them fail");
+            assert!(pause.is_paused());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,8 +191,8 @@ async fn polls_that_work_do_not_hide_that_starts_fail_nor_charge_their_jobs() {
     }
     // While it waits to learn whether others fail as well, a poll that works is no evidence against the job.
     let transient = answered(503, "");
-    let spared = async {
-        let judged = pause.spares(&Verdict::Transient, &transient);
+    let judged = async {
+        let judged = pause.blame(&Verdict::Transient, &transient);
         let rest = async {
             tokio::task::yield_now().await;
             pause.note_poll(&polled, &answered(200, ""));
@@ -167,8 +201,8 @@ async fn polls_that_work_do_not_hide_that_starts_fail_nor_charge_their_jobs() {
         };
         tokio::join!(judged, rest)
     };
-    let (spared, change) = spared.await;
-    assert_eq!((spared, word(change)), (true, Some("outage")));
+    let (blame, change) = judged.await;
+    assert_eq!((blame, word(change)), (Blame::Lane, Some("outage")));
 }
 
 #[test]

@@ -115,7 +115,8 @@ fn time_exhausts_too_but_only_from_the_first_failure_on() {
 
 #[test]
 fn throttling_and_lane_faults_cost_no_attempt() {
-    let asked = Some(Duration::from_secs(7));
+    let asked_for = Duration::from_secs(7);
+    let asked = Some(asked_for);
     let Next::Park { progress: throttled, delay, .. } = decided(Verdict::Throttled { retry_after: asked }, &progress())
     else {
         panic!()
@@ -127,6 +128,12 @@ fn throttling_and_lane_faults_cost_no_attempt() {
         panic!()
     };
     assert_eq!(delay, Duration::from_secs(1), "0 is not at once, over and over");
+    // Nor is the time that the API asked for a time of failing.
+    let failing = Progress { failing_since: Some(now() - asked_for), ..progress() };
+    let Next::Park { progress: waits, .. } = decided(Verdict::Throttled { retry_after: asked }, &failing) else {
+        panic!()
+    };
+    assert_eq!(waits.failing_since, Some(now()));
     let tired = Progress { attempts: 2, setbacks: 9, ..progress() };
     for verdict in
         [Verdict::LaneFault, Verdict::ClockSkew { server_time: None }, Verdict::Throttled { retry_after: None }]

@@ -1,0 +1,108 @@
+//! Whose fault a failure is: an outage is no job's, and a job that always fails is not the lane's.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::stage::{Stage, Wishes};
+
+const CHARGED: &str = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
+
+fn id(number: usize) -> String {
+    format!("i-sim{number:05}")
+}
+
+async fn paused(stage: &Stage, reason: &str) {
+    let metric = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
+    eventually("the lane is paused", async || (stage.daemon.metric(&metric).await == 1.0).then_some(())).await;
+}
+
+/// Calls for it always fail so, from now on, and all others succeed.
+async fn fails_always(stage: &Stage, instances: &[String], fault: Value) {
+    stage.sim.faults(json!([{"fault": fault, "instances": instances, "operations": ["start"]}])).await;
+}
+
+/// Eight attempts are used up within a minute, and an outage can last longer.
+#[tokio::test]
+async fn an_outage_costs_a_lone_job_nothing() {
+    for fault in [json!({"status": 503}), json!("reset-before")] {
+        let mut stage = Stage::set().await;
+        stage.sim.faults(json!([{ "fault": fault }])).await;
+        stage.wake(&id(1)).await;
+        paused(&stage, "outage").await;
+        stage.sim.faults(json!([])).await;
+        let outcome = stage.outcome().await;
+        assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
+        assert_eq!(stage.daemon.metric(CHARGED).await, 0.0);
+    }
+}
+
+/// After a pause it is the only one there is to be tried.
+#[tokio::test]
+async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
+    for (fault, reason) in [(json!({"status": 500}), "exhausted"), (json!({"status": 403}), "access_denied")] {
+        let retry = "max_attempts = 2\ninitial = \"200ms\"\nmax = \"1s\"";
+        let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
+        stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+        stage.wake(&id(1)).await;
+        paused(&stage, "keys").await;
+        fails_always(&stage, &[id(1)], fault).await;
+        let outcome = stage.outcome().await;
+        assert_eq!((&outcome["outcome"], &outcome["reason"]), (&json!("failed"), &json!(reason)), "{outcome}");
+        stage.wake(&id(2)).await;
+        assert_eq!(stage.outcome().await["outcome"], "started");
+        assert!(stage.daemon.child.output().contains("the lane works again"));
+    }
+}
+
+/// As many as make an outage fail again and again, and are due before anything new.
+#[tokio::test]
+async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
+    let mut stage = Stage::with(Wishes { lane: "timeout = \"1s\"", ..Wishes::default() }).await;
+    let bad: Vec<String> = (1..=6).map(id).collect();
+    fails_always(&stage, &bad, json!({"status": 500})).await;
+    for instance in &bad {
+        stage.wake(instance).await;
+    }
+    paused(&stage, "outage").await;
+    eventually("they are due", async || (stage.queues.count("reveille.due.prod").await.0 >= 4).then_some(())).await;
+    stage.wake(&id(7)).await;
+    let outcome = stage.outcome().await;
+    assert_eq!((&outcome["instance_id"], &outcome["outcome"]), (&json!(id(7)), &json!("started")), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_pause_is_no_time_for_which_a_job_failed() {
+    let retry = "initial = \"200ms\"\nmax = \"1s\"\ngive_up_after = \"6s\"";
+    let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
+    let creating = json!({"status": 409, "code": "Instance.StartInstanceWhenCreating"});
+    stage.sim.script(&id(1), json!([{"status": 500}, creating])).await;
+    stage.wake(&id(1)).await;
+    eventually("it has failed", async || (stage.daemon.metric(CHARGED).await == 1.0).then_some(())).await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+    stage.wake(&id(2)).await;
+    paused(&stage, "keys").await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    stage.sim.faults(json!([])).await;
+    let outcomes = stage.outcomes(2).await;
+    assert_eq!(outcomes[&id(1)]["outcome"], "started", "{outcomes:?}");
+    assert_eq!(outcomes[&id(1)]["attempts"], 3, "{outcomes:?}");
+}
+
+/// The grace is for a stop.
+#[tokio::test]
+async fn a_pause_breaks_no_call_off_however_short_the_grace() {
+    let lane = "timeout = \"10s\"\nbatch = 1\n[shutdown]\ngrace = \"500ms\"";
+    let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
+    stage.sim.script(&id(1), json!([{"delay": "3s"}])).await;
+    stage.wake(&id(1)).await;
+    eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.sim.script(&id(2), json!([{"status": 401}])).await;
+    stage.wake(&id(2)).await;
+    let outcomes = stage.outcomes(2).await;
+    for outcome in outcomes.values() {
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(false)), "{outcome}");
+    }
+    assert_eq!(stage.sim.operations(&id(1)).await, ["start"]);
+}
