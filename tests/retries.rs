@@ -31,7 +31,9 @@ async fn transient_failures_are_tried_again_until_one_succeeds() {
 async fn attempts_that_are_used_up_end_the_job_with_the_last_answer() {
     let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
     let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
-    let rules = json!([{"fault": {"status": 503, "code": "ServiceUnavailable", "message": "try later"}}]);
+    // Where the API answers nothing at all, the lane pauses, and the job waits.
+    let fault = json!({"status": 503, "code": "ServiceUnavailable", "message": "try later"});
+    let rules = json!([{"fault": fault, "operations": ["start"]}]);
     stage.sim.faults(rules).await;
     stage.wake("i-sim00001").await;
     let outcome = stage.outcome().await;
