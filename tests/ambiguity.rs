@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::account::Account;
 use crate::support::daemon::Daemon;
-use crate::support::lost_acks::LostAcks;
+use crate::support::lossy::Lossy;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, config, in_batches};
@@ -87,11 +87,11 @@ impl Copies {
         jobs: impl FnOnce() -> Vec<(Vec<String>, Value)>,
     ) -> Self {
         let vhost = broker::vhost();
-        let broker = LostAcks::before(&vhost.url).await;
+        let broker = Lossy::before(&vhost.url).await;
         let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
         daemon.ready().await;
         let mut account = Account::open(&vhost.url).await;
-        broker.lose();
+        broker.acks.begin();
         let mut count = 0;
         for (instances, more) in jobs() {
             count += instances.len();
@@ -101,7 +101,7 @@ impl Copies {
         let scheduled = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
         eventually("every job is parked, and its ack lost", async || {
             let seen = daemon.metric(transient).await + daemon.metric(scheduled).await;
-            (seen >= parked as f64 && broker.lost() >= count).then_some(())
+            (seen >= parked as f64 && broker.acks.count() >= count).then_some(())
         })
         .await;
         match crash {
@@ -234,17 +234,17 @@ async fn outcomes_told_twice(crash: Crash) {
     let stopped = instances(6);
     sim.faults(json!([{"fault": {"status": 500}, "instances": stopped}])).await;
     let vhost = broker::vhost();
-    let broker = LostAcks::before(&vhost.url).await;
+    let broker = Lossy::before(&vhost.url).await;
     let wishes = Wishes { retry: "max_attempts = 1", ..Wishes::default() };
     let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
     daemon.ready().await;
     let mut account = Account::open(&vhost.url).await;
-    broker.lose();
+    broker.acks.begin();
     for (instances, more) in under_each_policy(&instances(36), json!({})) {
         account.submit(instances, more).await;
     }
     eventually("every job has ended, and its ack is lost", async || {
-        (account.ended().await == 36 && broker.lost() >= 36).then_some(())
+        (account.ended().await == 36 && broker.acks.count() >= 36).then_some(())
     })
     .await;
     sim.faults(json!([])).await;

@@ -1,13 +1,19 @@
-//! Whatever becomes of a lane's batons, it has one holder, and never two.
+//! Whatever becomes of a lane's batons, it has one holder, and two for no longer than it takes to notice.
+
+use std::convert::Infallible;
 
 use lapin::BasicProperties;
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::json;
 
 use crate::support::account::Account;
+use crate::support::broker::{self, Vhost};
 use crate::support::daemon::Daemon;
+use crate::support::lossy::Lossy;
 use crate::support::pace::Lateness;
-use crate::support::stage::{Stage, Wishes};
+use crate::support::queues::Queues;
+use crate::support::sim::Sim;
+use crate::support::stage::{Wishes, config};
 use crate::support::{GLANCE, PATIENCE, eventually};
 
 const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
@@ -16,70 +22,168 @@ const RATE: f64 = 50.0;
 /// Jobs for each time it is seen to go on; some last until the next fault.
 const JOBS: usize = 100;
 
+/// What is said by who was told that its subscription has ended, and by who was not.
+const LOST: &str = "the subscription to reveille.baton.prod";
+const FORGOTTEN: &str = "the broker forgot the subscription to reveille.baton.prod";
+
+/// A replica that holds the lane and one that stands by, and what can keep the broker's word from each.
+struct Pair {
+    daemons: [Daemon; 2],
+    brokers: [Lossy; 2],
+    queues: Queues,
+    /// Before the simulator, which it calls.
+    lateness: Lateness,
+    sim: Sim,
+    vhost: Vhost,
+}
+
+impl Pair {
+    async fn start(jobs: usize) -> Self {
+        let vhost = broker::vhost();
+        let sim = Sim::start(&["--fleet", &format!("Stopped={jobs}")]);
+        let lane = format!("rate = {RATE}\nburst = 1\nconcurrency = 8");
+        let brokers = [Lossy::before(&vhost.url).await, Lossy::before(&vhost.url).await];
+        let start = async |broker: &Lossy| {
+            let daemon = Daemon::start(&config(&broker.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() }));
+            daemon.ready().await;
+            daemon
+        };
+        let daemons = [start(&brokers[0]).await, start(&brokers[1]).await];
+        let (queues, lateness) = (Queues::connect(&vhost.url).await, Lateness::measure(&sim));
+        Self { daemons, brokers, queues, lateness, sim, vhost }
+    }
+
+    async fn delete(&self) {
+        let channel = self.queues.connection.create_channel().await.unwrap();
+        channel.queue_delete(BATON.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+
+    /// Waits until this one has lost its subscription so often.
+    async fn noticed(&self, who: usize, losses: usize) {
+        eventually("the loss is noticed", async || {
+            (self.daemons[who].child.output().matches(LOST).count() >= losses).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until both are ready and one holds the lane, and says which.
+    async fn holder(&self) -> usize {
+        for daemon in &self.daemons {
+            daemon.ready().await;
+        }
+        eventually("one holds the lane", async || {
+            match [self.daemons[0].metric(HELD).await, self.daemons[1].metric(HELD).await] {
+                [1.0, 0.0] => Some(0),
+                [0.0, 1.0] => Some(1),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    /// Waits until calls are made for jobs submitted now.
+    async fn goes_on(&self, account: &mut Account, time: usize) {
+        let called = self.sim.log().await.len();
+        account
+            .submit((time * JOBS + 1..=(time + 1) * JOBS).map(|number| format!("i-sim{number:05}")), json!({}))
+            .await;
+        eventually("calls are made", async || (self.sim.log().await.len() > called + JOBS / 2).then_some(())).await;
+    }
+
+    fn forgotten(&self) -> bool {
+        self.daemons.iter().any(|daemon| daemon.child.output().contains(FORGOTTEN))
+    }
+
+    /// Looks for two holders: the first is asked before and after the second. Now and then RabbitMQ does not say that a
+    /// subscription has ended, and only then may there be two, until who was not told has noticed.
+    async fn never_two_holders(&self) -> Infallible {
+        let [first, second] = &self.daemons;
+        loop {
+            let held = [first.metric(HELD).await, second.metric(HELD).await, first.metric(HELD).await];
+            if held == [1.0; 3] {
+                eventually("two hold the lane, and one was not told", async || self.forgotten().then_some(())).await;
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
-    let lane = format!("rate = {RATE}\nburst = 1\nconcurrency = 8");
-    let fleet = format!("Stopped={}", 4 * JOBS);
-    let stage = Stage::with(Wishes { fleet: &fleet, lane: &lane, ..Wishes::default() }).await;
-    let second = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
-    second.ready().await;
-    let daemons = [&stage.daemon, &second];
-    let mut account = Account::open(&stage.vhost.url).await;
-    let lateness = Lateness::measure(&stage.sim);
-
+    let pair = Pair::start(4 * JOBS).await;
+    let mut account = Account::open(&pair.vhost.url).await;
     let faults = async {
-        let channel = stage.queues.connection.create_channel().await.unwrap();
+        let channel = pair.queues.connection.create_channel().await.unwrap();
         for _ in 0..10 {
-            stage.queues.publish("", BATON, BasicProperties::default(), b"baton").await;
+            pair.queues.publish("", BATON, BasicProperties::default(), b"baton").await;
         }
-        goes_on(&stage, &daemons, &mut account, 0).await;
-        assert_eq!(stage.queues.count(BATON).await.0, 0, "the holder keeps one, and the others are gone");
+        pair.holder().await;
+        pair.goes_on(&mut account, 0).await;
+        eventually("the holder keeps one, and the others are gone", async || {
+            (pair.queues.count(BATON).await.0 == 0).then_some(())
+        })
+        .await;
 
         channel.queue_purge(BATON.into(), QueuePurgeOptions::default()).await.unwrap();
-        goes_on(&stage, &daemons, &mut account, 1).await;
+        pair.holder().await;
+        pair.goes_on(&mut account, 1).await;
 
         for losses in 1..=2 {
-            channel.queue_delete(BATON.into(), QueueDeleteOptions::default()).await.unwrap();
-            eventually("the loss is noticed", async || {
-                let lost = |daemon: &Daemon| {
-                    daemon.child.output().matches("the broker ended the subscription to reveille.baton").count()
-                        >= losses
-                };
-                daemons.into_iter().all(lost).then_some(())
-            })
-            .await;
-            goes_on(&stage, &daemons, &mut account, 1 + losses).await;
+            pair.delete().await;
+            pair.noticed(0, losses).await;
+            pair.noticed(1, losses).await;
+            pair.holder().await;
+            pair.goes_on(&mut account, 1 + losses).await;
         }
     };
     tokio::select! {
         () = faults => {}
-        () = two_holders(daemons) => panic!("two replicas held the lane at once"),
+        never = pair.never_two_holders() => match never {},
     }
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
-    lateness.assert_pace(&stage.sim.log().await, RATE, 1);
+    if !pair.forgotten() {
+        pair.lateness.assert_pace(&pair.sim.log().await, RATE, 1);
+    }
 }
 
-/// Waits until both are ready, one holds the lane, and calls are made for jobs submitted now.
-async fn goes_on(stage: &Stage, daemons: &[&Daemon; 2], account: &mut Account, time: usize) {
-    for daemon in daemons {
-        daemon.ready().await;
-    }
-    eventually("one holds the lane", async || {
-        (daemons[0].metric(HELD).await + daemons[1].metric(HELD).await == 1.0).then_some(())
-    })
-    .await;
-    let called = stage.sim.log().await.len();
-    account.submit((time * JOBS + 1..=(time + 1) * JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
-    eventually("calls are made", async || (stage.sim.log().await.len() > called + JOBS / 2).then_some(())).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_that_are_not_told_of_the_loss_notice_it() {
+    not_told(&[0, 1]).await;
 }
 
-/// Looks for two holders, until there are: the first is asked before and after the second.
-async fn two_holders([first, second]: [&Daemon; 2]) {
-    loop {
-        let held = [first.metric(HELD).await, second.metric(HELD).await, first.metric(HELD).await];
-        if held == [1.0; 3] {
-            return;
-        }
-        tokio::time::sleep(GLANCE).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_is_not_told_of_the_loss_gives_way() {
+    not_told(&[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stands_by_and_is_not_told_of_the_loss_takes_over_all_the_same() {
+    not_told(&[1]).await;
+}
+
+/// The batons' queue is deleted, and these are not told, neither the holder, 0, nor the one that stands by, 1.
+async fn not_told(these: &[usize]) {
+    let pair = Pair::start(3 * JOBS).await;
+    let mut account = Account::open(&pair.vhost.url).await;
+    assert_eq!(pair.holder().await, 0);
+    pair.goes_on(&mut account, 0).await;
+    for one in these {
+        pair.brokers[*one].cancels.begin();
     }
+    pair.delete().await;
+    pair.noticed(0, 1).await;
+    // A holder that was told may be back before the other one looks: then that one notices when nobody holds the lane.
+    if these.contains(&0) {
+        pair.noticed(1, 1).await;
+    }
+    let holder = pair.holder().await;
+    pair.goes_on(&mut account, 1).await;
+
+    pair.daemons[holder].child.signal("KILL");
+    let other = &pair.daemons[1 - holder];
+    eventually("the other takes over", async || (other.metric(HELD).await == 1.0).then_some(())).await;
+    pair.goes_on(&mut account, 2).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 3 * JOBS)].into());
+    let kept: Vec<usize> = pair.brokers.iter().map(|broker| broker.cancels.count()).collect();
+    println!("the broker's word was kept from the two {kept:?} times");
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::account::Account;
 use crate::support::calls::Call;
 use crate::support::daemon::Daemon;
-use crate::support::lost_acks::LostAcks;
+use crate::support::lossy::Lossy;
 use crate::support::queues::{Queues, header};
 use crate::support::sim::Sim;
 use crate::support::stage::{LANE, Stage, Wishes, config};
@@ -251,15 +251,15 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
     const JOBS: usize = 10;
     let sim = Sim::start(&["--fleet", "Stopped=10", "--boot-time", "3s"]);
     let vhost = broker::vhost();
-    let broker = LostAcks::before(&vhost.url).await;
+    let broker = Lossy::before(&vhost.url).await;
     let wishes = Wishes { lane: RUNNING, ..Wishes::default() };
     let mut daemon = Daemon::start(&config(&broker.url, &sim.url(), &wishes));
     daemon.ready().await;
     let mut account = Account::open(&vhost.url).await;
-    broker.lose();
+    broker.acks.begin();
     account.submit((1..=JOBS).map(id), json!({})).await;
     eventually("every job is parked, and its ack lost", async || {
-        (daemon.metric(PARKED).await >= JOBS as f64 && broker.lost() >= JOBS).then_some(())
+        (daemon.metric(PARKED).await >= JOBS as f64 && broker.acks.count() >= JOBS).then_some(())
     })
     .await;
     daemon.child.signal("KILL");

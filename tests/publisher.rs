@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
-use crate::support::lost_acks::LostAcks;
+use crate::support::lossy::Lossy;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
@@ -101,7 +101,7 @@ const JOBS: usize = 60;
 /// A lane that takes jobs from a broker which can lose its confirms.
 struct Scene {
     sim: Sim,
-    broker: LostAcks,
+    broker: Lossy,
     account: Account,
     daemon: Daemon,
     _vhost: Vhost,
@@ -110,7 +110,7 @@ struct Scene {
 impl Scene {
     async fn set(more: &str) -> Self {
         let vhost = crate::support::broker::vhost();
-        let broker = LostAcks::before(&vhost.url).await;
+        let broker = Lossy::before(&vhost.url).await;
         let sim = Sim::start(&["--fleet", &format!("Stopped={JOBS}")]);
         let daemon = Daemon::start(&config(&broker.url, &sim.url(), &Wishes { lane: more, ..Wishes::default() }));
         daemon.ready().await;
@@ -136,13 +136,13 @@ async fn confirms_that_never_come_cost_no_job_and_no_call() {
     for number in (1..=JOBS).step_by(3) {
         scene.sim.script(&format!("i-sim{number:05}"), json!([{"status": 503}])).await;
     }
-    scene.broker.lose_confirms(true);
+    scene.broker.confirms.begin();
     scene.submit().await;
     eventually("every job was called, and no confirm came", async || {
-        (scene.sim.log().await.len() == JOBS && scene.broker.lost_confirms() > 0).then_some(())
+        (scene.sim.log().await.len() == JOBS && scene.broker.confirms.count() > 0).then_some(())
     })
     .await;
-    scene.broker.lose_confirms(false);
+    scene.broker.confirms.end();
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
     // Nothing was handed out again.
     assert_eq!(scene.sim.log().await.len(), JOBS + JOBS / 3);
@@ -154,10 +154,10 @@ async fn confirms_that_never_come_cost_no_job_and_no_call() {
 async fn jobs_that_cannot_be_put_back_as_a_lane_pauses_come_again() {
     let mut scene = Scene::set("[shutdown]\ngrace = \"1s\"").await;
     scene.sim.faults(json!([{"fault": {"status": 503}}])).await;
-    scene.broker.lose_confirms(true);
+    scene.broker.confirms.begin();
     scene.submit().await;
     scene.says("jobs still in flight after the grace go back to their queue").await;
-    scene.broker.lose_confirms(false);
+    scene.broker.confirms.end();
     scene.sim.faults(json!([])).await;
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
 }

@@ -84,7 +84,7 @@ pub struct Lane {
 /// Channels of each of a lane's two publishers.
 const PUBLISHER_CHANNELS: usize = 4;
 /// Channels that a lane needs at most: its publishers', the baton's and its publisher's, the intake's, and one to read
-/// back what was said last.
+/// back what was said last. One that stands by needs three: the baton's, its publisher's, and one to look at its queue.
 pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
 
 /// Ceilings of the delay before a lane whose channel broke is run again.
@@ -103,6 +103,9 @@ pub enum LaneError {
     /// The broker ended a subscription: its queue was deleted, or its node went.
     #[error("the broker ended the subscription to {0}: was the queue deleted?")]
     Cancelled(String),
+    /// The subscription to the baton has ended without a word of the broker's.
+    #[error("the broker forgot the subscription to {0}: was the queue deleted?")]
+    Forgotten(String),
     /// Subscribing to the baton took too long.
     #[error("the broker did not let us subscribe to {0} within {SUBSCRIBE_TIMEOUT:?}")]
     NoBaton(String),
@@ -214,7 +217,7 @@ impl Lane {
         balance.in_line(self.name());
         readiness.lane(self.name(), LaneState::StandingBy);
         let taken = async {
-            baton.held().await?;
+            baton.held(connection).await?;
             Ok::<_, LaneError>(balance.take(self.name(), connection).await)
         };
         tokio::select! {

@@ -7,7 +7,7 @@ pub mod child;
 pub mod cluster;
 pub mod daemon;
 pub mod key_folder;
-pub mod lost_acks;
+pub mod lossy;
 pub mod pace;
 pub mod proxy;
 pub mod python;

@@ -1,0 +1,128 @@
+//! Stands between a client and the broker, and on order lets some of what they say to each other get lost.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// `AMQP` and the version, before the first frame.
+const GREETING: usize = 8;
+/// Type, channel and size, before a frame's payload; the octet 0xCE follows that.
+const HEAD: usize = 7;
+const METHOD: u8 = 1;
+/// Class and method, big-endian.
+const ACK: [u8; 4] = [0, 60, 0, 80];
+const CANCEL: [u8; 4] = [0, 60, 0, 30];
+
+pub struct Lossy {
+    /// As the broker's URL, but through here.
+    pub url: String,
+    /// Acks, which the client sends. Without them things are as a crash between a confirm and the ack leaves them, as
+    /// often as a test wants it.
+    pub acks: Arc<Loss>,
+    /// Confirms, which the broker sends: RabbitMQ itself can forget some when a queue's leader changes.
+    pub confirms: Arc<Loss>,
+    /// The broker's word that a subscription has ended: RabbitMQ can forget that too.
+    pub cancels: Arc<Loss>,
+    cut: watch::Sender<()>,
+}
+
+/// What becomes of one method that one side sends.
+pub struct Loss {
+    method: [u8; 4],
+    losing: AtomicBool,
+    lost: AtomicUsize,
+}
+
+impl Loss {
+    fn of(method: [u8; 4]) -> Arc<Self> {
+        Arc::new(Self { method, losing: AtomicBool::default(), lost: AtomicUsize::default() })
+    }
+
+    /// From now on none gets through.
+    pub fn begin(&self) {
+        self.losing.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on all do again.
+    pub fn end(&self) {
+        self.losing.store(false, Ordering::SeqCst);
+    }
+
+    /// How many were lost. An ack or a confirm may have been for many messages.
+    pub fn count(&self) -> usize {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    /// Whether this frame is lost.
+    fn strikes(&self, frame: &[u8]) -> bool {
+        let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(&self.method);
+        let strikes = concerned && self.losing.load(Ordering::SeqCst);
+        self.lost.fetch_add(strikes.into(), Ordering::SeqCst);
+        strikes
+    }
+}
+
+impl Lossy {
+    /// In front of the broker at `url`, `amqp://guest:guest@127.0.0.1:PORT/VHOST`.
+    pub async fn before(url: &str) -> Self {
+        let (front, back) = url.split_once('@').expect("the URL has a user");
+        let (address, vhost) = back.split_once('/').expect("the URL has a vhost");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let here = listener.local_addr().expect("it is bound");
+        let (acks, confirms, cancels) = (Loss::of(ACK), Loss::of(ACK), Loss::of(CANCEL));
+        let (cut, _) = watch::channel(());
+        let proxy = Self { url: format!("{front}@{here}/{vhost}"), acks, confirms, cancels, cut };
+        let (of_client, of_broker) = ([proxy.acks.clone()], [proxy.confirms.clone(), proxy.cancels.clone()]);
+        let (address, cut) = (address.to_owned(), proxy.cut.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(broker) = TcpStream::connect(&address).await else { continue };
+                let (from_client, to_client) = client.into_split();
+                let (from_broker, to_broker) = broker.into_split();
+                let (of_client, of_broker, mut cut) = (of_client.clone(), of_broker.clone(), cut.subscribe());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = forward(from_client, to_broker, GREETING, &of_client) => {}
+                        _ = forward(from_broker, to_client, 0, &of_broker) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        proxy
+    }
+
+    /// From now on all acks get through again, over new connections: those there are lose their client.
+    pub fn cut(&self) {
+        self.cut.send_replace(());
+        self.acks.end();
+    }
+}
+
+/// Forwards `greeting` bytes and then frames.
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    greeting: usize,
+    losses: &[Arc<Loss>],
+) -> io::Result<()> {
+    let mut greeting = vec![0; greeting];
+    from.read_exact(&mut greeting).await?;
+    to.write_all(&greeting).await?;
+    loop {
+        let mut frame = vec![0; HEAD];
+        from.read_exact(&mut frame).await?;
+        let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
+        frame.resize(HEAD + size + 1, 0);
+        from.read_exact(&mut frame[HEAD..]).await?;
+        if losses.iter().any(|loss| loss.strikes(&frame)) {
+            continue;
+        }
+        to.write_all(&frame).await?;
+    }
+}
