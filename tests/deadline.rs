@@ -30,7 +30,8 @@ async fn a_machine_that_our_own_call_started_is_not_expired() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
-    let lane = "rate = 0.5\nburst = 1";
+    // Together all would have their turn.
+    let lane = "rate = 0.5\nburst = 1\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
     let deadline = Timestamp::now() + 3.seconds();
     for number in 1..=5 {

@@ -116,7 +116,9 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
         stage.daemon.child.ended().await;
         stage.daemon.start_again();
     }
-    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
+    // With calls for many the lane has a tenth of the rate, and most jobs are called singly after a failed one.
+    let patience = if in_batches() { PATIENCE * 3 } else { PATIENCE };
+    assert_eq!(account.close(patience).await, [("started".to_owned(), 800)].into());
     let instances = stage.sim.control("GET", "instances", json!(null)).await;
     assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
 }
