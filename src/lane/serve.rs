@@ -206,7 +206,8 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
         }
         found = false;
         // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
-        for index in (0..QUEUES).map(|index| (index + lane.pause.probes() as usize) % QUEUES) {
+        let first = lane.pause.probes() as usize;
+        for index in (first..first + QUEUES).map(|index| index % QUEUES) {
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
