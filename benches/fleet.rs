@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use crate::common::{Cargo, is_to_measure};
+use crate::common::Cargo;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
@@ -49,13 +49,9 @@ struct Fleet {
 }
 
 fn main() -> ExitCode {
-    if !is_to_measure("fleet") {
+    let Some(options) = common::options("fleet", |options: &Options| &options.cargo) else {
         return ExitCode::SUCCESS;
-    }
-    let options = Options::parse();
-    if !options.cargo.means("fleet") {
-        return ExitCode::SUCCESS;
-    }
+    };
     println!(
         "{:>9}{:>10}{:>7}{:>9}{:>8}{:>7}{:>8}{:>10}{:>9}{:>9}{:>16}",
         "machines",

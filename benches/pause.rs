@@ -21,7 +21,7 @@ use clap::Parser;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::common::{Cargo, is_to_measure};
+use crate::common::Cargo;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::calls::Call;
@@ -104,13 +104,9 @@ fn faults() -> [Fault; 6] {
 }
 
 fn main() -> ExitCode {
-    if !is_to_measure("pause") {
+    let Some(options) = common::options("pause", |options: &Options| &options.cargo) else {
         return ExitCode::SUCCESS;
-    }
-    let options = Options::parse();
-    if !options.cargo.means("pause") {
-        return ExitCode::SUCCESS;
-    }
+    };
     println!(
         "{:<10}{:>9}{:>7}{:>8}{:>9}{:>8}{:>14}{:>14}{:>15}",
         "fault", "waiting", "calls", "probes", "charged", "failed", "back after s", "first second", "whole after s"

@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
-use crate::common::{Cargo, is_to_measure};
+use crate::common::Cargo;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
@@ -59,13 +59,9 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    if !is_to_measure("rate") {
+    let Some(options) = common::options("rate", |options: &Options| &options.cargo) else {
         return ExitCode::SUCCESS;
-    }
-    let options = Options::parse();
-    if !options.cargo.means("rate") {
-        return ExitCode::SUCCESS;
-    }
+    };
     println!(
         "{:>6}  {:<14}{:>10}{:>16}{:>10}{:>23}{:>20}",
         "rate", "", "achieved", "fullest second", "allowed", "gap p50 / p99 / max", "held up for, ms"

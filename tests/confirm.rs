@@ -189,59 +189,72 @@ async fn a_pause_ends_no_job_that_waits_for_its_instance() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
+/// Jobs for a fleet that takes long to boot, on a lane that can change hands meanwhile.
+struct Booting {
+    stage: Stage,
+    account: Account,
+    /// Polls that were made so far.
+    seen: usize,
+}
+
+impl Booting {
     const JOBS: usize = 200;
-    let lane = format!("rate = 100\n{RUNNING}");
-    let wishes = Wishes { fleet: "Stopped=200", lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
-    let mut stage = Stage::with(wishes).await;
-    let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=JOBS).map(id), json!({})).await;
-    let mut seen = 0;
-    for _ in 0..2 {
-        // The answer to the last of them is on its way, or was just read.
-        seen = eventually("polls are made", async || {
-            let count = polls(&stage.sim.log().await).count();
-            (count > seen).then_some(count)
+
+    async fn begin() -> Self {
+        let lane = format!("rate = 100\n{RUNNING}");
+        let fleet = format!("Stopped={}", Self::JOBS);
+        let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
+        let stage = Stage::with(wishes).await;
+        let mut account = Account::open(&stage.vhost.url).await;
+        account.submit((1..=Self::JOBS).map(id), json!({})).await;
+        Self { stage, account, seen: 0 }
+    }
+
+    /// Waits for further polls: the answer to the last of them is on its way, or was just read.
+    async fn polled(&mut self) {
+        self.seen = eventually("polls are made", async || {
+            let count = polls(&self.stage.sim.log().await).count();
+            (count > self.seen).then_some(count)
         })
         .await;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
-        stage.daemon.start_again();
     }
-    assert_eq!(account.close(PATIENCE * 2).await, [("running".to_owned(), JOBS)].into());
-    let instances = stage.sim.control("GET", "instances", Value::Null).await;
-    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+
+    /// Waits until each job has ended, and each instance was started once.
+    async fn end(&mut self) {
+        assert_eq!(self.account.close(PATIENCE * 2).await, [("running".to_owned(), Self::JOBS)].into());
+        let instances = self.stage.sim.control("GET", "instances", Value::Null).await;
+        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
+    let mut booting = Booting::begin().await;
+    for _ in 0..2 {
+        booting.polled().await;
+        booting.stage.daemon.child.signal("KILL");
+        booting.stage.daemon.child.ended().await;
+        booting.stage.daemon.start_again();
+    }
+    booting.end().await;
 }
 
 /// One replica after the other is told to stop while jobs wait for their instances, and the next goes on looking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_changes_hands_in_the_confirm_phase_starts_nothing_twice_and_each_job_ends_once() {
-    const JOBS: usize = 200;
-    let lane = format!("rate = 100\n{RUNNING}");
-    let wishes = Wishes { fleet: "Stopped=200", lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
-    let mut stage = Stage::with(wishes).await;
-    let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=JOBS).map(id), json!({})).await;
-    let mut seen = 0;
+    let mut booting = Booting::begin().await;
     for _ in 0..2 {
-        seen = eventually("polls are made", async || {
-            let count = polls(&stage.sim.log().await).count();
-            (count > seen).then_some(count)
-        })
-        .await;
-        let next = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+        booting.polled().await;
+        let next = Daemon::start(&std::fs::read_to_string(&booting.stage.daemon.config.path).unwrap());
         next.ready().await;
-        let mut last = std::mem::replace(&mut stage.daemon, next);
+        let mut last = std::mem::replace(&mut booting.stage.daemon, next);
         last.child.signal("TERM");
         assert_eq!(last.child.ended().await.code(), Some(0), "{}", last.child.output());
     }
-    assert_eq!(account.close(PATIENCE * 2).await, [("running".to_owned(), JOBS)].into());
-    let instances = stage.sim.control("GET", "instances", Value::Null).await;
-    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
-    let calls = stage.sim.log().await;
+    booting.end().await;
+    let calls = booting.stage.sim.log().await;
     let starts = calls.iter().filter(|call| call.operation == "start").count();
-    assert_eq!(starts, JOBS, "{} polls", polls(&calls).count());
+    assert_eq!(starts, Booting::JOBS, "{} polls", polls(&calls).count());
 }
 
 /// Killed between the confirm of the parked copy and the ack of the original: the one is polled, and the other started

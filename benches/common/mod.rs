@@ -1,5 +1,7 @@
 //! What the benchmarks share that measure the whole daemon.
 
+use clap::Parser;
+
 /// Arguments that cargo adds.
 #[derive(clap::Args)]
 pub struct Cargo {
@@ -9,20 +11,14 @@ pub struct Cargo {
     name: Option<String>,
 }
 
-impl Cargo {
-    /// `cargo bench NAME` runs every benchmark with NAME and leaves it to each whether it is meant.
-    pub fn means(&self, benchmark: &str) -> bool {
-        self.name.as_ref().is_none_or(|name| benchmark.contains(name.as_str()))
-    }
-}
-
-/// Whether to measure. `cargo test --all-targets` and `cargo bench -- --test` run benchmarks to see that they start, with
-/// any flags.
-pub fn is_to_measure(benchmark: &str) -> bool {
+/// The options of a benchmark, if it is to measure. `cargo test --all-targets` and `cargo bench -- --test` run benchmarks to
+/// see that they start, with any flags; `cargo bench NAME` runs every one with NAME and leaves it to each whether it is meant.
+pub fn options<T: Parser>(benchmark: &str, cargo: impl Fn(&T) -> &Cargo) -> Option<T> {
     let has = |flag: &str| std::env::args().skip(1).any(|argument| argument == flag);
-    let measures = has("--bench") && !has("--test");
-    if !measures {
+    if !has("--bench") || has("--test") {
         println!("{benchmark}: measured by `cargo bench` only");
+        return None;
     }
-    measures
+    let is_meant = |options: &T| cargo(options).name.as_ref().is_none_or(|name| benchmark.contains(name.as_str()));
+    Some(T::parse()).filter(is_meant)
 }

@@ -29,7 +29,7 @@ use clap::Parser;
 
 use crate::broker::Broker;
 use crate::client::{Kind, Surroundings};
-use crate::common::{Cargo, is_to_measure};
+use crate::common::Cargo;
 use crate::process::Process;
 use crate::report::Series;
 
@@ -66,8 +66,11 @@ fn main() -> Result<ExitCode> {
             end_with_stdin();
             floor::run(broker, api)?;
         }
-        _ if is_to_measure("throughput") => return compare(&Options::parse()),
-        _ => {}
+        _ => {
+            if let Some(options) = common::options("throughput", |options: &Options| &options.cargo) {
+                return compare(&options);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,9 +84,6 @@ fn end_with_stdin() {
 }
 
 fn compare(options: &Options) -> Result<ExitCode> {
-    if !options.cargo.means("throughput") {
-        return Ok(ExitCode::SUCCESS);
-    }
     rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
     let missed = tokio::runtime::Runtime::new()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
