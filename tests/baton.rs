@@ -21,6 +21,8 @@ const BATON: &str = "reveille.baton.prod";
 const RATE: f64 = 50.0;
 /// Jobs for each time it is seen to go on; some last until the next fault.
 const JOBS: usize = 100;
+/// How often the batons' queue is deleted.
+const DELETIONS: usize = 2;
 
 /// What is said by who was told that its subscription has ended, and by who was not.
 const LOST: &str = "the subscription to reveille.baton.prod";
@@ -90,8 +92,9 @@ impl Pair {
         eventually("calls are made", async || (self.sim.log().await.len() > called + JOBS / 2).then_some(())).await;
     }
 
-    fn forgotten(&self) -> bool {
-        self.daemons.iter().any(|daemon| daemon.child.output().contains(FORGOTTEN))
+    /// How often each said that the broker forgot its subscription.
+    fn forgotten(&self) -> [usize; 2] {
+        self.daemons.each_ref().map(|daemon| daemon.child.output().matches(FORGOTTEN).count())
     }
 
     /// Looks for two holders: the first is asked before and after the second. Now and then RabbitMQ does not say that a
@@ -101,7 +104,10 @@ impl Pair {
         loop {
             let held = [first.metric(HELD).await, second.metric(HELD).await, first.metric(HELD).await];
             if held == [1.0; 3] {
-                eventually("two hold the lane, and one was not told", async || self.forgotten().then_some(())).await;
+                eventually("two hold the lane, and one was not told", async || {
+                    (self.forgotten() != [0; 2]).then_some(())
+                })
+                .await;
             }
             tokio::time::sleep(GLANCE).await;
         }
@@ -128,7 +134,7 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         pair.holder().await;
         pair.goes_on(&mut account, 1).await;
 
-        for losses in 1..=2 {
+        for losses in 1..=DELETIONS {
             pair.delete().await;
             pair.noticed(0, losses).await;
             pair.noticed(1, losses).await;
@@ -141,7 +147,12 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         never = pair.never_two_holders() => match never {},
     }
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
-    if !pair.forgotten() {
+    let forgotten = pair.forgotten();
+    for (who, forgotten) in forgotten.into_iter().enumerate() {
+        let told = pair.brokers[who].cancels.forwarded();
+        assert_eq!(told + forgotten, DELETIONS, "{who} was told {told} times, and said {forgotten} times it was not");
+    }
+    if forgotten == [0; 2] {
         pair.lateness.assert_pace(&pair.sim.log().await, RATE, 1);
     }
 }

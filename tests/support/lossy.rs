@@ -36,11 +36,17 @@ pub struct Loss {
     method: [u8; 4],
     losing: AtomicBool,
     lost: AtomicUsize,
+    forwarded: AtomicUsize,
 }
 
 impl Loss {
     fn of(method: [u8; 4]) -> Arc<Self> {
-        Arc::new(Self { method, losing: AtomicBool::default(), lost: AtomicUsize::default() })
+        Arc::new(Self {
+            method,
+            losing: AtomicBool::default(),
+            lost: AtomicUsize::default(),
+            forwarded: AtomicUsize::default(),
+        })
     }
 
     /// From now on none gets through.
@@ -58,11 +64,19 @@ impl Loss {
         self.lost.load(Ordering::SeqCst)
     }
 
+    /// How many got through.
+    pub fn forwarded(&self) -> usize {
+        self.forwarded.load(Ordering::SeqCst)
+    }
+
     /// Whether this frame is lost.
     fn strikes(&self, frame: &[u8]) -> bool {
         let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(&self.method);
         let strikes = concerned && self.losing.load(Ordering::SeqCst);
-        self.lost.fetch_add(strikes.into(), Ordering::SeqCst);
+        if concerned {
+            let count = if strikes { &self.lost } else { &self.forwarded };
+            count.fetch_add(1, Ordering::SeqCst);
+        }
         strikes
     }
 }
