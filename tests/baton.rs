@@ -183,8 +183,8 @@ async fn not_told(these: &[usize]) {
     }
     pair.delete().await;
     pair.noticed(0, 1).await;
-    // A holder that was told may be back before the other one looks: then that one notices when nobody holds the lane.
-    if these.contains(&0) {
+    // The holder may be back before the other one looks: then that one notices when nobody holds the lane.
+    if !these.contains(&1) {
         pair.noticed(1, 1).await;
     }
     let holder = pair.holder().await;
