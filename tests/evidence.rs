@@ -26,7 +26,8 @@ async fn fails_always(stage: &Stage, instances: &[String], fault: Value) {
 /// Eight attempts are used up within a minute, and an outage can last longer.
 #[tokio::test]
 async fn an_outage_costs_a_lone_job_nothing() {
-    for fault in [json!({"status": 503}), json!("reset-before")] {
+    // The last is a proxy's page.
+    for fault in [json!({"status": 503}), json!("reset-before"), json!({"status": 403, "html": true})] {
         let mut stage = Stage::set().await;
         stage.sim.faults(json!([{ "fault": fault }])).await;
         stage.wake(&id(1)).await;

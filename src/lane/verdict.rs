@@ -150,6 +150,7 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     };
     let code = answer.code.as_deref().unwrap_or_default();
     match answer.status {
+        _ if proves_nothing(answer) => Verdict::Transient,
         _ if is_throttling(answer) => Verdict::Throttled { retry_after: answer.retry_after },
         _ if is_clock_skew(answer) => Verdict::ClockSkew { server_time: answer.date },
         400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,

@@ -65,6 +65,7 @@ fn a_proxys_page_decides_nothing_about_a_job() {
             let described = Ok((page.clone(), Some(InstanceState::Running)));
             assert_eq!(of_describe(&described, circumstances), Verdict::Transient, "{status}");
         }
+        assert_eq!(general(&Ok(page)), Verdict::Transient, "and nothing about a lane: {status}");
     }
     for (status, verdict) in [(302, Verdict::LaneFault), (401, Verdict::LaneFault), (502, Verdict::Transient)] {
         let page = Answer { foreign: true, ..answer(status, "") };
