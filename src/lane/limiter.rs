@@ -12,8 +12,8 @@ use super::pace::Pace;
 /// How often a lane below its configured rate looks how far it has climbed.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Of tokio's timer.
-const TICK: Duration = Duration::from_millis(1);
+/// Two ticks of tokio's timer, which may be late by one.
+const TICKS: Duration = Duration::from_millis(2);
 /// Calls per second above which a tick is a good part of the time between two.
 const FAST: f64 = 250.0;
 
@@ -119,14 +119,15 @@ impl Limiter {
         }
     }
 
-    /// Sleeps until `moment`. tokio's timer, tick by tick, would let the calls of a fast lane out in volleys: its last tick
-    /// is slept by a thread, whose timer is the kernel's.
+    /// Sleeps until `moment`, or wakes a little before. tokio's timer, tick by tick, would let the calls of a fast lane out
+    /// in volleys: the last ticks are slept by a thread, whose timer is the kernel's.
     async fn wake_at(&self, moment: Instant) {
-        if self.is_fast && moment.saturating_duration_since(Instant::now()) <= TICK {
-            let sleep = move || std::thread::sleep(moment.saturating_duration_since(Instant::now()));
-            if spawn_blocking(sleep).await.is_ok() {
-                return;
-            }
+        let rest = move || moment.saturating_duration_since(Instant::now());
+        if self.is_fast && rest() > TICKS {
+            return sleep_until(moment - TICKS).await;
+        }
+        if self.is_fast && spawn_blocking(move || std::thread::sleep(rest())).await.is_ok() {
+            return;
         }
         sleep_until(moment).await;
     }
