@@ -33,6 +33,30 @@ async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
     }
 }
 
+/// What is called warily, as the lane is taken over, counts as well.
+#[tokio::test]
+async fn no_more_calls_are_in_flight_than_the_lane_allows() {
+    let lane = "rate = 50\nburst = 50\nconcurrency = 1\nbatch = 1";
+    let mut stage = Stage::with(Wishes { lane, sim: &["--latency", "1s"], ..Wishes::default() }).await;
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
+    let places = ["prod", "prod.urgent", "0.prod"].into_iter().cycle();
+    for (number, key) in (1..=9).zip(places) {
+        let exchange = if key == "0.prod" { "reveille.delay.return" } else { "reveille.jobs" };
+        let instance = format!("i-sim{number:05}");
+        let properties = BasicProperties::default().with_message_id(instance.as_str().into());
+        let body = json!({ "instance_id": instance }).to_string();
+        stage.queues.publish(exchange, key, properties, body.as_bytes()).await;
+    }
+    stage.daemon.start_again();
+    stage.outcomes(9).await;
+    let calls = stage.sim.log().await;
+    for pair in calls.windows(2) {
+        let apart = pair[1].unix_micros - pair[0].unix_micros;
+        assert!(apart >= 1_000_000, "{apart} µs apart, where each takes a second: {calls:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_stop_does_not_wait_for_queues_that_are_missing() {
     let retry = "initial = \"200ms\"\n[shutdown]\ngrace = \"500ms\"";

@@ -51,6 +51,7 @@ pub(super) async fn serve(
     stop: &Stop,
 ) -> Result<(), LaneError> {
     let lane = &tenure.lane;
+    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
     let mut channel = connection.channel().await?;
     loop {
         tokio::select! {
@@ -62,12 +63,12 @@ pub(super) async fn serve(
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = take_warily(tenure, &channel, &mut jobs) => done.map(|()| false)?,
+            done = take_warily(tenure, &channel, &slots, &mut jobs) => done.map(|()| false)?,
         };
         let mut emptied = true;
         if !stopped && !lane.pause.is_paused() {
             readiness.lane(lane.name(), LaneState::Held);
-            emptied = subscribe_and_take(tenure, &channel, &mut jobs, stop).await?;
+            emptied = subscribe_and_take(tenure, &channel, &slots, &mut jobs, stop).await?;
         }
         let drained = drain(lane, jobs, stop).await?;
         if emptied && drained && !stop.is_requested() {
@@ -112,16 +113,16 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
 async fn subscribe_and_take(
     tenure: &Arc<Tenure>,
     channel: &Channel,
+    slots: &Arc<Semaphore>,
     jobs: &mut Jobs,
     stop: &Stop,
 ) -> Result<bool, LaneError> {
-    let slots = Arc::new(Semaphore::new(tenure.lane.concurrency as usize));
     loop {
         let mut intake = Intake::open(&tenure.lane, channel).await?;
         let taken = tokio::select! {
             biased;
             () = stop.requested() => Taken::Over,
-            taken = take(tenure, &mut intake, &slots, jobs) => taken?,
+            taken = take(tenure, &mut intake, slots, jobs) => taken?,
         };
         intake.cancel(channel).await?;
         if taken == Taken::Over {
@@ -193,10 +194,14 @@ async fn take(
 
 /// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
 /// on trial. One that is suspected has the lane for itself.
-async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -> Result<(), LaneError> {
+async fn take_warily(
+    tenure: &Arc<Tenure>,
+    channel: &Channel,
+    slots: &Arc<Semaphore>,
+    jobs: &mut Jobs,
+) -> Result<(), LaneError> {
     let lane = &tenure.lane;
     let queues = queues(lane);
-    let slots = Arc::new(Semaphore::new(queues.len()));
     let back = Instant::now() + COME_BACK;
     let mut suspects = [true; QUEUES];
     let mut found = true;
@@ -219,7 +224,7 @@ async fn take_warily(tenure: &Arc<Tenure>, channel: &Channel, jobs: &mut Jobs) -
             }
             let job = Job::admit(delivery, lane.name());
             let is_start = job.is_start();
-            let slot = slot(&slots).await;
+            let slot = slot(slots).await;
             job.wait_for_its_turn(lane).await;
             start(tenure, job, Ticket::alone(slot), jobs);
             // A poll is no trial: it waits for others, and says nothing of whether starts are allowed.
