@@ -22,7 +22,8 @@ async fn a_machine_that_our_own_call_started_is_not_expired() {
     let outcomes = stage.outcomes(2).await;
     let (started, expired) = (&outcomes["i-sim00001"], &outcomes["i-sim00002"]);
     assert_eq!((&started["outcome"], &started["ambiguous"]), (&json!("started"), &json!(true)));
-    assert_eq!((&expired["outcome"], &expired["ambiguous"]), (&json!("expired"), &json!(false)));
+    // That it is stopped, so soon after the call, may be an old tale.
+    assert_eq!((&expired["outcome"], &expired["ambiguous"]), (&json!("expired"), &json!(true)));
     for instance in ["i-sim00001", "i-sim00002"] {
         assert_eq!(stage.sim.operations(instance).await, ["start", "describe"]);
     }

@@ -18,7 +18,7 @@ const BEAT: Duration = Duration::from_secs(5);
 /// No job comes back sooner: the delay ladder counts in seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// So long after the start a read may still show what was before it.
-const LAG: Duration = Duration::from_secs(60);
+pub const LAG: Duration = Duration::from_secs(60);
 
 /// What a poll told of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

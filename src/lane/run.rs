@@ -18,6 +18,7 @@ use lapin::types::FieldTable;
 use tracing::{debug, warn};
 
 use super::company::{NotCalled, Ticket};
+use super::confirm::LAG;
 use super::memory::{End, Key};
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
@@ -230,7 +231,12 @@ impl Job {
     }
 
     fn is_late(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| is_late(job.deadline, Timestamp::now()))
+        self.is_late_by(Duration::ZERO)
+    }
+
+    fn is_late_by(&self, time: Duration) -> bool {
+        let then = Timestamp::now().saturating_sub(time).unwrap_or(Timestamp::MIN);
+        self.job.as_ref().is_some_and(|job| is_late(job.deadline, then))
     }
 
     /// Ends a job whose deadline has passed. No start call is made any more; but where one was made before, it may have
@@ -255,6 +261,8 @@ impl Job {
                 };
             }
             Verdict::Started { .. } => (Outcome::Started, true),
+            // Any start of ours was before the deadline, but a read may not show it yet.
+            Verdict::Transient if is_told => (Outcome::Expired, !self.is_late_by(LAG)),
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
             _ if lane.spares(&verdict, &result).await => return self.unharmed(true),
