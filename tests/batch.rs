@@ -232,6 +232,18 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
     every_machine_was_started_once(&stage).await;
 }
 
+/// Each of them may be why, and goes alone next; none is charged, so none has to know whose fault it was.
+#[tokio::test]
+async fn one_call_that_fails_is_not_followed_by_a_probe_for_each_of_its_jobs() {
+    let stage = stage("Stopped=20", "batch = 20\nrate = 20").await;
+    stage.sim.faults(json!([{"fault": {"status": 503}, "operations": ["batch_start"]}])).await;
+    assert_eq!(ends(&stage, 1..=20).await, [("started".to_owned(), 20)].into());
+    let calls = stage.sim.wire().await;
+    assert!(count(&calls, "batch_start") >= 1, "{calls:?}");
+    let failed = calls.iter().filter(|call| call.status == Some(503)).count();
+    assert!(count(&calls, "list") <= failed, "{failed} calls failed: {calls:?}");
+}
+
 /// Killed under load, with a fleet of which every tenth machine runs already.
 #[tokio::test]
 async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate() {

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
 use super::memory::{End, Key};
+use super::pause::Blame;
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer};
@@ -310,11 +311,17 @@ impl Job {
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
         drop(ticket);
+        if called.is_noted && verdict == Verdict::Transient {
+            // Not charged anyway: one call that failed is not followed by a probe for each of its jobs.
+            return match lane.pause.blame(&verdict, &result).await {
+                Blame::Lane => self.unharmed(true),
+                Blame::Job | Blame::Unknown => {
+                    alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random())
+                }
+            };
+        }
         if lane.spares(&verdict, &result).await {
             return self.unharmed(true);
-        }
-        if called.is_noted && verdict == Verdict::Transient {
-            return alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random());
         }
         self.decide(lane, verdict, result)
     }
