@@ -396,3 +396,43 @@ async fn the_reply_is_the_last_word_and_submit_waits_for_it() {
     let event: Value = serde_json::from_slice(&reply.data).unwrap();
     assert_eq!(event["data"]["outcome"], "running");
 }
+
+/// The lane is elsewhere before that could be said, and there the job goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_never_said_is_not_said_once_the_job_went_on_elsewhere() {
+    let vhost = broker::vhost();
+    let sim = Sim::start(&["--fleet", "Stopped=1", "--boot-time", "12s"]);
+    let broker = Lossy::before(&vhost.url).await;
+    let wishes = Wishes { lane: RUNNING, retry: "max_attempts = 1", ..Wishes::default() };
+    let start = async |broker: &str| {
+        let daemon = Daemon::start(&config(broker, &sim.url(), &wishes));
+        daemon.ready().await;
+        daemon
+    };
+    let held = async |daemon: &Daemon| {
+        eventually("it holds the lane", async || {
+            (daemon.metric(r#"reveille_lane_held{lane="prod"}"#).await == 1.0).then_some(())
+        })
+        .await;
+    };
+    let one = start(&broker.url).await;
+    held(&one).await;
+    let other = start(&vhost.url).await;
+
+    broker.ends.begin();
+    sim.script(&id(1), json!([{"status": 500}])).await;
+    let properties = BasicProperties::default().with_message_id(id(1).into());
+    let queues = Queues::connect(&vhost.url).await;
+    queues.publish("reveille.jobs", LANE, properties, json!({"instance_id": id(1)}).to_string().as_bytes()).await;
+    held(&other).await;
+    let started = async || events(&vhost.url).await.iter().any(|event| event["data"]["final"] == false).then_some(());
+    eventually("it is started", started).await;
+    assert_eq!(broker.ends.count(), 1, "another end was decided before");
+    broker.ends.end();
+    one.ready().await;
+    other.child.signal("TERM");
+    held(&one).await;
+    let ended = async || events(&vhost.url).await.into_iter().find(|event| event["data"]["final"] == true);
+    let end_of_it = eventually("it ends", ended).await;
+    assert_eq!(end(&end_of_it["data"]), ("running", ""), "{end_of_it}");
+}

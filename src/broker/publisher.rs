@@ -21,8 +21,8 @@ use crate::retry::full_jitter;
 pub struct Confirmed(());
 
 impl Confirmed {
-    /// One proof for two messages.
-    pub fn and(self, _other: Self) -> Self {
+    /// One proof for two messages, where there is another.
+    pub fn with(self, _other: Option<Self>) -> Self {
         self
     }
 }

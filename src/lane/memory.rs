@@ -59,6 +59,8 @@ struct Jobs {
     old: HashMap<Key, Known>,
     since: Instant,
     in_hand: HashSet<Key>,
+    /// What is noted of these was decided, and is not known to have been said.
+    unsaid: HashSet<Key>,
 }
 
 /// The right to be the one copy of a job that is in hand, given back when dropped.
@@ -76,8 +78,8 @@ impl Drop for Turn<'_> {
 
 impl Memory {
     pub(super) fn new() -> Self {
-        let (young, old, in_hand) = (HashMap::new(), HashMap::new(), HashSet::new());
-        let jobs = Jobs { young, old, since: Instant::now(), in_hand };
+        let (young, old) = (HashMap::new(), HashMap::new());
+        let jobs = Jobs { young, old, since: Instant::now(), in_hand: HashSet::new(), unsaid: HashSet::new() };
         Self { names: RandomState::new(), jobs: Mutex::new(jobs) }
     }
 
@@ -114,6 +116,7 @@ impl Memory {
         // Of two copies' events the first is believed, and so is an end.
         if matches!(jobs.get(key), None | Some(Known::Called)) {
             jobs.set(key, Known::Started { since, ambiguous });
+            jobs.unsaid.insert(key);
         }
     }
 
@@ -148,7 +151,24 @@ impl Memory {
             return first;
         }
         jobs.set(key, Known::Ended(end));
+        jobs.unsaid.insert(key);
         end
+    }
+
+    /// Notes that the broker has confirmed what was to be said of the job.
+    pub(super) fn said(&self, key: Key) {
+        self.jobs().unsaid.remove(&key);
+    }
+
+    /// Forgets what was decided and is not known to have been said: while the lane was elsewhere, its jobs may have gone
+    /// on and ended otherwise. They were called.
+    pub(super) fn forget_unsaid(&self) {
+        let mut jobs = self.jobs();
+        for key in std::mem::take(&mut jobs.unsaid) {
+            if jobs.get(key).is_some() {
+                jobs.set(key, Known::Called);
+            }
+        }
     }
 
     /// Forgets how the job ended: its id has come in a new message, which is a new order.
@@ -171,8 +191,13 @@ impl Jobs {
 
     fn set(&mut self, key: Key, known: Known) {
         if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
-            self.old = std::mem::take(&mut self.young);
+            let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.since = Instant::now();
+            // Who is still in hand may wait for long, and comes again if it is dropped.
+            let kept = oldest.into_iter().filter(|(key, _)| self.in_hand.contains(key) && !self.old.contains_key(key));
+            self.young.extend(kept);
+            let Self { young, old, unsaid, .. } = self;
+            unsaid.retain(|key| young.contains_key(key) || old.contains_key(key));
         }
         self.young.insert(key, known);
     }
@@ -250,6 +275,43 @@ mod tests {
         memory.settle(job, FAILED);
         memory.start(job, since, false);
         assert_eq!((memory.started(job), memory.end(job)), (None, Some(FAILED)));
+    }
+
+    #[test]
+    fn what_was_decided_and_not_said_is_forgotten_where_the_lane_begins_anew() {
+        let memory = Memory::new();
+        let [unsaid, said, gone_on] = ["unsaid", "said", "gone on"].map(|job| key(&memory, job));
+        memory.settle(unsaid, FAILED);
+        memory.settle(said, FAILED);
+        memory.said(said);
+        memory.start(gone_on, Timestamp::UNIX_EPOCH, false);
+        assert_eq!(memory.end(unsaid), Some(FAILED), "as long as the lane is ours");
+        memory.forget_unsaid();
+        assert_eq!((memory.end(unsaid), memory.end(said), memory.started(gone_on)), (None, Some(FAILED), None));
+        assert!(memory.is_known(unsaid) && memory.is_known(gone_on), "no clean first touch");
+        memory.start(unsaid, Timestamp::UNIX_EPOCH, true);
+        assert_eq!(memory.started(unsaid), Some((Timestamp::UNIX_EPOCH, true)), "what the log says is believed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_in_hand_is_remembered_however_long() {
+        let memory = Memory::new();
+        let (job, other) = (key(&memory, "j"), key(&memory, "k"));
+        let turn = memory.turn(job);
+        memory.settle(job, FAILED);
+        for number in 0..5 {
+            tokio::time::advance(LASTS).await;
+            memory.settle(other, STARTED);
+            memory.call(key(&memory, &number.to_string()));
+        }
+        assert_eq!(memory.end(job), Some(FAILED));
+        drop(turn);
+        for _ in 0..3 {
+            tokio::time::advance(LASTS).await;
+            memory.settle(key(&memory, "last"), STARTED);
+            memory.forget_end(key(&memory, "last"));
+        }
+        assert_eq!(memory.end(job), None);
     }
 
     #[tokio::test(start_paused = true)]

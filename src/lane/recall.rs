@@ -64,8 +64,10 @@ pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("not within {PATIENCE:?}")),
     };
-    if let Some(failure) = failure {
-        warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
+    match failure {
+        Some(failure) => warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}"),
+        // What did reach the log is in it.
+        None => lane.memory.forget_unsaid(),
     }
     let Some(last) = told.iter().map(|told| told.finished_at).max() else { return };
     let in_doubt = told.iter().filter(|told| last.duration_since(told.finished_at) <= IN_DOUBT);
@@ -78,6 +80,7 @@ pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str
             } else {
                 lane.memory.start(key, told.finished_at, told.ambiguous);
             }
+            lane.memory.said(key);
             recalled += 1;
         }
     }

@@ -1,7 +1,7 @@
 //! The way of a job, from delivery to ack.
 //!
 //! ```text
-//! delivery ─ admit ─┬─ call ─ verdict ─┬─ conclude ─ outcome event (and dead letter) confirmed ─┬─ ack
+//! delivery ─ admit ─┬─ call ─ verdict ─┬─ conclude ─ (dead letter and) outcome event confirmed ─┬─ ack
 //!                   │                  ├─ go on ─── `started` event confirmed ─┐               │
 //!                   └─ poll ─ judge ───┴─ park ─────┴─ copy in the delay ladder confirmed ──────┘
 //! ```
@@ -352,16 +352,17 @@ impl Job {
             let (properties, body) = (event.properties.clone(), event.body.clone());
             Reply { to: asker.to_string(), properties, body }
         });
-        let told = tenure.outcomes.publish(event);
-        let proof = if conclusion.outcome.is_dead_letter() {
-            let (told, kept) = tokio::try_join!(told, self.keep(tenure, conclusion, finished_at))?;
-            told.and(kept)
+        // Said last: as long as a dead letter is not taken its job can come again, and once it was said to have ended that
+        // must not last.
+        let kept = if conclusion.outcome.is_dead_letter() {
+            Some(self.keep(tenure, conclusion, finished_at).await?)
         } else {
-            told.await?
+            None
         };
+        let told = self.tell(tenure, event).await?;
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
         debug!(lane = %lane.name, job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
-        Ok((proof, reply))
+        Ok((told.with(kept), reply))
     }
 
     /// Puts a copy of the message into the delay ladder.

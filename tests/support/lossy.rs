@@ -15,8 +15,10 @@ const GREETING: usize = 8;
 const HEAD: usize = 7;
 const METHOD: u8 = 1;
 /// Class and method, big-endian.
-const ACK: [u8; 4] = [0, 60, 0, 80];
-const CANCEL: [u8; 4] = [0, 60, 0, 30];
+const ACK: &[u8] = &[0, 60, 0, 80];
+const CANCEL: &[u8] = &[0, 60, 0, 30];
+/// With a reserved field, the exchange and the routing key.
+const PUBLISH_END: &[u8] = b"\0\x3c\0\x28\0\0\x11reveille.outcomes\x0bprod.failed";
 
 pub struct Lossy {
     /// As the broker's URL, but through here.
@@ -28,19 +30,22 @@ pub struct Lossy {
     pub confirms: Arc<Loss>,
     /// The broker's word that a subscription has ended: RabbitMQ can forget that too.
     pub cancels: Arc<Loss>,
+    /// What is said of a failed job. RabbitMQ ends the connection over the rest of it.
+    pub ends: Arc<Loss>,
     cut: watch::Sender<()>,
 }
 
 /// What becomes of one method that one side sends.
 pub struct Loss {
-    method: [u8; 4],
+    /// How it begins.
+    method: &'static [u8],
     losing: AtomicBool,
     lost: AtomicUsize,
     forwarded: AtomicUsize,
 }
 
 impl Loss {
-    fn of(method: [u8; 4]) -> Arc<Self> {
+    fn of(method: &'static [u8]) -> Arc<Self> {
         Arc::new(Self {
             method,
             losing: AtomicBool::default(),
@@ -71,7 +76,7 @@ impl Loss {
 
     /// Whether this frame is lost.
     fn strikes(&self, frame: &[u8]) -> bool {
-        let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(&self.method);
+        let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(self.method);
         let strikes = concerned && self.losing.load(Ordering::SeqCst);
         if concerned {
             let count = if strikes { &self.lost } else { &self.forwarded };
@@ -88,10 +93,11 @@ impl Lossy {
         let (address, vhost) = back.split_once('/').expect("the URL has a vhost");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let here = listener.local_addr().expect("it is bound");
-        let (acks, confirms, cancels) = (Loss::of(ACK), Loss::of(ACK), Loss::of(CANCEL));
+        let [acks, confirms, cancels, ends] = [ACK, ACK, CANCEL, PUBLISH_END].map(Loss::of);
         let (cut, _) = watch::channel(());
-        let proxy = Self { url: format!("{front}@{here}/{vhost}"), acks, confirms, cancels, cut };
-        let (of_client, of_broker) = ([proxy.acks.clone()], [proxy.confirms.clone(), proxy.cancels.clone()]);
+        let proxy = Self { url: format!("{front}@{here}/{vhost}"), acks, confirms, cancels, ends, cut };
+        let (of_client, of_broker) =
+            ([proxy.acks.clone(), proxy.ends.clone()], [proxy.confirms.clone(), proxy.cancels.clone()]);
         let (address, cut) = (address.to_owned(), proxy.cut.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {

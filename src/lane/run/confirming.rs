@@ -78,16 +78,13 @@ impl Job {
             if let Some(key) = self.key(lane) {
                 lane.memory.start(key, confirming.since, confirming.ambiguous);
             }
-            Some(tenure.outcomes.publish(self.event(lane, started, false, confirming.since)).await?)
+            Some(self.tell(tenure, self.event(lane, started, false, confirming.since)).await?)
         } else {
             None
         };
         let delay = confirm::delay(&confirming, lane.confirm_timeout, Timestamp::now());
         let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
         let kept = self.park(tenure, &progress, delay, "confirm").await?;
-        Ok(match told {
-            Some(told) => told.and(kept),
-            None => kept,
-        })
+        Ok(kept.with(told))
     }
 }

@@ -31,6 +31,15 @@ impl Job {
         Outgoing { exchange: lane.names.outcomes(), key, properties, body }
     }
 
+    /// Says what an event of the job's says.
+    pub(super) async fn tell(&self, tenure: &Tenure, event: Outgoing) -> Result<Confirmed, lapin::Error> {
+        let told = tenure.outcomes.publish(event).await?;
+        if let Some(key) = self.key(&tenure.lane) {
+            tenure.lane.memory.said(key);
+        }
+        Ok(told)
+    }
+
     fn data<'a>(&'a self, lane: &'a Lane, conclusion: &'a Conclusion, finished_at: Timestamp) -> Data<'a> {
         let job = self.job.as_ref();
         let reason = conclusion.outcome.reason();
