@@ -107,3 +107,24 @@ async fn a_pause_breaks_no_call_off_however_short_the_grace() {
     }
     assert_eq!(stage.sim.operations(&id(1)).await, ["start"]);
 }
+
+/// A call can take as long as its time-out.
+#[tokio::test]
+async fn a_pause_is_shown_while_calls_made_before_it_are_out() {
+    let mut stage = Stage::with(Wishes { lane: "timeout = \"30s\"\nbatch = 1", ..Wishes::default() }).await;
+    stage.sim.script(&id(1), json!([{"delay": "15s"}])).await;
+    stage.wake(&id(1)).await;
+    eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+    stage.wake(&id(2)).await;
+    eventually("it is shown", async || {
+        stage.daemon.get("/readyz").await.1.contains(r#""prod":"paused: "#).then_some(())
+    })
+    .await;
+    assert_eq!(stage.daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await, 1.0);
+    assert_eq!(stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await, 1.0, "the call is out");
+    stage.sim.faults(json!([])).await;
+    for outcome in stage.outcomes(2).await.into_values() {
+        assert_eq!(outcome["outcome"], "started", "{outcome}");
+    }
+}

@@ -70,6 +70,8 @@ pub(super) async fn serve(
             readiness.lane(lane.name(), LaneState::Held);
             emptied = subscribe_and_take(tenure, &channel, &slots, &mut jobs, stop).await?;
         }
+        // At once, and not only when the last call has ended.
+        show_pause(lane, readiness);
         let drained = drain(lane, jobs, stop).await?;
         if emptied && drained && !stop.is_requested() {
             // Nothing is left on the channel, and closing it would cut off acks that RabbitMQ has yet to pass on.
@@ -92,9 +94,8 @@ pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 /// keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.client.keys_changed();
-    while let Some(cause) = lane.pause.cause() {
-        lane.show_paused(Some(&cause));
-        readiness.lane(lane.name(), LaneState::Paused(cause.text));
+    while lane.pause.is_paused() {
+        show_pause(lane, readiness);
         let probes = lane.pause.probes();
         if probes > 0 {
             let delay = full_jitter(FIRST_DELAY, LAST_DELAY, probes, rand::random());
@@ -105,6 +106,14 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
         }
         let cause = lane.pause.probed(&lane.probe().await);
         debug!(lane = %lane.name, ?cause, "probed");
+    }
+}
+
+/// Shows why the lane is paused, if it is.
+fn show_pause(lane: &Lane, readiness: &Readiness) {
+    if let Some(cause) = lane.pause.cause() {
+        lane.show_paused(Some(&cause));
+        readiness.lane(lane.name(), LaneState::Paused(cause.text));
     }
 }
 
