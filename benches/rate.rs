@@ -38,8 +38,12 @@ const START: f64 = 2.0;
 /// after either, and around a take-over.
 const IDLE: f64 = 3.0;
 const AFTER: f64 = 3.0;
-/// It is back at its rate before, and its jobs have ended.
-const AFTER_A_PAUSE: f64 = 60.0;
+/// How long after a pause it is back at its rate, five seconds to notice and ten to climb; and jobs for that time and
+/// for the time it is watched then, in seconds' worth at that rate.
+const BACK: f64 = 15.0;
+const JOBS_AFTER_A_PAUSE: f64 = 13.0;
+/// Then its jobs have ended.
+const DONE: f64 = 60.0;
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
 const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
 
@@ -77,14 +81,13 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     let vhost = Vhost::alone();
     let per_second = f64::from(rate);
     let mut jobs = Jobs { account: Account::of_the_log(&vhost.url), submitted: 0, others: 0, rate: per_second, burst };
-    let longest = START + f64::from(seconds) + 2.0 + 4.0 * AFTER;
+    let longest = START + f64::from(seconds) + 2.0 + 3.0 * AFTER + JOBS_AFTER_A_PAUSE;
     let sim = Sim::start(&[
         "--log",
         "warn",
         "--fleet",
         &format!("Stopped={}", (longest * per_second) as usize + 5 * burst as usize),
     ]);
-    let lateness = Lateness::measure(&sim);
     let lane = format!("rate = {rate}\nburst = {burst}\nconcurrency = {CONCURRENCY}");
     let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
     let start = || Daemon::start_logging(&config, "reveille=info");
@@ -94,33 +97,38 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     first.ready().await;
     drop(first);
     jobs.submit(START + f64::from(seconds) + 1.0).await;
+    let mut lateness = Lateness::measure(&sim);
     let holder = start();
     jobs.called(&sim).await;
     let running = Calls::of(&sim, rate, burst, &lateness).await;
     let began = running.times[0];
-    running.within(began, START).row("start", false);
+    let started = running.within(began, START).row("start", false);
     let kept = running.within(began + micros(START), f64::from(seconds)).row("running", true);
 
     tokio::time::sleep(Duration::from_secs_f64(IDLE)).await;
     let calls = running.times.len();
+    lateness = Lateness::measure(&sim);
     jobs.submit(AFTER).await;
     jobs.called(&sim).await;
     let busy = Calls::of(&sim, rate, burst, &lateness).await;
     let rested = busy.within(busy.times[calls], AFTER).row("after idling", false);
 
     sim.faults(json!([{"fault": {"status": 401}}])).await;
-    jobs.submit(AFTER).await;
+    lateness = Lateness::measure(&sim);
+    jobs.submit(JOBS_AFTER_A_PAUSE).await;
     eventually("the lane is paused", async || (holder.metric(PAUSED).await == 1.0).then_some(())).await;
     tokio::time::sleep(Duration::from_secs_f64(IDLE)).await;
     let mended = jiff::Timestamp::now().as_microsecond();
     sim.faults(json!([])).await;
     jobs.started(&holder, &sim).await;
-    let again = Calls::of(&sim, rate, burst, &lateness).await.within(mended, AFTER_A_PAUSE);
-    let resumed = again.row("after a pause", false);
+    let again = Calls::of(&sim, rate, burst, &lateness).await;
+    let resumed = again.within(mended, DONE).row("after a pause", false);
+    let climbed = again.within(mended + micros(BACK), AFTER).row("… and 15 s", true);
 
     let next = start();
     next.ready().await;
     let calls = sim.calls_made().await;
+    lateness = Lateness::measure(&sim);
     jobs.submit(2.0 * AFTER).await;
     let third = calls + (AFTER * per_second / 1.5) as usize;
     eventually("calls are made", async || (sim.calls_made().await >= third).then_some(())).await;
@@ -128,7 +136,7 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     holder.child.signal("KILL");
     jobs.called(&sim).await;
     let around = Calls::of(&sim, rate, burst, &lateness).await.within(killed - micros(1.0), 2.0 * AFTER);
-    around.row("take-over", false) && kept && rested && resumed
+    around.row("take-over", false) && started && kept && rested && resumed && climbed
 }
 
 fn micros(seconds: f64) -> i64 {
@@ -173,27 +181,31 @@ impl Jobs {
 struct Calls {
     rate: u32,
     burst: u32,
-    /// The longest that the machine held a call up so far.
+    /// The longest that the machine held a call up meanwhile.
     lateness: Duration,
+    /// Until when they were watched, in microseconds.
+    until: i64,
     times: Vec<i64>,
 }
 
 impl Calls {
     async fn of(sim: &Sim, rate: u32, burst: u32, lateness: &Lateness) -> Self {
-        Self { rate, burst, lateness: lateness.longest(), times: pace::times(&sim.log().await) }
+        Self { rate, burst, lateness: lateness.longest(), until: i64::MAX, times: pace::times(&sim.log().await) }
     }
 
     fn within(&self, from: i64, seconds: f64) -> Self {
         let until = from + micros(seconds);
         let times = self.times.iter().copied().filter(|time| (from..until).contains(time)).collect();
-        Self { times, ..*self }
+        Self { until, times, ..*self }
     }
 
     /// Prints what there is to say of them; returns whether it was as it should be.
     fn row(&self, situation: &str, is_steady: bool) -> bool {
         let (first, last) = (self.times[0], self.times[self.times.len() - 1]);
         let per_second = f64::from(self.rate);
-        let achieved = (self.times.len() - 1) as f64 / ((last - first) as f64 / 1e6) / per_second;
+        // The next call is an interval away, and one more as this one may have been early.
+        let end = if is_steady { last.max(self.until - micros(2.0 / per_second)) } else { last };
+        let achieved = (self.times.len() - 1) as f64 / ((end - first) as f64 / 1e6) / per_second;
         let fullest = pace::fullest(&self.times, Duration::from_secs(1));
         let mut gaps: Vec<f64> =
             self.times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 * per_second / 1e6).collect();
