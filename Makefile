@@ -17,7 +17,8 @@ test: ## format, lints and all tests, on a private RabbitMQ; installs what is mi
 test-batch: ## the tests of faults with lanes that call 20 jobs together
 	@tests/support/setup broker
 	REVEILLE_TEST_BATCH=20 cargo test --test suite -- --test-threads=8 \
-	    stop:: ambiguity:: api_faults:: pause:: fleet:: mended:: network:: broker_lost:: replicas:: cluster:: deadline::
+	    stop:: ambiguity:: api_faults:: pause:: evidence:: retries:: confirm:: fleet:: queues:: publisher:: poison:: unreadable:: \
+	    mended:: network:: broker_lost:: baton:: replicas:: cluster::
 
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python

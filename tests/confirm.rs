@@ -49,7 +49,8 @@ async fn events(url: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
     const JOBS: usize = 1_000;
-    let lane = format!("rate = 50\nburst = 1\nconcurrency = 64\n{RUNNING}");
+    // Its starts are to last.
+    let lane = format!("rate = 50\nburst = 1\nconcurrency = 64\nbatch = 1\n{RUNNING}");
     let wishes = Wishes { fleet: "Stopped=1000", lane: &lane, sim: &["--boot-time", "8s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     let instances: Vec<String> = (1..=JOBS).map(id).collect();
@@ -331,7 +332,8 @@ async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
 
 #[tokio::test]
 async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
-    let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "4s"], ..Wishes::default() };
+    let lane = "confirm = \"running\"\nbatch = 1";
+    let wishes = Wishes { lane, sim: &["--boot-time", "4s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     stage.sim.set_status(&id(1), "Running").await;
     for number in [2, 3] {

@@ -60,7 +60,7 @@ async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
 /// As many as make an outage fail again and again, and are due before anything new.
 #[tokio::test]
 async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
-    let mut stage = Stage::with(Wishes { lane: "timeout = \"1s\"", ..Wishes::default() }).await;
+    let mut stage = Stage::with(Wishes { lane: "timeout = \"1s\"\nbatch = 1", ..Wishes::default() }).await;
     let bad: Vec<String> = (1..=6).map(id).collect();
     fails_always(&stage, &bad, json!({"status": 500})).await;
     for instance in &bad {

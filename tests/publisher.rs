@@ -137,7 +137,7 @@ impl Scene {
 /// Those of outcomes and of parked jobs: one in three calls fails at first.
 #[tokio::test]
 async fn confirms_that_never_come_cost_no_job_and_no_call() {
-    let mut scene = Scene::set("").await;
+    let mut scene = Scene::set("batch = 1").await;
     for number in (1..=JOBS).step_by(3) {
         scene.sim.script(&format!("i-sim{number:05}"), json!([{"status": 503}])).await;
     }
@@ -157,7 +157,7 @@ async fn confirms_that_never_come_cost_no_job_and_no_call() {
 /// A pause keeps its channel, but not with jobs on it that nobody has in hand any more.
 #[tokio::test]
 async fn jobs_that_cannot_be_put_back_as_a_lane_pauses_come_again() {
-    let mut scene = Scene::set("[shutdown]\ngrace = \"1s\"").await;
+    let mut scene = Scene::set("batch = 1\n[shutdown]\ngrace = \"1s\"").await;
     scene.sim.faults(json!([{"fault": {"status": 503}}])).await;
     scene.broker.confirms.begin();
     scene.submit().await;

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::queues::header;
-use crate::support::stage::Stage;
+use crate::support::stage::{Stage, Wishes};
 
 #[tokio::test]
 async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
@@ -91,7 +91,7 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
 
 #[tokio::test]
 async fn headers_of_every_kind_and_size_harm_nobody() {
-    let mut stage = Stage::set().await;
+    let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
     let mut deep = AMQPValue::Void;
     for _ in 0..50 {
         let mut table = FieldTable::default();
