@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
 use crate::support::daemon::Config;
@@ -80,6 +81,31 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
         ran.errors
     );
     assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn urgent_jobs_that_no_queue_waits_for_are_not_submitted() {
+    let mut stage = Stage::set().await;
+    // It would declare the queue again.
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    channel.queue_delete("reveille.urgent.prod".into(), QueueDeleteOptions::default()).await.unwrap();
+    let submit = |more: &[&'static str]| stage.daemon.config.command(&[&["submit", "--lane", "prod"], more].concat());
+    let own = r#"{"instance_id":"i-sim00003","priority":"normal"}"#;
+    let ran = run(submit(&["--urgent", "i-sim00001", "--file", "-"]), own).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
+    assert!(
+        ran.errors.contains("lane prod takes no urgent jobs") && ran.errors.contains("'reveille.urgent.prod'"),
+        "{}",
+        ran.errors
+    );
+    assert!(stage.dead().await.is_empty());
+    assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 0);
+    // What needs no such queue goes through.
+    let ran = run(submit(&["--urgent", "--file", "-"]), own).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 1);
 }
 
 #[tokio::test]

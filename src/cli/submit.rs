@@ -68,7 +68,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         .await
         .map_err(|error| Failure::Unreachable(error.to_string()))?;
     let names = Names::new(&config.broker.prefix);
-    check_lane(&connection, &names, &lane, config).await?;
+    check_lane(&connection, &names, &lane, &jobs, config).await?;
     // Subscribed before the first job goes out, so that no outcome is missed.
     let events = if arguments.wait { Some(subscribe(&connection, &names, &lane).await?) } else { None };
 
@@ -87,19 +87,40 @@ fn confirm(text: &str) -> Result<Confirm, &'static str> {
     Confirm::parse(text).ok_or("expected accepted or running")
 }
 
-/// A lane nobody ever declared has no queue: its jobs would end among the dead letters as unroutable.
-async fn check_lane(connection: &Connection, names: &Names, lane: &LaneName, config: &Config) -> Result<(), Failure> {
-    let queue = names.jobs_of(lane);
+fn is_urgent(job: &Job) -> bool {
+    job.priority == Some(Priority::Urgent)
+}
+
+/// A queue nobody ever declared takes nothing: its jobs would end among the dead letters as unroutable.
+async fn check_lane(
+    connection: &Connection,
+    names: &Names,
+    lane: &LaneName,
+    jobs: &[Job],
+    config: &Config,
+) -> Result<(), Failure> {
     let channel = connection.channel().await.context("cannot open a channel")?;
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-    match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_amqp_soft_error() => Err(Failure::Usage(format!(
-            "there is no lane {lane} at {}: {error}; a lane exists once `reveille run` has run with it",
-            config.broker.address()
-        ))),
-        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    let (urgent, others) = (jobs.iter().any(is_urgent), jobs.iter().any(|job| !is_urgent(job)));
+    for (used, queue, lacking) in [
+        (others, names.jobs_of(lane), format!("there is no lane {lane}")),
+        (urgent, names.urgent_of(lane), format!("lane {lane} takes no urgent jobs")),
+    ] {
+        if !used {
+            continue;
+        }
+        match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
+            Ok(_) => {}
+            Err(error) if error.is_amqp_soft_error() => {
+                return Err(Failure::Usage(format!(
+                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
+                    config.broker.address()
+                )));
+            }
+            Err(error) => return Err(Failure::Unreachable(error.to_string())),
+        }
     }
+    Ok(())
 }
 
 async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> anyhow::Result<(Channel, Consumer)> {
@@ -154,8 +175,7 @@ async fn submit(
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
                 .with_message_id(id.as_str().into());
-            let urgent = job.priority == Some(Priority::Urgent);
-            let key = if urgent { broker::urgent_key(lane) } else { lane.to_string() };
+            let key = if is_urgent(&job) { broker::urgent_key(lane) } else { lane.to_string() };
             let exchange = exchange.clone();
             let submitted = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
             submitted.map(drop).map_err(|error| {
