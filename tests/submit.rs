@@ -7,7 +7,9 @@ use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
 use crate::support::daemon::Config;
-use crate::support::stage::{Stage, Wishes};
+use crate::support::eventually;
+use crate::support::lossy::Lossy;
+use crate::support::stage::{Stage, Wishes, config};
 
 struct Ran {
     code: Option<i32>,
@@ -114,4 +116,65 @@ async fn a_broker_that_cannot_be_reached_has_the_exit_code_69() {
     let ran = run(config.command(&["submit", "i-sim00001"]), "").await;
     assert_eq!(ran.code, Some(69));
     assert!(ran.errors.contains("127.0.0.1:9") && !ran.errors.contains("hush"), "{}", ran.errors);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_before_any_job_is_submitted_has_the_exit_code_69() {
+    let stage = Stage::set().await;
+    let lossy = Lossy::before(&stage.vhost.url).await;
+    let config = Config::write(&config(&lossy.url, &stage.sim.url(), &Wishes::default()));
+    for lost in [&lossy.opens, &lossy.binds] {
+        lost.begin();
+        let cut = async {
+            eventually("it waits for what is lost", async || (lost.count() > 0).then_some(())).await;
+            lossy.cut();
+        };
+        let submit = run(config.command(&["submit", "--lane", "prod", "--wait", "i-sim00001"]), "");
+        let (ran, ()) = tokio::join!(submit, cut);
+        assert_eq!(ran.code, Some(69), "{}", ran.errors);
+        lost.end();
+    }
+    assert!(stage.sim.log().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_permission_that_is_missing_has_the_exit_code_2_and_is_named() {
+    const JOBS: &str = "^reveille\\.jobs$";
+    const OUTCOMES: &str = "^reveille\\.outcomes$";
+    const BOTH: &str = "^reveille\\.(jobs|outcomes)$";
+    const ALL: &str = "^(reveille\\.(jobs|outcomes)$|amq\\.gen)";
+    let stage = Stage::set().await;
+    let (node, vhost) = (&stage.vhost.node, stage.vhost.name.as_str());
+    let user = format!("producer-{vhost}");
+    node.ctl(&["add_user", &user, "hush"]);
+    let url = stage.vhost.url.replace("guest:guest", &format!("{user}:hush"));
+    let config = Config::write(&config(&url, &stage.sim.url(), &Wishes::default()));
+    let submit = async |more: &[&'static str]| {
+        run(config.command(&[&["submit", "--lane", "prod", "i-sim00001"], more].concat()), "").await
+    };
+    let ran = submit(&[]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
+    assert!(ran.errors.contains(&format!("vhost '{vhost}' refused for user '{user}'")), "{}", ran.errors);
+    let mut wrong = config.command(&["submit", "--lane", "prod", "i-sim00001"]);
+    wrong.env("REVEILLE_BROKER__PASSWORD", "husky");
+    let ran = run(wrong, "").await;
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
+    assert!(ran.errors.contains("check the user, its password") && !ran.errors.contains("husky"), "{}", ran.errors);
+    for (permissions, more, named) in [
+        (["", JOBS, ""], &[][..], "'reveille.outcomes'"),
+        (["", OUTCOMES, ""], &[], "'reveille.jobs'"),
+        (["", BOTH, OUTCOMES], &["--wait"], "'amq.gen"),
+        (["^amq\\.gen", ALL, "^amq\\.gen"], &["--wait"], "'reveille.outcomes'"),
+    ] {
+        node.ctl(&[&["set_permissions", "-p", vhost, &user], &permissions[..]].concat());
+        let ran = submit(more).await;
+        assert_eq!(ran.code, Some(2), "{permissions:?}: {}", ran.errors);
+        assert!(ran.errors.contains(named) && ran.errors.contains("needs permission to"), "{}", ran.errors);
+        assert!(!ran.errors.contains("hush"), "{}", ran.errors);
+    }
+    assert!(stage.sim.log().await.is_empty());
+    // With what it asks for, it does its work.
+    node.ctl(&["set_permissions", "-p", vhost, &user, "^amq\\.gen", ALL, "^(reveille\\.outcomes$|amq\\.gen)"]);
+    let ran = submit(&["--wait"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -55,6 +56,26 @@ pub enum ConnectError {
         /// Where.
         address: String,
     },
+}
+
+impl ConnectError {
+    /// Whether RabbitMQ was reached, and lets nobody in with this user and password, or not into this vhost.
+    pub fn is_refusal(&self) -> bool {
+        let Self::Refused { source, .. } = self else { return false };
+        is_access_refused(source) || kind(source) == Some(&AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+    }
+}
+
+/// Whether the broker says that the user lacks a permission, or, at the login, that the password is wrong.
+pub fn is_access_refused(error: &lapin::Error) -> bool {
+    kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
+}
+
+fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.kind()),
+        _ => None,
+    }
 }
 
 /// Connects, once. `name` is what the connection is called in RabbitMQ's lists.

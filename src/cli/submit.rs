@@ -64,9 +64,13 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         job.priority = job.priority.or(arguments.urgent.then_some(Priority::Urgent));
     }
 
-    let connection = broker::connect(&config.broker, "reveille submit")
-        .await
-        .map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let connection = broker::connect(&config.broker, "reveille submit").await.map_err(|error| {
+        if error.is_refusal() {
+            Failure::Usage(format!("{error}; check the user, its password and its permissions, and the vhost"))
+        } else {
+            Failure::Unreachable(error.to_string())
+        }
+    })?;
     let names = Names::new(&config.broker.prefix);
     check_lane(&connection, &names, &lane, &jobs, config).await?;
     // Subscribed before the first job goes out, so that no outcome is missed.
@@ -99,7 +103,8 @@ async fn check_lane(
     jobs: &[Job],
     config: &Config,
 ) -> Result<(), Failure> {
-    let channel = connection.channel().await.context("cannot open a channel")?;
+    let unseen = |error| failed(names, "cannot look for the lane's queues; no job was submitted", &error);
+    let channel = connection.channel().await.map_err(unseen)?;
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     let (urgent, others) = (jobs.iter().any(is_urgent), jobs.iter().any(|job| !is_urgent(job)));
     for (used, queue, lacking) in [
@@ -111,36 +116,31 @@ async fn check_lane(
         }
         match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
             Ok(_) => {}
-            Err(error) if error.is_amqp_soft_error() => {
+            Err(error) if error.is_amqp_soft_error() && !broker::is_access_refused(&error) => {
                 return Err(Failure::Usage(format!(
                     "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
                     config.broker.address()
                 )));
             }
-            Err(error) => return Err(Failure::Unreachable(error.to_string())),
+            Err(error) => return Err(unseen(error)),
         }
     }
     Ok(())
 }
 
-async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> anyhow::Result<(Channel, Consumer)> {
-    let channel = connection.channel().await?;
-    let ours = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let queue = channel.queue_declare("".into(), ours, FieldTable::default()).await?.name().clone();
-    let (exchange, key) = (names.outcomes(), format!("{lane}.*"));
-    channel
-        .queue_bind(
-            queue.clone(),
-            exchange.as_str().into(),
-            key.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .context("cannot listen to outcomes")?;
-    let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
-    let consumer = channel.basic_consume(queue, "".into(), unacked, FieldTable::default()).await?;
-    Ok((channel, consumer))
+async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> Result<(Channel, Consumer), Failure> {
+    let listening = async {
+        let channel = connection.channel().await?;
+        let ours = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let queue = channel.queue_declare("".into(), ours, FieldTable::default()).await?.name().clone();
+        let (exchange, key) = (names.outcomes(), format!("{lane}.*"));
+        let (from, key) = (exchange.as_str().into(), key.as_str().into());
+        channel.queue_bind(queue.clone(), from, key, QueueBindOptions::default(), FieldTable::default()).await?;
+        let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let consumer = channel.basic_consume(queue, "".into(), unacked, FieldTable::default()).await?;
+        Ok((channel, consumer))
+    };
+    listening.await.map_err(|error| failed(names, "cannot listen to outcomes; no job was submitted", &error))
 }
 
 /// Publishes the announcement and the jobs, each confirmed. Returns the instances by job id.
@@ -162,7 +162,9 @@ async fn submit(
         let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
         let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
         let announced = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
-        announced.map(drop).map_err(|error| refused("cannot announce the batch; no job was submitted", error))?;
+        announced
+            .map(drop)
+            .map_err(|error| refused(names, "cannot announce the batch; no job was submitted", error))?;
     }
 
     let bar = progress_bar(size, "submitting");
@@ -179,7 +181,8 @@ async fn submit(
             let exchange = exchange.clone();
             let submitted = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
             submitted.map(drop).map_err(|error| {
-                refused(&format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position()), error)
+                let what = format!("submitted {} of {size} jobs as batch {batch}, then failed", bar.position());
+                refused(names, &what, error)
             })?;
             bar.inc(1);
             Ok::<_, Failure>((id, job.instance_id.to_string()))
@@ -191,13 +194,27 @@ async fn submit(
 }
 
 /// What a message that was not taken means for the command.
-fn refused(what: &str, error: PublishError) -> Failure {
+fn refused(names: &Names, what: &str, error: PublishError) -> Failure {
     match error {
-        PublishError::Broken(error) => {
-            Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
-        }
+        PublishError::Broken(error) => failed(names, what, &error),
+        PublishError::Forbidden { source, .. } if broker::is_access_refused(&source) => failed(names, what, &source),
         PublishError::Unconfirmed { .. } => Failure::Unreachable(format!("{what}: {error}")),
         error => Failure::Other(anyhow::Error::new(error).context(what.to_owned())),
+    }
+}
+
+/// What an error of the broker's means for the command.
+fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
+    if broker::is_access_refused(error) {
+        let (jobs, outcomes) = (names.jobs(), names.outcomes());
+        Failure::Usage(format!(
+            "{what}: {error}; the user needs permission to write {jobs} and {outcomes}, and with --wait to read {outcomes} \
+             and to configure, write and read amq.gen"
+        ))
+    } else if error.is_amqp_soft_error() {
+        Failure::Other(anyhow::Error::new(error.clone()).context(what.to_owned()))
+    } else {
+        Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
     }
 }
 

@@ -17,6 +17,8 @@ const METHOD: u8 = 1;
 /// Class and method, big-endian.
 const ACK: &[u8] = &[0, 60, 0, 80];
 const CANCEL: &[u8] = &[0, 60, 0, 30];
+const OPEN: &[u8] = &[0, 20, 0, 10];
+const BIND: &[u8] = &[0, 50, 0, 20];
 /// With a reserved field, the exchange and the routing key.
 const PUBLISH_END: &[u8] = b"\0\x3c\0\x28\0\0\x11reveille.outcomes\x0bprod.failed";
 
@@ -32,6 +34,9 @@ pub struct Lossy {
     pub cancels: Arc<Loss>,
     /// What is said of a failed job. RabbitMQ ends the connection over the rest of it.
     pub ends: Arc<Loss>,
+    /// The client's wish for a channel, and for a binding: it waits for an answer then.
+    pub opens: Arc<Loss>,
+    pub binds: Arc<Loss>,
     cut: watch::Sender<()>,
 }
 
@@ -93,11 +98,19 @@ impl Lossy {
         let (address, vhost) = back.split_once('/').expect("the URL has a vhost");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let here = listener.local_addr().expect("it is bound");
-        let [acks, confirms, cancels, ends] = [ACK, ACK, CANCEL, PUBLISH_END].map(Loss::of);
         let (cut, _) = watch::channel(());
-        let proxy = Self { url: format!("{front}@{here}/{vhost}"), acks, confirms, cancels, ends, cut };
-        let (of_client, of_broker) =
-            ([proxy.acks.clone(), proxy.ends.clone()], [proxy.confirms.clone(), proxy.cancels.clone()]);
+        let proxy = Self {
+            url: format!("{front}@{here}/{vhost}"),
+            acks: Loss::of(ACK),
+            confirms: Loss::of(ACK),
+            cancels: Loss::of(CANCEL),
+            ends: Loss::of(PUBLISH_END),
+            opens: Loss::of(OPEN),
+            binds: Loss::of(BIND),
+            cut,
+        };
+        let of_client = [&proxy.acks, &proxy.ends, &proxy.opens, &proxy.binds].map(Arc::clone);
+        let of_broker = [&proxy.confirms, &proxy.cancels].map(Arc::clone);
         let (address, cut) = (address.to_owned(), proxy.cut.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
