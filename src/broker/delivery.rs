@@ -69,7 +69,7 @@ impl Message {
         let mut headers = FieldTable::default();
         if let Some(theirs) = self.properties.headers() {
             let kept = || theirs.inner().iter().filter(|(name, _)| !is_brokers(name.as_str()));
-            if kept().map(|(name, value)| name.as_str().len() + size(value)).sum::<usize>() <= HEADERS_LIMIT {
+            if kept().map(|(name, value)| 1 + name.as_str().len() + size(value)).sum::<usize>() <= HEADERS_LIMIT {
                 for (name, value) in kept() {
                     headers.insert(name.clone(), value.clone());
                 }
@@ -148,5 +148,21 @@ mod tests {
         let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default());
         let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
         assert_eq!(names, ["x-reveille-headers-dropped"]);
+    }
+
+    #[test]
+    fn a_headers_name_takes_a_byte_for_its_length() {
+        // On the wire each takes 10 bytes: the length, the name, the kind of value, and the length of an empty text.
+        let kept = |count: usize| {
+            let mut headers = FieldTable::default();
+            for number in 0..count {
+                headers.insert(format!("{number:04x}").into(), AMQPValue::LongString("".into()));
+            }
+            let properties = BasicProperties::default().with_headers(headers);
+            let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default());
+            forwarded.headers().as_ref().unwrap().inner().contains_key("0000")
+        };
+        assert!(kept(HEADERS_LIMIT / 10));
+        assert!(!kept(HEADERS_LIMIT / 10 + 1));
     }
 }
