@@ -46,6 +46,17 @@ fn every_fault_of_the_configuration_is_listed_and_the_exit_code_is_2() {
 }
 
 #[test]
+fn a_vhost_whose_name_is_too_long_is_a_fault_of_the_configuration() {
+    let config = Config::write(&format!("[broker]\nurl = \"amqp://user:hush@127.0.0.1:9/{}\"", "v".repeat(300)));
+    for arguments in [&["submit", "i-sim00001"][..], &["run"], &["topology"]] {
+        let (output, errors) = run(config.command(arguments));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains("broker.url: names a vhost of 300 bytes: expected 255 at most"), "{errors}");
+        assert!(!errors.contains("hush"), "{errors}");
+    }
+}
+
+#[test]
 fn wrong_usage_has_the_exit_code_2() {
     let config = Config::write("");
     for arguments in [&["run", "--fast"][..], &["submit"], &["rum"], &["topology", "--output", "xml"]] {

@@ -169,6 +169,11 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     broker
 }
 
+/// Longest name of anything in AMQP 0-9-1, in bytes: lapin panics over a longer one.
+const LONGEST_NAME: usize = 255;
+/// lapin reserves memory for 32 frames before the broker has said how large one may be.
+const LARGEST_FRAME: u32 = 1024 * 1024;
+
 /// Says what would be right, and nothing of `text`, which may hold a password.
 fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
     let expected = || "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)".to_owned();
@@ -183,6 +188,12 @@ fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
         return Err(
             "ends in / and so names a vhost without a name: expected no / there, or /%2f, for the vhost /".to_owned()
         );
+    }
+    if uri.vhost.len() > LONGEST_NAME {
+        return Err(format!("names a vhost of {} bytes: expected {LONGEST_NAME} at most", uri.vhost.len()));
+    }
+    if let Some(size) = uri.query.frame_max.filter(|size| *size > LARGEST_FRAME) {
+        return Err(format!("has a frame_max of {size}: expected {LARGEST_FRAME} at most"));
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     Ok(uri)

@@ -338,6 +338,19 @@ fn every_fault_of_a_file_is_reported_with_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn what_lapin_would_die_of_in_the_url_is_a_fault() {
+    let url = |vhost: &str, more: &str| format!("[broker]\nurl = 'amqp://u:hush@h/{vhost}{more}'");
+    // A letter of two bytes, percent-encoded: it is the name's length that counts.
+    let longest = "%C3%A4".repeat(127) + "v";
+    assert_eq!(good(&url(&longest, ""), &[]).broker.uri.vhost.len(), 255);
+    let found = faults(&url(&longest, "v"), &[]);
+    assert_eq!(found, ["r.toml: broker.url: names a vhost of 256 bytes: expected 255 at most"]);
+    assert_eq!(good(&url("v", "?frame_max=1048576"), &[]).broker.uri.query.frame_max, Some(1_048_576));
+    let found = faults(&url("v", "?frame_max=1048577"), &[]);
+    assert_eq!(found, ["r.toml: broker.url: has a frame_max of 1048577: expected 1048576 at most"]);
+}
+
+#[test]
 fn every_fault_of_the_environment_is_reported_with_the_variable() {
     for (name, value, expected) in [
         ("REVEILLE_BROKER__PREFX", "r", "no such setting; did you mean prefix?"),
