@@ -6,6 +6,7 @@ use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
 
+use crate::support::child::unread;
 use crate::support::daemon::{Config, Daemon};
 use crate::support::eventually;
 use crate::support::queues::{Queues, header};
@@ -134,6 +135,27 @@ async fn the_topology_that_is_printed_is_the_one_that_is_declared() {
     let (output, _) = run(stage.daemon.config.command(&["topology"]));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.lines().any(|line| line.starts_with("queue     reveille.due.prod")), "{table}");
+}
+
+#[test]
+fn a_reader_who_has_read_enough_is_no_failure() {
+    let config = Config::write("");
+    for arguments in [&["topology"][..], &["topology", "--output", "json"]] {
+        let mut command = config.command(arguments);
+        command.stdout(unread());
+        let (output, errors) = run(command);
+        assert_eq!((output.status.code(), errors.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+    // What goes wrong is told by the exit code where nobody reads it.
+    let mut command = config.command(&["submit", "--lane", "Prod", "i-sim00001"]);
+    command.stdout(unread()).stderr(unread());
+    assert_eq!(run(command).0.status.code(), Some(2));
+    // A disk that is full is another matter: what was asked for is not there.
+    let mut command = config.command(&["topology"]);
+    command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it"));
+    let (output, errors) = run(command);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("cannot write to standard output: No space left"), "{errors}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
+use crate::support::child::unread;
 use crate::support::daemon::Config;
 use crate::support::eventually;
 use crate::support::lossy::Lossy;
@@ -63,6 +64,17 @@ async fn a_machine_that_stayed_down_is_named_and_the_exit_code_is_1() {
             .await;
     assert_eq!(ran.code, Some(1), "{}", ran.errors);
     assert!(ran.output.contains("i-gone00001  not_found, HTTP 404 NoSuchObject"), "{}", ran.output);
+}
+
+#[tokio::test]
+async fn it_waits_and_judges_also_where_nobody_reads_what_it_says() {
+    let stage = Stage::set().await;
+    for (instance, code) in [("i-sim00001", 0), ("i-gone00001", 1)] {
+        let mut command = stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", instance, instance]);
+        command.stdin(Stdio::null()).stdout(unread()).stderr(unread());
+        let status = tokio::task::spawn_blocking(move || command.status().expect("it runs")).await.expect("no panic");
+        assert_eq!(status.code(), Some(code), "{instance}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ mod run;
 mod submit;
 mod topology;
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,6 +74,22 @@ impl From<config::Faults> for Failure {
     }
 }
 
+/// Writes to standard output what was asked for. Whoever reads may have read enough: that is no failure.
+fn print(text: impl Display) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match write!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error. Where that fails there is nobody left to be told.
+fn tell(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
@@ -80,11 +98,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
             in_runtime(|| load(arguments.config, Purpose::Talk), async |config| submit::run(&submit, &config).await)
         }
         Command::Topology(topology) => {
-            load(arguments.config, Purpose::Talk).map(|config| topology::run(topology, &config))
+            load(arguments.config, Purpose::Talk).and_then(|config| topology::run(topology, &config))
         }
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("reveille: {failure:#}");
+        tell(format_args!("reveille: {failure:#}"));
         failure.exit_code()
     })
 }

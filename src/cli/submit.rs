@@ -18,7 +18,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use uuid::Uuid;
 
 use self::report::{Ended, Report};
-use super::Failure;
+use super::{Failure, print, tell};
 use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
 use crate::config::{Config, LaneName};
 use crate::job::{Confirm, Job, Priority};
@@ -78,7 +78,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
 
     let submitted = submit(&connection.publisher(4), &names, &lane, &batch, jobs).await?;
     let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
-    eprintln!("{jobs} submitted to lane {lane} as batch {batch}");
+    tell(format_args!("{jobs} submitted to lane {lane} as batch {batch}"));
     let code = match events {
         Some(events) => wait(events, submitted, &batch).await?,
         None => ExitCode::SUCCESS,
@@ -241,7 +241,7 @@ async fn wait(
         }
     }
     bar.finish_and_clear();
-    print!("{report}");
+    print(&report)?;
     Ok(if report.all_up() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::Output;
+use super::{Failure, Output, print};
 use crate::broker::{Names, Topology};
 use crate::config::Config;
 
@@ -14,12 +14,12 @@ pub(super) struct Arguments {
     output: Output,
 }
 
-pub(super) fn run(arguments: Arguments, config: &Config) -> ExitCode {
+pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let names = Names::new(&config.broker.prefix);
     let topology = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name));
     match arguments.output {
-        Output::Table => print!("{topology}"),
-        Output::Json => println!("{:#}", topology.definitions(&config.broker.uri.vhost)),
+        Output::Table => print(topology)?,
+        Output::Json => print(format_args!("{:#}\n", topology.definitions(&config.broker.uri.vhost)))?,
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! A process of ours that does not outlive its test.
 
 use std::fs::File;
+use std::io::PipeWriter;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,11 @@ use super::{GLANCE, PATIENCE};
 pub struct Child {
     process: std::process::Child,
     log: PathBuf,
+}
+
+/// A pipe that nobody reads any more.
+pub fn unread() -> PipeWriter {
+    std::io::pipe().expect("a pipe").1
 }
 
 impl Child {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::Failure;
+use super::{Failure, tell};
 use crate::bce::InstanceId;
 use crate::job::{self, Job};
 
@@ -48,7 +48,7 @@ pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<V
         return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
     }
     if repeated > 0 {
-        eprintln!("{repeated} instances were named more than once and are submitted once");
+        tell(format_args!("{repeated} instances were named more than once and are submitted once"));
     }
     Ok(jobs)
 }
