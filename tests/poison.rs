@@ -2,13 +2,15 @@
 
 use std::process::Command;
 
+use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::python::python;
 use crate::support::queues::header;
-use crate::support::stage::{Stage, Wishes};
+use crate::support::stage::{LANE, Stage, Wishes};
 use crate::support::{PATIENCE, eventually};
 
 /// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
@@ -153,4 +155,24 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     eventually("the lane is paused", async || (stage.daemon.metric(paused).await == 1.0).then_some(())).await;
     stage.sim.faults(json!([])).await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+}
+
+/// A producer that copies a dead letter's headers sends one too. RabbitMQ leaves it as it is on the first delivery.
+#[tokio::test]
+async fn a_count_of_deliveries_that_a_producer_wrote_is_not_believed() {
+    const JOBS: usize = 50;
+    let lane = "rate = 50\nburst = 1\nconcurrency = 2\nconflict = \"fail\"\nbatch = 1";
+    let stage = Stage::with(Wishes { fleet: "Running=50", lane, ..Wishes::default() }).await;
+    eventually("it subscribes", async || (stage.queues.count("reveille.jobs.prod").await.1 == 1).then_some(())).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    let instance = |number: usize| format!("i-sim{number:05}");
+    account.submit((1..=JOBS / 2).map(instance), json!({})).await;
+    let mut headers = FieldTable::default();
+    headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(5));
+    let forged = BasicProperties::default().with_headers(headers);
+    account.submit_as(LANE, LANE, forged, [instance(JOBS / 2 + 1)], json!({})).await;
+    account.submit((JOBS / 2 + 2..=JOBS).map(instance), json!({})).await;
+    assert_eq!(account.close(PATIENCE).await, [("failed conflict".to_owned(), JOBS)].into());
+    let output = stage.daemon.child.output();
+    assert!(!output.contains("one message at a time"), "{output}");
 }

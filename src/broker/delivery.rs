@@ -22,7 +22,8 @@ pub struct Delivery {
 
 impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
-        let headers = Headers(delivery.properties.headers().as_ref());
+        // At the first time the header may be the producer's own.
+        let headers = Headers(delivery.properties.headers().as_ref().filter(|_| delivery.redelivered));
         let count = headers.integer("x-delivery-count").unwrap_or(0);
         Self {
             message: Message { properties: delivery.properties, body: delivery.data },
