@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation};
+use lapin::{Channel, Confirmation, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -117,6 +117,9 @@ async fn publish(channel: &Channel, message: &Outgoing) -> Result<Confirmation, 
 
 /// What goes to the same exchange with the same key has the same fate, so a return is matched by these.
 fn judge(messages: &[Arc<Outgoing>], confirms: Vec<Result<Confirmation, lapin::Error>>) -> Vec<Word> {
+    // Once the broker has closed the channel over one of them, lapin does not even send the rest.
+    let mut errors = confirms.iter().filter_map(|confirm| confirm.as_ref().err());
+    let refusal = errors.find(|error| error.is_amqp_soft_error()).cloned();
     let mut returns: Vec<BasicReturnMessage> = Vec::new();
     let mut words: Vec<Word> = Vec::with_capacity(messages.len());
     for (message, confirm) in messages.iter().zip(confirms) {
@@ -131,8 +134,12 @@ fn judge(messages: &[Arc<Outgoing>], confirms: Vec<Result<Confirmation, lapin::E
                 Err(PublishError::Rejected { exchange, key })
             }
             Ok(Confirmation::NotRequested) => Err(PublishError::Rejected { exchange, key }),
-            Err(source) if source.is_amqp_soft_error() => Err(PublishError::Forbidden { exchange, source }),
-            Err(error) => Err(PublishError::Broken(error)),
+            Err(error) => Err(match &refusal {
+                Some(source) if error.is_amqp_soft_error() || is_of_a_closed_channel(&error) => {
+                    PublishError::Forbidden { exchange, source: source.clone() }
+                }
+                _ => PublishError::Broken(error),
+            }),
         });
     }
     for returned in returns {
@@ -145,4 +152,54 @@ fn judge(messages: &[Arc<Outgoing>], confirms: Vec<Result<Confirmation, lapin::E
         }
     }
     words
+}
+
+fn is_of_a_closed_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidChannelState(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPSoftError};
+    use lapin::{BasicProperties, ChannelState};
+
+    use super::*;
+
+    fn judged<const COUNT: usize>(errors: [ErrorKind; COUNT]) -> Vec<Word> {
+        let message = || Outgoing {
+            exchange: "x".to_owned(),
+            key: "k".to_owned(),
+            properties: BasicProperties::default(),
+            body: Vec::new(),
+        };
+        let messages: Vec<_> = errors.iter().map(|_| Arc::new(message())).collect();
+        judge(&messages, errors.into_iter().map(|error| Err(error.into())).collect())
+    }
+
+    fn refused() -> ErrorKind {
+        ErrorKind::ProtocolError(AMQPError::new(AMQPSoftError::NOTFOUND.into(), "no exchange 'x'".into()))
+    }
+
+    fn closing() -> ErrorKind {
+        ErrorKind::InvalidChannelState(ChannelState::Closing, "basic.publish")
+    }
+
+    #[test]
+    fn what_a_channel_that_the_broker_closed_did_not_take_any_more_is_refused_with_the_rest() {
+        for words in [judged([refused(), closing()]), judged([closing(), refused()])] {
+            for word in words {
+                let Err(PublishError::Forbidden { source, .. }) = word else { panic!("{word:?}") };
+                assert!(source.is_amqp_soft_error(), "{source}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_broke_otherwise_is_broken() {
+        for error in [closing(), ErrorKind::MissingHeartbeatError] {
+            assert!(matches!(judged([error])[..], [Err(PublishError::Broken(_))]));
+        }
+        let words = judged([refused(), ErrorKind::MissingHeartbeatError]);
+        assert!(matches!(words[..], [Err(PublishError::Forbidden { .. }), Err(PublishError::Broken(_))]));
+    }
 }
