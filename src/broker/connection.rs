@@ -252,6 +252,10 @@ impl Connection {
 
     /// Closes the connection: what is unacked goes back to its queue.
     pub async fn close(self) {
+        if self.is_blocked() {
+            // Nothing would be sent.
+            return;
+        }
         // Whatever goes wrong while closing, the broker does the same when the socket goes.
         let _ = timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
     }

@@ -57,6 +57,9 @@ const GOOD_WHILE: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
+/// Lanes that are told to stop are given back within the grace and the broker's answers. How long those may take.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+
 /// What lasts while connections come and go.
 struct Daemon {
     config: Config,
@@ -132,7 +135,7 @@ impl Daemon {
         }
     }
 
-    /// Runs every lane, until all are given back or the connection is lost.
+    /// Runs every lane, until all are given back, a stop has had its time, or the connection is lost.
     async fn serve(&self, connection: &Arc<Connection>, topology: &Topology) -> Result<(), LaneError> {
         let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
         let balance = Balance::new(&self.names, self.lanes.len(), &self.metrics);
@@ -157,10 +160,24 @@ impl Daemon {
             error = connection.lost(blocked) => Err(error.into()),
             never = connection.keep_declared(topology) => match never {},
             never = balance.keep_even(connection, &self.stop) => match never {},
+            () = self.stop_is_overdue(connection) => {
+                warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
+                Ok(())
+            }
         };
         // Aborted and waited for, so that no two generations of a lane's tasks ever run at once.
         lanes.shutdown().await;
         served
+    }
+
+    /// Waits until a stop is requested and has had its time. While the broker takes no messages lapin sends nothing at
+    /// all, so no lane could be given back however long that is waited for.
+    async fn stop_is_overdue(&self, connection: &Connection) {
+        self.stop.requested().await;
+        sleep(self.stop.grace).await;
+        if !connection.is_blocked() {
+            sleep(GIVING_BACK).await;
+        }
     }
 }
 

@@ -213,7 +213,10 @@ impl Lane {
         balance: &Arc<Balance>,
         stop: &Stop,
     ) -> Result<(), LaneError> {
-        let mut baton = self.subscribe(connection).await?;
+        let mut baton = tokio::select! {
+            () = stop.requested() => return Ok(()),
+            subscribed = self.subscribe(connection) => subscribed?,
+        };
         balance.in_line(self.name());
         readiness.lane(self.name(), LaneState::StandingBy);
         let taken = async {
