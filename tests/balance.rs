@@ -231,3 +231,27 @@ async fn a_replica_is_counted_while_it_lives_and_answers() {
     fleet.daemons[1].child.signal("TERM");
     fleet.even(Some(1), &[4]).await;
 }
+
+#[tokio::test]
+async fn replicas_that_cannot_be_counted_any_more_are_not_shown() {
+    let mut fleet = Fleet::new(broker::vhost(), 2, 1, 100.0, &[]);
+    fleet.start(0..2);
+    let shown = async |replicas: f64| {
+        eventually(&format!("{replicas} replicas are shown"), async || {
+            (fleet.daemons[0].metric("reveille_replicas").await == replicas).then_some(())
+        })
+        .await;
+    };
+    shown(1.0).await;
+    let may_read = |queues: &str| {
+        fleet.vhost.node.ctl(&["set_permissions", "-p", &fleet.vhost.name, "guest", ".*", ".*", queues]);
+    };
+    may_read(r"^(?!reveille\.replicas$)");
+    // Its subscription ends with the queue, and a new one is refused.
+    let queues = Queues::connect(&fleet.vhost.url).await;
+    let channel = queues.connection.create_channel().await.unwrap();
+    channel.queue_delete(REPLICAS.into(), QueueDeleteOptions::default()).await.unwrap();
+    shown(0.0).await;
+    may_read(".*");
+    shown(1.0).await;
+}

@@ -208,8 +208,8 @@ fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
     if broker::is_access_refused(error) {
         let (jobs, outcomes) = (names.jobs(), names.outcomes());
         Failure::Usage(format!(
-            "{what}: {error}; the user needs permission to write {jobs} and {outcomes}, and with --wait to read {outcomes} \
-             and to configure, write and read amq.gen"
+            "{what}: {error}; the user needs permission to write {jobs} and {outcomes}, and with --wait to read \
+             {outcomes} and to configure, write and read amq.gen"
         ))
     } else if error.is_amqp_soft_error() {
         Failure::Other(anyhow::Error::new(error.clone()).context(what.to_owned()))

@@ -136,11 +136,12 @@ impl Balance {
         self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was counted, or `None` where it could not be: lanes go by the last number then, and none is shown.
     fn saw(&self, replicas: Option<usize>) {
         if let Some(replicas) = replicas {
             self.sharing().saw(replicas);
-            self.metrics.replicas.set(i64::try_from(replicas).unwrap_or(i64::MAX));
         }
+        self.metrics.replicas.set(i64::try_from(replicas.unwrap_or(0)).unwrap_or(i64::MAX));
     }
 
     /// Waits for a lane's turn to subscribe for the first time.
@@ -198,6 +199,7 @@ impl Balance {
                     Err(error) => warn!("lanes are not shared evenly, for want of the number of replicas: {error}"),
                 },
             }
+            self.saw(None);
             connection.something_is_missing();
             failures += 1;
             sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;

@@ -155,3 +155,13 @@ fn nobody_is_counted_before_it_stands_in_every_line() {
         assert_eq!(sharing.is_complete(), complete);
     }
 }
+
+#[test]
+fn a_number_of_replicas_that_is_not_known_is_shown_as_0_and_changes_no_share() {
+    let metrics = Metrics::new();
+    let balance = Balance::new(&Names::new("reveille"), 30, &metrics);
+    balance.saw(Some(3));
+    assert_eq!((metrics.replicas.get(), balance.sharing().replicas), (3, 3));
+    balance.saw(None);
+    assert_eq!((metrics.replicas.get(), balance.sharing().replicas), (0, 3));
+}
