@@ -2,15 +2,18 @@
 //! many others are confirmed around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use reveille::broker::{Outgoing, PublishError, connect};
+use reveille::broker::{Connection, Outgoing, PublishError, connect};
 use reveille::config::Broker;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
@@ -93,6 +96,106 @@ async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes(
         };
         assert!(matches!(to("nowhere").await, Err(PublishError::Forbidden { .. })));
         assert!(to("").await.is_ok());
+    }
+}
+
+/// Two queues, of which one takes messages and confirms none, as one without a majority does: its process is suspended.
+struct Stuck {
+    vhost: Vhost,
+    connection: Connection,
+    queues: Queues,
+}
+
+impl Stuck {
+    async fn set() -> Self {
+        let vhost = crate::support::broker::vhost();
+        let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
+        let connection = connect(&broker, "test").await.unwrap();
+        let queues = Queues::connect(&vhost.url).await;
+        let channel = queues.connection.create_channel().await.unwrap();
+        for queue in ["q", "stuck"] {
+            channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+        }
+        channel.close(200, "declared".into()).await.unwrap();
+        let stuck = Self { vhost, connection, queues };
+        stuck.has_it("suspend");
+        stuck
+    }
+
+    fn has_it(&self, word: &str) {
+        let queue = format!("rabbit_misc:r(<<\"{}\">>, queue, <<\"stuck\">>)", self.vhost.name);
+        let told = format!("{{ok, Q}} = rabbit_amqqueue:lookup({queue}), sys:{word}(amqqueue:get_pid(Q)).");
+        self.vhost.node.ctl(&["eval", &told]);
+    }
+
+    fn channels(&self) -> usize {
+        let listed = self.vhost.node.ctl(&["list_channels", "--no-table-headers", "vhost"]);
+        listed.lines().filter(|line| *line == self.vhost.name).count()
+    }
+}
+
+fn to(queue: &str) -> Outgoing {
+    let (exchange, key, properties) = (String::new(), queue.to_owned(), BasicProperties::default());
+    Outgoing { exchange, key, properties, body: vec![] }
+}
+
+/// Lets time pass for us, and not for the broker.
+async fn later(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn what_is_never_confirmed_holds_up_no_other_message_beyond_its_first_half_minute() {
+    const CHANNELS: usize = 4;
+    let stuck = Stuck::set().await;
+    let publisher = stuck.connection.publisher(CHANNELS);
+    let unconfirmed = tokio::spawn({
+        let publisher = publisher.clone();
+        async move { publisher.publish(to("stuck")).await }
+    });
+    tokio::task::yield_now().await;
+    // The first channel's turn is taken: once around by the others.
+    for _ in 1..CHANNELS {
+        let _confirmed = publisher.try_publish(Arc::new(to("q"))).await.unwrap();
+    }
+    for seconds in [30, 60] {
+        later(seconds).await;
+        // By each of the channels, several times.
+        for _ in 0..20 {
+            let others = join_all((0..CHANNELS).map(|_| publisher.try_publish(Arc::new(to("q")))));
+            let words =
+                timeout(Duration::from_secs(20), others).await.expect("nothing waits for the one that is stuck");
+            assert!(words.iter().all(Result::is_ok), "{words:?}");
+        }
+    }
+    assert!(!unconfirmed.is_finished());
+    stuck.has_it("resume");
+    let _confirmed = unconfirmed.await.unwrap().unwrap();
+    // At first, after half a minute, and a minute later.
+    assert_eq!(stuck.queues.count("stuck").await.0, 3);
+}
+
+#[tokio::test]
+async fn what_is_never_confirmed_takes_no_more_channels_than_it_may() {
+    const MESSAGES: usize = 10;
+    let mut stuck = Stuck::set().await;
+    stuck.connection.set_alone(2);
+    let publisher = stuck.connection.publisher(1);
+    let before = stuck.channels();
+    let mut publishing = JoinSet::new();
+    for _ in 0..MESSAGES {
+        let publisher = publisher.clone();
+        publishing.spawn(async move { publisher.publish(to("stuck")).await });
+    }
+    eventually("all are on their way", async || (stuck.channels() == before + 1).then_some(())).await;
+    later(30).await;
+    eventually("two are on their way again", async || (stuck.channels() == before + 2).then_some(())).await;
+    assert_eq!(stuck.channels(), before + 2);
+    stuck.has_it("resume");
+    while let Some(published) = publishing.join_next().await {
+        let _confirmed = published.unwrap().unwrap();
     }
 }
 

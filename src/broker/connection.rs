@@ -30,6 +30,9 @@ const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 const DECLARE_EVERY: Duration = Duration::from_secs(60);
 /// Between two declarations at least, however many messages are refused.
 const DECLARE_PAUSE: Duration = Duration::from_secs(1);
+/// Channels of a publisher for what is published once more, at most: each may be one more copy in a queue that confirms
+/// nothing.
+const MOST_ALONE: usize = 64;
 
 /// An open connection.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct Connection {
     inner: Arc<lapin::Connection>,
     /// Publishers tell by it that an exchange or a queue seems to be missing.
     missing: Arc<Notify>,
+    /// Channels of each publisher for what is published once more.
+    alone: usize,
 }
 
 /// No connection came about.
@@ -86,7 +91,7 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = lapin::Connection::connect_uri(broker.uri.clone(), properties);
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner), missing: Arc::default() }),
+        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner), missing: Arc::default(), alone: 1 }),
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
@@ -166,7 +171,13 @@ impl Connection {
     /// A publisher, whose messages wait for no other publisher's. `channels`, one or more, take turns: while the messages
     /// of one wait for their confirms, those of the next are on their way.
     pub fn publisher(&self, channels: usize) -> Publisher {
-        Publisher::new(&self.inner, self.missing.clone(), channels.max(1))
+        Publisher::new(&self.inner, self.missing.clone(), channels.max(1), self.alone)
+    }
+
+    /// Lets each publisher have so many channels, up to 64, for what is published once more; one, where nobody says so.
+    /// What finds none free waits for its turn.
+    pub fn set_alone(&mut self, channels: usize) {
+        self.alone = channels.clamp(1, MOST_ALONE);
     }
 
     /// How many channels the broker lets the connection have.

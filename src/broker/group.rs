@@ -15,7 +15,7 @@ use lapin::{Channel, Confirmation, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::publisher::{Outgoing, PublishError};
+use super::publisher::{FIRST_PATIENCE, Outgoing, PublishError};
 
 /// Messages published together at most.
 const GROUP: usize = 256;
@@ -28,8 +28,6 @@ pub(super) type Word = Result<(), PublishError>;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) message: Arc<Outgoing>,
-    /// How long the word may take.
-    pub(super) patience: Duration,
     pub(super) waiting: oneshot::Sender<Word>,
 }
 
@@ -38,11 +36,10 @@ pub(super) async fn publish_groups(connection: Arc<lapin::Connection>, mut reque
     let mut kept = None;
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
-        let patience = group.iter().map(|request| request.patience).max().unwrap_or_default();
         let (messages, waiting): (Vec<_>, Vec<_>) =
             group.drain(..).map(|request| (request.message, request.waiting)).unzip();
         let words = match take_or_open(&connection, &mut kept).await {
-            Ok(channel) => publish_together(&connection, channel, &mut kept, &messages, patience).await,
+            Ok(channel) => publish_together(&connection, channel, &mut kept, &messages).await,
             Err(error) => messages.iter().map(|_| Err(PublishError::Broken(error.clone()))).collect(),
         };
         for (waiting, word) in waiting.into_iter().zip(words) {
@@ -74,13 +71,10 @@ async fn publish_together(
     channel: Channel,
     kept: &mut Option<Channel>,
     messages: &[Arc<Outgoing>],
-    patience: Duration,
 ) -> Vec<Word> {
     let confirms = join_all(messages.iter().map(|message| publish(&channel, message)));
-    let Some(confirms) = within(patience, connection, confirms).await else {
-        let unconfirmed =
-            |message: &Arc<Outgoing>| PublishError::Unconfirmed { exchange: message.exchange.clone(), patience };
-        return messages.iter().map(|message| Err(unconfirmed(message))).collect();
+    let Some(confirms) = within(FIRST_PATIENCE, connection, confirms).await else {
+        return messages.iter().map(|message| Err(PublishError::unconfirmed(message, FIRST_PATIENCE))).collect();
     };
     if confirms.iter().all(Result::is_ok) {
         *kept = Some(channel);
@@ -89,7 +83,11 @@ async fn publish_together(
 }
 
 /// `None` where `confirms` take longer than `patience`. A broker that takes no messages at present is waited for.
-async fn within<T>(patience: Duration, connection: &lapin::Connection, confirms: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(
+    patience: Duration,
+    connection: &lapin::Connection,
+    confirms: impl Future<Output = T>,
+) -> Option<T> {
     let mut confirms = std::pin::pin!(confirms);
     loop {
         match timeout(patience, &mut confirms).await {

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::{BasicProperties, ConnectionState, ErrorKind};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::group::{Request, publish_groups};
+use super::group::{Request, publish_alone, publish_groups, within};
 use crate::retry::full_jitter;
 
 /// Proof that the broker has taken charge of a message: it was routed to a queue, and every such queue has it safe.
@@ -84,6 +84,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    pub(super) fn unconfirmed(message: &Outgoing, patience: Duration) -> Self {
+        Self::Unconfirmed { exchange: message.exchange.clone(), patience }
+    }
+
     /// Whether an exchange, a queue or a binding may be missing, and not only room in a queue.
     fn is_for_want_of_something(&self) -> bool {
         matches!(self, Self::Returned { .. } | Self::Forbidden { .. })
@@ -95,30 +99,44 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long a confirm may take before the message is published once more, at first and at last: six times in the half
 /// hour that RabbitMQ leaves a delivery unacked. Where no majority of a queue is left, each may be one more copy.
-const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 const LAST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// Publishes what waits at the same time together, and judges it together.
 ///
-/// A message whose queues do not confirm holds up those published with it: what is to be independent of each other
-/// needs publishers of its own.
+/// A message whose queues do not confirm holds up those published with it, for half a minute: what is to be independent
+/// of each other needs publishers of its own.
 #[derive(Debug, Clone)]
 pub struct Publisher {
+    connection: Arc<lapin::Connection>,
     intakes: Arc<[mpsc::UnboundedSender<Request>]>,
     turn: Arc<AtomicUsize>,
+    /// Channels for what is published once more.
+    alone: Arc<Semaphore>,
     /// Wakes [`super::Connection::keep_declared`].
     missing: Arc<Notify>,
 }
 
 impl Publisher {
-    pub(super) fn new(connection: &Arc<lapin::Connection>, missing: Arc<Notify>, channels: usize) -> Self {
+    pub(super) fn new(
+        connection: &Arc<lapin::Connection>,
+        missing: Arc<Notify>,
+        channels: usize,
+        alone: usize,
+    ) -> Self {
         let intake = |_| {
             // Bounded by whoever publishes: each waits for the broker's word.
             let (intake, requests) = mpsc::unbounded_channel();
             tokio::spawn(publish_groups(connection.clone(), requests));
             intake
         };
-        Self { intakes: (0..channels).map(intake).collect(), turn: Arc::default(), missing }
+        Self {
+            connection: connection.clone(),
+            intakes: (0..channels).map(intake).collect(),
+            turn: Arc::default(),
+            alone: Arc::new(Semaphore::new(alone)),
+            missing,
+        }
     }
 
     /// Publishes once and waits for the broker's word.
@@ -126,20 +144,24 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`].
     pub async fn try_publish(&self, message: Arc<Outgoing>) -> Result<Confirmed, PublishError> {
-        self.request(message, FIRST_PATIENCE).await
-    }
-
-    async fn request(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
         let closed = || PublishError::Broken(ErrorKind::InvalidConnectionState(ConnectionState::Closed).into());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.intakes.len();
         let (waiting, word) = oneshot::channel();
-        self.intakes[turn].send(Request { message, patience, waiting }).map_err(|_| closed())?;
+        self.intakes[turn].send(Request { message, waiting }).map_err(|_| closed())?;
         word.await.map_err(|_| closed())?.map(Confirmed)
+    }
+
+    /// Publishes a message that was not confirmed, over a channel of its own: where its queue confirms nothing for long,
+    /// it would hold up a group for as long.
+    async fn publish_once_more(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
+        let _turn = self.alone.acquire().await.expect("nobody closes the semaphore");
+        let word = within(patience, &self.connection, publish_alone(&self.connection, message.clone())).await;
+        word.unwrap_or_else(|| Err(PublishError::unconfirmed(&message, patience))).map(Confirmed)
     }
 
     /// Publishes until the broker takes charge. While it refuses, the delivery this stands for stays unacked, so its
     /// job waits and is not lost; it goes on when the queue is mended. What it does not confirm in time is published
-    /// once more over another channel, and so may come twice: RabbitMQ can forget a message when a queue's leader
+    /// once more over a channel of its own, and so may come twice: RabbitMQ can forget a message when a queue's leader
     /// changes (<https://github.com/rabbitmq/rabbitmq-server/pull/14589>).
     ///
     /// # Errors
@@ -147,9 +169,13 @@ impl Publisher {
     pub async fn publish(&self, message: Outgoing) -> Result<Confirmed, lapin::Error> {
         let message = Arc::new(message);
         let mut refusals = 0;
-        let mut patience = FIRST_PATIENCE;
+        let mut patience = None;
         loop {
-            match self.request(message.clone(), patience).await {
+            let word = match patience {
+                None => self.try_publish(message.clone()).await,
+                Some(patience) => self.publish_once_more(message.clone(), patience).await,
+            };
+            match word {
                 Ok(confirmed) => {
                     if refusals > 0 {
                         info!(exchange = message.exchange, key = message.key, "the broker takes the message now");
@@ -157,9 +183,9 @@ impl Publisher {
                     return Ok(confirmed);
                 }
                 Err(PublishError::Broken(error)) => return Err(error),
-                Err(unconfirmed @ PublishError::Unconfirmed { .. }) => {
+                Err(unconfirmed @ PublishError::Unconfirmed { patience: waited, .. }) => {
                     warn!("{unconfirmed}; it is published once more");
-                    patience = (patience * 2).min(LAST_PATIENCE);
+                    patience = Some((waited * 2).min(LAST_PATIENCE));
                 }
                 Err(refused) => {
                     if refused.is_for_want_of_something() {

@@ -79,11 +79,12 @@ impl Daemon {
             let opening = broker::open(&self.config.broker, "reveille", &topology, |error| {
                 self.readiness.broker(&error.to_string());
             });
-            let connection = tokio::select! {
+            let mut connection = tokio::select! {
                 () = self.stop.requested() => return Ok(()),
-                opened = opening => Arc::new(opened.map_err(|error| Failure::Usage(error.to_string()))?),
+                opened = opening => opened.map_err(|error| Failure::Usage(error.to_string()))?,
             };
-            self.check_channels(&connection)?;
+            self.divide_channels(&mut connection)?;
+            let connection = Arc::new(connection);
             let since = Instant::now();
             self.set_connected(CONNECTED, true);
             let Err(error) = self.serve(&connection, &topology).await else {
@@ -114,10 +115,13 @@ impl Daemon {
         }
     }
 
-    fn check_channels(&self, connection: &Connection) -> Result<(), Failure> {
+    fn divide_channels(&self, connection: &mut Connection) -> Result<(), Failure> {
         // And one to declare with, and one to count the replicas.
         let (lanes, needed, max) = (self.lanes.len(), self.lanes.len() * lane::CHANNELS + 2, connection.channel_max());
         if needed <= max {
+            // A lane's baton needs no more than one. Half of the rest is left alone, since a channel that is given up
+            // takes a moment to be closed.
+            connection.set_alone(1 + (max - needed) / 2 / (2 * lanes));
             return Ok(());
         }
         Err(Failure::Usage(format!(

@@ -83,9 +83,10 @@ pub struct Lane {
 
 /// Channels of each of a lane's two publishers.
 const PUBLISHER_CHANNELS: usize = 4;
-/// Channels that a lane needs at most: its publishers', the baton's and its publisher's, the intake's, and one to read
-/// back what was said last. One that stands by needs three: the baton's, its publisher's, and one to look at its queue.
-pub const CHANNELS: usize = 2 * PUBLISHER_CHANNELS + 4;
+/// Channels that a lane needs at most: its publishers', the baton's and its publisher's, one more of each publisher for
+/// what is published once more, the intake's, and one to read back what was said last. One that stands by needs four:
+/// the baton's, its publisher's two, and one to look at its queue.
+pub const CHANNELS: usize = 2 * (PUBLISHER_CHANNELS + 1) + 5;
 
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
