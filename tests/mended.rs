@@ -167,6 +167,10 @@ async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_par
     eventually("they are declared again, and consumed", async || {
         let queues = ["reveille.due.prod", "reveille.jobs.prod"];
         let channel = channel(&stage).await;
+        let there = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        // A declaration that was under way may have passed by before it was deleted.
+        let (exchange, kind) = ("reveille.jobs".into(), ExchangeKind::Topic);
+        channel.exchange_declare(exchange, kind, there, FieldTable::default()).await.ok()?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         for queue in queues {
             let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;

@@ -30,8 +30,7 @@ async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_r
     let called = stage.sim.log().await.len();
     assert!(called < 200, "the stop came under load");
     let first = stage.outcomes(called).await;
-    let left = stage.queues.count("reveille.jobs.prod").await;
-    assert_eq!(left, (u32::try_from(200 - called).unwrap(), 0));
+    stage.back(200 - called).await;
 
     stage.daemon.start_again();
     let second = stage.outcomes(200 - called).await;
@@ -55,7 +54,7 @@ async fn what_the_grace_does_not_suffice_for_goes_back_and_nothing_is_lost() {
     stage.daemon.child.signal("INT");
     assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
     assert!(stage.daemon.child.output().contains("go back to their queue"));
-    assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 1);
+    stage.back(1).await;
 
     // The call had succeeded, so the job meets a 409 and must not take it for somebody else's.
     stage.daemon.start_again();

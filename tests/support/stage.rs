@@ -106,6 +106,14 @@ impl Stage {
         self.queues.take_all("reveille.dead").await
     }
 
+    /// Waits until so many jobs are back in the queue of new ones, where nobody takes any: a queue does not hand back at
+    /// once what a channel had that was closed.
+    pub async fn back(&self, jobs: usize) {
+        let jobs = (u32::try_from(jobs).expect("some hundreds"), 0);
+        eventually("they are back", async || (self.queues.count("reveille.jobs.prod").await == jobs).then_some(()))
+            .await;
+    }
+
     /// Waits until nothing is left of any job, ready or unacked, but what is among the dead letters.
     pub async fn all_acked(&self) {
         eventually("every job is acked", async || {
