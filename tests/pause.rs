@@ -1,8 +1,11 @@
 //! What is no job's fault pauses the lane: few calls find it out, no job pays for it, and the lane goes on by itself.
 
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use crate::support::account::Account;
+use crate::support::key_folder::{KeyFolder, keys};
+use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Stage, Wishes, in_batches};
 use crate::support::{PATIENCE, eventually};
 
@@ -13,8 +16,20 @@ const CONCURRENCY: usize = 16;
 const MORE: usize = 5;
 const STARTS: [&str; 2] = ["start", "batch_start"];
 
+/// What a person is to do about a pause.
+const RENEW_KEYS: &str = "put valid keys where the lane takes them from";
+const CHECK_ENDPOINT: &str =
+    "redirects are not followed; check the lane's endpoint or region, and any proxy on the way";
+const WAIT: &str = "it is asked again every few seconds";
+const ALLOW: &str = "give the key's user permission to operate them";
+
 async fn stage() -> (Stage, Account) {
-    let lane = format!("rate = 200\nburst = 5\nconcurrency = {CONCURRENCY}\ntimeout = \"2s\"");
+    stage_with("").await
+}
+
+/// With further lines in the lane's table.
+async fn stage_with(more: &str) -> (Stage, Account) {
+    let lane = format!("rate = 200\nburst = 5\nconcurrency = {CONCURRENCY}\ntimeout = \"2s\"\n{more}");
     let fleet = format!("Stopped={JOBS}");
     let stage = Stage::with(Wishes { lane: &lane, fleet: &fleet, ..Wishes::default() }).await;
     let account = Account::open(&stage.vhost.url).await;
@@ -23,17 +38,6 @@ async fn stage() -> (Stage, Account) {
 
 fn instances() -> impl Iterator<Item = String> {
     (1..=JOBS).map(|number| format!("i-sim{number:05}"))
-}
-
-async fn paused(stage: &Stage, reason: &str) {
-    let metric = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
-    eventually("the lane is paused", async || (stage.daemon.metric(&metric).await == 1.0).then_some(())).await;
-    eventually("nothing is in flight", async || {
-        (stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await == 0.0).then_some(())
-    })
-    .await;
-    let (status, body) = stage.daemon.get("/readyz").await;
-    assert!(status == 200 && body.contains(r#""prod":"paused: "#), "no other replica would fare better: {body}");
 }
 
 /// Calls that were to start an instance, or many.
@@ -51,64 +55,97 @@ async fn deny(stage: &Stage) {
 }
 
 /// Sets the fault before anything is called, and takes it back once the lane has been paused for a while.
-async fn pauses_and_goes_on(faults: Value, reason: &str) {
-    let (stage, mut account) = stage().await;
+async fn pauses_and_goes_on(faults: Value, reason: &str, words: &[&str]) {
+    let (stage, account) = stage().await;
     stage.sim.faults(faults).await;
-    account.submit(instances(), json!({})).await;
-    paused(&stage, reason).await;
-    let spent = starts(&stage).await;
-    assert!(spent <= CONCURRENCY + MORE, "{spent} calls to find out");
-    let before = probes(&stage).await;
-    eventually("probes are made", async || (probes(&stage).await >= before + 2).then_some(())).await;
-    assert_eq!(starts(&stage).await, spent, "and no other calls");
-
-    stage.sim.faults(json!([])).await;
-    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    let charged = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#).await;
-    assert_eq!(charged, 0.0, "no job lost an attempt");
-    works_again(&stage).await;
+    pauses_until(&stage, account, reason, words, async || stage.sim.faults(json!([])).await).await;
 }
 
-/// What was said of the pause, when it is over.
-async fn works_again(stage: &Stage) {
-    let output = stage.daemon.child.output();
-    assert_eq!(output.matches("lane paused").count(), 1, "{output}");
-    assert_eq!(output.matches("the lane works again").count(), 1, "{output}");
-    assert_eq!(stage.daemon.get("/readyz").await.1, r#"{"ready":true,"broker":"connected","lanes":{"prod":"held"}}"#);
-    assert!(
-        !stage
-            .daemon
-            .get("/metrics")
-            .await
-            .1
-            .lines()
-            .any(|line| line.starts_with("reveille_lane_paused") && line.ends_with(" 1"))
-    );
+/// Has jobs come to an API of which nothing can be had, and `mend` it once the lane has been paused for a while.
+async fn pauses_until(stage: &Stage, mut account: Account, reason: &str, words: &[&str], mend: impl AsyncFnOnce()) {
+    account.submit(instances(), json!({})).await;
+    stage.daemon.paused(reason, words).await;
+    let spent = starts(stage).await;
+    assert!(spent <= CONCURRENCY + MORE, "{spent} calls to find out");
+    let before = probes(stage).await;
+    eventually("probes are made", async || (probes(stage).await >= before + 2).then_some(())).await;
+    assert_eq!(starts(stage).await, spent, "and no other calls");
+    mend().await;
+    goes_on(stage, account).await;
+}
+
+/// No job failed or lost an attempt, and all of them started their machines.
+async fn goes_on(stage: &Stage, mut account: Account) {
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    assert_eq!(stage.daemon.charged().await, 0.0, "no job lost an attempt");
+    stage.daemon.works_again().await;
 }
 
 #[tokio::test]
 async fn keys_that_are_refused_pause_the_lane() {
-    pauses_and_goes_on(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}]), "keys").await;
+    let faults = json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}]);
+    pauses_and_goes_on(faults, "keys", &["HTTP 403, InvalidAccessKeyId", RENEW_KEYS]).await;
+}
+
+/// The right id with a wrong secret, until the file has the right one.
+#[tokio::test]
+async fn a_secret_that_is_wrong_pauses_the_lane() {
+    let folder = KeyFolder::new();
+    folder.rename(&keys(KEY, "a-wrong-secret"));
+    let (stage, account) = stage_with(&format!("credentials_file = {:?}", folder.file())).await;
+    let words = ["HTTP 400, SignatureDoesNotMatch", RENEW_KEYS];
+    pauses_until(&stage, account, "keys", &words, async || folder.rename(&keys(KEY, SECRET))).await;
 }
 
 #[tokio::test]
 async fn an_endpoint_that_redirects_pauses_the_lane() {
-    pauses_and_goes_on(json!([{"fault": {"status": 302, "location": "http://127.0.0.1:9/"}}]), "endpoint").await;
+    let faults = json!([{"fault": {"status": 302, "location": "http://127.0.0.1:9/"}}]);
+    pauses_and_goes_on(faults, "endpoint", &["HTTP 302", CHECK_ENDPOINT]).await;
 }
 
 #[tokio::test]
 async fn an_api_that_fails_pauses_the_lane() {
-    pauses_and_goes_on(json!([{"fault": {"status": 503}}]), "outage").await;
+    pauses_and_goes_on(json!([{"fault": {"status": 503}}]), "outage", &["HTTP 503", WAIT]).await;
 }
 
 #[tokio::test]
 async fn an_api_that_hangs_pauses_the_lane() {
-    pauses_and_goes_on(json!([{"fault": "hang-before"}]), "outage").await;
+    pauses_and_goes_on(json!([{"fault": "hang-before"}]), "outage", &["the API did not answer in time", WAIT]).await;
 }
 
 #[tokio::test]
 async fn an_api_that_hangs_up_pauses_the_lane() {
-    pauses_and_goes_on(json!([{"fault": "reset-before"}]), "outage").await;
+    pauses_and_goes_on(json!([{"fault": "reset-before"}]), "outage", &["the connection to the API broke", WAIT]).await;
+}
+
+/// Nobody listens where the API was, and then it is there again. What was called then, only the daemon knows.
+#[tokio::test]
+async fn an_api_that_refuses_connections_pauses_the_lane() {
+    let (mut stage, mut account) = stage().await;
+    let address = stage.sim.address.clone();
+    stage.sim.stop();
+    // Who is given a free port meanwhile is not to be given this one.
+    let held = TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind(address.parse().unwrap()).unwrap();
+
+    account.submit(instances(), json!({})).await;
+    let words = ["no connection to the API", "Connection refused", WAIT];
+    stage.daemon.paused("outage", &words).await;
+    let refused = async |operation: &str| {
+        let labels = format!(r#"lane="prod",operation="{operation}",status="unreachable""#);
+        stage.daemon.metric(&format!("reveille_api_requests_total{{{labels}}}")).await as usize
+    };
+    let starts = async || refused("start").await + refused("start_batch").await;
+    let spent = starts().await;
+    assert!((1..=CONCURRENCY + MORE).contains(&spent), "{spent} calls to find out");
+    let before = refused("probe").await;
+    eventually("probes are made", async || (refused("probe").await >= before + 2).then_some(())).await;
+    assert_eq!(starts().await, spent, "and no other calls");
+
+    stage.sim = Sim::start_at(&address, &["--fleet", &format!("Stopped={JOBS}")]);
+    drop(held);
+    goes_on(&stage, account).await;
 }
 
 #[tokio::test]
@@ -118,7 +155,7 @@ async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
     eventually("calls are made", async || (stage.sim.log().await.len() >= 100).then_some(())).await;
     stage.sim.faults(json!([{"fault": {"status": 500}}])).await;
     assert!(stage.sim.log().await.len() < JOBS, "it comes under load");
-    paused(&stage, "outage").await;
+    stage.daemon.paused("outage", &["HTTP 500", WAIT]).await;
     // Those made between the fault and the look, and those that were needed.
     let calls = stage.sim.wire().await;
     let failed = calls.iter().filter(|call| call.operation != "list" && call.status == Some(500)).count();
@@ -133,13 +170,13 @@ async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
     let (stage, mut account) = stage().await;
     deny(&stage).await;
     account.submit(instances(), json!({})).await;
-    paused(&stage, "access_denied").await;
+    stage.daemon.paused("access_denied", &["HTTP 403, AccessDenied", ALLOW]).await;
     eventually("probes are made", async || (probes(&stage).await >= 3).then_some(())).await;
     let (spent, tries) = (starts(&stage).await, probes(&stage).await);
     assert!(spent <= CONCURRENCY + MORE + tries, "{spent} calls, {tries} of them to try it again");
     stage.sim.faults(json!([])).await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    works_again(&stage).await;
+    stage.daemon.works_again().await;
 }
 
 /// All of its jobs are in hand as it pauses, and so none is there to be tried after the first probe, which is at once.
@@ -149,11 +186,11 @@ async fn a_permission_that_is_gone_fails_no_job_of_a_small_fleet() {
     let mut account = Account::open(&stage.vhost.url).await;
     deny(&stage).await;
     account.submit(instances().take(20), json!({})).await;
-    paused(&stage, "access_denied").await;
+    stage.daemon.paused("access_denied", &["HTTP 403, AccessDenied", ALLOW]).await;
     eventually("probes are made", async || (probes(&stage).await >= 4).then_some(())).await;
     stage.sim.faults(json!([])).await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 20)].into());
-    works_again(&stage).await;
+    stage.daemon.works_again().await;
 }
 
 /// Its only job is withdrawn meanwhile, so nothing but the probe can tell.
@@ -162,7 +199,7 @@ async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {
     let (stage, _) = stage().await;
     stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
     stage.wake("i-sim00001").await;
-    paused(&stage, "keys").await;
+    stage.daemon.paused("keys", &["HTTP 401", RENEW_KEYS]).await;
     eventually("the job is in its queue", async || {
         (!stage.queues.take_all("reveille.due.prod").await.is_empty()).then_some(())
     })
@@ -171,7 +208,7 @@ async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {
     eventually("it is over", async || stage.daemon.child.output().contains("works again").then_some(())).await;
     eventually("it is shown", async || stage.daemon.get("/readyz").await.1.contains(r#""prod":"held""#).then_some(()))
         .await;
-    works_again(&stage).await;
+    stage.daemon.works_again().await;
     assert_eq!(starts(&stage).await, 1);
 }
 
@@ -203,5 +240,5 @@ async fn a_hiccup_does_not_slow_the_lane_down() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
     assert_eq!(probes(&stage).await, 1);
     assert!(starts(&stage).await == JOBS + 1 || in_batches());
-    works_again(&stage).await;
+    stage.daemon.works_again().await;
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::child::Child;
+use super::stage::LANE;
 use super::{eventually, http};
 
 /// `reveille run` with a configuration of its own.
@@ -95,5 +96,41 @@ impl Daemon {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
         line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
+    }
+
+    /// Waits until its lane is paused for this reason and has nothing in hand, and readiness tells a person so in these
+    /// words.
+    pub async fn paused(&self, reason: &str, words: &[&str]) {
+        let metric = format!(r#"reveille_lane_paused{{lane="{LANE}",reason="{reason}"}}"#);
+        eventually("the lane is paused", async || (self.metric(&metric).await == 1.0).then_some(())).await;
+        eventually("nothing is in flight", async || {
+            (self.metric(&format!(r#"reveille_jobs_in_flight{{lane="{LANE}"}}"#)).await == 0.0).then_some(())
+        })
+        .await;
+        let (status, body) = eventually("readiness says so", async || {
+            let (status, body) = self.get("/readyz").await;
+            body.contains(&format!(r#""{LANE}":"paused: "#)).then_some((status, body))
+        })
+        .await;
+        assert_eq!(status, 200, "no other replica would fare better: {body}");
+        for word in words {
+            assert!(body.contains(word), "{word:?} is what a person needs: {body}");
+        }
+    }
+
+    /// What was said of the one pause of its lane, when that is over.
+    pub async fn works_again(&self) {
+        let output = self.child.output();
+        assert_eq!(output.matches("lane paused").count(), 1, "{output}");
+        assert_eq!(output.matches("the lane works again").count(), 1, "{output}");
+        let held = format!(r#"{{"ready":true,"broker":"connected","lanes":{{"{LANE}":"held"}}}}"#);
+        assert_eq!(self.get("/readyz").await.1, held);
+        let (_, metrics) = self.get("/metrics").await;
+        assert!(!metrics.lines().any(|line| line.starts_with("reveille_lane_paused") && line.ends_with(" 1")));
+    }
+
+    /// Jobs that lost an attempt.
+    pub async fn charged(&self) -> f64 {
+        self.metric(&format!(r#"reveille_jobs_parked_total{{cause="transient",lane="{LANE}"}}"#)).await
     }
 }

@@ -67,8 +67,13 @@ impl Default for Signing<'_> {
 impl Sim {
     /// On a free port, with these flags besides.
     pub fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    /// At this address, for instance where another one was before.
+    pub fn start_at(address: &str, flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bcc-sim"))
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", address])
             .args(flags)
             .env_remove("BCC_SIM_ACCESS_KEY_ID")
             .env_remove("BCC_SIM_SECRET_ACCESS_KEY")
@@ -94,6 +99,12 @@ impl Sim {
     /// The id of the process, to send signals to.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it. Nobody listens at its address any more.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Waits for its end.
@@ -189,7 +200,6 @@ impl Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
