@@ -1,13 +1,18 @@
 //! TLS and secrets: whom the daemon trusts, and what it never shows.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use serde_json::json;
-use tokio::net::TcpListener;
+use serde_json::{Value, json};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::account::Account;
 use crate::support::broker;
 use crate::support::daemon::Daemon;
 use crate::support::key_folder::{KeyFolder, keys};
@@ -16,21 +21,43 @@ use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Wishes, config};
 use crate::support::{PATIENCE, eventually};
 
-/// A server whose certificate nobody vouches for. It never gets to see a request.
-async fn impostor() -> String {
-    let identity = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
+/// An authority that certifies servers.
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// Shows a certificate of this authority's.
+fn vouched_for_by(authority: &Authority) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = rustls::ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![identity.cert.der().clone()], key)
+        .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(server));
+    TlsAcceptor::from(Arc::new(server))
+}
+
+/// Speaks TLS in the place of the simulator, with the certificate of the moment. Returns its URL.
+async fn in_the_place_of(sim: &Sim, certificate: watch::Receiver<TlsAcceptor>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
+    let sim = sim.address.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            assert!(acceptor.accept(stream).await.is_err(), "the daemon trusted it");
+            let (acceptor, sim) = (certificate.borrow().clone(), sim.clone());
+            tokio::spawn(async move {
+                if let Ok(mut client) = acceptor.accept(stream).await {
+                    let mut server = TcpStream::connect(sim).await.unwrap();
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
         }
     });
     url
@@ -38,24 +65,41 @@ async fn impostor() -> String {
 
 #[tokio::test]
 async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unharmed() {
-    let vhost = broker::vhost();
-    let daemon = Daemon::start(&config(&vhost.url, &impostor().await, &Wishes::default()));
+    const JOBS: usize = 200;
+    let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", &format!("Stopped={JOBS}")]));
+    let (ours, theirs) = (authority("the tests' own"), authority("somebody else's"));
+    let certificate = watch::Sender::new(vouched_for_by(&theirs));
+    let url = in_the_place_of(&sim, certificate.subscribe()).await;
+    // The daemon trusts whom its machine does, and this tells it whom.
+    let trusted = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trusted-{}.pem", uuid::Uuid::now_v7()));
+    std::fs::write(&trusted, ours.pem()).unwrap();
+    let config = config(&vhost.url, &url, &Wishes::default());
+    let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.to_str().unwrap());
     daemon.ready().await;
-    let queues = Queues::connect(&vhost.url).await;
-    queues
-        .publish("reveille.jobs", "prod", lapin::BasicProperties::default(), br#"{"instance_id":"i-sim00001"}"#)
-        .await;
-    eventually("the fault is seen", async || {
-        (daemon.metric(r#"reveille_lane_paused{lane="prod",reason="endpoint"}"#).await == 1.0).then_some(())
-    })
-    .await;
+    let mut events = Queues::connect(&vhost.url).await.listen("reveille.outcomes", "prod.*").await;
+    let mut account = Account::open(&vhost.url).await;
+    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    let words =
+        ["the API's certificate was refused: ", "check the lane's endpoint, and the certificates this machine trusts"];
+    daemon.paused("endpoint", &words).await;
     eventually("several probes", async || {
         (daemon.metric(r#"reveille_api_requests_total{lane="prod",operation="probe",status="tls"}"#).await > 2.0)
             .then_some(())
     })
     .await;
-    assert!(daemon.child.output().contains("certificate"), "{}", daemon.child.output());
-    assert!(queues.take_all("reveille.dead").await.is_empty());
+    assert_eq!(sim.calls_made().await, 0, "nothing was sent to whom it did not trust");
+
+    certificate.send_replace(vouched_for_by(&ours));
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    for _ in 0..JOBS {
+        let next = tokio::time::timeout(PATIENCE, events.next()).await.expect("an event in time");
+        let event = next.expect("subscribed").expect("open");
+        let event: Value = serde_json::from_slice(&event.data).unwrap();
+        assert_eq!(event["data"]["attempts"], 1, "{event}");
+    }
+    assert_eq!(daemon.charged().await, 0.0, "no job lost an attempt");
+    daemon.works_again().await;
+    std::fs::remove_file(trusted).unwrap();
 }
 
 /// Everything a run shows: logs at their loudest, metrics, health, events and dead letters, before and after the keys

@@ -59,9 +59,14 @@ impl Daemon {
 
     /// Starts it with `RUST_LOG` as given.
     pub fn start_logging(config: &str, level: &str) -> Self {
+        Self::start_with(config, "RUST_LOG", level)
+    }
+
+    /// Starts it with one more variable in its environment.
+    pub fn start_with(config: &str, variable: &str, value: &str) -> Self {
         let config = Config::write(config);
         let mut command = config.command(&["run"]);
-        command.env("RUST_LOG", level);
+        command.env(variable, value);
         Self { child: Child::start(command), config }
     }
 
