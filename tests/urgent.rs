@@ -17,8 +17,13 @@ fn instances(numbers: std::ops::RangeInclusive<usize>) -> impl Iterator<Item = S
 
 /// A slow lane, so that a batch waits.
 async fn stage(jobs: usize, rate: usize) -> (Stage, Account) {
+    stage_with(jobs, rate, "").await
+}
+
+/// The same with a further line in the lane's table.
+async fn stage_with(jobs: usize, rate: usize, more: &str) -> (Stage, Account) {
     let fleet = format!("Stopped={jobs}");
-    let lane = format!("rate = {rate}\nburst = 1\nconcurrency = 4");
+    let lane = format!("rate = {rate}\nburst = 1\nconcurrency = 4\n{more}");
     let stage = Stage::with(Wishes { fleet: &fleet, lane: &lane, ..Wishes::default() }).await;
     let account = Account::open(&stage.vhost.url).await;
     (stage, account)
@@ -31,17 +36,31 @@ async fn called(stage: &Stage) -> Vec<String> {
 
 #[tokio::test]
 async fn an_urgent_job_overtakes_the_batch_that_waits() {
-    let (stage, mut account) = stage(300, 25).await;
-    account.submit(instances(1..=299), json!({})).await;
-    eventually("the batch is on its way", async || (called(&stage).await.len() >= 10).then_some(())).await;
-    let before = called(&stage).await.len();
-    account.submit_as(LANE, URGENT, BasicProperties::default(), instances(300..=300), json!({})).await;
-    let confirmed = called(&stage).await.len();
-    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
-    let place = called(&stage).await.iter().position(|instance| instance == "i-sim00300").unwrap();
-    println!("submitted after {before} to {confirmed} calls, called after {place}");
+    overtakes(300, 25, 1).await;
+}
+
+/// Where twenty jobs go out in one call, it is in one of the next calls.
+#[tokio::test]
+async fn an_urgent_job_overtakes_jobs_that_are_called_together() {
+    overtakes(1500, 10, 20).await;
+}
+
+/// The last of `jobs` is urgent, and comes while the others wait for a lane of this rate that calls `batch` at a time.
+async fn overtakes(jobs: usize, rate: usize, batch: usize) {
+    let (stage, mut account) = stage_with(jobs, rate, &format!("batch = {batch}")).await;
+    account.submit(instances(1..=jobs - 1), json!({})).await;
+    eventually("the batch is on its way", async || (stage.sim.calls_made().await >= 10).then_some(())).await;
+    let before = stage.sim.calls_made().await;
+    account.submit_as(LANE, URGENT, BasicProperties::default(), instances(jobs..=jobs), json!({})).await;
+    let confirmed = stage.sim.calls_made().await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
+    let urgent = format!("i-sim{jobs:05}");
+    let calls = stage.sim.wire().await;
+    let place = calls.iter().position(|call| call.instances.contains(&urgent)).unwrap();
+    println!("submitted after {before} to {confirmed} calls, called after {place} of {}", calls.len());
     // A second's worth is more than a delivery takes anywhere; without a queue of its own it would have been the last.
-    assert!(place <= confirmed + 25, "after {place} calls, {confirmed} of them before it was there");
+    assert!(place <= confirmed + rate, "after {place} calls, {confirmed} of them before it was there");
+    assert!(confirmed + rate < calls.len() - rate, "it had others to overtake: {} calls", calls.len());
 }
 
 #[tokio::test]
