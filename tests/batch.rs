@@ -134,6 +134,23 @@ async fn those_that_a_success_names_as_failed_are_called_singly() {
     }
 }
 
+/// The API may have nothing to say beside its 200: it names nobody as failed, so all were started.
+#[tokio::test]
+async fn a_success_without_a_body_has_started_them_all() {
+    let mut stage = stage("Stopped=100", LANE).await;
+    let fault = json!({"status": 200, "body": "", "when": "after"});
+    stage.sim.faults(json!([{"fault": fault, "operations": ["batch_start"]}])).await;
+    assert_eq!(ends(&stage, 1..=100).await, [("started".to_owned(), 100)].into());
+    every_machine_was_started_once(&stage).await;
+    for outcome in stage.outcomes(100).await.values() {
+        assert_eq!((&outcome["ambiguous"], &outcome["attempts"]), (&json!(false), &json!(1)), "{outcome}");
+    }
+    assert_eq!(stage.sim.log().await.len(), 100, "each is named once, and nobody is asked");
+    let calls = stage.sim.wire().await;
+    let bare = calls.iter().filter(|call| call.fault.is_some()).count();
+    assert!(bare >= 4 && count(&calls, "batch_start") == bare, "{bare} of {} calls", calls.len());
+}
+
 /// Whom it named as failed is lost: any of them may be up.
 #[tokio::test]
 async fn a_success_that_cannot_be_read_is_found_out_singly_whatever_the_policy() {
