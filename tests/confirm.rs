@@ -86,6 +86,36 @@ async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
     assert!(during * 10 <= last_start, "polls took more than their share of a tenth");
 }
 
+/// Of two lanes that differ in nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_starts_wait_polls_have_the_share_that_the_lane_gives_them() {
+    let (few, many) = tokio::join!(polled_while_starts_wait(0.01), polled_while_starts_wait(0.25));
+    println!("polls of all calls while starts waited: {few:?} with a share of 0.01, {many:?} with 0.25");
+    assert!(few.0 > 0, "starts do not starve polls");
+    assert!(few.0 * 40 <= few.1, "far beyond a hundredth: {few:?}");
+    assert!(many.0 * 4 <= many.1, "beyond a quarter: {many:?}");
+    assert!(many.0 >= few.0 * 2, "{many:?} and {few:?}");
+}
+
+/// How many polls were made until the last start, and calls in all, by a lane with that share.
+async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
+    const BOOTING: usize = 250;
+    const WAITING: usize = 250;
+    // It has few in hand, so that polls are for few and there are many of them.
+    let lane = format!("rate = 20\nburst = 1\nconcurrency = 4\nconfirm_share = {share}");
+    let fleet = format!("Stopped={}", BOOTING + WAITING);
+    let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "1h"], ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    for (numbers, confirm) in [(1..=BOOTING, "running"), (BOOTING + 1..=BOOTING + WAITING, "accepted")] {
+        let job = async |number| stage.job(&id(number), json!({"instance_id": id(number), "confirm": confirm})).await;
+        stream::iter(numbers).for_each_concurrent(64, job).await;
+    }
+    stage.outcomes(WAITING).await;
+    let calls = stage.sim.log().await;
+    let last_start = calls.iter().rposition(|call| call.operation == "start").unwrap();
+    (polls(&calls[..last_start]).count(), last_start)
+}
+
 #[tokio::test]
 async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "12s"], ..Wishes::default() };
