@@ -1,5 +1,6 @@
 //! Replicas share lanes evenly, and a lane that moves from one to another loses no job and is called no faster.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -85,17 +86,33 @@ impl Fleet {
         self.daemons.iter().map(|daemon| daemon.child.output().matches("more lanes than our share").count()).sum()
     }
 
+    /// Of the jobs `submitted` to each lane some have not been called yet: what was seen so far was seen under load.
+    async fn assert_busy(&self, submitted: usize) {
+        let called = self.calls_of_each_lane().await;
+        let left =
+            |calls: &Vec<Call>| submitted - calls.iter().map(|call| &call.instance).collect::<BTreeSet<_>>().len();
+        let left: Vec<usize> = called.iter().map(left).collect();
+        let (least, most) = (left.iter().min().unwrap(), left.iter().max().unwrap());
+        println!("  {least} to {most} of {submitted} jobs are left in each lane");
+        assert!(*least > 0, "a lane had run out of jobs: {left:?}");
+    }
+
+    async fn calls_of_each_lane(&self) -> Vec<Vec<Call>> {
+        let mut calls = vec![Vec::new(); self.lanes];
+        for call in self.sim.log().await {
+            let number: usize = call.instance.trim_start_matches("i-sim").parse().unwrap();
+            calls[(number - 1) / self.machines].push(call);
+        }
+        calls
+    }
+
     /// Every job started its machine, every machine once, and no lane was called too fast. Returns each lane's calls.
     async fn close(&self, mut account: Account, lateness: Lateness) -> Vec<Vec<Call>> {
         let jobs = self.lanes * self.machines;
         assert_eq!(account.close(2 * PATIENCE).await, [("started".to_owned(), jobs)].into());
         let instances = self.sim.control("GET", "instances", json!(null)).await;
         assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
-        let mut calls = vec![Vec::new(); self.lanes];
-        for call in self.sim.log().await {
-            let number: usize = call.instance.trim_start_matches("i-sim").parse().unwrap();
-            calls[(number - 1) / self.machines].push(call);
-        }
+        let calls = self.calls_of_each_lane().await;
         for calls in &calls {
             lateness.assert_pace(calls, self.rate, BURST);
         }
@@ -115,33 +132,38 @@ async fn held_by(daemon: &Daemon) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_lanes_are_even_once_there_are_three_replicas_after_a_death_and_after_a_return() {
     const LANES: usize = 30;
-    const EACH: usize = 15;
-    let mut fleet = Fleet::new(Vhost::alone(), LANES, 3 * EACH, 2.0, &[]);
+    // Half a minute's worth of jobs, and then a quarter of a minute's each time: more than are called while lanes move.
+    const FIRST: usize = 60;
+    const MORE: usize = 30;
+    let mut fleet = Fleet::new(Vhost::alone(), LANES, FIRST + 2 * MORE, 2.0, &[]);
     // The worst case: one has them all.
     fleet.start(0..LANES);
     fleet.even(None, &[LANES]).await;
     let mut account = Account::open(&fleet.vhost.url).await;
     let lateness = Lateness::measure(&fleet.sim);
-    fleet.submit(&mut account, 0..EACH).await;
+    fleet.submit(&mut account, 0..FIRST).await;
     let since = Instant::now();
     for _ in 1..3 {
         fleet.start(0..LANES);
     }
     fleet.even(None, &[10, 10, 10]).await;
     println!("even {:.1?} after two more were started, moves so far: {}", since.elapsed(), fleet.moves());
+    fleet.assert_busy(FIRST).await;
 
-    fleet.submit(&mut account, EACH..2 * EACH).await;
+    fleet.submit(&mut account, FIRST..FIRST + MORE).await;
     let since = Instant::now();
     fleet.daemons[0].child.signal("KILL");
     fleet.daemons[0].child.ended().await;
     fleet.even(Some(0), &[15, 15]).await;
     println!("even {:.1?} after the death, moves so far: {}", since.elapsed(), fleet.moves());
+    fleet.assert_busy(FIRST + MORE).await;
 
-    fleet.submit(&mut account, 2 * EACH..3 * EACH).await;
+    fleet.submit(&mut account, FIRST + MORE..FIRST + 2 * MORE).await;
     let since = Instant::now();
     fleet.daemons[0].start_again();
     fleet.even(None, &[10, 10, 10]).await;
     println!("even {:.1?} after the return, moves so far: {}", since.elapsed(), fleet.moves());
+    fleet.assert_busy(FIRST + 2 * MORE).await;
     for daemon in &fleet.daemons {
         assert_eq!(daemon.metric("reveille_replicas").await, 3.0);
     }
