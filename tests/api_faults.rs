@@ -2,7 +2,7 @@
 //!
 //! About every other call goes well, so that the lane is not just paused: what that does is in `pause.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -30,24 +30,49 @@ struct Day {
     calls: BTreeMap<String, Vec<Call>>,
 }
 
-/// Wakes `JOBS` stopped machines while the calls meet `rules`, lifts these once `met` calls have met them, and waits
-/// for the end of every job.
-async fn bad_day(lane: &str, rules: Value, met: usize) -> Day {
+/// What is to be met before a day's faults are lifted.
+struct Met<'a> {
+    /// Faults in all. A call for many counts for each of them.
+    faults: usize,
+    /// Each of these, by `calls` calls at least.
+    each: &'a [&'a str],
+    calls: usize,
+}
+
+impl<'a> Met<'a> {
+    /// Each now and then, or once where a few calls are made for many.
+    fn often(faults: usize, each: &'a [&'a str]) -> Self {
+        Self { calls: if in_batches() { 1 } else { 10 }, ..Self::once(faults, each) }
+    }
+
+    fn once(faults: usize, each: &'a [&'a str]) -> Self {
+        Self { faults, each, calls: 1 }
+    }
+
+    fn is_reached(&self, log: &[Call]) -> bool {
+        let faults: Vec<(&str, usize)> =
+            log.iter().filter_map(|call| Some((call.fault.as_deref()?, call.number))).collect();
+        let calls = |each: &str| {
+            faults.iter().filter(|(fault, _)| *fault == each).map(|(_, call)| call).collect::<BTreeSet<_>>().len()
+        };
+        faults.len() >= self.faults && self.each.iter().all(|each| calls(each) >= self.calls)
+    }
+}
+
+/// Wakes `JOBS` stopped machines while the calls meet `rules`, lifts these once they were `met`, and waits for the end
+/// of every job.
+async fn bad_day(lane: &str, rules: Value, met: Met<'_>) -> Day {
     let fleet = format!("Stopped={JOBS}");
     let wishes = Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() };
     day(Stage::with(wishes).await, rules, met, json!([])).await
 }
 
 /// `then` is what becomes of the fleet when the rules are lifted.
-async fn day(mut stage: Stage, rules: Value, met: usize, then: Value) -> Day {
+async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
     let mut account = Account::open(&stage.vhost.url).await;
     stage.sim.faults(rules).await;
     account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
-    eventually("the bad day is felt", async || {
-        let log = stage.sim.log().await;
-        (log.iter().filter(|call| call.fault.is_some()).count() >= met).then_some(())
-    })
-    .await;
+    eventually("the bad day is felt", async || met.is_reached(&stage.sim.log().await).then_some(())).await;
     stage.sim.control("PUT", "instances", then).await;
     stage.sim.faults(json!([])).await;
     let counts = account.close(PATIENCE).await;
@@ -87,41 +112,34 @@ impl Day {
             }
         }
     }
-
-    /// Whether each of these faults was met now and then. A few calls for many need not meet all of them.
-    fn met(&self, faults: &[&str]) -> bool {
-        let calls: Vec<&Call> = self.calls.values().flatten().collect();
-        let met = |fault: &&str| calls.iter().filter(|call| call.fault.as_deref() == Some(fault)).count() > 10;
-        in_batches() || faults.iter().all(met)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_5xx_passes() {
     let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.12});
-    let day = bad_day(PLAIN, json!([rule(500), rule(502), rule(503), rule(504)]), JOBS / 2).await;
+    let met = Met::often(JOBS / 2, &["status-500", "status-502", "status-503", "status-504"]);
+    let day = bad_day(PLAIN, json!([rule(500), rule(502), rule(503), rule(504)]), met).await;
     day.every_machine_was_started_once(|_| false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_hangs_for_a_while_is_waited_for() {
     let rules = json!([{"fault": {"hang": "before"}, "share": 0.25}, {"fault": {"hang": "after"}, "share": 0.25}]);
-    let day = bad_day(SHORT, rules, JOBS / 3).await;
-    assert!(day.met(&["hang-before", "hang-after"]));
+    let day = bad_day(SHORT, rules, Met::often(JOBS / 3, &["hang-before", "hang-after"])).await;
     day.every_machine_was_started_once(|fault| fault == "hang-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_reset_before_and_after_the_call_took_effect_cost_no_job() {
     let rules = json!([{"fault": {"reset": "before"}, "share": 0.25}, {"fault": {"reset": "after"}, "share": 0.25}]);
-    let day = bad_day(PLAIN, rules, JOBS / 3).await;
-    assert!(day.met(&["reset-before", "reset-after"]));
+    let day = bad_day(PLAIN, rules, Met::often(JOBS / 3, &["reset-before", "reset-after"])).await;
     day.every_machine_was_started_once(|fault| fault == "reset-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
-    let day = bad_day(SHORT, json!([{"fault": {"delay": "2s"}, "share": 0.5}]), JOBS / 3).await;
+    let rules = json!([{"fault": {"delay": "2s"}, "share": 0.5}]);
+    let day = bad_day(SHORT, rules, Met::often(JOBS / 3, &["delay-2s"])).await;
     day.every_machine_was_started_once(|fault| fault == "delay-2s").await;
 }
 
@@ -135,7 +153,7 @@ async fn a_start_is_believed_whose_body_trickles_or_breaks_off() {
         {"fault": {"status": 503, "trickle": "1s"}, "share": 0.2},
         {"fault": {"status": 503, "cut": true}, "share": 0.2},
     ]);
-    let day = bad_day(SHORT, rules, JOBS).await;
+    let day = bad_day(SHORT, rules, Met::often(JOBS, &["status-200-after", "status-503"])).await;
     day.every_machine_was_started_once(|_| false).await;
 }
 
@@ -146,7 +164,7 @@ async fn bodies_of_100_megabytes_are_not_read() {
         {"fault": {"status": 503, "pad": 100_000_000}, "share": 0.5},
         {"fault": {"pad": 100_000_000}, "share": 0.5},
     ]);
-    let day = bad_day(PLAIN, rules, JOBS).await;
+    let day = bad_day(PLAIN, rules, Met::often(JOBS, &["status-503", "pad-100000000"])).await;
     day.every_machine_was_started_once(|_| false).await;
     // The most that was ever resident.
     let peak = day.stage.daemon.child.memory("VmHWM") / 1024;
@@ -160,8 +178,8 @@ async fn a_proxys_page_ends_no_job() {
     let page = |status: u16, share: f64| json!({"fault": {"status": status, "html": true}, "share": share});
     let rules =
         json!([page(200, 0.08), page(400, 0.08), page(403, 0.08), page(404, 0.08), page(409, 0.08), page(502, 0.08)]);
-    let day = bad_day(PLAIN, rules, JOBS / 2).await;
-    assert!(day.met(&["html-200", "html-404", "html-409", "html-502"]));
+    let each = ["html-200", "html-400", "html-403", "html-404", "html-409", "html-502"];
+    let day = bad_day(PLAIN, rules, Met::often(JOBS / 2, &each)).await;
     day.every_machine_was_started_once(|_| false).await;
     assert!(day.stage.dead().await.is_empty());
 }
@@ -174,7 +192,7 @@ async fn a_409_that_is_cut_off_is_no_conflict() {
     let stage = Stage::with(wishes).await;
     let rules = json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]);
     let created = (1..=JOBS).map(|number| json!({"id": format!("i-sim{number:05}"), "status": "Stopped"}));
-    let day = day(stage, rules, JOBS, created.collect()).await;
+    let day = day(stage, rules, Met::often(JOBS, &["cut", "trickle-1s"]), created.collect()).await;
     // None of the 409s was taken for a final word.
     day.every_machine_was_started_once(|_| false).await;
 }
@@ -186,7 +204,8 @@ async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     let target = format!("{}/v2/instance/i-sim00001?start", other.url());
     let rule = |status: u16| json!({"fault": {"status": status, "location": target}, "share": 0.1});
     // Each pauses the lane.
-    let day = bad_day(PLAIN, json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), 20).await;
+    let met = Met::once(20, &["status-301", "status-302", "status-303", "status-307", "status-308"]);
+    let day = bad_day(PLAIN, json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), met).await;
     day.every_machine_was_started_once(|_| false).await;
     for outcome in day.outcomes.values() {
         assert_eq!(outcome["attempts"], 1, "a fault of the lane costs a job nothing: {outcome}");
@@ -198,27 +217,28 @@ async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     let other = Sim::start(&[]);
-    let faults = json!([
-        {"status": 500},
-        {"status": 503, "cut": true},
-        {"hang": "before"},
-        {"reset": "before"},
-        {"reset": "after"},
-        {"delay": "2s"},
-        {"trickle": "1s"},
-        {"cut": true},
-        {"status": 200, "html": true},
-        {"status": 404, "html": true},
-        {"status": 409, "html": true},
-        {"status": 502, "html": true},
-        {"status": 200, "body": "{}"},
-        {"status": 307, "location": format!("{}/v2/instance/i-sim00001", other.url())},
-        {"status": 429, "retry_after": 1},
-    ]);
-    let group = JOBS / faults.as_array().unwrap().len();
+    let faults = [
+        ("status-500", json!({"status": 500})),
+        ("status-503", json!({"status": 503, "cut": true})),
+        ("hang-before", json!({"hang": "before"})),
+        ("reset-before", json!({"reset": "before"})),
+        ("reset-after", json!({"reset": "after"})),
+        ("delay-2s", json!({"delay": "2s"})),
+        ("trickle-1s", json!({"trickle": "1s"})),
+        ("cut", json!({"cut": true})),
+        ("html-200", json!({"status": 200, "html": true})),
+        ("html-404", json!({"status": 404, "html": true})),
+        ("html-409", json!({"status": 409, "html": true})),
+        ("html-502", json!({"status": 502, "html": true})),
+        ("status-200", json!({"status": 200, "body": "{}"})),
+        ("status-307", json!({"status": 307, "location": format!("{}/v2/instance/i-sim00001", other.url())})),
+        ("status-429", json!({"status": 429, "retry_after": 1})),
+    ];
+    let names = faults.each_ref().map(|(name, _)| *name);
+    let group = JOBS / faults.len();
     let instance = |number: usize| format!("i-sim{number:05}");
-    let rules: Vec<Value> = (faults.as_array().unwrap().iter().enumerate())
-        .map(|(index, fault)| {
+    let rules: Vec<Value> = (faults.iter().enumerate())
+        .map(|(index, (_, fault))| {
             let instances: Vec<String> = (1..=group).map(|number| instance(index * group + number)).collect();
             json!({"fault": fault, "instances": instances, "operations": ["describe"], "share": 0.4})
         })
@@ -226,7 +246,7 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     let fleet = format!("Running={JOBS}");
     let lane = &SHORT.replace("fail", "verify");
     let stage = Stage::with(Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() }).await;
-    let day = day(stage, json!(rules), JOBS / 4, json!([])).await;
+    let day = day(stage, json!(rules), Met::once(JOBS / 4, &names), json!([])).await;
     for (instance, outcome) in &day.outcomes {
         let told = (&outcome["outcome"], &outcome["ambiguous"]);
         let starts = day.calls[instance].iter().filter(|call| call.operation == "start" && !call.refused_all()).count();
