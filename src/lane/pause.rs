@@ -347,7 +347,9 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
 }
 
 fn said(result: &Result<Answer, NoAnswer>) -> String {
-    result.as_ref().map_or_else(ToString::to_string, ToString::to_string)
+    let said = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+    // What there is to do follows in the same sentence.
+    said.trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
