@@ -1,14 +1,12 @@
 //! A message that ends whoever touches it ends itself in time, and takes no other with it.
 
-use std::process::Command;
-
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::account::Account;
-use crate::support::python::python;
+use crate::support::python::publish_odd;
 use crate::support::queues::header;
 use crate::support::stage::{LANE, Stage, Wishes};
 use crate::support::{PATIENCE, eventually};
@@ -91,10 +89,7 @@ async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on(
     for number in 1..=40 {
         stage.wake(&format!("i-sim{number:05}")).await;
         if number == 20 {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/odd_message.py");
-            let published =
-                Command::new(python()).args([script, &stage.vhost.url, "reveille.jobs", "prod", body]).status();
-            assert!(published.unwrap().success());
+            publish_odd(&stage.vhost.url, "reveille.jobs", "prod", body);
         }
     }
     let mut ended = std::collections::BTreeSet::new();

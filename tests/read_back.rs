@@ -1,14 +1,16 @@
-//! The end of the outcomes' log is read back while other lanes write to it.
+//! The end of the outcomes' log is read back while other lanes write to it, and around what nobody can read.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use reveille::broker::{connect, read_back};
+use reveille::broker::Reader;
 use reveille::config::Broker;
 
+use crate::support::python::publish_odd;
 use crate::support::queues::Queues;
 use crate::support::{PATIENCE, broker};
 
@@ -35,15 +37,41 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
         })
         .collect();
 
-    let settings = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&settings, "test").await.unwrap();
+    let reader = Reader::new(Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() }));
     for round in 0..40 {
         let mark = format!("mark {round}");
         queues.publish("", LOG, BasicProperties::default(), mark.as_bytes()).await;
-        let reading = read_back(&connection, LOG, 200, |message| {
+        let reading = reader.read_back(LOG, 200, |message| {
             if message == mark.as_bytes() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         tokio::time::timeout(PATIENCE, reading).await.expect("the mark is found").unwrap();
     }
     writing.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
+    let vhost = broker::vhost();
+    let queues = Queues::connect(&vhost.url).await;
+    let channel = queues.connection.create_channel().await.unwrap();
+    let mut stream = FieldTable::default();
+    stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    channel.queue_declare(LOG.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
+    let odd = || publish_odd(&vhost.url, "", LOG, "odd");
+    odd();
+    for number in 0..20 {
+        queues.publish("", LOG, BasicProperties::default(), &[number]).await;
+        if number == 9 {
+            odd();
+            odd();
+        }
+    }
+    let reader = Reader::new(Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() }));
+    let mut read = Vec::new();
+    let reading = reader.read_back(LOG, 200, |message| {
+        read.extend_from_slice(message);
+        if message == [19] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    tokio::time::timeout(PATIENCE, reading).await.expect("the end is found").unwrap();
+    assert_eq!(read, (0..20).collect::<Vec<u8>>());
 }

@@ -119,7 +119,7 @@ async fn more_lanes_than_the_broker_has_channels_for_are_refused() {
     let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &wishes));
     assert_eq!(daemon.child.ended().await.code(), Some(2));
     let output = daemon.child.output();
-    assert!(output.contains("2 lanes need 32 channels") && output.contains("channel_max"), "{output}");
+    assert!(output.contains("2 lanes need 30 channels") && output.contains("channel_max"), "{output}");
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
+use crate::support::PATIENCE;
+use crate::support::python::publish_odd;
 use crate::support::queues::header;
 use crate::support::stage::{Stage, Wishes};
 
@@ -136,4 +138,22 @@ async fn headers_of_every_kind_and_size_harm_nobody() {
         let dropped = header(&message.properties, "x-reveille-headers-dropped");
         assert_eq!(dropped == "true", message.properties.message_id().as_ref().unwrap().as_str() == "large");
     }
+}
+
+/// The log keeps such an event, and whoever takes a lane over reads it back.
+#[tokio::test]
+async fn an_event_that_cannot_be_read_at_all_holds_no_lane_up() {
+    let mut stage = Stage::set().await;
+    // Under another lane's key, since this test's own listener could not read it either.
+    publish_odd(&stage.vhost.url, "reveille.outcomes", "other.noise", "{}");
+    stage.daemon.child.signal("TERM");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    stage.wake("i-sim00001").await;
+    stage.daemon.start_again();
+    let outcome = tokio::time::timeout(PATIENCE, stage.outcome()).await;
+    assert_eq!(outcome.expect("the lane works")["outcome"], "started");
+    let output = stage.daemon.child.output();
+    assert!(output.contains("is left out"), "it was met: {output}");
+    assert_eq!(output.matches(" connected ").count(), 1, "{output}");
+    assert!(!output.contains("cannot read back"), "{output}");
 }

@@ -97,6 +97,12 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
     }
 }
 
+/// Whether the connection ended over a message that lapin cannot read, such as one with a property that is not UTF-8.
+/// Nobody can say which one it was.
+pub fn is_unreadable(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ParsingError(_))
+}
+
 /// Why there is no connection with everything declared on it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

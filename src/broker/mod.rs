@@ -10,10 +10,10 @@ mod read_back;
 pub mod replies;
 pub mod topology;
 
-pub use connection::{Connection, OpenError, connect, is_access_refused, open};
+pub use connection::{Connection, OpenError, connect, is_access_refused, is_unreadable, open};
 pub use delivery::{Delivery, Message, Unacked};
 pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
-pub use read_back::read_back;
+pub use read_back::Reader;
 pub use replies::{Replies, Reply};
 pub use topology::Topology;

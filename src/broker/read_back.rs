@@ -1,49 +1,142 @@
 //! Reading back the end of a stream.
 
 use std::ops::ControlFlow;
+use std::sync::{Arc, PoisonError, Weak};
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::Connection;
+use super::connection::{ConnectError, connect, is_unreadable};
+use crate::config::Broker;
 use crate::headers::Headers;
 
 /// Messages on their way to us at most: a stream sends none to who does not set a bound.
 const PREFETCH: u16 = 500;
 /// The argument to consume from somewhere, and the header that tells where a message is.
 const OFFSET: &str = "x-stream-offset";
+/// Unreadable messages that are left out at most. Each costs a connection.
+const LEFT_OUT: u32 = 20;
 
-/// Hands the messages of `stream` to `each`, from about `count` before the last one on, until that breaks it off.
+/// A stream that was not read to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadBackError {
+    /// No connection to read it over.
+    #[error(transparent)]
+    Unconnected(#[from] ConnectError),
+    /// The channel or the connection broke.
+    #[error(transparent)]
+    Broken(#[from] lapin::Error),
+}
+
+/// Reads streams back, over a connection of its own: a message that lapin cannot read ends the connection, and a stream
+/// keeps the message.
 ///
-/// # Errors
-/// The broker's.
-pub async fn read_back(
-    connection: &Connection,
-    stream: &str,
-    count: u32,
-    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<(), lapin::Error> {
-    // A channel for each of the two: where one channel consumes a stream a second time, while others write to it,
+/// Reads that come together take turns on one connection, which goes with the last of them: lapin takes eight MiB of
+/// memory for each, and a replica may take fifty lanes over at once.
+#[derive(Debug)]
+pub struct Reader {
+    broker: Arc<Broker>,
+    shared: std::sync::Mutex<Weak<Turns>>,
+}
+
+/// Whoever has the lock reads.
+type Turns = Mutex<Option<Connection>>;
+
+impl Reader {
+    /// Nothing is opened yet.
+    pub fn new(broker: Arc<Broker>) -> Self {
+        Self { broker, shared: std::sync::Mutex::default() }
+    }
+
+    /// Hands the messages of `stream` to `each`, from about `count` before the last one on, until that breaks it off.
+    /// One that lapin cannot read is left out.
+    ///
+    /// # Errors
+    /// [`ReadBackError`]; what came before was handed over.
+    pub async fn read_back(
+        &self,
+        stream: &str,
+        count: u32,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadBackError> {
+        let turns = self.turns();
+        let mut shared = turns.lock().await;
+        let (mut next, mut left_out) = (None, 0);
+        loop {
+            match read(self.connection(&mut shared).await?, stream, count, &mut next, &mut each).await {
+                Err(error) if is_unreadable(&error) && left_out < LEFT_OUT => {
+                    warn!("a message in {stream} cannot be read by any client, and is left out: {error}");
+                    left_out += 1;
+                }
+                read => return Ok(read?),
+            }
+        }
+    }
+
+    fn turns(&self) -> Arc<Turns> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let turns = Arc::default();
+            *shared = Arc::downgrade(&turns);
+            turns
+        })
+    }
+
+    async fn connection<'a>(&self, shared: &'a mut Option<Connection>) -> Result<&'a Connection, ConnectError> {
+        match shared.take().filter(Connection::is_open) {
+            Some(connection) => Ok(shared.insert(connection)),
+            None => Ok(shared.insert(connect(&self.broker, "reveille read back").await?)),
+        }
+    }
+}
+
+/// The offset of one of the last messages.
+async fn last(connection: &Connection, stream: &str) -> Result<Option<i64>, lapin::Error> {
+    // A channel for each look at the stream: where one channel consumes it a second time, while others write to it,
     // RabbitMQ 3.10 at times sends nothing at all, about one time in five as measured.
     let channel = connection.channel().await?;
     let mut end = consume(&channel, stream, AMQPValue::LongString("last".into())).await?;
-    let Some(last) = end.next().await.transpose()? else { return Ok(()) };
-    let last = Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0);
-    channel.close(200, "read".into()).await?;
+    let last = end.next().await.transpose()?;
+    Ok(last.map(|last| Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0)))
+}
 
+/// Reads from offset `next` on, or from `count` before the last one where there is none yet, and moves it past what was
+/// handed over and past what cannot be read.
+async fn read(
+    connection: &Connection,
+    stream: &str,
+    count: u32,
+    next: &mut Option<i64>,
+    each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<(), lapin::Error> {
+    let next = match next {
+        Some(next) => next,
+        None => {
+            let Some(last) = last(connection, stream).await? else { return Ok(()) };
+            next.insert((last - i64::from(count)).max(0))
+        }
+    };
     let channel = connection.channel().await?;
-    let from = AMQPValue::LongLongInt((last - i64::from(count)).max(0));
-    let mut messages = consume(&channel, stream, from).await?;
-    while let Some(message) = messages.next().await.transpose()? {
+    let mut messages = consume(&channel, stream, AMQPValue::LongLongInt(*next)).await?;
+    let mut acks = JoinSet::new();
+    while let Some(message) = messages.next().await {
+        *next += 1;
+        let message = message?;
+        *next = Headers(message.properties.headers().as_ref()).integer(OFFSET).map_or(*next, |offset| offset + 1);
         if each(&message.data).is_break() {
             break;
         }
-        // Asks for the next one; of a stream nothing is taken away.
-        message.acker.ack(BasicAckOptions::default()).await?;
+        // Asks for the next one; of a stream nothing is taken away. Nobody waits for it: lapin leaves some unanswered
+        // that are on their way as the connection ends, and messages that came before that are yet to be read.
+        acks.spawn(async move { message.acker.ack(BasicAckOptions::default()).await });
     }
-    channel.close(200, "read".into()).await
+    Ok(())
 }
 
 async fn consume(channel: &Channel, stream: &str, from: AMQPValue) -> Result<Consumer, lapin::Error> {

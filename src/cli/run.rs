@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use crate::broker::{self, Connection, Names, Replies, Topology};
-use crate::config::Config;
+use crate::broker::{self, Connection, Names, Reader, Replies, Topology};
+use crate::config::{self, Config};
 use crate::lane::{self, Balance, Lane, LaneError, Stop};
 use crate::retry::full_jitter;
 use crate::tasks;
@@ -44,8 +44,10 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 
 fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
     let replies = Arc::new(Replies::new(config.broker.clone()));
-    let lane = |lane| {
-        let built = Lane::new(lane, config.retry, names, replies.clone(), metrics.lane(lane.name.as_str()));
+    let reader = Arc::new(Reader::new(config.broker.clone()));
+    let lane = |lane: &config::Lane| {
+        let metrics = metrics.lane(lane.name.as_str());
+        let built = Lane::new(lane, config.retry, names, replies.clone(), reader.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))
     };
     config.lanes.iter().map(lane).collect()
@@ -56,6 +58,10 @@ const GOOD_WHILE: Duration = Duration::from_secs(60);
 /// Ceilings of the delay before the next connection.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// Losses in a row that may follow each other at once where each is over a message that no client can read: some more
+/// than RabbitMQ takes to put one aside.
+const UNREADABLE_IN_A_ROW: u32 = 40;
 
 /// Lanes that are told to stop are given back within the grace and the broker's answers. How long those may take.
 const GIVING_BACK: Duration = Duration::from_secs(5);
@@ -101,7 +107,7 @@ impl Daemon {
             }
             drop(connection);
             losses = if since.elapsed() > GOOD_WHILE { 1 } else { losses + 1 };
-            if error.is_unreadable_message() {
+            if error.is_unreadable_message() && losses <= UNREADABLE_IN_A_ROW {
                 // It comes again until the broker has seen it come back often enough to put it aside.
                 warn!(
                     "a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter"

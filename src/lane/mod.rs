@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::{BasicProperties, ErrorKind};
+use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -44,7 +44,7 @@ use self::polls::Polls;
 pub use self::stop::Stop;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
-use crate::broker::{Connection, Names, Outgoing, Publisher, Replies};
+use crate::broker::{Connection, Names, Outgoing, Publisher, Reader, Replies, is_unreadable};
 use crate::config;
 use crate::job::{Confirm, Conflict};
 use crate::outcome;
@@ -77,6 +77,8 @@ pub struct Lane {
     plan: Plan,
     lease: Lease,
     replies: Arc<Replies>,
+    /// Reads back what was said.
+    reader: Arc<Reader>,
     metrics: LaneMetrics,
     pause: Pause,
 }
@@ -84,9 +86,9 @@ pub struct Lane {
 /// Channels of each of a lane's two publishers.
 const PUBLISHER_CHANNELS: usize = 4;
 /// Channels that a lane needs at most: its publishers', the baton's and its publisher's, one more of each publisher for
-/// what is published once more, the intake's, and one to read back what was said last. One that stands by needs four:
-/// the baton's, its publisher's two, and one to look at its queue.
-pub const CHANNELS: usize = 2 * (PUBLISHER_CHANNELS + 1) + 5;
+/// what is published once more, and the intake's. One that stands by needs four: the baton's, its publisher's two, and
+/// one to look at its queue.
+pub const CHANNELS: usize = 2 * (PUBLISHER_CHANNELS + 1) + 4;
 
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -113,10 +115,9 @@ pub enum LaneError {
 }
 
 impl LaneError {
-    /// Whether a message came that lapin cannot read, such as one with a property that is not UTF-8. It ends the
-    /// connection, so nobody can say which one it was.
+    /// Whether a message came that lapin cannot read.
     pub fn is_unreadable_message(&self) -> bool {
-        matches!(self, Self::Broken(error) if matches!(error.kind(), ErrorKind::ParsingError(_)))
+        matches!(self, Self::Broken(error) if is_unreadable(error))
     }
 }
 
@@ -130,6 +131,7 @@ impl Lane {
         retry: config::Retry,
         names: &Names,
         replies: Arc<Replies>,
+        reader: Arc<Reader>,
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
@@ -155,6 +157,7 @@ impl Lane {
             plan: Plan::default(),
             lease: Lease::new(),
             replies,
+            reader,
             metrics,
             pause: Pause::new(),
         })
@@ -240,7 +243,7 @@ impl Lane {
                     // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
                     tokio::select! {
                         () = stop.requested() => {}
-                        told = tenure.announce() => recall::recall(&tenure, connection, &told?).await,
+                        told = tenure.announce() => recall::recall(&tenure, &told?).await,
                     }
                     serve::serve(&tenure, connection, readiness, stop).await
                 };

@@ -15,7 +15,6 @@ use tracing::{debug, warn};
 use super::Tenure;
 use super::memory::End;
 use crate::bce::InstanceId;
-use crate::broker::{Connection, read_back};
 use crate::outcome::Outcome;
 
 /// Events read back, of all lanes: far more than one lane can have had in hand, and read in a tenth of a second.
@@ -47,11 +46,11 @@ struct Told {
 }
 
 /// Reads back what the lane said last, up to the event `until`, into its memory.
-pub(super) async fn recall(tenure: &Tenure, connection: &Connection, until: &str) {
+pub(super) async fn recall(tenure: &Tenure, until: &str) {
     let lane = &tenure.lane;
     let log = lane.names.outcomes_log();
     let mut told: Vec<Told> = Vec::new();
-    let reading = read_back(connection, &log, EVENTS, |body| {
+    let reading = lane.reader.read_back(&log, EVENTS, |body| {
         let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
         if event.id == until {
             return ControlFlow::Break(());

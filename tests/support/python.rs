@@ -1,6 +1,7 @@
 //! The Python that other clients than ours run in.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The interpreter that has the official SDK and pika.
 pub fn python() -> PathBuf {
@@ -14,4 +15,11 @@ pub fn python() -> PathBuf {
         python.display()
     );
     python
+}
+
+/// Publishes a message that RabbitMQ passes on and lapin cannot read.
+pub fn publish_odd(url: &str, exchange: &str, key: &str, body: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/odd_message.py");
+    let published = Command::new(python()).args([script, url, exchange, key, body]).status();
+    assert!(published.expect("Python runs").success());
 }
