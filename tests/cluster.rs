@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::support::account::Account;
+use crate::support::account::{Account, LEDGER};
 use crate::support::cluster::{Cluster, IGNORE, PAUSE, cluster};
 use crate::support::daemon::Daemon;
 use crate::support::pace::{self, Lateness};
@@ -107,6 +107,26 @@ async fn one_holds(one: &Daemon, other: &Daemon) {
         (ready && one.metric(HELD).await + other.metric(HELD).await == 1.0).then_some(())
     })
     .await;
+}
+
+/// RabbitMQ 3.10 refuses whatever comes over a channel that first met a queue while its leader was dead and no other
+/// elected, for as long as that node is down. It takes no more than a moment, which is held here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_of_the_outcomes_is_killed_before_the_first_of_them_come() {
+    let mut cluster = cluster().await;
+    let mut scene = Scene::set(&cluster, 100, 1).await;
+    cluster.elections(&scene.vhost, LEDGER, "suspend");
+    cluster.kill(0);
+    let elected = async || cluster.find_leader(&scene.vhost, JOBS).filter(|leader| *leader != 0);
+    eventually("jobs have another leader", elected).await;
+    scene.submit(1..=100).await;
+    let refused = async || scene.daemon.child.output().contains("rejected the message").then_some(());
+    eventually("outcomes are refused", refused).await;
+    scene.called(50).await;
+    cluster.elections(&scene.vhost, LEDGER, "resume");
+    scene.all_ended(100).await;
+    cluster.restart(0);
+    scene.close(100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,7 +102,7 @@ async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
     const BOOTING: usize = 250;
     const WAITING: usize = 250;
     // It has few in hand, so that polls are for few and there are many of them.
-    let lane = format!("rate = 20\nburst = 1\nconcurrency = 4\nconfirm_share = {share}");
+    let lane = format!("rate = 20\nburst = 1\nconcurrency = 4\nbatch = 1\nconfirm_share = {share}");
     let fleet = format!("Stopped={}", BOOTING + WAITING);
     let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "1h"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;

@@ -66,6 +66,8 @@ async fn take_or_open(connection: &lapin::Connection, kept: &mut Option<Channel>
 }
 
 /// Keeps `channel` unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
+/// Nor where a message was rejected: over a channel that first met a queue while that had no leader, RabbitMQ 3.10 rejects
+/// what is for it until the node of the last one is back.
 async fn publish_together(
     connection: &lapin::Connection,
     channel: Channel,
@@ -76,7 +78,7 @@ async fn publish_together(
     let Some(confirms) = within(FIRST_PATIENCE, connection, confirms).await else {
         return messages.iter().map(|message| Err(PublishError::unconfirmed(message, FIRST_PATIENCE))).collect();
     };
-    if confirms.iter().all(Result::is_ok) {
+    if confirms.iter().all(|confirm| matches!(confirm, Ok(Confirmation::Ack(_)))) {
         *kept = Some(channel);
     }
     judge(messages, confirms)

@@ -49,17 +49,18 @@ struct Told {
 pub(super) async fn recall(tenure: &Tenure, until: &str) {
     let lane = &tenure.lane;
     let log = lane.names.outcomes_log();
-    let mut told: Vec<Told> = Vec::new();
+    let (mut told, mut is_whole) = (Vec::<Told>::new(), false);
     let reading = lane.reader.read_back(&log, EVENTS, |body| {
         let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
-        if event.id == until {
+        is_whole = event.id == until;
+        if is_whole {
             return ControlFlow::Break(());
         }
         told.extend(serde_json::from_value(event.data).ok().filter(|told: &Told| told.lane == lane.name()));
         ControlFlow::Continue(())
     });
     let failure = match timeout(PATIENCE, reading).await {
-        Ok(Ok(())) => None,
+        Ok(Ok(())) => (!is_whole).then(|| "it ended before our own announcement".to_owned()),
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("not within {PATIENCE:?}")),
     };

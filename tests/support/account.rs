@@ -17,7 +17,7 @@ use super::stage::LANE;
 use super::{GLANCE, broker};
 
 /// Where the events are kept for the accounting: a quorum queue, so that it outlives connections and brokers.
-const LEDGER: &str = "ledger";
+pub const LEDGER: &str = "ledger";
 
 /// What the events are read from.
 enum Ledger {

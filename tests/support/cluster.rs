@@ -63,14 +63,17 @@ impl Cluster {
 
     /// Which node leads a queue, asked of one that runs.
     pub fn leader(&self, vhost: &str, queue: &str) -> usize {
+        self.find_leader(vhost, queue).unwrap_or_else(|| panic!("{queue} has no leader"))
+    }
+
+    /// The same, if it has one: a queue is not listed while that is down.
+    pub fn find_leader(&self, vhost: &str, queue: &str) -> Option<usize> {
         let asked = self.running.iter().position(|running| *running).expect("one runs");
         let queues = block_in_place(|| {
             self.nodes[asked].ctl(&["list_queues", "-p", vhost, "--no-table-headers", "name", "leader"])
         });
-        let leader = queues.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
-        let leader = leader.unwrap_or_else(|| panic!("{queue} is in {queues}"));
-        let is_leader = |number: &usize| self.name(*number) == leader;
-        (0..3).find(is_leader).unwrap_or_else(|| panic!("{leader:?} leads {queue}"))
+        let leader = queues.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'))?;
+        (0..3).find(|number| self.name(*number) == leader)
     }
 
     /// What a node is called among Erlang's.
@@ -119,6 +122,17 @@ impl Cluster {
             (0..3).filter(|other| *other != number).map(|other| format!("'{}'", self.name(other))).collect();
         let query = format!("[begin {expression} end || N <- [{}]].", others.join(", "));
         block_in_place(|| self.nodes[number].ctl(&["eval", &query]));
+    }
+
+    /// Has those of a queue's members that do not lead it stand still, `suspend`, or go on, `resume`.
+    pub fn elections(&self, vhost: &str, queue: &str, order: &str) {
+        let member = format!(
+            r#"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)),
+               {{Name, Leader}} = amqqueue:get_pid(Q), Leader =:= node() orelse sys:{order}(Name)."#
+        );
+        for (node, _) in self.nodes.iter().zip(&self.running).filter(|(_, running)| **running) {
+            block_in_place(|| node.ctl(&["eval", &member]));
+        }
     }
 
     /// What nodes do that see others no more: [`IGNORE`], as by default, or [`PAUSE`] in the minority.
