@@ -10,20 +10,28 @@ use lapin::types::{AMQPValue, FieldTable};
 use reveille::broker::Reader;
 use reveille::config::Broker;
 
+use crate::support::PATIENCE;
+use crate::support::broker::{self, Vhost};
 use crate::support::python::publish_odd;
 use crate::support::queues::Queues;
-use crate::support::{PATIENCE, broker};
 
 const LOG: &str = "log";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_others_write_to_is_read_back_each_time() {
+/// An empty stream, somebody who can write to it, and a reader.
+async fn log() -> (Vhost, Queues, Reader) {
     let vhost = broker::vhost();
     let queues = Queues::connect(&vhost.url).await;
     let channel = queues.connection.create_channel().await.unwrap();
     let mut stream = FieldTable::default();
     stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
     channel.queue_declare(LOG.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
+    let reader = Reader::new(Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() }));
+    (vhost, queues, reader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_others_write_to_is_read_back_each_time() {
+    let (vhost, queues, reader) = log().await;
     let others: Vec<Queues> = vec![Queues::connect(&vhost.url).await, Queues::connect(&vhost.url).await];
     let writing: Vec<_> = others
         .into_iter()
@@ -37,7 +45,6 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
         })
         .collect();
 
-    let reader = Reader::new(Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() }));
     for round in 0..40 {
         let mark = format!("mark {round}");
         queues.publish("", LOG, BasicProperties::default(), mark.as_bytes()).await;
@@ -51,12 +58,7 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
 
 #[tokio::test]
 async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
-    let vhost = broker::vhost();
-    let queues = Queues::connect(&vhost.url).await;
-    let channel = queues.connection.create_channel().await.unwrap();
-    let mut stream = FieldTable::default();
-    stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-    channel.queue_declare(LOG.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
+    let (vhost, queues, reader) = log().await;
     let odd = || publish_odd(&vhost.url, "", LOG, "odd");
     odd();
     for number in 0..20 {
@@ -66,7 +68,6 @@ async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
             odd();
         }
     }
-    let reader = Reader::new(Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() }));
     let mut read = Vec::new();
     let reading = reader.read_back(LOG, 200, |message| {
         read.extend_from_slice(message);
