@@ -151,7 +151,7 @@ async fn pause(fault: &Fault, options: &Options) -> bool {
     fault.mend(&sim, &folder).await;
     let ends = account.close(PATIENCE).await;
 
-    let charged = daemon.metric(r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#).await;
+    let charged = daemon.charged().await;
     let failed = jobs - ends.get("started").copied().unwrap_or_default();
     let log = sim.log().await;
     let is_start = |call: &&Call| call.operation == "start";

@@ -97,10 +97,9 @@ impl Copies {
             count += instances.len();
             account.submit(instances, more).await;
         }
-        let transient = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
         let scheduled = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
         eventually("every job is parked, and its ack lost", async || {
-            let seen = daemon.metric(transient).await + daemon.metric(scheduled).await;
+            let seen = daemon.charged().await + daemon.metric(scheduled).await;
             (seen >= parked as f64 && broker.acks.count() >= count).then_some(())
         })
         .await;

@@ -244,7 +244,7 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
         stage.sim.faults(json!([])).await;
         assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 1000)].into());
     }
-    let charged = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#).await;
+    let charged = stage.daemon.charged().await;
     assert_eq!(charged, 0.0, "no job lost an attempt");
     every_machine_was_started_once(&stage).await;
 }

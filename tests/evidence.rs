@@ -7,8 +7,6 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
 
-const CHARGED: &str = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
-
 fn id(number: usize) -> String {
     format!("i-sim{number:05}")
 }
@@ -35,7 +33,7 @@ async fn an_outage_costs_a_lone_job_nothing() {
         stage.sim.faults(json!([])).await;
         let outcome = stage.outcome().await;
         assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
-        assert_eq!(stage.daemon.metric(CHARGED).await, 0.0);
+        assert_eq!(stage.daemon.charged().await, 0.0);
     }
 }
 
@@ -80,7 +78,7 @@ async fn a_pause_is_no_time_for_which_a_job_failed() {
     let creating = json!({"status": 409, "code": "Instance.StartInstanceWhenCreating"});
     stage.sim.script(&id(1), json!([{"status": 500}, creating])).await;
     stage.wake(&id(1)).await;
-    eventually("it has failed", async || (stage.daemon.metric(CHARGED).await == 1.0).then_some(())).await;
+    eventually("it has failed", async || (stage.daemon.charged().await == 1.0).then_some(())).await;
     stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
     stage.wake(&id(2)).await;
     paused(&stage, "keys").await;

@@ -8,6 +8,19 @@ use serde_json::json;
 use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
 
+/// Where a job is published, by exchange and routing key. A due one comes back from the ladder, by way of its foot.
+type Place = (&'static str, &'static str);
+const NEW: Place = ("reveille.jobs", "prod");
+const URGENT: Place = ("reveille.jobs", "prod.urgent");
+const DUE: Place = ("reveille.delay.return", "0.prod");
+
+async fn put(stage: &Stage, (exchange, key): Place, number: usize) {
+    let instance = format!("i-sim{number:05}");
+    let properties = BasicProperties::default().with_message_id(instance.as_str().into());
+    let body = json!({ "instance_id": instance }).to_string();
+    stage.queues.publish(exchange, key, properties, body.as_bytes()).await;
+}
+
 #[tokio::test]
 async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
     let lane = "rate = 50\nburst = 1\nconcurrency = 1";
@@ -15,13 +28,8 @@ async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
     stage.daemon.child.signal("TERM");
     stage.daemon.child.ended().await;
     for number in 1..=50 {
-        let instance = format!("i-sim{number:05}");
-        // The first ten are new jobs, the others come back from the ladder, by way of its foot.
-        let (exchange, key) =
-            if number <= 10 { ("reveille.jobs", "prod") } else { ("reveille.delay.return", "0.prod") };
-        let properties = BasicProperties::default().with_message_id(instance.as_str().into());
-        let body = json!({ "instance_id": instance }).to_string();
-        stage.queues.publish(exchange, key, properties, body.as_bytes()).await;
+        // The first ten are new jobs.
+        put(&stage, if number <= 10 { NEW } else { DUE }, number).await;
     }
     stage.daemon.start_again();
     stage.outcomes(50).await;
@@ -40,13 +48,8 @@ async fn no_more_calls_are_in_flight_than_the_lane_allows() {
     let mut stage = Stage::with(Wishes { lane, sim: &["--latency", "1s"], ..Wishes::default() }).await;
     stage.daemon.child.signal("TERM");
     stage.daemon.child.ended().await;
-    let places = ["prod", "prod.urgent", "0.prod"].into_iter().cycle();
-    for (number, key) in (1..=9).zip(places) {
-        let exchange = if key == "0.prod" { "reveille.delay.return" } else { "reveille.jobs" };
-        let instance = format!("i-sim{number:05}");
-        let properties = BasicProperties::default().with_message_id(instance.as_str().into());
-        let body = json!({ "instance_id": instance }).to_string();
-        stage.queues.publish(exchange, key, properties, body.as_bytes()).await;
+    for (number, place) in (1..=9).zip([NEW, URGENT, DUE].into_iter().cycle()) {
+        put(&stage, place, number).await;
     }
     stage.daemon.start_again();
     stage.outcomes(9).await;

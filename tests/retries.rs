@@ -9,8 +9,6 @@ use crate::support::eventually;
 use crate::support::queues::header;
 use crate::support::stage::{Stage, Wishes};
 
-const PARKED: &str = r#"reveille_jobs_parked_total{cause="transient",lane="prod"}"#;
-
 #[tokio::test]
 async fn transient_failures_are_tried_again_until_one_succeeds() {
     let mut stage = Stage::set().await;
@@ -23,7 +21,7 @@ async fn transient_failures_are_tried_again_until_one_succeeds() {
     assert_eq!(outcome["ambiguous"], false);
     assert_eq!(stage.sim.operations("i-sim00001").await, ["start"; 5]);
     stage.all_acked().await;
-    assert_eq!(stage.daemon.metric(PARKED).await, 4.0);
+    assert_eq!(stage.daemon.charged().await, 4.0);
     assert!(stage.dead().await.is_empty());
 }
 

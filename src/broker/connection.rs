@@ -76,6 +76,11 @@ pub fn is_access_refused(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
 }
 
+/// Whether the broker says that there is no such queue or exchange.
+pub fn is_not_found(error: &lapin::Error) -> bool {
+    kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}
+
 fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => Some(error.kind()),

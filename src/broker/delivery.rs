@@ -2,7 +2,7 @@
 
 use lapin::BasicProperties;
 use lapin::options::BasicAckOptions;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::publisher::Confirmed;
 use crate::headers::Headers;
@@ -70,7 +70,7 @@ impl Message {
         let mut headers = FieldTable::default();
         if let Some(theirs) = self.properties.headers() {
             let kept = || theirs.inner().iter().filter(|(name, _)| !is_brokers(name.as_str()));
-            if kept().map(|(name, value)| 1 + name.as_str().len() + size(value)).sum::<usize>() <= HEADERS_LIMIT {
+            if kept().map(entry_size).sum::<usize>() <= HEADERS_LIMIT {
                 for (name, value) in kept() {
                     headers.insert(name.clone(), value.clone());
                 }
@@ -104,15 +104,18 @@ fn is_brokers(name: &str) -> bool {
         || name.starts_with("x-last-death-")
 }
 
+/// The same of a table's entry: its name has its length before it.
+fn entry_size((name, value): (&ShortString, &AMQPValue)) -> usize {
+    1 + name.as_str().len() + size(value)
+}
+
 /// About the bytes a value takes on the wire.
 fn size(value: &AMQPValue) -> usize {
     5 + match value {
         AMQPValue::LongString(text) => text.as_bytes().len(),
         AMQPValue::ByteArray(bytes) => bytes.as_slice().len(),
         AMQPValue::FieldArray(values) => values.as_slice().iter().map(size).sum(),
-        AMQPValue::FieldTable(table) => {
-            table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + size(value)).sum()
-        }
+        AMQPValue::FieldTable(table) => table.inner().iter().map(entry_size).sum(),
         _ => 8,
     }
 }

@@ -10,7 +10,7 @@ mod read_back;
 pub mod replies;
 pub mod topology;
 
-pub use connection::{Connection, OpenError, connect, is_access_refused, is_unreadable, open};
+pub use connection::{Connection, OpenError, connect, is_access_refused, is_not_found, is_unreadable, open};
 pub use delivery::{Delivery, Message, Unacked};
 pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};

@@ -12,13 +12,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Consumer, ErrorKind};
+use lapin::{BasicProperties, Channel, Consumer};
 use tokio::time::sleep;
 
 use super::LaneError;
-use crate::broker::{Connection, Outgoing, Publisher};
+use crate::broker::{Connection, Outgoing, Publisher, is_not_found};
 
 /// How soon the holder adds another baton, and so learns whether it is given any: two heartbeats, as RabbitMQ takes no
 /// less to learn that a replica is gone. It closes a channel that holds a delivery unacked for 30 minutes.
@@ -76,11 +75,6 @@ impl Batons {
             }
         }
     }
-}
-
-fn is_not_found(error: &lapin::Error) -> bool {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 impl Baton {

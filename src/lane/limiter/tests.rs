@@ -207,19 +207,3 @@ async fn the_calls_of_a_fast_lane_are_not_let_out_in_volleys() {
         assert!(evenly, "no forty calls in a row are evenly spaced at {rate} a second");
     }
 }
-
-#[tokio::test]
-async fn zz_probe() {
-    for rate in [300.0, 400.0, 500.0, 700.0, 1000.0, 2000.0] {
-        let limiter = Limiter::new(rate, 1);
-        let mut at = Vec::new();
-        for _ in 0..400 {
-            limiter.acquire().await;
-            at.push(Instant::now());
-        }
-        let mut gaps: Vec<f64> = at.windows(2).map(|p| (p[1] - p[0]).as_secs_f64() * rate).collect();
-        gaps.sort_by(f64::total_cmp);
-        let g = |s: f64| gaps[(s * 398.0) as usize];
-        println!("{rate}: {:.2} {:.2} {:.2} {:.2} {:.2}", g(0.01), g(0.25), g(0.5), g(0.75), g(0.99));
-    }
-}
