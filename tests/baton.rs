@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, HEARTBEAT};
 use crate::support::lossy::Lossy;
 use crate::support::pace::Lateness;
 use crate::support::queues::Queues;
@@ -41,9 +42,14 @@ struct Pair {
 
 impl Pair {
     async fn start(jobs: usize) -> Self {
+        Self::at(RATE, jobs).await
+    }
+
+    /// With a lane of this rate.
+    async fn at(rate: f64, jobs: usize) -> Self {
         let vhost = broker::vhost();
         let sim = Sim::start(&["--fleet", &format!("Stopped={jobs}")]);
-        let lane = format!("rate = {RATE}\nburst = 1\nconcurrency = 8");
+        let lane = format!("rate = {rate}\nburst = 1\nconcurrency = 8");
         let brokers = [Lossy::before(&vhost.url).await, Lossy::before(&vhost.url).await];
         let start = async |broker: &Lossy| {
             let daemon = Daemon::start(&config(&broker.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() }));
@@ -170,6 +176,33 @@ async fn a_holder_that_is_not_told_of_the_loss_gives_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_stands_by_and_is_not_told_of_the_loss_takes_over_all_the_same() {
     not_told(&[1]).await;
+}
+
+/// It is given jobs for as long as it does not notice, which is longer than its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() {
+    const SLOW: f64 = 10.0;
+    let pair = Pair::at(SLOW, 300).await;
+    let mut account = Account::open(&pair.vhost.url).await;
+    assert_eq!(pair.holder().await, 0);
+    account.submit((1..=300).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    eventually("calls are made", async || (pair.sim.log().await.len() > 10).then_some(())).await;
+    pair.brokers[0].cancels.begin();
+    pair.delete().await;
+    let deleted = Timestamp::now().as_microsecond();
+    pair.noticed(1, 1).await;
+    pair.noticed(0, 1).await;
+    let noticed = Timestamp::now().as_microsecond();
+    assert_eq!(pair.forgotten(), [1, 0]);
+
+    let lasted = deleted + i64::try_from((HEARTBEAT + pair.lateness.longest()).as_micros()).unwrap();
+    let mut calls = pair.sim.log().await;
+    let before = calls.len();
+    calls.retain(|call| (lasted..noticed).contains(&call.unix_micros));
+    println!("{before} calls until the loss was noticed, {} of them after the lease", calls.len());
+    assert!(!calls.is_empty(), "the other calls meanwhile");
+    pair.lateness.assert_pace(&calls, SLOW, 1);
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
 }
 
 /// The batons' queue is deleted, and these are not told, neither the holder, 0, nor the one that stands by, 1.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, HEARTBEAT};
 use crate::support::pace::{self, Lateness};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::sim::Sim;
@@ -18,8 +18,6 @@ use crate::support::{PATIENCE, eventually};
 const RATE: f64 = 50.0;
 const BURST: u32 = 20;
 const CONCURRENCY: usize = 8;
-/// The daemon's own, where the broker's URL names none.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
 
 /// Some replicas of one daemon, and jobs.

@@ -4,26 +4,29 @@
 //! once that replica's channel is gone. Every replica adds a baton as it subscribes, so there is always one; the
 //! holder keeps the newest, unacked, and acks the others.
 //!
-//! RabbitMQ does not always say that a subscription has ended with its queue. So the holder adds batons, and must be
-//! given some; and who stands by looks whether there are batons that nobody is given.
+//! RabbitMQ does not always say that a subscription has ended with its queue, nor at once that the others have lost sight
+//! of the node we talk to. So the holder adds batons, and must be given them: that alone proves, by a majority of the
+//! queue's members, that the lane is still ours, and renews its [`Lease`]. And who stands by looks whether there are
+//! batons that nobody is given.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use uuid::Uuid;
 
 use super::LaneError;
+use super::lease::Lease;
 use crate::broker::{Connection, Outgoing, Publisher, is_not_found};
 
-/// How soon the holder adds another baton, and so learns whether it is given any: two heartbeats, as RabbitMQ takes no
-/// less to learn that a replica is gone. It closes a channel that holds a delivery unacked for 30 minutes.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// After the confirm of a baton: who is not given it by then was forgotten.
+const GIVEN_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks of one that stands by.
-const LOOK_EVERY: Duration = RENEW_EVERY;
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The one that is kept and the one that replaces it.
 const PREFETCH: u16 = 2;
 
@@ -44,11 +47,12 @@ struct Batons {
 }
 
 impl Batons {
-    async fn add(&self) -> Result<(), LaneError> {
+    /// Adds one that can be told by its `id`.
+    async fn add(&self, id: &ShortString) -> Result<(), LaneError> {
         let baton = Outgoing {
             exchange: String::new(),
             key: self.queue.clone(),
-            properties: BasicProperties::default(),
+            properties: BasicProperties::default().with_message_id(id.clone()),
             body: b"baton".to_vec(),
         };
         Ok(self.publisher.publish(baton).await.map(drop)?)
@@ -71,7 +75,7 @@ impl Batons {
                 (1.., _) => {}
                 (0, 1..) => return Ok(()),
                 // Also said by a broker that does not reach the queue's leader. With a baton in it the next look tells.
-                (0, 0) => self.add().await?,
+                (0, 0) => self.add(&new_id()).await?,
             }
         }
     }
@@ -86,7 +90,7 @@ impl Baton {
             .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
         let batons = Batons { queue, publisher: connection.publisher(1) };
-        batons.add().await?;
+        batons.add(&new_id()).await?;
         Ok(Self { batons, channel, consumer, kept: None })
     }
 
@@ -95,54 +99,64 @@ impl Baton {
         let batons = self.batons.clone();
         tokio::select! {
             biased;
-            held = self.next() => held,
+            held = self.next() => held.map(drop),
             forsaken = batons.forsaken(connection) => forsaken.and(Err(LaneError::Forgotten(batons.queue.clone()))),
         }
     }
 
-    /// Keeps the baton, for as long as that goes well.
-    pub async fn keep(&mut self) -> Result<(), LaneError> {
-        loop {
-            let batons = self.batons.clone();
-            // However long the broker takes to confirm one: only then is it to come.
-            let renewal = async {
-                batons.add().await?;
-                sleep(RENEW_EVERY).await;
-                Ok(())
-            };
-            if !self.given_until(renewal).await? {
-                return Err(LaneError::Forgotten(self.batons.queue.clone()));
-            }
-        }
-    }
-
-    /// Takes what batons come until `end`, and says whether any did.
-    async fn given_until(&mut self, end: impl Future<Output = Result<(), LaneError>>) -> Result<bool, LaneError> {
-        let (mut end, mut given) = (std::pin::pin!(end), false);
+    /// Keeps the baton, for as long as that goes well: another one is asked for twice in `length`, which is how long each
+    /// is good for. That also replaces the one held before RabbitMQ closes its channel over it, after 30 minutes.
+    pub async fn keep(&mut self, lease: &Lease, length: Duration) -> Result<(), LaneError> {
+        lease.end();
+        let mut renewal = interval(length / 2);
+        // The one after one that was long in coming is due at once.
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                next = self.next() => next?,
-                ended = &mut end => return ended.map(|()| given),
+                lost = self.given_others() => lost?,
+                _ = renewal.tick() => {}
             }
-            given = true;
+            let (asked, id, batons) = (SystemTime::now(), new_id(), self.batons.clone());
+            // However long the broker takes to confirm it: only then is it to come.
+            let overdue = async {
+                batons.add(&id).await?;
+                sleep(GIVEN_WITHIN).await;
+                Err(LaneError::Forgotten(batons.queue.clone()))
+            };
+            tokio::select! {
+                biased;
+                given = self.given(&id) => given?,
+                overdue = overdue => return overdue,
+            }
+            lease.renew(asked, length);
         }
     }
 
-    /// Takes the next baton, and acks the one held before: not acked is only the newest.
-    async fn next(&mut self) -> Result<(), LaneError> {
-        let Some(baton) = self.consumer.next().await else {
-            return Err(LaneError::Cancelled(self.batons.queue.clone()));
-        };
-        if let Some(older) = self.kept.replace(baton?) {
-            older.ack(BasicAckOptions::default()).await?;
-        }
+    /// Takes what batons come until the one with this id does.
+    async fn given(&mut self, id: &ShortString) -> Result<(), LaneError> {
+        while self.next().await?.as_ref() != Some(id) {}
         Ok(())
     }
 
-    /// The channel the baton was given on.
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
+    /// Takes what batons come: of other replicas, and those that came twice.
+    async fn given_others(&mut self) -> Result<(), LaneError> {
+        loop {
+            self.next().await?;
+        }
+    }
+
+    /// Takes the next baton, and acks the one held before: not acked is only the newest. Returns its id.
+    async fn next(&mut self) -> Result<Option<ShortString>, LaneError> {
+        let Some(baton) = self.consumer.next().await else {
+            return Err(LaneError::Cancelled(self.batons.queue.clone()));
+        };
+        let baton = baton?;
+        let id = baton.properties.message_id().clone();
+        if let Some(older) = self.kept.replace(baton) {
+            older.ack(BasicAckOptions::default()).await?;
+        }
+        Ok(id)
     }
 
     /// Gives the baton to the next replica.
@@ -150,4 +164,8 @@ impl Baton {
         // If the channel cannot be closed it is gone already, and the baton with it.
         let _ = self.channel.close(200, "given back".into()).await;
     }
+}
+
+fn new_id() -> ShortString {
+    Uuid::now_v7().to_string().into()
 }

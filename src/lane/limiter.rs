@@ -42,12 +42,17 @@ impl Limiter {
         }
     }
 
-    /// Empties the bucket: what is saved up for a burst is gone, and the next slot is an interval away.
+    /// Empties the bucket: what is saved up for a burst is gone, and the next slot is an interval away, or `pause` if that is
+    /// longer.
     ///
-    /// Whoever takes a lane over begins so, since the replica before may have just used the last of its burst.
-    pub fn empty(&self) {
+    /// Whoever takes a lane over begins so, since the replica before may have just used the last of its burst, or not know
+    /// yet that the lane is no longer its own.
+    pub fn empty(&self, pause: Duration) {
         let now = Instant::now();
-        self.change(|state| state.empty(now));
+        self.change(|state| {
+            state.resume = state.resume.max(now + pause);
+            state.empty(now);
+        });
     }
 
     /// Begins anew, slowly: for a lane that stood still, whose API may not bear the whole rate at once. Unless it
@@ -147,7 +152,7 @@ impl Limiter {
 struct State {
     pace: Pace,
     bucket: Bucket,
-    /// No slot before this: a `Retry-After` that the whole lane keeps to.
+    /// No slot before this: a `Retry-After` that the whole lane keeps to, or the pause of a take-over.
     resume: Instant,
 }
 

@@ -32,12 +32,23 @@ async fn a_pause_saves_up_one_burst_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_bucket_has_no_burst() {
     let limiter = Limiter::new(10.0, 3);
-    limiter.empty();
+    limiter.empty(Duration::ZERO);
     let start = Instant::now();
     for _ in 0..4 {
         limiter.acquire().await;
     }
     assert_eq!(start.elapsed().as_millis(), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_there_is_no_burst_either() {
+    let limiter = Limiter::new(10.0, 3);
+    limiter.empty(Duration::from_millis(500));
+    let start = Instant::now();
+    for _ in 0..4 {
+        limiter.acquire().await;
+    }
+    assert_eq!(start.elapsed().as_millis(), 800);
 }
 
 #[tokio::test(start_paused = true)]
