@@ -158,7 +158,7 @@ async fn a_count_of_deliveries_that_a_producer_wrote_is_not_believed() {
     const JOBS: usize = 50;
     let lane = "rate = 50\nburst = 1\nconcurrency = 2\nconflict = \"fail\"\nbatch = 1";
     let stage = Stage::with(Wishes { fleet: "Running=50", lane, ..Wishes::default() }).await;
-    eventually("it subscribes", async || (stage.queues.count("reveille.jobs.prod").await.1 == 1).then_some(())).await;
+    stage.queues.has("reveille.jobs.prod", 0, 1).await;
     let mut account = Account::open(&stage.vhost.url).await;
     let instance = |number: usize| format!("i-sim{number:05}");
     account.submit((1..=JOBS / 2).map(instance), json!({})).await;

@@ -75,7 +75,7 @@ async fn a_second_signal_stops_at_once() {
     assert!(stage.daemon.child.is_running(), "the call is given its time");
     stage.daemon.child.signal("TERM");
     assert_eq!(stage.daemon.child.ended().await.code(), Some(128 + 15));
-    eventually("the job is back", async || (stage.queues.count("reveille.jobs.prod").await.0 == 1).then_some(())).await;
+    stage.back(1).await;
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use tokio::time::timeout;
 
+use super::eventually;
+
 pub struct Queues {
     pub connection: Connection,
     channel: Channel,
@@ -41,7 +43,15 @@ impl Queues {
         assert!(confirm.is_ack() && confirm.take_message().is_none(), "{exchange} {key}: not taken");
     }
 
-    /// Messages ready in a queue, and its consumers.
+    /// Waits until a queue has so many messages ready, and so many consumers.
+    pub async fn has(&self, queue: &str, messages: usize, consumers: u32) {
+        let wanted = (u32::try_from(messages).expect("some hundreds"), consumers);
+        let what = format!("{queue} has {messages} messages and {consumers} consumers");
+        eventually(&what, async || (self.count(queue).await == wanted).then_some(())).await;
+    }
+
+    /// Messages ready in a queue, and its consumers. RabbitMQ says that there are none too where the queue's leader has not
+    /// told within a quarter of a second.
     pub async fn count(&self, queue: &str) -> (u32, u32) {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue =

@@ -109,9 +109,7 @@ impl Stage {
     /// Waits until so many jobs are back in the queue of new ones, where nobody takes any: a queue does not hand back at
     /// once what a channel had that was closed.
     pub async fn back(&self, jobs: usize) {
-        let jobs = (u32::try_from(jobs).expect("some hundreds"), 0);
-        eventually("they are back", async || (self.queues.count("reveille.jobs.prod").await == jobs).then_some(()))
-            .await;
+        self.queues.has("reveille.jobs.prod", jobs, 0).await;
     }
 
     /// Waits until nothing is left of any job, ready or unacked, but what is among the dead letters.
@@ -121,7 +119,7 @@ impl Stage {
         })
         .await;
         for queue in ["reveille.urgent.prod", "reveille.due.prod", "reveille.jobs.prod"] {
-            assert_eq!(self.queues.count(queue).await, (0, 1), "{queue}");
+            self.queues.has(queue, 0, 1).await;
         }
     }
 }
