@@ -49,10 +49,7 @@ impl Limiter {
     /// yet that the lane is no longer its own.
     pub fn empty(&self, pause: Duration) {
         let now = Instant::now();
-        self.change(|state| {
-            state.resume = state.resume.max(now + pause);
-            state.empty(now);
-        });
+        self.change(|state| state.empty(now + pause, now));
     }
 
     /// Begins anew, slowly: for a lane that stood still, whose API may not bear the whole rate at once. Unless it
@@ -61,7 +58,7 @@ impl Limiter {
         let now = Instant::now();
         self.change(|state| {
             state.pace.gently(state.resume.max(now));
-            state.empty(now);
+            state.empty(now, now);
         });
     }
 
@@ -171,18 +168,20 @@ impl State {
 
     fn throttled(&mut self, made: Instant, retry_after: Option<Duration>, now: Instant) {
         if let Some(resume) = self.pace.throttled(made, retry_after, now) {
-            self.resume = resume;
-            self.empty(now);
+            self.empty(resume, now);
         }
     }
 
-    fn empty(&mut self, now: Instant) {
+    /// Nothing is saved up, and there is no slot before `resume`, nor before what was to be waited out already.
+    fn empty(&mut self, resume: Instant, now: Instant) {
+        self.resume = self.resume.max(resume);
         self.tune(now);
         self.bucket.empty(self.resume.max(now + self.bucket.interval));
     }
 
     fn tune(&mut self, now: Instant) {
-        self.bucket.tune(self.pace.rate(now), now);
+        // What is waited out stays as long, whatever the rate.
+        self.bucket.tune(self.pace.rate(now), now.max(self.resume));
     }
 }
 

@@ -52,6 +52,16 @@ async fn after_a_pause_there_is_no_burst_either() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_throttled_call_of_before_does_not_shorten_a_pause() {
+    let limiter = Limiter::new(1.0, 1);
+    let start = Instant::now();
+    limiter.empty(Duration::from_secs(60));
+    limiter.throttled(start, None);
+    limiter.acquire().await;
+    assert_eq!(start.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_who_wait_while_the_process_stands_still_are_not_let_through_together() {
     let limiter = Arc::new(Limiter::new(10.0, 2));
     let acquired = Arc::new(AtomicUsize::new(0));
