@@ -9,6 +9,7 @@
 //! queue's members, that the lane is still ours, and renews its [`Lease`]. And who stands by looks whether there are
 //! batons that nobody is given.
 
+use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
@@ -108,16 +109,17 @@ impl Baton {
     /// is good for. That also replaces the one held before RabbitMQ closes its channel over it, after 30 minutes.
     pub async fn keep(&mut self, lease: &Lease, length: Duration) -> Result<(), LaneError> {
         lease.end();
+        let batons = self.batons.clone();
         let mut renewal = interval(length / 2);
         // The one after one that was long in coming is due at once.
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                lost = self.given_others() => lost?,
+                lost = self.given_others() => match lost? {},
                 _ = renewal.tick() => {}
             }
-            let (asked, id, batons) = (SystemTime::now(), new_id(), self.batons.clone());
+            let (asked, id) = (SystemTime::now(), new_id());
             // However long the broker takes to confirm it: only then is it to come.
             let overdue = async {
                 batons.add(&id).await?;
@@ -140,7 +142,7 @@ impl Baton {
     }
 
     /// Takes what batons come: of other replicas, and those that came twice.
-    async fn given_others(&mut self) -> Result<(), LaneError> {
+    async fn given_others(&mut self) -> Result<Infallible, LaneError> {
         loop {
             self.next().await?;
         }
