@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
-use crate::support::daemon::{Daemon, HEARTBEAT};
+use crate::support::daemon::Daemon;
 use crate::support::lossy::Lossy;
 use crate::support::pace::Lateness;
 use crate::support::queues::Queues;
@@ -195,7 +195,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     let noticed = Timestamp::now().as_microsecond();
     assert_eq!(pair.forgotten(), [1, 0]);
 
-    let lasted = deleted + i64::try_from((HEARTBEAT + pair.lateness.longest()).as_micros()).unwrap();
+    let lasted = pair.lateness.lease_over(deleted);
     let mut calls = pair.sim.log().await;
     let before = calls.len();
     calls.retain(|call| (lasted..noticed).contains(&call.unix_micros));

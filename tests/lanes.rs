@@ -71,8 +71,7 @@ impl Scene {
         daemon.ready().await;
         let queues = Queues::connect(&vhost.url).await;
         for lane in ["troubled", "steady"] {
-            let queue = format!("reveille.jobs.{lane}");
-            eventually("jobs are taken", async || (queues.count(&queue).await.1 == 1).then_some(())).await;
+            queues.has(&format!("reveille.jobs.{lane}"), 0, 1).await;
         }
         let events = queues.listen("reveille.outcomes", "steady.started").await;
         Self { vhost, queues, events, troubled, _steady: steady, daemon, submitted: 0 }

@@ -219,7 +219,7 @@ impl Scene {
         daemon.ready().await;
         let account = Account::open(&vhost.url).await;
         let queues = Queues::connect(&vhost.url).await;
-        eventually("jobs are taken", async || (queues.count("reveille.jobs.prod").await.1 == 1).then_some(())).await;
+        queues.has("reveille.jobs.prod", 0, 1).await;
         Self { sim, broker, account, daemon, _vhost: vhost }
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
-use crate::support::daemon::{Daemon, HEARTBEAT};
+use crate::support::daemon::Daemon;
 use crate::support::pace::{self, Lateness};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::sim::Sim;
@@ -180,7 +180,7 @@ async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() 
     cable.flow(Flow::Stalled);
     eventually("the other holds the lane", async || (other.metric(HELD).await == 1.0).then_some(())).await;
     let taken_over = Timestamp::now().as_microsecond();
-    let lasted = cut_at + i64::try_from((HEARTBEAT + lateness.longest()).as_micros()).unwrap();
+    let lasted = lateness.lease_over(cut_at);
     println!("take-over after the cable was pulled out: {} ms", (taken_over - cut_at) / 1000);
     let calls = sim.log().await;
     let late: Vec<i64> =

@@ -3,14 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use super::child::Child;
 use super::stage::LANE;
 use super::{eventually, http};
-
-/// Where the broker's URL names none.
-pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// `reveille run` with a configuration of its own.
 pub struct Daemon {

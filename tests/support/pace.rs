@@ -51,6 +51,9 @@ pub fn silence(times: &[i64], moment: i64, after: Duration) -> Duration {
     Duration::from_micros(u64::try_from(longest).expect("the log is in order"))
 }
 
+/// The daemon's own, where the broker's URL names none: how long its lease of a lane lasts.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// Between two measurements.
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -85,6 +88,11 @@ impl Lateness {
 
     pub fn longest(&self) -> Duration {
         Duration::from_micros(self.longest.load(Ordering::Relaxed)) + EVERY
+    }
+
+    /// Until when calls may be taken up under a lease that was not renewed from `moment` on, in microseconds.
+    pub fn lease_over(&self, moment: i64) -> i64 {
+        moment + i64::try_from((HEARTBEAT + self.longest()).as_micros()).expect("a short time")
     }
 
     /// Asserts that no second saw more calls than `rate` and `burst` allow.
