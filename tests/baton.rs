@@ -61,9 +61,9 @@ impl Pair {
         Self { daemons, brokers, queues, lateness, sim, vhost }
     }
 
-    async fn delete(&self) {
+    async fn delete(&self, queue: &str) {
         let channel = self.queues.connection.create_channel().await.unwrap();
-        channel.queue_delete(BATON.into(), QueueDeleteOptions::default()).await.unwrap();
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
     /// Waits until this one has lost its subscription so often.
@@ -142,7 +142,7 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         pair.goes_on(&mut account, 1).await;
 
         for losses in 1..=DELETIONS {
-            pair.delete().await;
+            pair.delete(BATON).await;
             pair.noticed(0, losses).await;
             pair.noticed(1, losses).await;
             pair.holder().await;
@@ -189,7 +189,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     account.submit((1..=300).map(|number| format!("i-sim{number:05}")), json!({})).await;
     eventually("calls are made", async || (pair.sim.log().await.len() > 10).then_some(())).await;
     pair.brokers[0].cancels.begin();
-    pair.delete().await;
+    pair.delete(BATON).await;
     let deleted = Timestamp::now().as_microsecond();
     pair.noticed(1, 1).await;
     pair.noticed(0, 1).await;
@@ -206,6 +206,23 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
 }
 
+/// RabbitMQ confirms the cancel of a subscription twice where its queue was just deleted, which lapin takes for a reason to
+/// end the connection: so nobody cancels one then.
+#[tokio::test]
+async fn a_lane_that_is_run_anew_cancels_no_subscription() {
+    let pair = Pair::start(2 * JOBS).await;
+    let mut account = Account::open(&pair.vhost.url).await;
+    assert_eq!(pair.holder().await, 0);
+    pair.goes_on(&mut account, 0).await;
+    pair.delete("reveille.urgent.prod").await;
+    let ended = "the broker ended the subscription to reveille.urgent.prod";
+    eventually("the loss is noticed", async || pair.daemons[0].child.output().contains(ended).then_some(())).await;
+    pair.holder().await;
+    pair.goes_on(&mut account, 1).await;
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 2 * JOBS)].into());
+    assert_eq!(pair.brokers.each_ref().map(|broker| broker.own_cancels.forwarded()), [0, 0]);
+}
+
 /// The batons' queue is deleted, and these are not told, neither the holder, 0, nor the one that stands by, 1.
 async fn not_told(these: &[usize]) {
     let pair = Pair::start(3 * JOBS).await;
@@ -215,7 +232,7 @@ async fn not_told(these: &[usize]) {
     for one in these {
         pair.brokers[*one].cancels.begin();
     }
-    pair.delete().await;
+    pair.delete(BATON).await;
     pair.noticed(0, 1).await;
     // The holder may be back before the other one looks: then that one notices when nobody holds the lane.
     if !these.contains(&1) {

@@ -8,6 +8,7 @@ pub mod names;
 pub mod publisher;
 mod read_back;
 pub mod replies;
+pub mod subscription;
 pub mod topology;
 
 pub use connection::{Connection, OpenError, connect, is_access_refused, is_not_found, is_unreadable, open};
@@ -16,4 +17,5 @@ pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
 pub use read_back::Reader;
 pub use replies::{Replies, Reply};
+pub use subscription::{Subscription, hang_up};
 pub use topology::Topology;

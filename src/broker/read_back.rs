@@ -3,16 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, Weak};
 
-use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::Connection;
 use super::connection::{ConnectError, connect, is_unreadable};
+use super::{Connection, Subscription};
 use crate::config::Broker;
 use crate::headers::Headers;
 
@@ -98,10 +96,7 @@ impl Reader {
 
 /// The offset of one of the last messages.
 async fn last(connection: &Connection, stream: &str) -> Result<Option<i64>, lapin::Error> {
-    // A channel for each look at the stream: where one channel consumes it a second time, while others write to it,
-    // RabbitMQ 3.10 at times sends nothing at all, about one time in five as measured.
-    let channel = connection.channel().await?;
-    let mut end = consume(&channel, stream, AMQPValue::LongString("last".into())).await?;
+    let mut end = consume(connection, stream, AMQPValue::LongString("last".into())).await?;
     let last = end.next().await.transpose()?;
     Ok(last.map(|last| Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0)))
 }
@@ -122,8 +117,7 @@ async fn read(
             next.insert((last - i64::from(count)).max(0))
         }
     };
-    let channel = connection.channel().await?;
-    let mut messages = consume(&channel, stream, AMQPValue::LongLongInt(*next)).await?;
+    let mut messages = consume(connection, stream, AMQPValue::LongLongInt(*next)).await?;
     let mut acks = JoinSet::new();
     while let Some(message) = messages.next().await {
         *next += 1;
@@ -139,9 +133,12 @@ async fn read(
     Ok(())
 }
 
-async fn consume(channel: &Channel, stream: &str, from: AMQPValue) -> Result<Consumer, lapin::Error> {
+async fn consume(connection: &Connection, stream: &str, from: AMQPValue) -> Result<Subscription, lapin::Error> {
+    // A channel for each look at the stream: where one channel consumes it a second time, while others write to it,
+    // RabbitMQ 3.10 at times sends nothing at all, about one time in five as measured.
+    let channel = connection.channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let mut arguments = FieldTable::default();
     arguments.insert(OFFSET.into(), from);
-    channel.basic_consume(stream.into(), "".into(), BasicConsumeOptions::default(), arguments).await
+    Subscription::open(channel, stream, BasicConsumeOptions::default(), arguments).await
 }

@@ -12,17 +12,16 @@
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
 
 use super::LaneError;
 use super::lease::Lease;
-use crate::broker::{Connection, Outgoing, Publisher, is_not_found};
+use crate::broker::{Connection, Outgoing, Publisher, Subscription, is_not_found};
 
 /// After the confirm of a baton: who is not given it by then was forgotten.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
@@ -35,8 +34,7 @@ const PREFETCH: u16 = 2;
 #[derive(Debug)]
 pub struct Baton {
     batons: Batons,
-    channel: Channel,
-    consumer: Consumer,
+    subscription: Subscription,
     kept: Option<Delivery>,
 }
 
@@ -87,12 +85,11 @@ impl Baton {
     pub async fn subscribe(connection: &Connection, queue: String) -> Result<Self, LaneError> {
         let channel = connection.channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let consumer = channel
-            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await?;
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let subscription = Subscription::open(channel, &queue, options, none).await?;
         let batons = Batons { queue, publisher: connection.publisher(1) };
         batons.add(&new_id()).await?;
-        Ok(Self { batons, channel, consumer, kept: None })
+        Ok(Self { batons, subscription, kept: None })
     }
 
     /// Waits until this replica holds the baton.
@@ -150,7 +147,7 @@ impl Baton {
 
     /// Takes the next baton, and acks the one held before: not acked is only the newest. Returns its id.
     async fn next(&mut self) -> Result<Option<ShortString>, LaneError> {
-        let Some(baton) = self.consumer.next().await else {
+        let Some(baton) = self.subscription.next().await else {
             return Err(LaneError::Cancelled(self.batons.queue.clone()));
         };
         let baton = baton?;
@@ -163,8 +160,7 @@ impl Baton {
 
     /// Gives the baton to the next replica.
     pub async fn give_back(self) {
-        // If the channel cannot be closed it is gone already, and the baton with it.
-        let _ = self.channel.close(200, "given back".into()).await;
+        self.subscription.close().await;
     }
 }
 

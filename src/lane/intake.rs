@@ -13,7 +13,7 @@ use super::company::Ticket;
 use super::run::Job;
 use super::serve::{Jobs, start};
 use super::{Lane, LaneError, Tenure};
-use crate::broker::Delivery;
+use crate::broker::{Delivery, hang_up};
 
 /// A lane's queues, in the order in which they are served.
 pub(super) const QUEUES: usize = 3;
@@ -53,8 +53,10 @@ impl Turns {
     }
 }
 
-/// The lane's queues, subscribed to.
+/// The lane's queues, subscribed to. If it is dropped before the subscriptions are cancelled, its channel is closed.
 pub(super) struct Intake {
+    channel: Channel,
+    cancelled: bool,
     consumers: [Consumer; QUEUES],
     turns: Turns,
     prefetch: u16,
@@ -69,7 +71,13 @@ impl Intake {
             let options = BasicConsumeOptions::default();
             channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
         });
-        Ok(Self { consumers: [urgent.await?, due.await?, new.await?], turns: Turns::default(), prefetch })
+        Ok(Self {
+            channel: channel.clone(),
+            cancelled: false,
+            consumers: [urgent.await?, due.await?, new.await?],
+            turns: Turns::default(),
+            prefetch,
+        })
     }
 
     /// Whether the lane is to hold less than half as many deliveries by now, or more than twice as many: its jobs are
@@ -103,11 +111,20 @@ impl Intake {
         Ok(())
     }
 
-    pub(super) async fn cancel(&self, channel: &Channel) -> Result<(), LaneError> {
+    pub(super) async fn cancel(&mut self) -> Result<(), LaneError> {
         for consumer in &self.consumers {
-            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+            self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
         }
+        self.cancelled = true;
         Ok(())
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        if !self.cancelled {
+            hang_up(&self.channel);
+        }
     }
 }
 

@@ -3,21 +3,19 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use lapin::Channel;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
 use tokio::time::timeout;
 
 use super::LaneError;
-use crate::broker::Connection;
+use crate::broker::{Connection, Subscription};
 
 /// Our answer, on a channel of its own: dropping it takes it back.
 #[derive(Debug)]
 pub(super) struct RollCall {
     queue: String,
-    channel: Channel,
-    consumer: Consumer,
+    subscription: Subscription,
 }
 
 impl RollCall {
@@ -26,13 +24,13 @@ impl RollCall {
         let channel = connection.channel().await?;
         // Should anybody publish something all the same, it is taken and dropped.
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { queue: queue.to_owned(), channel, consumer })
+        let subscription = Subscription::open(channel, queue, options, FieldTable::default()).await?;
+        Ok(Self { queue: queue.to_owned(), subscription })
     }
 
     /// Counts the replicas, as [`count`].
     pub async fn count(&self) -> Result<Option<usize>, LaneError> {
-        count(&self.channel, &self.queue).await
+        count(self.subscription.channel(), &self.queue).await
     }
 
     /// Waits for `pause`.
@@ -41,7 +39,7 @@ impl RollCall {
     /// Meanwhile the broker has ceased to count us.
     pub async fn rest(&mut self, pause: Duration) -> Result<(), LaneError> {
         let ended = async {
-            while let Some(message) = self.consumer.next().await {
+            while let Some(message) = self.subscription.next().await {
                 message?;
             }
             Err(LaneError::Cancelled(self.queue.clone()))

@@ -133,7 +133,7 @@ async fn subscribe_and_take(
             () = stop.requested() => Taken::Over,
             taken = take(tenure, &mut intake, slots, jobs) => taken?,
         };
-        intake.cancel(channel).await?;
+        intake.cancel().await?;
         if taken == Taken::Over {
             return Ok(false);
         }

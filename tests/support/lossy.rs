@@ -32,6 +32,8 @@ pub struct Lossy {
     pub confirms: Arc<Loss>,
     /// The broker's word that a subscription has ended: RabbitMQ can forget that too.
     pub cancels: Arc<Loss>,
+    /// The client's wish that one ends.
+    pub own_cancels: Arc<Loss>,
     /// What is said of a failed job. RabbitMQ ends the connection over the rest of it.
     pub ends: Arc<Loss>,
     /// The client's wish for a channel, and for a binding: it waits for an answer then.
@@ -104,12 +106,13 @@ impl Lossy {
             acks: Loss::of(ACK),
             confirms: Loss::of(ACK),
             cancels: Loss::of(CANCEL),
+            own_cancels: Loss::of(CANCEL),
             ends: Loss::of(PUBLISH_END),
             opens: Loss::of(OPEN),
             binds: Loss::of(BIND),
             cut,
         };
-        let of_client = [&proxy.acks, &proxy.ends, &proxy.opens, &proxy.binds].map(Arc::clone);
+        let of_client = [&proxy.acks, &proxy.own_cancels, &proxy.ends, &proxy.opens, &proxy.binds].map(Arc::clone);
         let of_broker = [&proxy.confirms, &proxy.cancels].map(Arc::clone);
         let (address, cut) = (address.to_owned(), proxy.cut.clone());
         tokio::spawn(async move {

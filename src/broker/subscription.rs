@@ -1,0 +1,59 @@
+//! A subscription that ends with its channel.
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+
+/// A subscription, on a channel of its own that is closed as it is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    channel: Channel,
+    consumer: Consumer,
+}
+
+impl Subscription {
+    /// Subscribes to a queue.
+    ///
+    /// # Errors
+    /// The broker's.
+    pub async fn open(
+        channel: Channel,
+        queue: &str,
+        options: BasicConsumeOptions,
+        arguments: FieldTable,
+    ) -> Result<Self, lapin::Error> {
+        let consumer = channel.basic_consume(queue.into(), "".into(), options, arguments).await?;
+        Ok(Self { channel, consumer })
+    }
+
+    /// The next delivery, or `None` once the broker has ended the subscription.
+    pub async fn next(&mut self) -> Option<Result<Delivery, lapin::Error>> {
+        self.consumer.next().await
+    }
+
+    /// Its channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Closes the channel, and waits until the broker has.
+    pub async fn close(self) {
+        // If it cannot be closed it is gone already, and what was unacked with it.
+        let _ = self.channel.close(200, "done".into()).await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        hang_up(&self.channel);
+    }
+}
+
+/// Has a channel closed, and waits for nothing. With that, lapin does not cancel the subscriptions over it one by one as they
+/// are dropped: RabbitMQ 3.10 confirms it twice where the queue of one was just deleted, over which lapin ends the connection.
+pub fn hang_up(channel: &Channel) {
+    // The first poll has it sent, or finds that it is closed already.
+    let _ = channel.close(200, "done".into()).now_or_never();
+}
