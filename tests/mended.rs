@@ -176,7 +176,9 @@ async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_par
             let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
             (found.consumer_count() == 1).then_some(())?;
         }
-        Some(())
+        // Until it is bound, what is submitted ends among the dead letters.
+        let bindings = ["list_bindings", "-p", &stage.vhost.name, "source_name", "destination_name", "routing_key"];
+        stage.vhost.node.ctl(&bindings).contains("reveille.jobs\treveille.jobs.prod\tprod\n").then_some(())
     })
     .await;
     account.submit(all[100..].iter().cloned(), json!({})).await;
