@@ -57,13 +57,17 @@ async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job
     assert_eq!(scene.starts().await, (1, 1));
 }
 
+/// Has RabbitMQ take what it uses for too much.
+const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
+
 #[tokio::test]
 async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
     let mut scene = Scene::set(800, SLOW).await;
+    let alarm = scene.node.prepare(SHORT_OF_MEMORY);
     scene.submit(1..801, json!({})).await;
     scene.calls(40).await;
-    scene.node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
     assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
+    alarm.now();
     assert_eq!(scene.readiness("blocked: low on memory").await, 503);
     assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
     // One that comes meanwhile has more trouble: it has not even a baton yet.
@@ -91,15 +95,15 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
 #[tokio::test]
 async fn a_stop_while_the_broker_is_short_of_memory_ends_in_time_and_no_job_is_lost() {
     let lane = "rate = 40\nburst = 1\nconcurrency = 8\n[shutdown]\ngrace = \"2s\"";
-    let mut scene = Scene::set(800, Wishes { lane, ..STEADY }).await;
+    let mut scene = Scene::set(400, Wishes { lane, ..STEADY }).await;
     let config = std::fs::read_to_string(&scene.daemon.config.path).unwrap();
     let mut second = Daemon::start(&config);
     second.ready().await;
-    scene.submit(1..801, json!({})).await;
+    let alarm = scene.node.prepare(SHORT_OF_MEMORY);
+    scene.submit(1..401, json!({})).await;
     scene.calls(40).await;
-    // On a busy machine this alone has taken nine seconds.
-    scene.node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
-    assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
+    assert!(scene.sim.log().await.len() < 400, "the alarm comes under load");
+    alarm.now();
     // One holds the lane, one stands by, and one has not even a baton yet. RabbitMQ blocks only whoever publishes.
     let mut third = Daemon::start(&config);
     for daemon in [&scene.daemon, &third] {
@@ -113,17 +117,18 @@ async fn a_stop_while_the_broker_is_short_of_memory_ends_in_time_and_no_job_is_l
     }
     scene.node.ctl(&["set_vm_memory_high_watermark", "0.8"]);
     scene.daemon.start_again();
-    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 400)].into());
     assert_eq!(scene.starts().await, (1, 1));
 }
 
 #[tokio::test]
 async fn a_broker_short_of_disk_is_waited_for_and_no_connection_given_up() {
     let mut scene = Scene::set(800, SLOW).await;
+    let alarm = scene.node.prepare(r#"rabbit_disk_monitor:set_disk_free_limit("1000000GB")"#);
     scene.submit(1..801, json!({})).await;
     scene.calls(40).await;
-    scene.node.ctl(&["set_disk_free_limit", "1000000GB"]);
     assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
+    alarm.now();
     assert_eq!(scene.readiness("blocked: low on disk").await, 503);
     assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
     scene.node.ctl(&["set_disk_free_limit", "50MB"]);

@@ -229,26 +229,26 @@ async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
 async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_them() {
     let mut cluster = cluster().await;
     cluster.partitions_are(PAUSE);
-    let mut scene = Scene::set(&cluster, 1200, 2).await;
+    let mut scene = Scene::set(&cluster, 700, 2).await;
     scene.balancer.prefer(&cluster.urls([0, 1, 2]));
     let other = Daemon::start(&std::fs::read_to_string(&scene.daemon.config.path).unwrap());
     other.ready().await;
-    scene.submit(1..=1000).await;
+    let split = cluster.prepare_split(2);
+    scene.submit(1..=500).await;
     scene.called(50).await;
     let moment = Timestamp::now();
-    // On a busy machine this alone has taken nine seconds.
-    cluster.split_off(2);
-    assert!(scene.calls().await < 1000, "the split came under load");
+    assert!(scene.calls().await < 500, "the split comes under load");
+    cluster.split_off(2, split);
     // Its node pauses, and so the holder connects to another one.
     let lost = "the connection to RabbitMQ is lost";
     eventually("the holder leaves", async || scene.daemon.child.output().contains(lost).then_some(())).await;
     one_holds(&scene.daemon, &other).await;
     scene.print_silence("node 2 split off", moment).await;
     let calls = scene.calls().await;
-    scene.submit(1001..=1200).await;
+    scene.submit(501..=700).await;
     scene.called(calls + 100).await;
     cluster.join_again(2);
     cluster.partitions_are(IGNORE);
-    scene.all_ended(1200).await;
-    scene.close(1200).await;
+    scene.all_ended(700).await;
+    scene.close(700).await;
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
 
-use super::broker::Node;
+use super::broker::{Node, Prepared};
 
 /// Made when the first node boots, one for each test.
 const VHOSTS: usize = 8;
@@ -102,26 +102,34 @@ impl Cluster {
         self.running[number] = false;
     }
 
-    /// Cuts a node off from the others while all of them live.
-    pub fn split_off(&mut self, number: usize) {
+    /// Has a node ready to be cut off from the others while all of them live.
+    pub fn prepare_split(&self, number: usize) -> Prepared {
         // With a wrong cookie neither side lets the other connect again.
-        self.at_the_others(number, "erlang:set_cookie(N, wrong), erlang:disconnect_node(N)");
+        let split = self.for_each_other(number, "erlang:set_cookie(N, wrong), erlang:disconnect_node(N)");
+        block_in_place(|| self.nodes[number].prepare(&split))
+    }
+
+    /// Cuts it off.
+    pub fn split_off(&mut self, number: usize, prepared: Prepared) {
+        prepared.now();
         self.running[number] = false;
     }
 
     /// Lets a node see the others again, and waits until it takes clients.
     pub fn join_again(&mut self, number: usize) {
-        self.at_the_others(number, "erlang:set_cookie(N, erlang:get_cookie()), net_adm:ping(N)");
-        block_in_place(|| self.nodes[number].ctl(&["await_startup"]));
+        let join = self.for_each_other(number, "erlang:set_cookie(N, erlang:get_cookie()), net_adm:ping(N)");
+        block_in_place(|| {
+            self.nodes[number].ctl(&["eval", &format!("{join}.")]);
+            self.nodes[number].ctl(&["await_startup"]);
+        });
         self.running[number] = true;
     }
 
-    /// Evaluates an expression at a node for each other node, N.
-    fn at_the_others(&self, number: usize, expression: &str) {
+    /// An expression that does the same for each other node, N.
+    fn for_each_other(&self, number: usize, expression: &str) -> String {
         let others: Vec<String> =
             (0..3).filter(|other| *other != number).map(|other| format!("'{}'", self.name(other))).collect();
-        let query = format!("[begin {expression} end || N <- [{}]].", others.join(", "));
-        block_in_place(|| self.nodes[number].ctl(&["eval", &query]));
+        format!("[begin {expression} end || N <- [{}]]", others.join(", "))
     }
 
     /// Has those of a queue's members that do not lead it stand still, `suspend`, or go on, `resume`.
