@@ -12,14 +12,14 @@ use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
+use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Consumer};
 use uuid::Uuid;
 
 use self::report::{Ended, Report};
 use super::{Failure, print, tell};
-use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher};
+use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, Subscription};
 use crate::config::{Config, LaneName};
 use crate::job::{Confirm, Job, Priority};
 use crate::outcome;
@@ -128,7 +128,7 @@ async fn check_lane(
     Ok(())
 }
 
-async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> Result<(Channel, Consumer), Failure> {
+async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> Result<Subscription, Failure> {
     let listening = async {
         let channel = connection.channel().await?;
         let ours = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
@@ -137,8 +137,7 @@ async fn subscribe(connection: &Connection, names: &Names, lane: &LaneName) -> R
         let (from, key) = (exchange.as_str().into(), key.as_str().into());
         channel.queue_bind(queue.clone(), from, key, QueueBindOptions::default(), FieldTable::default()).await?;
         let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let consumer = channel.basic_consume(queue, "".into(), unacked, FieldTable::default()).await?;
-        Ok((channel, consumer))
+        Subscription::open(channel, queue.as_str(), unacked, FieldTable::default()).await
     };
     listening.await.map_err(|error| failed(names, "cannot listen to outcomes; no job was submitted", &error))
 }
@@ -220,7 +219,7 @@ fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
 
 /// Waits for the final outcome of every job and prints what became of them.
 async fn wait(
-    (_channel, mut events): (Channel, Consumer),
+    mut events: Subscription,
     mut waiting: HashMap<String, String>,
     batch: &str,
 ) -> Result<ExitCode, Failure> {
