@@ -66,8 +66,8 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
     let alarm = scene.node.prepare(SHORT_OF_MEMORY);
     scene.submit(1..801, json!({})).await;
     scene.calls(40).await;
-    assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     alarm.now();
+    assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     assert_eq!(scene.readiness("blocked: low on memory").await, 503);
     assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
     // One that comes meanwhile has more trouble: it has not even a baton yet.
@@ -102,8 +102,8 @@ async fn a_stop_while_the_broker_is_short_of_memory_ends_in_time_and_no_job_is_l
     let alarm = scene.node.prepare(SHORT_OF_MEMORY);
     scene.submit(1..401, json!({})).await;
     scene.calls(40).await;
-    assert!(scene.sim.log().await.len() < 400, "the alarm comes under load");
     alarm.now();
+    assert!(scene.sim.log().await.len() < 400, "the alarm comes under load");
     // One holds the lane, one stands by, and one has not even a baton yet. RabbitMQ blocks only whoever publishes.
     let mut third = Daemon::start(&config);
     for daemon in [&scene.daemon, &third] {
@@ -127,8 +127,8 @@ async fn a_broker_short_of_disk_is_waited_for_and_no_connection_given_up() {
     let alarm = scene.node.prepare(r#"rabbit_disk_monitor:set_disk_free_limit("1000000GB")"#);
     scene.submit(1..801, json!({})).await;
     scene.calls(40).await;
-    assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     alarm.now();
+    assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     assert_eq!(scene.readiness("blocked: low on disk").await, 503);
     assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
     scene.node.ctl(&["set_disk_free_limit", "50MB"]);

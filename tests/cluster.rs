@@ -237,8 +237,8 @@ async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_
     scene.submit(1..=500).await;
     scene.called(50).await;
     let moment = Timestamp::now();
-    assert!(scene.calls().await < 500, "the split comes under load");
     cluster.split_off(2, split);
+    assert!(scene.calls().await < 500, "the split came under load");
     // Its node pauses, and so the holder connects to another one.
     let lost = "the connection to RabbitMQ is lost";
     eventually("the holder leaves", async || scene.daemon.child.output().contains(lost).then_some(())).await;

@@ -5,6 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::Instant;
+
+use super::{GLANCE, PATIENCE};
 
 /// Vhosts of a shared node, made as it boots: adding one later takes a whole `rabbitmqctl`. A node with many has much to
 /// do for queues that nobody uses any more.
@@ -98,12 +102,13 @@ impl Node {
     /// Has this node ready to evaluate an expression at once: on a busy machine `rabbitmqctl` alone has taken twenty seconds,
     /// as long as a test's load lasts.
     pub fn prepare(&self, expression: &str) -> Prepared {
-        let order = self.folder.join("order");
+        let [order, done] = ["order", "done"].map(|name| self.folder.join(name));
+        let obey = format!("{expression}, file:write_file({done:?}, [])");
         let query = format!(
-            "spawn(fun Wait() -> case file:delete({order:?}) of ok -> {expression}; _ -> timer:sleep(20), Wait() end end)."
+            "spawn(fun Wait() -> case file:delete({order:?}) of ok -> {obey}; _ -> timer:sleep(20), Wait() end end)."
         );
         self.ctl(&["eval", &query]);
-        Prepared { order }
+        Prepared { order, done }
     }
 
     fn command(&mut self, line: &str) {
@@ -116,11 +121,18 @@ impl Node {
 #[must_use = "nothing is done before it is told"]
 pub struct Prepared {
     order: PathBuf,
+    done: PathBuf,
 }
 
 impl Prepared {
+    /// Tells it, and waits until it is done.
     pub fn now(self) {
         std::fs::write(self.order, "").expect("the node's folder is ours");
+        let told = Instant::now();
+        while std::fs::remove_file(&self.done).is_err() {
+            assert!(told.elapsed() < PATIENCE, "the node does not do what it was prepared for");
+            sleep(GLANCE);
+        }
     }
 }
 

@@ -111,7 +111,7 @@ impl Cluster {
 
     /// Cuts it off.
     pub fn split_off(&mut self, number: usize, prepared: Prepared) {
-        prepared.now();
+        block_in_place(|| prepared.now());
         self.running[number] = false;
     }
 
