@@ -1,6 +1,7 @@
 //! Whatever becomes of a lane's batons, it has one holder, and two for no longer than it takes to notice.
 
 use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -25,9 +26,14 @@ const JOBS: usize = 100;
 /// How often the batons' queue is deleted.
 const DELETIONS: usize = 2;
 
+/// How long a deleted queue is left alone.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// What is said by who was told that its subscription has ended, and by who was not.
 const LOST: &str = "the subscription to reveille.baton.prod";
 const FORGOTTEN: &str = "the broker forgot the subscription to reveille.baton.prod";
+/// RabbitMQ ends the connection over a baton that is just being published to the deleted queue.
+const UNCONNECTED: &str = "the connection to RabbitMQ is lost";
 
 /// A replica that holds the lane and one that stands by, and what can keep the broker's word from each.
 struct Pair {
@@ -66,12 +72,27 @@ impl Pair {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
-    /// Waits until this one has lost its subscription so often.
-    async fn noticed(&self, who: usize, losses: usize) {
-        eventually("the loss is noticed", async || {
-            (self.daemons[who].child.output().matches(LOST).count() >= losses).then_some(())
-        })
-        .await;
+    /// Waits until this one, which holds the lane, has just added a baton: so none is under way for seconds, and the
+    /// connection is safe.
+    async fn renewed(&self, who: usize) {
+        let before = self.brokers[who].batons.forwarded();
+        eventually("a baton is added", async || (self.brokers[who].batons.forwarded() > before).then_some(())).await;
+    }
+
+    /// How often each has lost its subscription, or the connection with it.
+    fn losses(&self) -> [usize; 2] {
+        let (lost, unconnected) = (self.each_said(LOST), self.each_said(UNCONNECTED));
+        [lost[0] + unconnected[0], lost[1] + unconnected[1]]
+    }
+
+    /// Waits until this one has lost its subscription once more.
+    async fn noticed(&self, who: usize, before: [usize; 2]) {
+        eventually("the loss is noticed", async || (self.losses()[who] > before[who]).then_some(())).await;
+    }
+
+    /// How often each said this.
+    fn each_said(&self, words: &str) -> [usize; 2] {
+        self.daemons.each_ref().map(|daemon| daemon.child.output().matches(words).count())
     }
 
     /// Waits until both are ready and one holds the lane, and says which.
@@ -100,7 +121,7 @@ impl Pair {
 
     /// How often each said that the broker forgot its subscription.
     fn forgotten(&self) -> [usize; 2] {
-        self.daemons.each_ref().map(|daemon| daemon.child.output().matches(FORGOTTEN).count())
+        self.each_said(FORGOTTEN)
     }
 
     /// Looks for two holders: the first is asked before and after the second. Now and then RabbitMQ does not say that a
@@ -141,12 +162,13 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         pair.holder().await;
         pair.goes_on(&mut account, 1).await;
 
-        for losses in 1..=DELETIONS {
+        for deletion in 1..=DELETIONS {
+            let before = pair.losses();
             pair.delete(BATON).await;
-            pair.noticed(0, losses).await;
-            pair.noticed(1, losses).await;
+            pair.noticed(0, before).await;
+            pair.noticed(1, before).await;
             pair.holder().await;
-            pair.goes_on(&mut account, 1 + losses).await;
+            pair.goes_on(&mut account, 1 + deletion).await;
         }
     };
     tokio::select! {
@@ -154,10 +176,16 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         never = pair.never_two_holders() => match never {},
     }
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
-    let forgotten = pair.forgotten();
-    for (who, forgotten) in forgotten.into_iter().enumerate() {
-        let told = pair.brokers[who].cancels.forwarded();
-        assert_eq!(told + forgotten, DELETIONS, "{who} was told {told} times, and said {forgotten} times it was not");
+    let (forgotten, unconnected) = (pair.forgotten(), pair.each_said(UNCONNECTED));
+    for (who, broker) in pair.brokers.iter().enumerate() {
+        let (told, forgotten, unconnected) = (broker.cancels.times(), forgotten[who], unconnected[who]);
+        let noticed = told.len() + forgotten;
+        println!("{who} was told {} times, was not {forgotten} times, and lost {unconnected} connections", told.len());
+        assert!((DELETIONS.saturating_sub(unconnected)..=DELETIONS).contains(&noticed));
+        // Who is connected anew need not leave a queue alone.
+        if unconnected == 0 {
+            told.into_iter().for_each(|told| left_alone(broker, told));
+        }
     }
     if forgotten == [0; 2] {
         pair.lateness.assert_pace(&pair.sim.log().await, RATE, 1);
@@ -189,10 +217,12 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     account.submit((1..=300).map(|number| format!("i-sim{number:05}")), json!({})).await;
     eventually("calls are made", async || (pair.sim.log().await.len() > 10).then_some(())).await;
     pair.brokers[0].cancels.begin();
+    pair.renewed(0).await;
+    let before = pair.losses();
     pair.delete(BATON).await;
     let deleted = Timestamp::now().as_microsecond();
-    pair.noticed(1, 1).await;
-    pair.noticed(0, 1).await;
+    pair.noticed(1, before).await;
+    pair.noticed(0, before).await;
     let noticed = Timestamp::now().as_microsecond();
     assert_eq!(pair.forgotten(), [1, 0]);
 
@@ -220,7 +250,17 @@ async fn a_lane_that_is_run_anew_cancels_no_subscription() {
     pair.holder().await;
     pair.goes_on(&mut account, 1).await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 2 * JOBS)].into());
+    // Not only by who was told: the baton stays with it meanwhile.
+    let [told] = pair.brokers[0].cancels.times()[..] else { panic!("the queue was deleted once") };
+    pair.brokers.iter().for_each(|broker| left_alone(broker, told));
     assert_eq!(pair.brokers.each_ref().map(|broker| broker.own_cancels.forwarded()), [0, 0]);
+}
+
+/// Nothing was subscribed to for as long as it takes RabbitMQ to forget a queue, of which it told then.
+fn left_alone(broker: &Lossy, told: Instant) {
+    let early: Vec<Duration> =
+        broker.subscriptions.times().into_iter().filter_map(|time| time.checked_duration_since(told)).collect();
+    assert!(early.iter().all(|after| *after >= SETTLE), "subscribed {early:?} after");
 }
 
 /// The batons' queue is deleted, and these are not told, neither the holder, 0, nor the one that stands by, 1.
@@ -232,11 +272,13 @@ async fn not_told(these: &[usize]) {
     for one in these {
         pair.brokers[*one].cancels.begin();
     }
+    pair.renewed(0).await;
+    let before = pair.losses();
     pair.delete(BATON).await;
-    pair.noticed(0, 1).await;
+    pair.noticed(0, before).await;
     // The holder may be back before the other one looks: then that one notices when nobody holds the lane.
     if !these.contains(&1) {
-        pair.noticed(1, 1).await;
+        pair.noticed(1, before).await;
     }
     let holder = pair.holder().await;
     pair.goes_on(&mut account, 1).await;

@@ -94,6 +94,10 @@ pub const CHANNELS: usize = 2 * (PUBLISHER_CHANNELS + 1) + 4;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
+/// How long a queue whose subscription has ended is left alone. RabbitMQ tells of a deleted quorum queue a moment before it
+/// has forgotten the queue, and may end the connection of whoever subscribes to it or first publishes to it then.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// How long the replica before may call on once the baton has come to us. Where a node is lost sight of, the others give
 /// its baton away at once, but it has first to stop itself before it drops its clients: a quarter of a second, as measured
 /// on a busy machine. The lease is for who is not dropped at all.
@@ -192,7 +196,8 @@ impl Lane {
         }
         loop {
             let since = Instant::now();
-            let error = match self.clone().stand_by_and_run(connection, readiness, balance, stop).await {
+            let mut baton = None;
+            let error = match self.clone().stand_by_and_run(&mut baton, connection, readiness, balance, stop).await {
                 Ok(()) if stop.is_requested() => return Ok(()),
                 Ok(()) => continue,
                 Err(error) => error,
@@ -203,10 +208,16 @@ impl Lane {
             failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
             error!(lane = %self.name, "the lane is run anew: {error}");
             self.dropped(readiness);
-            connection.something_is_missing();
+            let anew = async {
+                sleep(SETTLE).await;
+                // Given back no earlier: another replica would subscribe to the lane's queues at once.
+                drop(baton);
+                connection.something_is_missing();
+                sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
+            };
             tokio::select! {
                 () = stop.requested() => return Ok(()),
-                () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())) => {}
+                () = anew => {}
             }
         }
     }
@@ -214,22 +225,24 @@ impl Lane {
     /// Stands by for the baton, runs the lane while holding it, and gives it back when `stop` or `balance` says so.
     ///
     /// # Errors
-    /// [`LaneError`]: everything unacked goes back to its queue with the channels.
+    /// [`LaneError`]: everything unacked goes back to its queue with the channels, but for what is left in `baton`.
     async fn stand_by_and_run(
         self: Arc<Self>,
+        baton: &mut Option<Baton>,
         connection: &Connection,
         readiness: &Readiness,
         balance: &Arc<Balance>,
         stop: &Stop,
     ) -> Result<(), LaneError> {
-        let mut baton = tokio::select! {
+        let subscribed = tokio::select! {
             () = stop.requested() => return Ok(()),
             subscribed = self.subscribe(connection) => subscribed?,
         };
+        let in_line = baton.insert(subscribed);
         balance.in_line(self.name());
         readiness.lane(self.name(), LaneState::StandingBy);
         let taken = async {
-            baton.held(connection).await?;
+            in_line.held(connection).await?;
             Ok::<_, LaneError>(balance.take(self.name(), connection).await)
         };
         tokio::select! {
@@ -252,7 +265,7 @@ impl Lane {
                 };
                 tokio::select! {
                     served = serving => served?,
-                    lost = baton.keep(&self.lease, connection.heartbeat()) => lost?,
+                    lost = in_line.keep(&self.lease, connection.heartbeat()) => lost?,
                     never = self.show_rate() => match never {},
                     never = self.make_polls() => match never {},
                 }
@@ -260,7 +273,9 @@ impl Lane {
                 info!(lane = %self.name, "lane given back");
             }
         }
-        baton.give_back().await;
+        if let Some(baton) = baton.take() {
+            baton.give_back().await;
+        }
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Stands between a client and the broker, and on order lets some of what they say to each other get lost.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -16,10 +17,12 @@ const HEAD: usize = 7;
 const METHOD: u8 = 1;
 /// Class and method, big-endian.
 const ACK: &[u8] = &[0, 60, 0, 80];
+const CONSUME: &[u8] = &[0, 60, 0, 20];
 const CANCEL: &[u8] = &[0, 60, 0, 30];
 const OPEN: &[u8] = &[0, 20, 0, 10];
 const BIND: &[u8] = &[0, 50, 0, 20];
 /// With a reserved field, the exchange and the routing key.
+const PUBLISH_BATON: &[u8] = b"\0\x3c\0\x28\0\0\0\x13reveille.baton.prod";
 const PUBLISH_END: &[u8] = b"\0\x3c\0\x28\0\0\x11reveille.outcomes\x0bprod.failed";
 
 pub struct Lossy {
@@ -34,6 +37,10 @@ pub struct Lossy {
     pub cancels: Arc<Loss>,
     /// The client's wish that one ends.
     pub own_cancels: Arc<Loss>,
+    /// The client's wish for a subscription.
+    pub subscriptions: Arc<Loss>,
+    /// Batons that the client adds to those of lane `prod`.
+    pub batons: Arc<Loss>,
     /// What is said of a failed job. RabbitMQ ends the connection over the rest of it.
     pub ends: Arc<Loss>,
     /// The client's wish for a channel, and for a binding: it waits for an answer then.
@@ -48,7 +55,8 @@ pub struct Loss {
     method: &'static [u8],
     losing: AtomicBool,
     lost: AtomicUsize,
-    forwarded: AtomicUsize,
+    /// When each got through.
+    forwarded: Mutex<Vec<Instant>>,
 }
 
 impl Loss {
@@ -57,7 +65,7 @@ impl Loss {
             method,
             losing: AtomicBool::default(),
             lost: AtomicUsize::default(),
-            forwarded: AtomicUsize::default(),
+            forwarded: Mutex::default(),
         })
     }
 
@@ -78,7 +86,12 @@ impl Loss {
 
     /// How many got through.
     pub fn forwarded(&self) -> usize {
-        self.forwarded.load(Ordering::SeqCst)
+        self.times().len()
+    }
+
+    /// When each got through.
+    pub fn times(&self) -> Vec<Instant> {
+        self.forwarded.lock().expect("nobody panics with it").clone()
     }
 
     /// Whether this frame is lost.
@@ -86,8 +99,11 @@ impl Loss {
         let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(self.method);
         let strikes = concerned && self.losing.load(Ordering::SeqCst);
         if concerned {
-            let count = if strikes { &self.lost } else { &self.forwarded };
-            count.fetch_add(1, Ordering::SeqCst);
+            if strikes {
+                self.lost.fetch_add(1, Ordering::SeqCst);
+            } else {
+                self.forwarded.lock().expect("nobody panics with it").push(Instant::now());
+            }
         }
         strikes
     }
@@ -107,12 +123,23 @@ impl Lossy {
             confirms: Loss::of(ACK),
             cancels: Loss::of(CANCEL),
             own_cancels: Loss::of(CANCEL),
+            subscriptions: Loss::of(CONSUME),
+            batons: Loss::of(PUBLISH_BATON),
             ends: Loss::of(PUBLISH_END),
             opens: Loss::of(OPEN),
             binds: Loss::of(BIND),
             cut,
         };
-        let of_client = [&proxy.acks, &proxy.own_cancels, &proxy.ends, &proxy.opens, &proxy.binds].map(Arc::clone);
+        let of_client = [
+            &proxy.acks,
+            &proxy.own_cancels,
+            &proxy.subscriptions,
+            &proxy.batons,
+            &proxy.ends,
+            &proxy.opens,
+            &proxy.binds,
+        ]
+        .map(Arc::clone);
         let of_broker = [&proxy.confirms, &proxy.cancels].map(Arc::clone);
         let (address, cut) = (address.to_owned(), proxy.cut.clone());
         tokio::spawn(async move {
