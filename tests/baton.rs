@@ -26,6 +26,8 @@ const JOBS: usize = 100;
 /// How often the batons' queue is deleted.
 const DELETIONS: usize = 2;
 
+/// Between two batons of a holder.
+const RENEWAL: Duration = Duration::from_millis(2500);
 /// How long a deleted queue is left alone.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -72,11 +74,12 @@ impl Pair {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
-    /// Waits until this one, which holds the lane, has just added a baton: so none is under way for seconds, and the
-    /// connection is safe.
-    async fn renewed(&self, who: usize) {
+    /// Waits until it is a while since this one, which holds the lane, added a baton, and a while until it adds another: one
+    /// that comes to the queue while that is being deleted costs the connection.
+    async fn between_batons(&self, who: usize) {
         let before = self.brokers[who].batons.forwarded();
         eventually("a baton is added", async || (self.brokers[who].batons.forwarded() > before).then_some(())).await;
+        tokio::time::sleep(RENEWAL / 4).await;
     }
 
     /// How often each has lost its subscription, or the connection with it.
@@ -217,7 +220,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     account.submit((1..=300).map(|number| format!("i-sim{number:05}")), json!({})).await;
     eventually("calls are made", async || (pair.sim.log().await.len() > 10).then_some(())).await;
     pair.brokers[0].cancels.begin();
-    pair.renewed(0).await;
+    pair.between_batons(0).await;
     let before = pair.losses();
     pair.delete(BATON).await;
     let deleted = Timestamp::now().as_microsecond();
@@ -272,7 +275,7 @@ async fn not_told(these: &[usize]) {
     for one in these {
         pair.brokers[*one].cancels.begin();
     }
-    pair.renewed(0).await;
+    pair.between_batons(0).await;
     let before = pair.losses();
     pair.delete(BATON).await;
     pair.noticed(0, before).await;
