@@ -12,7 +12,7 @@ use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
 use crate::support::daemon::Daemon;
 use crate::support::lossy::Lossy;
-use crate::support::pace::Lateness;
+use crate::support::pace::{HEARTBEAT, Lateness};
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
@@ -26,8 +26,6 @@ const JOBS: usize = 100;
 /// How often the batons' queue is deleted.
 const DELETIONS: usize = 2;
 
-/// Between two batons of a holder.
-const RENEWAL: Duration = Duration::from_millis(2500);
 /// How long a deleted queue is left alone.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -79,7 +77,8 @@ impl Pair {
     async fn between_batons(&self, who: usize) {
         let before = self.brokers[who].batons.forwarded();
         eventually("a baton is added", async || (self.brokers[who].batons.forwarded() > before).then_some(())).await;
-        tokio::time::sleep(RENEWAL / 4).await;
+        // Two in each heartbeat.
+        tokio::time::sleep(HEARTBEAT / 8).await;
     }
 
     /// How often each has lost its subscription, or the connection with it.

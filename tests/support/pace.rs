@@ -52,7 +52,7 @@ pub fn silence(times: &[i64], moment: i64, after: Duration) -> Duration {
 }
 
 /// The daemon's own, where the broker's URL names none: how long its lease of a lane lasts.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Between two measurements.
 const EVERY: Duration = Duration::from_millis(10);
