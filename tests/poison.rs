@@ -1,5 +1,7 @@
 //! A message that ends whoever touches it ends itself in time, and takes no other with it.
 
+use std::time::Duration;
+
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -63,13 +65,13 @@ async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_othe
 #[tokio::test]
 async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
     let lane = "rate = 2\nburst = 1";
-    let mut stage = Stage::with(Wishes { fleet: "Stopped=40", lane, ..Wishes::default() }).await;
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=100", lane, ..Wishes::default() }).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=40).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=100).map(|number| format!("i-sim{number:05}")), json!({})).await;
     for _ in 0..24 {
-        let held = r#"reveille_lane_held{lane="prod"}"#;
-        eventually("the lane is held", async || (stage.daemon.metric(held).await == 1.0).then_some(())).await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let before = stage.sim.calls_made().await;
+        eventually("calls are made", async || (stage.sim.calls_made().await > before).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         stage.daemon.child.signal("KILL");
         stage.daemon.child.ended().await;
         stage.daemon.start_again();
@@ -79,7 +81,25 @@ async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
     let fast = std::fs::read_to_string(&stage.daemon.config.path).unwrap().replace("rate = 2\n", "rate = 200\n");
     std::fs::write(&stage.daemon.config.path, fast).unwrap();
     stage.daemon.start_again();
-    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 40)].into());
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 100)].into());
+}
+
+/// Nothing is in its hand by then: whoever takes a lane over makes no call for a second.
+#[tokio::test]
+async fn a_daemon_that_is_killed_as_soon_as_it_has_the_lane_poisons_no_job_either() {
+    let mut stage = Stage::set().await;
+    stage.daemon.child.signal("KILL");
+    stage.daemon.child.ended().await;
+    stage.wake("i-sim00001").await;
+    for _ in 0..24 {
+        stage.daemon.start_again();
+        stage.daemon.takes_the_lane().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stage.daemon.child.signal("KILL");
+        stage.daemon.child.ended().await;
+    }
+    stage.daemon.start_again();
+    assert_eq!(stage.outcome().await["outcome"], "started");
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
@@ -253,13 +253,20 @@ impl Lane {
                 self.metrics.held.set(1);
                 readiness.lane(self.name(), LaneState::Held);
                 info!(lane = %self.name, endpoint = %self.endpoint, "lane held");
+                let first_call = Instant::now() + OVERLAP;
                 self.limiter.empty(OVERLAP);
                 let tenure = Arc::new(Tenure::new(self.clone(), connection));
+                let before = async {
+                    recall::recall(&tenure, &tenure.announce().await?).await;
+                    // A message in hand that cannot be called yet would be blamed for it, should this process end now.
+                    sleep_until(first_call).await;
+                    Ok::<_, LaneError>(())
+                };
                 let serving = async {
                     // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
                     tokio::select! {
                         () = stop.requested() => {}
-                        told = tenure.announce() => recall::recall(&tenure, &told?).await,
+                        ready = before => ready?,
                     }
                     serve::serve(&tenure, connection, readiness, stop).await
                 };
