@@ -19,7 +19,7 @@ const POLICIES: [&str; 3] = ["fail", "accept", "verify"];
 /// The lane's policy is another one in each case: it is the job's that counts.
 #[tokio::test]
 async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
-    let wishes = Wishes { fleet: "Stopped=12", lane: "timeout = \"500ms\"", ..Wishes::default() };
+    let wishes = Wishes { fleet: "Stopped=12", lane: "timeout = \"5s\"", ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     let unseen = [json!({"hang": "after"}), json!({"reset": "after"}), json!({"status": 503, "when": "after"})];
     let mut number = 0;
@@ -203,7 +203,7 @@ async fn copies_parked_for_their_time(crash: Crash) {
     let sim = Sim::start(&["--fleet", "Stopped=30,Running=30", "--latency", "20ms"]);
     let mut not_before = Timestamp::now();
     let jobs = || {
-        not_before = Timestamp::now() + 12.seconds();
+        not_before = Timestamp::now() + 30.seconds();
         under_each_policy(&instances(60), json!({"not_before": not_before}))
     };
     let copies = Copies::make(crash, sim, Wishes::default(), 60, jobs).await;

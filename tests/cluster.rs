@@ -18,7 +18,6 @@ use crate::support::{GLANCE, PATIENCE, eventually};
 
 const RATE: f64 = 50.0;
 const BURST: u32 = 5;
-const HELD: &str = r#"reveille_lane_held{lane="prod"}"#;
 const JOBS: &str = "reveille.jobs.prod";
 /// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -104,7 +103,7 @@ impl Scene {
 async fn one_holds(one: &Daemon, other: &Daemon) {
     eventually("one holds the lane and the other stands by", async || {
         let ready = one.get("/readyz").await.0 == 200 && other.get("/readyz").await.0 == 200;
-        (ready && one.metric(HELD).await + other.metric(HELD).await == 1.0).then_some(())
+        (ready && one.holds_the_lane().await != other.holds_the_lane().await).then_some(())
     })
     .await;
 }
@@ -132,64 +131,64 @@ async fn the_leader_of_the_outcomes_is_killed_before_the_first_of_them_come() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     let mut cluster = cluster().await;
-    let mut scene = Scene::set(&cluster, 600, 1).await;
-    scene.submit(1..=300).await;
+    let mut scene = Scene::set(&cluster, 1000, 1).await;
+    scene.submit(1..=500).await;
     scene.called(50).await;
     let calls = scene.calls().await;
-    assert!(calls < 300, "the kill comes under load");
+    assert!(calls < 500, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(0);
     scene.called(calls + 50).await;
     scene.print_silence("leader killed", moment).await;
-    scene.all_ended(300).await;
+    scene.all_ended(500).await;
     cluster.restart(0);
     scene.daemon.ready().await;
 
     // The next one may be the node that the daemon is connected to.
     let next = cluster.leader(&scene.vhost, JOBS);
-    scene.submit(301..=600).await;
-    scene.called(350).await;
+    scene.submit(501..=1000).await;
+    scene.called(550).await;
     let calls = scene.calls().await;
-    assert!(calls < 600, "the kill comes under load");
+    assert!(calls < 1000, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(next);
     scene.called(calls + 50).await;
     scene.print_silence(&format!("node {next} killed"), moment).await;
-    scene.all_ended(600).await;
+    scene.all_ended(1000).await;
     cluster.restart(next);
-    scene.close(600).await;
+    scene.close(1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_node_that_the_holder_is_connected_to_is_killed() {
     let mut cluster = cluster().await;
-    let mut scene = Scene::set(&cluster, 400, 1).await;
+    let mut scene = Scene::set(&cluster, 600, 1).await;
     // The other replica is connected to another node.
     scene.balancer.prefer(&cluster.urls([2, 0, 1]));
     let other = Daemon::start(&std::fs::read_to_string(&scene.daemon.config.path).unwrap());
     other.ready().await;
-    assert_eq!((scene.daemon.metric(HELD).await, other.metric(HELD).await), (1.0, 0.0));
-    scene.submit(1..=400).await;
+    assert!(scene.daemon.holds_the_lane().await && !other.holds_the_lane().await);
+    scene.submit(1..=600).await;
     scene.called(50).await;
     let calls = scene.calls().await;
-    assert!(calls < 400, "the kill comes under load");
+    assert!(calls < 600, "the kill comes under load");
     let moment = Timestamp::now();
     cluster.kill(1);
     scene.called(calls + 50).await;
     scene.print_silence("the holder's node killed", moment).await;
     one_holds(&scene.daemon, &other).await;
     cluster.restart(1);
-    scene.close(400).await;
+    scene.close(600).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another() {
     let mut cluster = cluster().await;
-    let mut scene = Scene::set(&cluster, 500, 0).await;
-    scene.submit(1..=500).await;
+    let mut scene = Scene::set(&cluster, 800, 0).await;
+    scene.submit(1..=800).await;
     scene.called(50).await;
     let calls = scene.calls().await;
-    assert!(calls < 500, "it freezes under load");
+    assert!(calls < 800, "it freezes under load");
     let moment = Timestamp::now();
     cluster.freeze(0);
     // As a load balancer does whose checks get no answer.
@@ -200,21 +199,21 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     // As whoever runs it does.
     cluster.kill(0);
     cluster.restart(0);
-    scene.close(500).await;
+    scene.close(800).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
     let mut cluster = cluster().await;
-    let mut scene = Scene::set(&cluster, 300, 0).await;
-    scene.submit(1..=300).await;
+    let mut scene = Scene::set(&cluster, 600, 0).await;
+    scene.submit(1..=600).await;
     scene.called(50).await;
     cluster.kill(1);
     cluster.kill(2);
     // What was in hand may still be called, but nothing is confirmed any more, so nothing is acked.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let calls = scene.calls().await;
-    assert!(calls < 300, "the lane came to rest");
+    assert!(calls < 600, "the lane came to rest");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(scene.calls().await, calls);
     assert!(scene.daemon.child.is_running());
@@ -222,7 +221,7 @@ async fn without_a_majority_jobs_wait_and_go_on_when_it_is_back() {
     cluster.restart(1);
     scene.called(calls + 20).await;
     cluster.restart(2);
-    scene.close(300).await;
+    scene.close(600).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,11 +39,20 @@ fn end(outcome: &Value) -> (&str, &str) {
     (outcome["outcome"].as_str().unwrap(), outcome["reason"].as_str().unwrap_or_default())
 }
 
-/// Every event so far, in order.
+/// The events so far, in order, as far as one read shows them: it ends where the broker is slow to go on.
 async fn events(url: &str) -> Vec<Value> {
     let log = Queues::connect(url).await.read_stream("reveille.outcomes.log", &mut 0).await;
     let events = log.iter().map(|message| serde_json::from_slice::<Value>(&message.data).unwrap());
     events.filter(|event| event["type"].as_str().unwrap().starts_with("io.reveille.instance.")).collect()
+}
+
+/// Every event, in order, once so many final ones are there.
+async fn all_events(url: &str, finals: usize) -> Vec<Value> {
+    eventually("the events are in the log", async || {
+        let events = events(url).await;
+        (events.iter().filter(|event| event["data"]["final"] == true).count() >= finals).then_some(events)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,7 +127,8 @@ async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
 
 #[tokio::test]
 async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
-    let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "12s"], ..Wishes::default() };
+    // Two polls later than the first one.
+    let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "20s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     for (instance, end) in [(id(1), "Stopped"), (id(2), "Error"), (id(3), "Running"), (id(4), "Deleted")] {
         stage
@@ -135,7 +145,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
         assert_eq!(end(outcome), ("failed", "not_running"), "{outcome}");
         assert!(outcome["error_message"].as_str().unwrap().contains("its start was accepted"), "{outcome}");
         let started = calls.iter().find(|call| call.instance == instance).unwrap().unix_micros;
-        let fell = started + 12_000_000;
+        let fell = started + 20_000_000;
         let after: Vec<Call> = calls.iter().filter(|call| call.unix_micros >= fell).cloned().collect();
         assert_eq!(polls_of(&after, &instance), 1, "the first poll that could see it");
         assert!(polls_of(&calls, &instance) > 1, "it was seen starting before");
@@ -183,7 +193,7 @@ async fn where_states_are_not_told_the_timeout_ends_the_job_and_says_why() {
 
 #[tokio::test]
 async fn polls_that_fail_decide_nothing() {
-    let lane = format!("timeout = \"1s\"\n{RUNNING}");
+    let lane = format!("timeout = \"5s\"\n{RUNNING}");
     let mut stage = Stage::with(Wishes { fleet: "Stopped=3", lane: &lane, ..Wishes::default() }).await;
     let script = json!([{"status": 503}, {"status": 429}, "hang-before", "normal"]);
     for instance in [id(1), id(2), id(3)] {
@@ -318,7 +328,7 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
     assert_eq!(account.close(PATIENCE).await, [("running".to_owned(), JOBS)].into());
     let starts = sim.log().await.iter().filter(|call| call.operation == "start").count();
     assert_eq!(starts, JOBS, "what was said is read back, and no second start made");
-    for event in events(&vhost.url).await {
+    for event in all_events(&vhost.url, 2 * JOBS).await {
         let data = &event["data"];
         let phase = if data["final"] == true { "confirm" } else { "start" };
         assert_eq!(event["id"], format!("{}/{phase}", data["job_id"].as_str().unwrap()));
@@ -328,10 +338,10 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
 
 #[tokio::test]
 async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
-    let wishes = Wishes { sim: &["--boot-time", "4s"], ..Wishes::default() };
+    let wishes = Wishes { sim: &["--boot-time", "10s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    // The deadline is for the start, which came before it.
-    let deadline = Timestamp::now() + 3.seconds();
+    // The deadline is for the start, which comes before it; that the machine runs comes after.
+    let deadline = Timestamp::now() + 9.seconds();
     stage.job("running", json!({"instance_id": id(1), "confirm": "running", "deadline": deadline})).await;
     stage.job("accepted", json!({"instance_id": id(2), "confirm": "accepted"})).await;
     stage.job("default", json!({"instance_id": id(3)})).await;
@@ -367,7 +377,8 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let mut stage = Stage::with(wishes).await;
     stage.sim.set_status(&id(1), "Running").await;
     for number in [2, 3] {
-        stage.sim.set_status(&id(number), "Starting").await;
+        let starting = json!({"status": "Starting", "hold": true});
+        stage.sim.control("PUT", &format!("instances/{}", id(number)), starting).await;
     }
     stage.wake(&id(1)).await;
     stage.wake(&id(2)).await;
@@ -375,10 +386,18 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     // A start that succeeded unseen.
     stage.sim.script(&id(4), json!([{"status": 503, "when": "after"}])).await;
     stage.wake(&id(4)).await;
+    // They run once their 409 was taken for whatever it is taken for.
+    for (number, last) in [(2, "describe"), (3, "start")] {
+        eventually("it is called", async || {
+            stage.sim.operations(&id(number)).await.iter().any(|operation| operation == last).then_some(())
+        })
+        .await;
+        stage.sim.set_status(&id(number), "Running").await;
+    }
     let outcomes = stage.outcomes(4).await;
     let ends: Vec<_> = outcomes.values().map(|outcome| (end(outcome).0, outcome["ambiguous"] == true)).collect();
     assert_eq!(ends, [("already_done", false), ("running", false), ("running", false), ("running", true)]);
-    let said = events(&stage.vhost.url).await;
+    let said = all_events(&stage.vhost.url, 4).await;
     let started: Vec<_> = said.iter().filter(|event| event["data"]["final"] == false).collect();
     assert_eq!(started.len(), 1, "only one start was of our doing: {started:?}");
     assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(id(4)), &json!(true)));
@@ -441,14 +460,8 @@ async fn an_end_that_was_never_said_is_not_said_once_the_job_went_on_elsewhere()
         daemon.ready().await;
         daemon
     };
-    let held = async |daemon: &Daemon| {
-        eventually("it holds the lane", async || {
-            (daemon.metric(r#"reveille_lane_held{lane="prod"}"#).await == 1.0).then_some(())
-        })
-        .await;
-    };
     let one = start(&broker.url).await;
-    held(&one).await;
+    one.takes_the_lane().await;
     let other = start(&vhost.url).await;
 
     broker.ends.begin();
@@ -456,14 +469,14 @@ async fn an_end_that_was_never_said_is_not_said_once_the_job_went_on_elsewhere()
     let properties = BasicProperties::default().with_message_id(id(1).into());
     let queues = Queues::connect(&vhost.url).await;
     queues.publish("reveille.jobs", LANE, properties, json!({"instance_id": id(1)}).to_string().as_bytes()).await;
-    held(&other).await;
+    other.takes_the_lane().await;
     let started = async || events(&vhost.url).await.iter().any(|event| event["data"]["final"] == false).then_some(());
     eventually("it is started", started).await;
     assert_eq!(broker.ends.count(), 1, "another end was decided before");
     broker.ends.end();
     one.ready().await;
     other.child.signal("TERM");
-    held(&one).await;
+    one.takes_the_lane().await;
     let ended = async || events(&vhost.url).await.into_iter().find(|event| event["data"]["final"] == true);
     let end_of_it = eventually("it ends", ended).await;
     assert_eq!(end(&end_of_it["data"]), ("running", ""), "{end_of_it}");

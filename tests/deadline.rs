@@ -1,21 +1,26 @@
 //! Past its deadline a job starts no machine, and what was started before is not called expired.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
 
+/// A lane whose first call, if it hangs, ends after the deadline of its job, however late that call is made. Each job has
+/// what it meets in its own script.
+const PATIENT: Wishes<'_> = Wishes { lane: "timeout = \"10s\"\nbatch = 1", retry: "", fleet: "", sim: &[] };
+/// Time enough for the first call to be made.
+const BEFORE_ITS_TIMEOUT: Duration = Duration::from_secs(9);
+
 #[tokio::test]
 async fn a_machine_that_our_own_call_started_is_not_expired() {
-    // Each has what it meets in its own script.
-    let lane = "timeout = \"1s\"\nbatch = 1";
-    let retry = "initial = \"5s\"\nmax = \"5s\"";
-    let mut stage = Stage::with(Wishes { lane, retry, ..Wishes::default() }).await;
+    let mut stage = Stage::with(PATIENT).await;
     // The call succeeds unseen for the one and not at all for the other, and the deadline passes meanwhile.
     stage.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
     stage.sim.script("i-sim00002", json!([{"hang": "before"}])).await;
-    let deadline = Timestamp::now() + 1.seconds();
+    let deadline = Timestamp::now() + BEFORE_ITS_TIMEOUT;
     for instance in ["i-sim00001", "i-sim00002"] {
         stage.job(instance, json!({"instance_id": instance, "deadline": deadline})).await;
     }
@@ -52,11 +57,9 @@ async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
 /// That the state could not be read once says nothing of the machine.
 #[tokio::test]
 async fn a_describe_that_fails_once_does_not_make_a_started_machine_expired() {
-    let lane = "timeout = \"1s\"\nbatch = 1";
-    let retry = "initial = \"5s\"\nmax = \"5s\"";
-    let mut stage = Stage::with(Wishes { lane, retry, ..Wishes::default() }).await;
+    let mut stage = Stage::with(PATIENT).await;
     let answers = [json!({"status": 503}), json!({"status": 429}), json!({"status": 403, "code": "AccessDenied"})];
-    let deadline = Timestamp::now() + 1.seconds();
+    let deadline = Timestamp::now() + BEFORE_ITS_TIMEOUT;
     for (number, answer) in (1..).zip(&answers) {
         let instance = format!("i-sim{number:05}");
         stage.sim.script(&instance, json!([{"hang": "after"}, answer])).await;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::PATIENCE;
 use crate::support::broker::Node;
+use crate::support::pace::Lateness;
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::scene::Scene;
 use crate::support::stage::Wishes;
@@ -21,36 +22,38 @@ async fn set(jobs: usize) -> (Proxy, Scene) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut_is_made_again() {
-    let (proxy, mut scene) = set(600).await;
-    scene.submit(1..601, json!({})).await;
+    let (proxy, mut scene) = set(1000).await;
+    scene.submit(1..1001, json!({})).await;
     for round in 1..=5 {
         scene.calls(round * 80).await;
-        assert!(scene.sim.log().await.len() < 600, "the cuts come under load");
+        assert!(scene.sim.log().await.len() < 1000, "the cuts come under load");
         proxy.cut();
     }
-    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 600)].into());
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 1000)].into());
     assert_eq!(scene.starts().await, (1, 1));
     scene.daemon.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_falls_silent_is_noticed_within_fifteen_seconds() {
-    let (proxy, mut scene) = set(400).await;
-    scene.submit(1..401, json!({})).await;
+    let (proxy, mut scene) = set(1000).await;
+    let lateness = Lateness::measure(&scene.sim);
+    scene.submit(1..1001, json!({})).await;
     scene.calls(100).await;
     let silent = Instant::now();
     proxy.flow(Flow::Stalled);
     assert_eq!(scene.readiness(r#""broker":"lost: "#).await, 503);
     let noticed = silent.elapsed();
     println!("noticed after {noticed:.1?}");
-    assert!(noticed < Duration::from_secs(15), "noticed after {noticed:?}");
-    assert_eq!(scene.daemon.metric(r#"reveille_lane_held{lane="prod"}"#).await, 0.0);
+    // What this machine does to whoever waits on it is left out of account.
+    assert!(noticed < Duration::from_secs(15) + lateness.longest(), "noticed after {noticed:?}");
+    assert!(!scene.daemon.holds_the_lane().await);
     // A connection that nobody answers is given up as well.
     scene.readiness("no answer within").await;
 
-    assert!(scene.account.ended().await < 400, "the silence came under load");
+    assert!(scene.account.ended().await < 1000, "the silence came under load");
     proxy.flow(Flow::Swift);
-    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 400)].into());
+    assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 1000)].into());
     assert_eq!(scene.starts().await, (1, 1));
     scene.daemon.ready().await;
 }

@@ -29,7 +29,7 @@ async fn stage() -> (Stage, Account) {
 
 /// With further lines in the lane's table.
 async fn stage_with(more: &str) -> (Stage, Account) {
-    let lane = format!("rate = 200\nburst = 5\nconcurrency = {CONCURRENCY}\ntimeout = \"2s\"\n{more}");
+    let lane = format!("rate = 200\nburst = 5\nconcurrency = {CONCURRENCY}\n{more}");
     let fleet = format!("Stopped={JOBS}");
     let stage = Stage::with(Wishes { lane: &lane, fleet: &fleet, ..Wishes::default() }).await;
     let account = Account::open(&stage.vhost.url).await;
@@ -110,7 +110,10 @@ async fn an_api_that_fails_pauses_the_lane() {
 
 #[tokio::test]
 async fn an_api_that_hangs_pauses_the_lane() {
-    pauses_and_goes_on(json!([{"fault": "hang-before"}]), "outage", &["the API did not answer in time", WAIT]).await;
+    let (stage, account) = stage_with("timeout = \"5s\"").await;
+    stage.sim.faults(json!([{"fault": "hang-before"}])).await;
+    let words = ["the API did not answer in time", WAIT];
+    pauses_until(&stage, account, "outage", &words, async || stage.sim.faults(json!([])).await).await;
 }
 
 #[tokio::test]
@@ -151,12 +154,11 @@ async fn an_api_that_refuses_connections_pauses_the_lane() {
 #[tokio::test]
 async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
     let (stage, mut account) = stage().await;
+    let (fault, later): (_, Vec<String>) = (json!({"status": 500}), instances().skip(100).collect());
+    let rules = json!([{"fault": fault, "instances": later}, {"fault": fault, "operations": ["list"]}]);
+    stage.sim.faults(rules).await;
     account.submit(instances(), json!({})).await;
-    eventually("calls are made", async || (stage.sim.log().await.len() >= 100).then_some(())).await;
-    stage.sim.faults(json!([{"fault": {"status": 500}}])).await;
-    assert!(stage.sim.log().await.len() < JOBS, "it comes under load");
     stage.daemon.paused("outage", &["HTTP 500", WAIT]).await;
-    // Those made between the fault and the look, and those that were needed.
     let calls = stage.sim.wire().await;
     let failed = calls.iter().filter(|call| call.operation != "list" && call.status == Some(500)).count();
     assert!(failed <= CONCURRENCY + MORE, "{failed} calls to find out");

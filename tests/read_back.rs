@@ -48,7 +48,8 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
     for round in 0..40 {
         let mark = format!("mark {round}");
         queues.publish("", LOG, BasicProperties::default(), mark.as_bytes()).await;
-        let reading = reader.read_back(LOG, 200, |message| {
+        // More than the others write until the reader has its connection.
+        let reading = reader.read_back(LOG, 2000, |message| {
             if message == mark.as_bytes() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         tokio::time::timeout(PATIENCE, reading).await.expect("the mark is found").unwrap();

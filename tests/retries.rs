@@ -46,7 +46,7 @@ async fn attempts_that_are_used_up_end_the_job_with_the_last_answer() {
 
 #[tokio::test]
 async fn a_call_that_succeeded_unseen_is_reported_as_started_and_ambiguous() {
-    let lane = "timeout = \"500ms\"\nconflict = \"fail\"\nbatch = 1";
+    let lane = "timeout = \"5s\"\nconflict = \"fail\"\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
     stage.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
     stage.sim.script("i-sim00002", json!([{"status": 500, "when": "after"}])).await;

@@ -73,10 +73,11 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     // The daemon trusts whom its machine does, and this tells it whom.
     let trusted = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trusted-{}.pem", uuid::Uuid::now_v7()));
     std::fs::write(&trusted, ours.pem()).unwrap();
-    let config = config(&vhost.url, &url, &Wishes::default());
+    // Time enough for handshakes with somebody who does other things too.
+    let config = config(&vhost.url, &url, &Wishes { lane: "connect_timeout = \"15s\"", ..Wishes::default() });
     let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.to_str().unwrap());
     daemon.ready().await;
-    let mut events = Queues::connect(&vhost.url).await.listen("reveille.outcomes", "prod.*").await;
+    let mut events = Queues::connect(&vhost.url).await.listen("reveille.outcomes", "prod.started").await;
     let mut account = Account::open(&vhost.url).await;
     account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
     let words =

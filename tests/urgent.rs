@@ -42,13 +42,17 @@ async fn an_urgent_job_overtakes_the_batch_that_waits() {
 /// Where twenty jobs go out in one call, it is in one of the next calls.
 #[tokio::test]
 async fn an_urgent_job_overtakes_jobs_that_are_called_together() {
-    overtakes(1500, 10, 20).await;
+    overtakes(2500, 10, 20).await;
 }
 
 /// The last of `jobs` is urgent, and comes while the others wait for a lane of this rate that calls `batch` at a time.
 async fn overtakes(jobs: usize, rate: usize, batch: usize) {
-    let (stage, mut account) = stage_with(jobs, rate, &format!("batch = {batch}")).await;
+    let (mut stage, mut account) = stage_with(jobs, rate, &format!("batch = {batch}")).await;
+    // So that none is called before all are there, however long it takes to submit them.
+    stage.daemon.child.signal("TERM");
+    stage.daemon.child.ended().await;
     account.submit(instances(1..=jobs - 1), json!({})).await;
+    stage.daemon.start_again();
     eventually("the batch is on its way", async || (stage.sim.calls_made().await >= 10).then_some(())).await;
     let before = stage.sim.calls_made().await;
     account.submit_as(LANE, URGENT, BasicProperties::default(), instances(jobs..=jobs), json!({})).await;

@@ -6,15 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::sim::Sim;
+use crate::support::{PATIENCE, eventually};
 
 const ID: &str = "i-sim00001";
 const START: &str = "/v2/instance/i-sim00001?start";
 
 /// Long enough to be sure that no answer comes.
 const NO_ANSWER: Duration = Duration::from_millis(400);
-
-/// For an end that must come, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn scripted(script: Value) -> Sim {
     let sim = Sim::start(&["--fleet", "Stopped=2", "--boot-time", "1h"]);
@@ -83,8 +81,11 @@ async fn a_script_for_any_call_comes_after_the_instances_own() {
 #[tokio::test]
 async fn hangs_give_no_answer_before_the_effect_or_after_it() {
     let sim = scripted(json!([{"hang": "before"}, {"hang": "after"}])).await;
-    for (status, starts) in [("Stopped", 0), ("Starting", 1)] {
-        let (bytes, end) = sim.raw("PUT", START, NO_ANSWER);
+    for (calls, (status, starts)) in (1..).zip([("Stopped", 0), ("Starting", 1)]) {
+        let call = sim.raw("PUT", START);
+        // Whose caller has gone is not taken up at all.
+        eventually("it is taken up", async || (sim.calls().await.len() == calls).then_some(())).await;
+        let (bytes, end) = call.answer(NO_ANSWER);
         assert_eq!(bytes, "");
         assert!(matches!(end.unwrap_err().kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
         assert_eq!(sim.instance(ID).await, json!({"id": ID, "status": status, "starts": starts}));
@@ -96,7 +97,7 @@ async fn hangs_give_no_answer_before_the_effect_or_after_it() {
 async fn resets_end_the_connection_with_rst() {
     let sim = scripted(json!(["reset-before", {"reset": "after"}])).await;
     for starts in [0, 1] {
-        let (bytes, end) = sim.raw("PUT", START, PATIENCE);
+        let (bytes, end) = sim.raw("PUT", START).answer(PATIENCE);
         assert_eq!(bytes, "");
         assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!(sim.instance(ID).await["starts"], starts);
@@ -107,7 +108,7 @@ async fn resets_end_the_connection_with_rst() {
 async fn a_cut_answer_ends_before_the_length_it_promised() {
     let sim = scripted(json!(["cut", {"status": 500, "cut": true}])).await;
     for status in ["HTTP/1.1 200 OK", "HTTP/1.1 500 Internal Server Error"] {
-        let (text, end) = sim.raw("PUT", START, PATIENCE);
+        let (text, end) = sim.raw("PUT", START).answer(PATIENCE);
         end.expect("the connection is closed, not reset");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(status), "{head}");

@@ -96,6 +96,16 @@ impl Daemon {
         eventually("the daemon is ready", async || (self.get("/readyz").await.0 == 200).then_some(())).await;
     }
 
+    /// Whether it runs its lane.
+    pub async fn holds_the_lane(&self) -> bool {
+        self.metric(&format!(r#"reveille_lane_held{{lane="{LANE}"}}"#)).await == 1.0
+    }
+
+    /// Waits until it runs its lane. One that is ready may be about to take it still.
+    pub async fn takes_the_lane(&self) {
+        eventually("it holds the lane", async || self.holds_the_lane().await.then_some(())).await;
+    }
+
     /// One metric's value; 0 where it does not exist yet. `series` is its name and labels, as they are printed.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;

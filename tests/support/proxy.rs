@@ -2,13 +2,16 @@
 //! balancer does.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// Of a connection that trickles.
+const BYTES_PER_MS: usize = 5;
 
 /// How bytes are passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +99,13 @@ async fn pass(client: TcpStream, server: TcpStream, flow: watch::Receiver<Flow>,
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>) {
     let mut buffer = [0; 16 * 1024];
+    let mut read_at = Instant::now();
     loop {
         let trickles = *flow.borrow() == Flow::Trickle;
-        let most = if trickles { 5 } else { buffer.len() };
+        // As many a second on a busy machine as on any other.
+        let most = if trickles { BYTES_PER_MS * (read_at.elapsed().as_millis() as usize).max(1) } else { usize::MAX };
+        read_at = Instant::now();
+        let most = most.min(buffer.len());
         let read = from.read(&mut buffer[..most]).await;
         // What was read as the stall begins is not passed on either, nor that one side is gone.
         if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() {

@@ -164,19 +164,16 @@ impl Sim {
         Answer { status, headers, body: response.text().await.expect("a whole body") }
     }
 
-    /// A signed call over a connection of its own, byte by byte as it comes: what arrived, and how it ended.
-    pub fn raw(&self, method: &str, target: &str, patience: Duration) -> (String, std::io::Result<()>) {
+    /// A signed call over a connection of its own.
+    pub fn raw(&self, method: &str, target: &str) -> RawCall {
         let mut request = format!("{method} {target} HTTP/1.1\r\n");
         for (name, value) in self.signed_headers(method, target, "", &Signing::default()) {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("connection: close\r\n\r\n");
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(patience)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
-        let mut bytes = Vec::new();
-        let end = stream.read_to_end(&mut bytes).map(|_| ());
-        (String::from_utf8_lossy(&bytes).into_owned(), end)
+        RawCall(stream)
     }
 
     /// A control request that must succeed.
@@ -195,6 +192,19 @@ impl Sim {
     pub async fn instance(&self, id: &str) -> Value {
         let all = self.control("GET", "instances", Value::Null).await;
         all.as_array().unwrap().iter().find(|one| one["id"] == id).cloned().unwrap_or_default()
+    }
+}
+
+/// A call that was sent.
+pub struct RawCall(TcpStream);
+
+impl RawCall {
+    /// Byte by byte as it comes: what arrived, and how it ended.
+    pub fn answer(mut self, patience: Duration) -> (String, std::io::Result<()>) {
+        self.0.set_read_timeout(Some(patience)).unwrap();
+        let mut bytes = Vec::new();
+        let end = self.0.read_to_end(&mut bytes).map(|_| ());
+        (String::from_utf8_lossy(&bytes).into_owned(), end)
     }
 }
 
