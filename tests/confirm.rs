@@ -127,7 +127,7 @@ async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
 
 #[tokio::test]
 async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
-    // Two polls later than the first one.
+    // Long after the first poll, so that each is seen starting.
     let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "20s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     for (instance, end) in [(id(1), "Stopped"), (id(2), "Error"), (id(3), "Running"), (id(4), "Deleted")] {
