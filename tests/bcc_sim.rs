@@ -10,8 +10,8 @@ use jiff::SignedDuration;
 use reveille::bce::sign::SignedHeaders;
 use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
 use crate::support::sim::{Signing, Sim};
+use crate::support::{PATIENCE, eventually};
 
 const EVERY_STATUS: [&str; 20] = [
     "Starting",
@@ -306,14 +306,16 @@ async fn control_requests_that_make_no_sense_change_nothing_and_say_why() {
     assert_eq!(sim.control("GET", "health", Value::Null).await["instances"], 1);
 }
 
-#[test]
-fn signals_end_it_at_once_and_wrong_flags_with_2() {
+#[tokio::test]
+async fn signals_end_it_at_once_and_wrong_flags_with_2() {
     for signal in ["-TERM", "-INT"] {
-        let mut sim = Sim::start(&[]);
-        let asked = Instant::now();
+        let mut sim = Sim::start(&["--fleet", "Stopped=1", "--fault", "hang-before=1"]);
+        // It does not wait for who waits for it.
+        let hangs = sim.raw("PUT", "/v2/instance/i-sim00001?start");
+        eventually("the call is taken up", async || (!sim.calls().await.is_empty()).then_some(())).await;
         assert!(Command::new("kill").args([signal, &sim.pid().to_string()]).status().unwrap().success());
-        assert_eq!(sim.wait().code(), Some(0));
-        assert!(asked.elapsed() < PATIENCE, "it waits for something");
+        assert_eq!(sim.ended().await.code(), Some(0));
+        assert_eq!(hangs.answer(PATIENCE).0, "");
     }
     for (flags, part) in
         [(["--rate", "-1"], "rate -1"), (["--fleet", "Asleep=3"], "Asleep"), (["--what", "1"], "--what")]

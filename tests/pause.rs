@@ -160,6 +160,8 @@ async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
     account.submit(instances(), json!({})).await;
     stage.daemon.paused("outage", &["HTTP 500", WAIT]).await;
     let calls = stage.sim.wire().await;
+    let well = calls.iter().any(|call| STARTS.contains(&call.operation.as_str()) && call.status == Some(200));
+    assert!(well, "all went well at first: {calls:?}");
     let failed = calls.iter().filter(|call| call.operation != "list" && call.status == Some(500)).count();
     assert!(failed <= CONCURRENCY + MORE, "{failed} calls to find out");
     stage.sim.faults(json!([])).await;

@@ -27,6 +27,7 @@ async fn a_lane_that_is_throttled_wastes_few_calls_and_climbs_back() {
     let stage = Stage::with(wishes).await;
     stage.wake_all(1..=2000).await;
     eventually(SLOWS_DOWN, async || stage.daemon.child.output().contains(SLOWS_DOWN).then_some(())).await;
+    eventually("and shows it", async || (stage.daemon.metric(PRESENT).await < RATE).then_some(())).await;
     // It cannot settle before it is throttled, and on a busy machine that may come late.
     let calls = eventually("calls are made for half a minute", async || {
         let calls = stage.sim.log().await;

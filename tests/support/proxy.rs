@@ -99,13 +99,14 @@ async fn pass(client: TcpStream, server: TcpStream, flow: watch::Receiver<Flow>,
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>) {
     let mut buffer = [0; 16 * 1024];
-    let mut read_at = Instant::now();
     loop {
-        let trickles = *flow.borrow() == Flow::Trickle;
-        // As many a second on a busy machine as on any other.
-        let most = if trickles { BYTES_PER_MS * (read_at.elapsed().as_millis() as usize).max(1) } else { usize::MAX };
-        read_at = Instant::now();
-        let most = most.min(buffer.len());
+        let mut most = buffer.len();
+        if *flow.borrow() == Flow::Trickle {
+            let asleep = Instant::now();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            // As many a second on a busy machine, which sleeps longer, as on any other.
+            most = most.min(BYTES_PER_MS * asleep.elapsed().as_millis() as usize);
+        }
         let read = from.read(&mut buffer[..most]).await;
         // What was read as the stall begins is not passed on either, nor that one side is gone.
         if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() {
@@ -114,9 +115,6 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::
         match read {
             Ok(length @ 1..) if to.write_all(&buffer[..length]).await.is_ok() => {}
             _ => return,
-        }
-        if trickles {
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }

@@ -12,6 +12,8 @@ use reqwest::Method;
 use reveille::bce::sign::{self, SignedHeaders};
 use serde_json::Value;
 
+use super::eventually;
+
 pub const KEY: &str = "sim-access-key";
 pub const SECRET: &str = "sim-secret-key";
 
@@ -108,8 +110,8 @@ impl Sim {
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
-        self.child.wait().unwrap()
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        eventually("the simulator ends", async || self.child.try_wait().unwrap()).await
     }
 
     /// A signed call. `target` is path and query.
