@@ -51,8 +51,7 @@ async fn a_start_that_succeeded_before_a_crash_is_started_whatever_the_policy() 
         stage.job(instance, json!({"instance_id": instance, "conflict": policy})).await;
     }
     eventually("the calls are out", async || (stage.sim.log().await.len() == 3).then_some(())).await;
-    stage.daemon.child.signal("KILL");
-    stage.daemon.child.ended().await;
+    stage.daemon.kill().await;
     stage.daemon.start_again();
     for outcome in stage.outcomes(3).await.into_values() {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
@@ -106,8 +105,7 @@ impl Copies {
         match crash {
             Crash::Cut => broker.cut(),
             Crash::Kill => {
-                daemon.child.signal("KILL");
-                daemon.child.ended().await;
+                daemon.kill().await;
                 broker.cut();
                 let queues = Queues::connect(&vhost.url).await;
                 eventually("both copies of each are there, and nobody takes them", async || {
@@ -248,8 +246,7 @@ async fn outcomes_told_twice(crash: Crash) {
     .await;
     sim.faults(json!([])).await;
     if let Crash::Kill = crash {
-        daemon.child.signal("KILL");
-        daemon.child.ended().await;
+        daemon.kill().await;
     }
     broker.cut();
     if let Crash::Kill = crash {

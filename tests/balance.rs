@@ -152,8 +152,7 @@ async fn thirty_lanes_are_even_once_there_are_three_replicas_after_a_death_and_a
 
     fleet.submit(&mut account, FIRST..FIRST + MORE).await;
     let since = Instant::now();
-    fleet.daemons[0].child.signal("KILL");
-    fleet.daemons[0].child.ended().await;
+    fleet.daemons[0].kill().await;
     fleet.even(Some(0), &[15, 15]).await;
     println!("even {:.1?} after the death, moves so far: {}", since.elapsed(), fleet.moves());
     fleet.assert_busy(FIRST + MORE).await;

@@ -248,8 +248,7 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
         let before = stage.sim.wire().await.len();
         let mut account = Account::open(&stage.vhost.url).await;
         // All are there when it begins, so that the first to be called is not called alone.
-        stage.daemon.child.signal("TERM");
-        stage.daemon.child.ended().await;
+        stage.daemon.stop().await;
         account.submit(numbers.map(instance), json!({})).await;
         stage.daemon.start_again();
         let paused = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
@@ -297,8 +296,7 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
         eventually("calls are made", async || (stage.sim.wire().await.len() >= calls).then_some(())).await;
         let started: BTreeSet<String> = stage.sim.log().await.into_iter().map(|call| call.instance).collect();
         assert!(started.len() < round * PORTION, "the kills come under load");
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
         stage.daemon.start_again();
     }
     let ends = account.close(PATIENCE * 2).await;
@@ -339,8 +337,7 @@ async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
     let mut stage = stage("Running=1000", "batch = 20\nrate = 100\nburst = 1\nconflict = \"accept\"").await;
     let mut account = Account::open(&stage.vhost.url).await;
     // All are there when it begins: it has its fill before it turns.
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     account.submit((1..=JOBS).map(instance), json!({})).await;
     stage.daemon.start_again();
     assert_eq!(account.close(PATIENCE).await, [("already_done".to_owned(), JOBS)].into());

@@ -36,8 +36,7 @@ async fn a_killed_broker_is_waited_for_and_no_job_is_lost() {
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
     assert_eq!(scene.starts().await, (1, 1));
     assert!(scene.daemon.holds_the_lane().await);
-    scene.daemon.child.signal("TERM");
-    assert_eq!(scene.daemon.child.ended().await.code(), Some(0));
+    scene.daemon.stop().await;
 }
 
 #[tokio::test]

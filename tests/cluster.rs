@@ -45,8 +45,7 @@ impl Scene {
         daemon.ready().await;
         let account = Account::open(&url).await.of_node(format!("{}/{vhost}", cluster.urls([0, 1, 2])[0]));
         if to != 0 {
-            daemon.child.signal("TERM");
-            assert_eq!(daemon.child.ended().await.code(), Some(0));
+            daemon.stop().await;
             balancer.prefer(&cluster.urls([to, (to + 1) % 3, (to + 2) % 3]));
             daemon.start_again();
             daemon.ready().await;

@@ -131,10 +131,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "20s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     for (instance, end) in [(id(1), "Stopped"), (id(2), "Error"), (id(3), "Running"), (id(4), "Deleted")] {
-        stage
-            .sim
-            .control("PUT", &format!("instances/{instance}"), json!({"status": "Stopped", "boots_into": end}))
-            .await;
+        stage.sim.set_instance(&instance, json!({"status": "Stopped", "boots_into": end})).await;
         stage.wake(&instance).await;
     }
     let outcomes = stage.outcomes(4).await;
@@ -168,7 +165,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
 async fn an_instance_that_takes_too_long_has_failed() {
     let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
     let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
-    stage.sim.control("PUT", &format!("instances/{}", id(1)), json!({"status": "Stopped", "hold": true})).await;
+    stage.sim.set_instance(&id(1), json!({"status": "Stopped", "hold": true})).await;
     stage.wake(&id(1)).await;
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
@@ -273,8 +270,7 @@ async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
     let mut booting = Booting::begin().await;
     for _ in 0..2 {
         booting.polled().await;
-        booting.stage.daemon.child.signal("KILL");
-        booting.stage.daemon.child.ended().await;
+        booting.stage.daemon.kill().await;
         booting.stage.daemon.start_again();
     }
     booting.end().await;
@@ -289,8 +285,7 @@ async fn a_lane_that_changes_hands_in_the_confirm_phase_starts_nothing_twice_and
         let next = Daemon::start(&std::fs::read_to_string(&booting.stage.daemon.config.path).unwrap());
         next.ready().await;
         let mut last = std::mem::replace(&mut booting.stage.daemon, next);
-        last.child.signal("TERM");
-        assert_eq!(last.child.ended().await.code(), Some(0), "{}", last.child.output());
+        last.stop().await;
     }
     booting.end().await;
     let calls = booting.stage.sim.log().await;
@@ -316,8 +311,7 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
         (daemon.metric(PARKED).await >= JOBS as f64 && broker.acks.count() >= JOBS).then_some(())
     })
     .await;
-    daemon.child.signal("KILL");
-    daemon.child.ended().await;
+    daemon.kill().await;
     broker.cut();
     daemon.start_again();
     eventually("both copies of each end", async || {
@@ -377,8 +371,7 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let mut stage = Stage::with(wishes).await;
     stage.sim.set_status(&id(1), "Running").await;
     for number in [2, 3] {
-        let starting = json!({"status": "Starting", "hold": true});
-        stage.sim.control("PUT", &format!("instances/{}", id(number)), starting).await;
+        stage.sim.set_instance(&id(number), json!({"status": "Starting", "hold": true})).await;
     }
     stage.wake(&id(1)).await;
     stage.wake(&id(2)).await;

@@ -38,8 +38,7 @@ async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_othe
             break;
         }
         kills += 1;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
         stage.daemon.start_again();
     }
     assert!(kills <= 20, "{kills} deliveries");
@@ -72,12 +71,10 @@ async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
         let before = stage.sim.calls_made().await;
         eventually("calls are made", async || (stage.sim.calls_made().await > before).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
         stage.daemon.start_again();
     }
-    stage.daemon.child.signal("KILL");
-    stage.daemon.child.ended().await;
+    stage.daemon.kill().await;
     let fast = std::fs::read_to_string(&stage.daemon.config.path).unwrap().replace("rate = 2\n", "rate = 200\n");
     std::fs::write(&stage.daemon.config.path, fast).unwrap();
     stage.daemon.start_again();
@@ -88,15 +85,13 @@ async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
 #[tokio::test]
 async fn a_daemon_that_is_killed_as_soon_as_it_has_the_lane_poisons_no_job_either() {
     let mut stage = Stage::set().await;
-    stage.daemon.child.signal("KILL");
-    stage.daemon.child.ended().await;
+    stage.daemon.kill().await;
     stage.wake("i-sim00001").await;
     for _ in 0..24 {
         stage.daemon.start_again();
         stage.daemon.takes_the_lane().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
     }
     stage.daemon.start_again();
     assert_eq!(stage.outcome().await["outcome"], "started");
@@ -135,8 +130,7 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     let lane = "rate = 1000\nburst = 1\nconcurrency = 64\ntimeout = \"2s\"\nbatch = 1";
     let mut stage = Stage::with(Wishes { fleet: "Stopped=60", lane, ..Wishes::default() }).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     let instance = |number: usize| format!("i-sim{number:05}");
     for number in 1..=JOBS {
         account.submit([instance(number)], json!({})).await;

@@ -25,8 +25,7 @@ async fn put(stage: &Stage, (exchange, key): Place, number: usize) {
 async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
     let lane = "rate = 50\nburst = 1\nconcurrency = 1";
     let mut stage = Stage::with(Wishes { fleet: "Stopped=50", lane, ..Wishes::default() }).await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     for number in 1..=50 {
         // The first ten are new jobs.
         put(&stage, if number <= 10 { NEW } else { DUE }, number).await;
@@ -46,8 +45,7 @@ async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
 async fn no_more_calls_are_in_flight_than_the_lane_allows() {
     let lane = "rate = 50\nburst = 50\nconcurrency = 1\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, sim: &["--latency", "1s"], ..Wishes::default() }).await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     for (number, place) in (1..=9).zip([NEW, URGENT, DUE].into_iter().cycle()) {
         put(&stage, place, number).await;
     }
@@ -75,8 +73,7 @@ async fn a_stop_does_not_wait_for_queues_that_are_missing() {
         stage.daemon.child.output().contains("no queue takes messages").then_some(())
     })
     .await;
-    stage.daemon.child.signal("TERM");
-    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    stage.daemon.stop().await;
     stage.back(1).await;
 }
 

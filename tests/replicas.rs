@@ -104,8 +104,7 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
             replicas.called(calls + 20).await;
         }
         let (killed, since) = (Timestamp::now(), Instant::now());
-        replicas.daemons[holder].child.signal("KILL");
-        replicas.daemons[holder].child.ended().await;
+        replicas.daemons[holder].kill().await;
         // The next one has jobs too, should the ones before be done meanwhile.
         replicas.submit(submitted + 1..=submitted + 100).await;
         submitted += 100;
@@ -218,8 +217,7 @@ async fn a_holder_told_to_stop_under_load_hands_the_lane_over() {
     let holder = replicas.holder(None).await;
     assert!(replicas.calls().await < 600, "the stop comes under load");
     let moment = Timestamp::now();
-    replicas.daemons[holder].child.signal("TERM");
-    assert_eq!(replicas.daemons[holder].child.ended().await.code(), Some(0));
+    replicas.daemons[holder].stop().await;
     replicas.called(600).await;
     println!("no calls for {:.1?} around SIGTERM", replicas.silence(moment).await);
     assert_eq!(replicas.calls().await, 600, "no instance was called twice");

@@ -171,8 +171,7 @@ async fn no_secret_is_shown_whatever_is_logged() {
     let dead = eventually("a dead letter", async || queues.take_all("reveille.dead").await.pop()).await;
     shown += &format!("{:?} {}", dead.properties, String::from_utf8_lossy(&dead.data));
     shown += &pages().await;
-    daemon.child.signal("TERM");
-    daemon.child.ended().await;
+    daemon.stop().await;
     shown += &daemon.child.output();
 
     assert!(shown.contains("TRACE") && shown.contains("DEBUG lapin"), "everything was logged");

@@ -184,13 +184,11 @@ impl Scene {
     async fn befall(&mut self, fault: Fault, chance: &mut Chance) {
         match fault {
             Fault::ReplicaKilled => {
-                self.mortal.child.signal("KILL");
-                self.mortal.child.ended().await;
+                self.mortal.kill().await;
                 self.mortal.start_again();
             }
             Fault::ReplicaStopped => {
-                self.mortal.child.signal("TERM");
-                assert_eq!(self.mortal.child.ended().await.code(), Some(0), "{}", self.mortal.child.output());
+                self.mortal.stop().await;
                 self.mortal.start_again();
             }
             Fault::ReplicaFrozen => {

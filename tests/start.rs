@@ -93,8 +93,7 @@ async fn a_broker_that_is_not_there_yet_is_waited_for() {
     assert_eq!(daemon.get("/livez").await.0, 200);
     assert_eq!(daemon.metric("reveille_broker_connected").await, 0.0);
     assert!(!body.contains("guest") && !daemon.child.output().contains("guest"), "no password is shown");
-    daemon.child.signal("TERM");
-    assert_eq!(daemon.child.ended().await.code(), Some(0));
+    daemon.stop().await;
 }
 
 #[tokio::test]
@@ -168,8 +167,7 @@ async fn a_job_for_a_lane_there_is_not_ends_among_the_dead_letters() {
 #[tokio::test]
 async fn a_message_delivered_too_often_is_poisoned_before_it_is_touched() {
     let mut stage = Stage::set().await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     stage.wake("i-sim00001").await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     for _ in 0..20 {

@@ -21,8 +21,7 @@ async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_r
     let mut stage = Stage::with(wishes).await;
     stage.wake_all(1..=600).await;
     eventually("jobs are in flight", async || (stage.sim.log().await.len() >= 16).then_some(())).await;
-    stage.daemon.child.signal("TERM");
-    assert_eq!(stage.daemon.child.ended().await.code(), Some(0), "{}", stage.daemon.child.output());
+    stage.daemon.stop().await;
 
     // Every call that was made has its outcome, and every other job is back in its queue.
     let called = stage.sim.log().await.len();
@@ -41,8 +40,7 @@ async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_r
 #[tokio::test]
 async fn what_the_grace_does_not_suffice_for_goes_back_and_nothing_is_lost() {
     let mut stage = Stage::set().await;
-    stage.daemon.child.signal("TERM");
-    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    stage.daemon.stop().await;
     let text = std::fs::read_to_string(&stage.daemon.config.path).unwrap() + "[shutdown]\ngrace = \"500ms\"\n";
     std::fs::write(&stage.daemon.config.path, text).unwrap();
     stage.daemon.start_again();
@@ -89,8 +87,7 @@ async fn the_baton_goes_to_the_replica_that_stands_by() {
     stage.wake("i-sim00001").await;
     stage.outcome().await;
 
-    stage.daemon.child.signal("TERM");
-    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    stage.daemon.stop().await;
     second.takes_the_lane().await;
     stage.wake("i-sim00002").await;
     assert_eq!(stage.outcome().await["outcome"], "started");
@@ -110,8 +107,7 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
         eventually("calls are made", async || (stage.sim.log().await.len() >= wanted).then_some(())).await;
         assert!(stage.sim.log().await.len() < 1600, "the kills come under load");
         tokio::time::sleep(Duration::from_millis(round * 3 % 13)).await;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
         stage.daemon.start_again();
     }
     // With calls for many the lane has a tenth of the rate, and most jobs are called singly after a failed one.

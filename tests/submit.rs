@@ -101,8 +101,7 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
 async fn urgent_jobs_that_no_queue_waits_for_are_not_submitted() {
     let mut stage = Stage::set().await;
     // It would declare the queue again.
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     channel.queue_delete("reveille.urgent.prod".into(), QueueDeleteOptions::default()).await.unwrap();
     let submit = |more: &[&'static str]| stage.daemon.config.command(&[&["submit", "--lane", "prod"], more].concat());

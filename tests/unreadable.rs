@@ -146,8 +146,7 @@ async fn an_event_that_cannot_be_read_at_all_holds_no_lane_up() {
     let mut stage = Stage::set().await;
     // Under another lane's key, since this test's own listener could not read it either.
     publish_odd(&stage.vhost.url, "reveille.outcomes", "other.noise", "{}");
-    stage.daemon.child.signal("TERM");
-    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    stage.daemon.stop().await;
     stage.wake("i-sim00001").await;
     stage.daemon.start_again();
     let outcome = tokio::time::timeout(PATIENCE, stage.outcome()).await;

@@ -49,8 +49,7 @@ async fn an_urgent_job_overtakes_jobs_that_are_called_together() {
 async fn overtakes(jobs: usize, rate: usize, batch: usize) {
     let (mut stage, mut account) = stage_with(jobs, rate, &format!("batch = {batch}")).await;
     // So that none is called before all are there, however long it takes to submit them.
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     account.submit(instances(1..=jobs - 1), json!({})).await;
     stage.daemon.start_again();
     eventually("the batch is on its way", async || (stage.sim.calls_made().await >= 10).then_some(())).await;
@@ -70,8 +69,7 @@ async fn overtakes(jobs: usize, rate: usize, batch: usize) {
 #[tokio::test]
 async fn a_flood_of_urgent_jobs_leaves_the_others_their_turn() {
     let (mut stage, mut account) = stage(100, 50).await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     account.submit(instances(1..=12), json!({})).await;
     account.submit_as(LANE, URGENT, BasicProperties::default(), instances(13..=100), json!({})).await;
     stage.daemon.start_again();
@@ -94,8 +92,7 @@ async fn urgent_jobs_outlive_a_kill_and_come_back_from_the_ladder() {
     account.submit_as(LANE, URGENT, BasicProperties::default(), instances(61..=120), json!({})).await;
     for calls in [20, 60] {
         eventually("calls are made", async || (called(&stage).await.len() >= calls).then_some(())).await;
-        stage.daemon.child.signal("KILL");
-        stage.daemon.child.ended().await;
+        stage.daemon.kill().await;
         stage.daemon.start_again();
     }
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 120)].into());
@@ -109,8 +106,7 @@ async fn urgent_jobs_outlive_a_kill_and_come_back_from_the_ladder() {
 #[tokio::test]
 async fn submit_puts_urgent_jobs_into_their_queue() {
     let mut stage = Stage::set().await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     let file = std::env::temp_dir().join(format!("reveille-urgent-{}", std::process::id()));
     let line = |instance: &str, priority: &str| format!(r#"{{"instance_id":"{instance}","priority":"{priority}"}}"#);
     let lines = [line("i-sim00002", "urgent"), line("i-sim00003", "normal"), "i-sim00004".to_owned()].join("\n");
@@ -133,8 +129,7 @@ async fn submit_puts_urgent_jobs_into_their_queue() {
 #[tokio::test]
 async fn the_priority_that_rabbitmq_4_gives_is_kept() {
     let (mut stage, mut account) = stage(330, 100).await;
-    stage.daemon.child.signal("TERM");
-    stage.daemon.child.ended().await;
+    stage.daemon.stop().await;
     account.submit(instances(1..=300), json!({})).await;
     let high = BasicProperties::default().with_priority(9);
     account.submit_as(LANE, LANE, high, instances(301..=330), json!({})).await;

@@ -16,7 +16,12 @@ impl Sim {
     }
 
     pub async fn set_status(&self, instance: &str, status: &str) {
-        self.control("PUT", &format!("instances/{instance}"), json!({ "status": status })).await;
+        self.set_instance(instance, json!({ "status": status })).await;
+    }
+
+    /// The same with more to it, such as `hold` or `boots_into`.
+    pub async fn set_instance(&self, instance: &str, state: Value) {
+        self.control("PUT", &format!("instances/{instance}"), state).await;
     }
 
     /// How many calls were made so far.

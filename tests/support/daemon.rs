@@ -70,6 +70,18 @@ impl Daemon {
         Self { child: Child::start(command), config }
     }
 
+    /// SIGKILL, as the kernel would do it.
+    pub async fn kill(&mut self) {
+        self.child.signal("KILL");
+        self.child.ended().await;
+    }
+
+    /// Has it stop by itself, and asserts that it says all is well.
+    pub async fn stop(&mut self) {
+        self.child.signal("TERM");
+        assert_eq!(self.child.ended().await.code(), Some(0), "{}", self.child.output());
+    }
+
     /// Starts it again, with the configuration it had.
     pub fn start_again(&mut self) {
         self.child = Child::start(self.config.command(&["run"]));
