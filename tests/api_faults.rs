@@ -3,6 +3,7 @@
 //! About every other call goes well, so that the lane is not just paused: what that does is in `pause.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::support::account::Account;
 use crate::support::calls::Call;
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, in_batches};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually_within};
 
 /// Of each test, so that there is load.
 const JOBS: usize = 300;
@@ -18,6 +19,9 @@ const JOBS: usize = 300;
 const PLAIN: &str = "conflict = \"fail\"\nconcurrency = 64";
 /// No job gives up while a test's bad day lasts.
 const PATIENT: &str = "max_attempts = 100\ninitial = \"200ms\"\nmax = \"1s\"";
+/// How long a bad day may last. Five failures in a row, which chance brings, pause the lane. On trial it makes a call in
+/// ten seconds or so, and every other of these fails too.
+const LONGEST_DAY: Duration = Duration::from_secs(300);
 
 /// The answer to a call comes within `timeout`, or not at all. Only for days on which answers stay away: on a busy machine
 /// others can be as late as a second.
@@ -75,7 +79,8 @@ async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
     let mut account = Account::open(&stage.vhost.url).await;
     stage.sim.faults(rules).await;
     account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
-    eventually("the bad day is felt", async || met.is_reached(&stage.sim.log().await).then_some(())).await;
+    let felt = async || met.is_reached(&stage.sim.log().await).then_some(());
+    eventually_within(LONGEST_DAY, "the bad day is felt", felt).await;
     stage.sim.control("PUT", "instances", then).await;
     stage.sim.faults(json!([])).await;
     let counts = account.close(PATIENCE).await;

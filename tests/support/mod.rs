@@ -24,7 +24,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const GLANCE: Duration = Duration::from_millis(25);
 
 /// Looks until there is something to see.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// Looks until there is something to see, for what may take longer than other things.
+pub async fn eventually_within<T>(patience: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
             if let Some(seen) = look().await {
@@ -33,7 +38,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             tokio::time::sleep(GLANCE).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+    tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
 }
 
 /// An HTTP client. What it talks to is on loopback, so no proxy comes between.
