@@ -1,5 +1,6 @@
 //! Reading AMQP headers, which anybody may have written.
 
+use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
 
 /// Headers by type: what is of another one is as good as absent.
@@ -18,6 +19,11 @@ impl<'a> Headers<'a> {
             AMQPValue::ShortString(text) => Some(text.as_str()),
             _ => None,
         }
+    }
+
+    /// An instant, as RFC 3339 writes it.
+    pub fn instant(self, name: &str) -> Option<Timestamp> {
+        self.text(name)?.parse().ok()
     }
 
     /// A whole number of any width.

@@ -176,6 +176,10 @@ pub struct Progress {
     pub touched: bool,
     /// The API denied access to the instance once, while it let others through. The second time that ends the job.
     pub denied: bool,
+    /// The name of the order whose copy the message is, where the daemon has given it one.
+    pub order: Option<String>,
+    /// The message was a dead letter once, of this instant, and was put back: it is another order than the one that failed.
+    pub put_back: Option<Timestamp>,
     /// The job is in its second phase: its instance is asked after until it runs, and no longer started.
     pub confirming: Option<Confirming>,
 }
@@ -193,6 +197,10 @@ pub struct Confirming {
     pub polls: u32,
 }
 
+/// What became of a message, which makes it a dead letter, and when.
+pub const OUTCOME: &str = "x-reveille-outcome";
+/// See [`OUTCOME`].
+pub const DEAD_AT: &str = "x-reveille-dead-at";
 const JOB_ID: &str = "x-reveille-job-id";
 const RECEIVED_AT: &str = "x-reveille-received-at";
 const ATTEMPTS: &str = "x-reveille-attempts";
@@ -206,24 +214,26 @@ const STARTED_AT: &str = "x-reveille-started-at";
 const AMBIGUOUS: &str = "x-reveille-ambiguous";
 const SEEN_STARTING: &str = "x-reveille-seen-starting";
 const POLLS: &str = "x-reveille-polls";
+const ORDER: &str = "x-reveille-order";
+const PUT_BACK: &str = "x-reveille-put-back";
 /// More attempts or setbacks than this were never counted: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
 impl Progress {
-    /// Reads the headers of a delivery.
+    /// Reads the headers of a delivery. A dead letter that was put back is a new order: what it had come to counts no more.
     pub fn read(properties: &BasicProperties, now: Timestamp) -> Self {
-        let headers = Headers(properties.headers().as_ref());
+        let written = Headers(properties.headers().as_ref());
+        let put_back = Self::is_put_back(properties);
+        let headers = if put_back { Headers(None) } else { written };
         let count = |name| {
             let count = headers.integer(name).filter(|count| (0..=COUNT_LIMIT).contains(count));
             count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
         };
-        let past = |name: &str| -> Option<Timestamp> {
-            headers.text(name)?.parse().ok().filter(|instant: &Timestamp| *instant <= now)
-        };
+        let past = |name: &str| headers.instant(name).filter(|instant| *instant <= now);
         let message_id = properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty());
         Self {
             job_id: message_id
-                .or_else(|| headers.text(JOB_ID).filter(|id| !id.is_empty() && id.len() <= 255))
+                .or_else(|| written.text(JOB_ID).filter(|id| !id.is_empty() && id.len() <= 255))
                 .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
             received_at: past(RECEIVED_AT).unwrap_or(now),
             attempts: count(ATTEMPTS),
@@ -231,6 +241,8 @@ impl Progress {
             failing_since: past(FAILING_SINCE),
             touched: headers.flag(TOUCHED),
             denied: headers.flag(DENIED),
+            order: headers.text(ORDER).map(str::to_owned),
+            put_back: if put_back { written.instant(DEAD_AT) } else { headers.instant(PUT_BACK) },
             // Forged, it makes its job one that only looks, and what it says then is true.
             confirming: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Confirming {
                 since,
@@ -243,7 +255,12 @@ impl Progress {
 
     /// Whether a message carries progress: it is a copy that was parked.
     pub fn is_in(properties: &BasicProperties) -> bool {
-        Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some()
+        Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some() && !Self::is_put_back(properties)
+    }
+
+    /// Whether a message is a dead letter that was put back as it was.
+    pub fn is_put_back(properties: &BasicProperties) -> bool {
+        Headers(properties.headers().as_ref()).text(OUTCOME).is_some()
     }
 
     /// Writes what [`Progress::read`] reads.
@@ -261,6 +278,8 @@ impl Progress {
         set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
         set(DENIED, Some(AMQPValue::Boolean(self.denied)));
+        set(ORDER, self.order.clone().map(text));
+        set(PUT_BACK, self.put_back.map(|instant| text(instant.to_string())));
         // Always told, since the message may carry what it was before.
         set(PHASE, Some(text(if self.confirming.is_some() { "confirm" } else { "start" }.to_owned())));
         if let Some(confirming) = &self.confirming {
@@ -327,6 +346,28 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_that_is_put_back_is_a_new_order_under_its_old_id() {
+        let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
+        let spent = Progress {
+            job_id: "j-1".to_owned(),
+            attempts: 8,
+            touched: true,
+            order: Some("o".to_owned()),
+            ..Progress::read(&BasicProperties::default(), now)
+        };
+        let mut headers = FieldTable::default();
+        spent.write(&mut headers);
+        headers.insert(OUTCOME.into(), AMQPValue::LongString("failed".into()));
+        headers.insert(DEAD_AT.into(), AMQPValue::LongString("2026-11-25T07:00:00Z".into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        let later = "2026-11-25T08:00:00Z".parse().unwrap();
+        let fresh = Progress::read(&BasicProperties::default(), later);
+        let put_back = Some("2026-11-25T07:00:00Z".parse().unwrap());
+        assert_eq!(Progress::read(&properties, later), Progress { job_id: "j-1".to_owned(), put_back, ..fresh });
+        assert!(!Progress::is_in(&properties) && Progress::is_put_back(&properties));
+    }
+
+    #[test]
     fn progress_survives_its_headers() {
         let now: Timestamp = "2026-11-25T07:30:00.5Z".parse().unwrap();
         let progress = Progress {
@@ -337,6 +378,8 @@ mod tests {
             failing_since: Some(now),
             touched: true,
             denied: true,
+            order: Some("o".to_owned()),
+            put_back: Some(now),
             confirming: Some(Confirming { since: now, ambiguous: true, seen_starting: true, polls: 5 }),
         };
         let mut headers = FieldTable::default();

@@ -252,12 +252,19 @@ impl<'a> Data<'a> {
 
     /// Wraps the data: `io.reveille.instance.<outcome>.v1`.
     ///
-    /// The id is that of the job and of the phase that the event ends: the same for every copy.
-    pub fn into_event(self, phase: Phase, traceparent: Option<&'a str>) -> Event<'a, Self> {
+    /// The id is that of the job and of the phase that the event ends: the same for every copy. A job that failed and was
+    /// put back from among the dead letters has events of its own, by the instant at which it was `put_back`.
+    pub fn into_event(
+        self,
+        phase: Phase,
+        put_back: Option<Timestamp>,
+        traceparent: Option<&'a str>,
+    ) -> Event<'a, Self> {
+        let again = put_back.map(|dead_at| format!("/{dead_at}")).unwrap_or_default();
         let mut event = Event::new(
             self.lane,
             &format!("instance.{}", self.outcome),
-            format!("{}/{}", self.job_id, phase.as_str()),
+            format!("{}/{}{again}", self.job_id, phase.as_str()),
             self.finished_at,
             self,
         );
@@ -348,7 +355,7 @@ mod tests {
             finished_at: now,
             duration_ms: 0,
         };
-        let bytes = data.with_answer(&answer).into_event(Phase::Start, None).to_bytes();
+        let bytes = data.with_answer(&answer).into_event(Phase::Start, None, None).to_bytes();
         let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(event["specversion"], "1.0");
         assert_eq!(event["id"], "j-1/start");

@@ -46,6 +46,10 @@ async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_othe
         let event = stage.event().await;
         if event["data"]["final"] == true {
             let job = event["data"]["job_id"].as_str().unwrap().to_owned();
+            assert!(
+                event["data"]["reason"] != "poisoned" || event["data"]["ambiguous"] == true,
+                "it was called: {event}"
+            );
             let end = (event["data"]["outcome"].clone(), event["data"]["reason"].clone());
             assert_eq!(ended.entry(job).or_insert_with(|| end.clone()), &end, "{event}");
         }
@@ -104,17 +108,22 @@ async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on(
     for number in 1..=40 {
         stage.wake(&format!("i-sim{number:05}")).await;
         if number == 20 {
-            publish_odd(&stage.vhost.url, "reveille.jobs", "prod", body);
+            publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &[("message_id", body)]);
         }
     }
     let mut ended = std::collections::BTreeSet::new();
-    while ended.len() < 40 {
+    let mut rejected = 0;
+    while ended.len() < 40 || rejected == 0 {
         let event = stage.event().await;
-        if event["data"]["final"] == true {
+        if event["data"]["outcome"] == "rejected" {
+            assert_eq!(event["data"]["error_message"], "its property message_id is not UTF-8", "{event}");
+            rejected += 1;
+        } else if event["data"]["final"] == true {
             assert_eq!(event["data"]["outcome"], "started", "{event}");
             ended.insert(event["data"]["job_id"].as_str().unwrap().to_owned());
         }
     }
+    assert_eq!(rejected, 1);
     stage.queues.has("reveille.dead", 1, 0).await;
     stage.daemon.ready().await;
     stage.all_acked().await;

@@ -50,7 +50,7 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
         queues.publish("", LOG, BasicProperties::default(), mark.as_bytes()).await;
         // More than the others write until the reader has its connection.
         let reading = reader.read_back(LOG, 2000, |message| {
-            if message == mark.as_bytes() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if message.body == mark.as_bytes() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         tokio::time::timeout(PATIENCE, reading).await.expect("the mark is found").unwrap();
     }
@@ -60,7 +60,7 @@ async fn a_log_that_others_write_to_is_read_back_each_time() {
 #[tokio::test]
 async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
     let (vhost, queues, reader) = log().await;
-    let odd = || publish_odd(&vhost.url, "", LOG, "odd");
+    let odd = || publish_odd(&vhost.url, "", LOG, &[("message_id", "odd"), ("frame:131072", "odd")]);
     odd();
     for number in 0..20 {
         queues.publish("", LOG, BasicProperties::default(), &[number]).await;
@@ -71,9 +71,22 @@ async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
     }
     let mut read = Vec::new();
     let reading = reader.read_back(LOG, 200, |message| {
-        read.extend_from_slice(message);
-        if message == [19] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        read.extend_from_slice(&message.body);
+        if message.body == [19] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     tokio::time::timeout(PATIENCE, reading).await.expect("the end is found").unwrap();
-    assert_eq!(read, (0..20).collect::<Vec<u8>>());
+    assert_eq!(read, (0..20).collect::<Vec<u8>>(), "and of the others nothing");
+
+    // From the last one on, which is odd itself.
+    odd();
+    queues.publish("", LOG, BasicProperties::default(), b"end").await;
+    odd();
+    let (mut bodies, mut count) = (Vec::new(), 0);
+    let reading = reader.read_back(LOG, 5, |message| {
+        bodies.extend_from_slice(&message.body);
+        count += 1;
+        if message.body == b"end" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    tokio::time::timeout(PATIENCE, reading).await.expect("the end is found").unwrap();
+    assert!(bodies.ends_with(b"end") && count < 15, "it knows where the last one is: {count}");
 }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::group::publish_alone;
+use super::inbound::{self, Loads, MOST_LOAD};
 use super::publisher::{Outgoing, PublishError, Publisher};
 use super::topology::{DeclareError, Topology};
 use crate::config::Broker;
@@ -24,6 +25,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, that is less than 64 MiB.
+const ROOM: usize = 32 * 1024 * 1024;
+/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame, in bytes.
+const SMALLEST_FRAME: u32 = 8192;
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How soon what was deleted is declared again although no message was refused for want of it.
@@ -42,6 +47,33 @@ pub struct Connection {
     missing: Arc<Notify>,
     /// Channels of each publisher for what is published once more.
     alone: usize,
+    loads: Arc<Loads>,
+    /// For the messages that each lane has in hand, in bytes.
+    room: usize,
+}
+
+/// How many messages a lane may have in hand.
+#[derive(Debug)]
+pub struct Room {
+    loads: Arc<Loads>,
+    bytes: usize,
+}
+
+impl Room {
+    /// So many such as came over `channel` lately.
+    pub fn holds(&self, channel: &Channel) -> usize {
+        self.bytes / self.loads.largest(channel.id()).max(1)
+    }
+
+    /// So many that nobody has seen yet, which may be as large as can be.
+    pub fn holds_unseen(&self) -> usize {
+        self.bytes / MOST_LOAD
+    }
+
+    /// How many messages ever came over `channel`. After [`SEEN`](super::SEEN) more, it is known how large they are.
+    pub fn seen(&self, channel: &Channel) -> u64 {
+        self.loads.seen(channel.id())
+    }
 }
 
 /// No connection came about.
@@ -54,6 +86,17 @@ pub enum ConnectError {
         address: String,
         /// Why.
         source: lapin::Error,
+    },
+    /// What is said of a job does not fit into the broker's frames.
+    #[error(
+        "cannot work with RabbitMQ at {address}: its frame_max is {largest}, which is too small for the headers of a job; \
+         set it to {SMALLEST_FRAME} at least, or to 131072, its default"
+    )]
+    SmallFrames {
+        /// Where.
+        address: String,
+        /// Bytes.
+        largest: u32,
     },
     /// Nobody answered.
     #[error("cannot connect to RabbitMQ at {address}: no answer within {CONNECT_TIMEOUT:?}")]
@@ -94,18 +137,18 @@ fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
 /// [`ConnectError`].
 pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connecting = lapin::Connection::connect_uri(broker.uri.clone(), properties);
+    let loads = Arc::new(Loads::default());
+    let connecting = inbound::connect(broker.uri.clone(), properties, loads.clone());
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) => Ok(Connection { inner: Arc::new(inner), missing: Arc::default(), alone: 1 }),
+        Ok(Ok(inner)) if inner.configuration().frame_max() < SMALLEST_FRAME => {
+            Err(ConnectError::SmallFrames { address: broker.address(), largest: inner.configuration().frame_max() })
+        }
+        Ok(Ok(inner)) => {
+            Ok(Connection { inner: Arc::new(inner), missing: Arc::default(), alone: 1, loads, room: ROOM })
+        }
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
-}
-
-/// Whether the connection ended over a message that lapin cannot read, such as one with a property that is not UTF-8.
-/// Nobody can say which one it was.
-pub fn is_unreadable(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ParsingError(_))
 }
 
 /// Why there is no connection with everything declared on it.
@@ -194,6 +237,21 @@ impl Connection {
     /// How many channels the broker lets the connection have.
     pub fn channel_max(&self) -> usize {
         self.inner.configuration().channel_max().into()
+    }
+
+    /// The largest frame agreed on, in bytes: 8,192 to 131,072.
+    pub fn frame_max(&self) -> usize {
+        self.inner.configuration().frame_max() as usize
+    }
+
+    /// Shares the memory for messages in hand among so many lanes, one or more.
+    pub fn set_lanes(&mut self, lanes: usize) {
+        self.room = ROOM / lanes.max(1);
+    }
+
+    /// For the messages of a lane.
+    pub fn room(&self) -> Room {
+        Room { loads: self.loads.clone(), bytes: self.room }
     }
 
     /// Has [`Connection::keep_declared`] see to what seems to be missing.

@@ -1,9 +1,10 @@
 //! A message handed to us, the one way to be rid of it, and how it is passed on.
 
 use lapin::BasicProperties;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::inbound::UNREADABLE;
 use super::publisher::Confirmed;
 use crate::headers::Headers;
 
@@ -15,7 +16,11 @@ pub struct Delivery {
     /// The broker handed it out before, to us or to another.
     pub redelivered: bool,
     /// How often it came back unacked, as far as the broker counts; 0 at the first time.
-    pub count: i64,
+    pub returns: i64,
+    /// How many of these may be because of the message itself: all of them, where nobody knows better.
+    pub suspicion: i64,
+    /// Why it cannot be read, where that is so: then its body is empty, and only the broker has it whole.
+    pub unreadable: Option<String>,
     /// The right to ack it.
     pub unacked: Unacked,
 }
@@ -24,11 +29,14 @@ impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
         // At the first time the header may be the producer's own.
         let headers = Headers(delivery.properties.headers().as_ref().filter(|_| delivery.redelivered));
-        let count = headers.integer("x-delivery-count").unwrap_or(0);
+        let returns = headers.integer("x-delivery-count").unwrap_or(0);
+        let unreadable = Headers(delivery.properties.headers().as_ref()).text(UNREADABLE).map(str::to_owned);
         Self {
             message: Message { properties: delivery.properties, body: delivery.data },
             redelivered: delivery.redelivered,
-            count,
+            returns,
+            suspicion: returns,
+            unreadable,
             unacked: Unacked(delivery.acker),
         }
     }
@@ -46,6 +54,14 @@ impl Unacked {
     pub async fn ack(self, _proof: Confirmed) -> Result<(), lapin::Error> {
         self.0.ack(BasicAckOptions::default()).await.map(drop)
     }
+
+    /// Has the broker put the message among the dead letters, whole. The broker keeps it until that is done.
+    ///
+    /// # Errors
+    /// The channel or the connection broke: the broker hands the message out again.
+    pub async fn put_aside(self, _proof: Confirmed) -> Result<(), lapin::Error> {
+        self.0.reject(BasicRejectOptions { requeue: false }).await.map(drop)
+    }
 }
 
 /// Properties and body.
@@ -57,31 +73,23 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// Properties and headers have to fit into one frame, of 128 KiB where nobody changed it; the rest is for ours.
+/// Most bytes of a producer's headers that are passed on.
 const HEADERS_LIMIT: usize = 110 * 1024;
+/// What RabbitMQ adds to the headers of a message on its way through the whole ladder, in bytes, and how often it was
+/// delivered.
+const BROKERS: usize = 4608;
+/// What a frame takes beside the headers: eight texts of 255 bytes, and some numbers.
+const PROPERTIES: usize = 2176;
 
 impl Message {
-    /// The properties under which the message is published again, with `ours` among its headers.
+    /// The properties under which the message is published again, with `ours` among its headers, so that they and what
+    /// RabbitMQ adds fit into a frame of `frame_max` bytes: where they do not, the producer's headers are left out.
     ///
     /// They are the producer's, less what would act on the broker a second time: a `user_id` that is not ours closes
     /// the channel; an `expiration` would cut a delay short; `CC` and `BCC` would send copies; and RabbitMQ drops as
     /// a cycle what its own `x-death` says was in a queue before.
-    pub fn forward(&self, ours: FieldTable) -> BasicProperties {
-        let mut headers = FieldTable::default();
-        if let Some(theirs) = self.properties.headers() {
-            let kept = || theirs.inner().iter().filter(|(name, _)| !is_brokers(name.as_str()));
-            if kept().map(entry_size).sum::<usize>() <= HEADERS_LIMIT {
-                for (name, value) in kept() {
-                    headers.insert(name.clone(), value.clone());
-                }
-            } else {
-                headers.insert("x-reveille-headers-dropped".into(), AMQPValue::Boolean(true));
-            }
-        }
-        for (name, value) in &ours {
-            headers.insert(name.clone(), value.clone());
-        }
-        let mut properties = BasicProperties::default().with_headers(headers);
+    pub fn forward(&self, ours: FieldTable, frame_max: usize) -> BasicProperties {
+        let mut properties = BasicProperties::default();
         macro_rules! keep {
             ($($get:ident $with:ident),*) => {$(
                 if let Some(value) = self.properties.$get() {
@@ -94,8 +102,28 @@ impl Message {
             correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
             timestamp with_timestamp, kind with_type, app_id with_app_id
         );
-        properties
+        let mut headers = ours;
+        if let Some(theirs) = self.properties.headers() {
+            let kept = || theirs.inner().iter().filter(|(name, _)| !is_replaced(name.as_str()));
+            let others = PROPERTIES + headers.inner().iter().map(entry_size).sum::<usize>() + BROKERS;
+            if kept().map(entry_size).sum::<usize>() <= frame_max.saturating_sub(others).min(HEADERS_LIMIT) {
+                for (name, value) in kept() {
+                    headers.insert(name.clone(), value.clone());
+                }
+            } else {
+                headers.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
+            }
+        }
+        properties.with_headers(headers)
     }
+}
+
+/// Left behind by a message whose headers were left out.
+const HEADERS_DROPPED: &str = "x-reveille-headers-dropped";
+
+/// What RabbitMQ would act on, and what the daemon wrote, which it writes anew: what is old of it would be untrue.
+fn is_replaced(name: &str) -> bool {
+    (name.starts_with("x-reveille-") && name != HEADERS_DROPPED) || is_brokers(name)
 }
 
 fn is_brokers(name: &str) -> bool {
@@ -124,10 +152,13 @@ fn size(value: &AMQPValue) -> usize {
 mod tests {
     use super::*;
 
+    /// RabbitMQ's default.
+    const FRAME: usize = 128 * 1024;
+
     #[test]
     fn what_would_act_on_the_broker_again_is_not_passed_on() {
         let mut headers = FieldTable::default();
-        for name in ["team", "CC", "x-death", "x-first-death-queue", "x-delivery-count"] {
+        for name in ["team", "x-reveille-outcome", "CC", "x-death", "x-first-death-queue", "x-delivery-count"] {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
         let properties = BasicProperties::default()
@@ -137,7 +168,7 @@ mod tests {
             .with_expiration("1000".into());
         let mut ours = FieldTable::default();
         ours.insert("x-reveille-attempts".into(), AMQPValue::LongLongInt(1));
-        let forwarded = Message { properties, body: Vec::new() }.forward(ours);
+        let forwarded = Message { properties, body: Vec::new() }.forward(ours, FRAME);
         assert_eq!((forwarded.user_id(), forwarded.expiration()), (&None, &None));
         assert_eq!(forwarded.message_id().as_ref().unwrap().as_str(), "m");
         let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
@@ -149,9 +180,24 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert("big".into(), AMQPValue::LongString("v".repeat(HEADERS_LIMIT).into()));
         let properties = BasicProperties::default().with_headers(headers);
-        let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default());
+        let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default(), FRAME);
         let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
         assert_eq!(names, ["x-reveille-headers-dropped"]);
+    }
+
+    #[test]
+    fn headers_fit_into_the_frame_agreed_on_with_what_rabbitmq_adds() {
+        let kept = |size: usize, frame_max| {
+            let mut headers = FieldTable::default();
+            headers.insert("big".into(), AMQPValue::LongString("v".repeat(size).into()));
+            let mut ours = FieldTable::default();
+            ours.insert("x-reveille-reason".into(), AMQPValue::LongString("r".repeat(500).into()));
+            let properties = BasicProperties::default().with_headers(headers);
+            let forwarded = Message { properties, body: Vec::new() }.forward(ours, frame_max);
+            forwarded.headers().as_ref().unwrap().inner().contains_key("big")
+        };
+        assert!(kept(500, 8192) && !kept(1_000, 8192) && !kept(7_700, 8192));
+        assert!(kept(7_700, 16_384) && kept(110_000, FRAME) && !kept(120_000, FRAME));
     }
 
     #[test]
@@ -163,7 +209,7 @@ mod tests {
                 headers.insert(format!("{number:04x}").into(), AMQPValue::LongString("".into()));
             }
             let properties = BasicProperties::default().with_headers(headers);
-            let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default());
+            let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default(), FRAME);
             forwarded.headers().as_ref().unwrap().inner().contains_key("0000")
         };
         assert!(kept(HEADERS_LIMIT / 10));

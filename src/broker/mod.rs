@@ -4,6 +4,7 @@ pub mod connection;
 pub mod delay;
 pub mod delivery;
 mod group;
+mod inbound;
 pub mod names;
 pub mod publisher;
 mod read_back;
@@ -11,8 +12,9 @@ pub mod replies;
 pub mod subscription;
 pub mod topology;
 
-pub use connection::{Connection, OpenError, connect, is_access_refused, is_not_found, is_unreadable, open};
+pub use connection::{Connection, OpenError, Room, connect, is_access_refused, is_not_found, open};
 pub use delivery::{Delivery, Message, Unacked};
+pub use inbound::SEEN;
 pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
 pub use read_back::Reader;

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, Weak};
 
+use lapin::message::Delivery as Delivered;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tracing::warn;
 
-use super::connection::{ConnectError, connect, is_unreadable};
-use super::{Connection, Subscription};
+use super::connection::{ConnectError, connect};
+use super::{Connection, Message, Subscription};
 use crate::config::Broker;
 use crate::headers::Headers;
 
@@ -18,8 +18,6 @@ use crate::headers::Headers;
 const PREFETCH: u16 = 500;
 /// The argument to consume from somewhere, and the header that tells where a message is.
 const OFFSET: &str = "x-stream-offset";
-/// Unreadable messages that are left out at most. Each costs a connection.
-const LEFT_OUT: u32 = 20;
 
 /// A stream that was not read to the end.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +30,8 @@ pub enum ReadBackError {
     Broken(#[from] lapin::Error),
 }
 
-/// Reads streams back, over a connection of its own: a message that lapin cannot read ends the connection, and a stream
-/// keeps the message.
+/// Reads streams back, over a connection of its own: a stream delivers its messages faster than anything else has use of the
+/// connection meanwhile.
 ///
 /// Reads that come together take turns on one connection, which goes with the last of them: lapin takes eight MiB of
 /// memory for each, and a replica may take fifty lanes over at once.
@@ -53,7 +51,7 @@ impl Reader {
     }
 
     /// Hands the messages of `stream` to `each`, from about `count` before the last one on, until that breaks it off.
-    /// One that lapin cannot read is left out.
+    /// One that cannot be read comes with an empty body.
     ///
     /// # Errors
     /// [`ReadBackError`]; what came before was handed over.
@@ -61,20 +59,11 @@ impl Reader {
         &self,
         stream: &str,
         count: u32,
-        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+        mut each: impl FnMut(&Message) -> ControlFlow<()>,
     ) -> Result<(), ReadBackError> {
         let turns = self.turns();
         let mut shared = turns.lock().await;
-        let (mut next, mut left_out) = (None, 0);
-        loop {
-            match read(self.connection(&mut shared).await?, stream, count, &mut next, &mut each).await {
-                Err(error) if is_unreadable(&error) && left_out < LEFT_OUT => {
-                    warn!("a message in {stream} cannot be read by any client, and is left out: {error}");
-                    left_out += 1;
-                }
-                read => return Ok(read?),
-            }
-        }
+        Ok(read(self.connection(&mut shared).await?, stream, count, &mut each).await?)
     }
 
     fn turns(&self) -> Arc<Turns> {
@@ -101,34 +90,25 @@ async fn last(connection: &Connection, stream: &str) -> Result<Option<i64>, lapi
     Ok(last.map(|last| Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0)))
 }
 
-/// Reads from offset `next` on, or from `count` before the last one where there is none yet, and moves it past what was
-/// handed over and past what cannot be read.
+/// Reads from `count` before the last message on.
 async fn read(
     connection: &Connection,
     stream: &str,
     count: u32,
-    next: &mut Option<i64>,
-    each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+    each: &mut impl FnMut(&Message) -> ControlFlow<()>,
 ) -> Result<(), lapin::Error> {
-    let next = match next {
-        Some(next) => next,
-        None => {
-            let Some(last) = last(connection, stream).await? else { return Ok(()) };
-            next.insert((last - i64::from(count)).max(0))
-        }
-    };
-    let mut messages = consume(connection, stream, AMQPValue::LongLongInt(*next)).await?;
+    let Some(last) = last(connection, stream).await? else { return Ok(()) };
+    let from = AMQPValue::LongLongInt((last - i64::from(count)).max(0));
+    let mut messages = consume(connection, stream, from).await?;
     let mut acks = JoinSet::new();
     while let Some(message) = messages.next().await {
-        *next += 1;
-        let message = message?;
-        *next = Headers(message.properties.headers().as_ref()).integer(OFFSET).map_or(*next, |offset| offset + 1);
-        if each(&message.data).is_break() {
+        let Delivered { properties, data: body, acker, .. } = message?;
+        if each(&Message { properties, body }).is_break() {
             break;
         }
         // Asks for the next one; of a stream nothing is taken away. Nobody waits for it: lapin leaves some unanswered
         // that are on their way as the connection ends, and messages that came before that are yet to be read.
-        acks.spawn(async move { message.acker.ack(BasicAckOptions::default()).await });
+        acks.spawn(async move { acker.ack(BasicAckOptions::default()).await });
     }
     Ok(())
 }

@@ -59,10 +59,6 @@ const GOOD_WHILE: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Losses in a row that may follow each other at once where each is over a message that no client can read: some more
-/// than RabbitMQ takes to put one aside.
-const UNREADABLE_IN_A_ROW: u32 = 40;
-
 /// Lanes that are told to stop are given back within the grace and the broker's answers. How long those may take.
 const GIVING_BACK: Duration = Duration::from_secs(5);
 
@@ -107,13 +103,6 @@ impl Daemon {
             }
             drop(connection);
             losses = if since.elapsed() > GOOD_WHILE { 1 } else { losses + 1 };
-            if error.is_unreadable_message() && losses <= UNREADABLE_IN_A_ROW {
-                // It comes again until the broker has seen it come back often enough to put it aside.
-                warn!(
-                    "a message in one of the queues cannot be read by any client; after 30 tries it is a dead letter"
-                );
-                continue;
-            }
             tokio::select! {
                 () = self.stop.requested() => return Ok(()),
                 () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, losses, rand::random())) => {}
@@ -128,6 +117,7 @@ impl Daemon {
             // A lane's baton needs no more than one. Half of the rest is left alone, since a channel that is given up
             // takes a moment to be closed.
             connection.set_alone(1 + (max - needed) / 2 / (2 * lanes));
+            connection.set_lanes(lanes);
             return Ok(());
         }
         Err(Failure::Usage(format!(

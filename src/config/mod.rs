@@ -173,6 +173,11 @@ fn read_broker(mut table: Table<'_>) -> Broker {
 const LONGEST_NAME: usize = 255;
 /// lapin reserves memory for 32 frames before the broker has said how large one may be.
 const LARGEST_FRAME: u32 = 1024 * 1024;
+/// The largest frame that the broker is asked for, which is its own default, in bytes. Where it would allow more, lapin would
+/// reserve memory for 64 of them.
+pub const USUAL_FRAME: u32 = 128 * 1024;
+/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame.
+const SMALLEST_FRAME: u32 = 8192;
 
 /// Says what would be right, and nothing of `text`, which may hold a password.
 fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
@@ -192,8 +197,9 @@ fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
     if uri.vhost.len() > LONGEST_NAME {
         return Err(format!("names a vhost of {} bytes: expected {LONGEST_NAME} at most", uri.vhost.len()));
     }
-    if let Some(size) = uri.query.frame_max.filter(|size| *size > LARGEST_FRAME) {
-        return Err(format!("has a frame_max of {size}: expected {LARGEST_FRAME} at most"));
+    let frame_max = *uri.query.frame_max.get_or_insert(USUAL_FRAME);
+    if !(SMALLEST_FRAME..=LARGEST_FRAME).contains(&frame_max) {
+        return Err(format!("has a frame_max of {frame_max}: expected {SMALLEST_FRAME} to {LARGEST_FRAME}"));
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     Ok(uri)

@@ -347,7 +347,10 @@ fn what_lapin_would_die_of_in_the_url_is_a_fault() {
     assert_eq!(found, ["r.toml: broker.url: names a vhost of 256 bytes: expected 255 at most"]);
     assert_eq!(good(&url("v", "?frame_max=1048576"), &[]).broker.uri.query.frame_max, Some(1_048_576));
     let found = faults(&url("v", "?frame_max=1048577"), &[]);
-    assert_eq!(found, ["r.toml: broker.url: has a frame_max of 1048577: expected 1048576 at most"]);
+    assert_eq!(found, ["r.toml: broker.url: has a frame_max of 1048577: expected 8192 to 1048576"]);
+    let found = faults(&url("v", "?frame_max=8191"), &[]);
+    assert_eq!(found, ["r.toml: broker.url: has a frame_max of 8191: expected 8192 to 1048576"]);
+    assert_eq!(good(&url("v", ""), &[]).broker.uri.query.frame_max, Some(131_072));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! A lane's queues, and whose turn it is: urgent jobs before due ones and those before new ones, but none of them for ever.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
+use lapin::message::Delivery as Delivered;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -13,7 +15,7 @@ use super::company::Ticket;
 use super::run::Job;
 use super::serve::{Jobs, start};
 use super::{Lane, LaneError, Tenure};
-use crate::broker::{Delivery, hang_up};
+use crate::broker::{Delivery, SEEN, hang_up};
 
 /// A lane's queues, in the order in which they are served.
 pub(super) const QUEUES: usize = 3;
@@ -55,80 +57,151 @@ impl Turns {
 
 /// The lane's queues, subscribed to. If it is dropped before the subscriptions are cancelled, its channel is closed.
 pub(super) struct Intake {
+    tenure: Arc<Tenure>,
     channel: Channel,
-    cancelled: bool,
-    consumers: [Consumer; QUEUES],
+    subscribed: bool,
+    /// Of each queue the subscription, behind those before it that are cancelled and not empty yet.
+    consumers: [VecDeque<Consumer>; QUEUES],
     turns: Turns,
     prefetch: u16,
+    /// How many messages had come over the channel when it was subscribed.
+    seen: u64,
+}
+
+/// What is to become of the subscriptions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Good,
+    /// More are to be in hand, more than twice as many in the end.
+    TooFew,
+    /// Fewer are to be, less than half as many: jobs are called singly where they were called together, or much more slowly,
+    /// or they have become large.
+    TooMany,
 }
 
 impl Intake {
-    pub(super) async fn open(lane: &Lane, channel: &Channel) -> Result<Self, LaneError> {
-        let prefetch = lane.prefetch();
-        // It holds for each consumer opened after it.
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-        let [urgent, due, new] = queues(lane).map(|queue| {
-            let options = BasicConsumeOptions::default();
-            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
-        });
-        Ok(Self {
+    pub(super) async fn open(tenure: &Arc<Tenure>, channel: &Channel) -> Result<Self, LaneError> {
+        let mut intake = Self {
+            tenure: tenure.clone(),
             channel: channel.clone(),
-            cancelled: false,
-            consumers: [urgent.await?, due.await?, new.await?],
+            subscribed: false,
+            consumers: Default::default(),
             turns: Turns::default(),
-            prefetch,
-        })
+            prefetch: 0,
+            seen: 0,
+        };
+        intake.subscribe().await?;
+        Ok(intake)
     }
 
-    /// Whether the lane is to hold less than half as many deliveries by now, or more than twice as many: its jobs are
-    /// called singly where they were called together, or the other way round, or much more slowly.
-    pub(super) fn is_unfit(&self, lane: &Lane) -> bool {
-        let wanted = lane.prefetch();
-        wanted < self.prefetch / 2 || wanted / 2 > self.prefetch
+    async fn subscribe(&mut self) -> Result<(), LaneError> {
+        // However small those are that are in hand, the next ones may be large.
+        let more = of_each_queue(self.tenure.room.holds_unseen());
+        self.prefetch = self.wanted().min(self.prefetch.saturating_add(more));
+        self.seen = self.tenure.room.seen(&self.channel);
+        self.subscribed = true;
+        // It holds for each consumer opened after it.
+        self.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+        let opening = queues(&self.tenure.lane).map(|queue| {
+            let options = BasicConsumeOptions::default();
+            self.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
+        });
+        for (queue, consumer) in self.consumers.iter_mut().zip(opening) {
+            queue.push_back(consumer.await?);
+        }
+        Ok(())
+    }
+
+    /// Deliveries of each queue that there is use and room for.
+    fn wanted(&self) -> u16 {
+        self.tenure.lane.prefetch().min(of_each_queue(self.tenure.room.holds(&self.channel)))
+    }
+
+    pub(super) fn fit(&self) -> Fit {
+        let wanted = self.wanted();
+        if wanted < self.prefetch / 2 {
+            Fit::TooMany
+        } else if wanted / 2 > self.prefetch && self.tenure.room.seen(&self.channel) >= self.seen + SEEN {
+            Fit::TooFew
+        } else {
+            Fit::Good
+        }
+    }
+
+    /// Subscribes anew for as many as there is use and room for. What is in hand stays there.
+    pub(super) async fn grow(&mut self) -> Result<(), LaneError> {
+        self.cancel().await?;
+        self.subscribe().await
     }
 
     pub(super) async fn next(&mut self) -> Result<Delivery, LaneError> {
         let (queue, delivery) = poll_fn(|context| {
-            let ready =
-                self.turns.order().into_iter().find_map(|queue| match self.consumers[queue].poll_next_unpin(context) {
-                    Poll::Ready(delivery) => Some((queue, delivery)),
-                    Poll::Pending => None,
-                });
-            ready.map_or(Poll::Pending, Poll::Ready)
+            for queue in self.turns.order() {
+                if let Poll::Ready(delivery) = poll_next(&mut self.consumers[queue], context) {
+                    return Poll::Ready((queue, delivery));
+                }
+            }
+            Poll::Pending
         })
         .await;
         self.turns.took(queue);
-        Ok(delivery.ok_or_else(|| LaneError::Cancelled(self.consumers[queue].queue().to_string()))??.into())
+        let lane = &self.tenure.lane;
+        let delivery = delivery.ok_or_else(|| LaneError::Cancelled(queues(lane)[queue].clone()))?;
+        Ok(lane.delivered(delivery?))
     }
 
     /// Has every delivery put back, or ended, that came before the subscriptions ended, without a call.
-    pub(super) async fn empty(&mut self, tenure: &Arc<Tenure>, jobs: &mut Jobs) -> Result<(), LaneError> {
-        for consumer in &mut self.consumers {
+    pub(super) async fn empty(&mut self, jobs: &mut Jobs) -> Result<(), LaneError> {
+        let tenure = &self.tenure;
+        for consumer in self.consumers.iter_mut().flatten() {
             while let Some(delivery) = consumer.next().await {
-                start(tenure, Job::admit(delivery?.into(), tenure.lane.name()), Ticket::invalid(), jobs);
+                start(tenure, Job::admit(tenure.lane.delivered(delivery?), &tenure.lane), Ticket::invalid(), jobs);
             }
         }
         Ok(())
     }
 
     pub(super) async fn cancel(&mut self) -> Result<(), LaneError> {
-        for consumer in &self.consumers {
-            self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        if self.subscribed {
+            for consumer in self.consumers.iter().filter_map(VecDeque::back) {
+                self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+            }
         }
-        self.cancelled = true;
+        self.subscribed = false;
         Ok(())
+    }
+}
+
+fn of_each_queue(messages: usize) -> u16 {
+    u16::try_from(messages / QUEUES).unwrap_or(u16::MAX).max(LEAST_PREFETCHED)
+}
+
+/// The next delivery of a queue's subscriptions, the oldest first.
+fn poll_next(
+    consumers: &mut VecDeque<Consumer>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Delivered, lapin::Error>>> {
+    loop {
+        let Some(oldest) = consumers.front_mut() else { return Poll::Ready(None) };
+        match oldest.poll_next_unpin(context) {
+            // It was cancelled, and is empty now.
+            Poll::Ready(None) if consumers.len() > 1 => consumers.pop_front(),
+            polled => return polled,
+        };
     }
 }
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        if !self.cancelled {
+        if self.subscribed {
             hang_up(&self.channel);
         }
     }
 }
 
-/// Deliveries that a lane holds of each of its queues at most: jobs can be 64 KiB long.
+/// Deliveries that a lane holds of each of its queues at least, however large they are.
+const LEAST_PREFETCHED: u16 = 4;
+/// … and at most, however small.
 const MOST_PREFETCHED: f64 = 2112.0;
 
 /// What polls leave of the rate to starts, where both wait: a poll stands in line behind one start at least.

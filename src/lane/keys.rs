@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -50,7 +51,9 @@ impl Lane {
                     info!(%lane, "{path} can be read again");
                 }
                 let access_key_id = credentials.access_key_id.clone();
+                let secret_access_key = credentials.secret_access_key.clone();
                 if self.client.replace_credentials(credentials) {
+                    self.seals.replace(secret_access_key.expose_secret());
                     self.note_expiry();
                     info!(%lane, access_key_id, "new keys from {path}");
                 }

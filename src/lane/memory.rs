@@ -14,14 +14,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::seal::Mark;
 use crate::bce::InstanceId;
 use crate::outcome::Outcome;
 
 /// A job is remembered for this long at least, and for twice as long at most: a parked copy is back by then, unless the
 /// API itself asked for more patience.
 const LASTS: Duration = Duration::from_secs(10 * 60);
-/// … unless there are more than this many: about 3 MB of them.
-const LIMIT: usize = 50_000;
+/// … unless more than this is to be remembered, two of it for each job: about 6 MB.
+const LIMIT: usize = 100_000;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +31,15 @@ pub(super) struct End {
     pub(super) ambiguous: bool,
 }
 
-/// A job's name here: of its id and its instance, since producers have been known to use one id for several machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key(u64);
+/// What a job is known by here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Its id and its instance, since producers have been known to use one id for several machines. Others can use them
+    /// as well: so it tells only that there was a call, after which more care is taken, and who is to wait a second.
+    name: u64,
+    /// Its order: how that ended, only a copy of it may repeat.
+    order: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Known {
@@ -55,12 +62,12 @@ pub(super) struct Memory {
 /// Two generations: when the younger one is old or large enough, the older one is dropped whole.
 #[derive(Debug)]
 struct Jobs {
-    young: HashMap<Key, Known>,
-    old: HashMap<Key, Known>,
+    young: HashMap<u64, Known>,
+    old: HashMap<u64, Known>,
     since: Instant,
-    in_hand: HashSet<Key>,
+    in_hand: HashSet<u64>,
     /// What is noted of these was decided, and is not known to have been said.
-    unsaid: HashSet<Key>,
+    unsaid: HashSet<u64>,
 }
 
 /// The right to be the one copy of a job that is in hand, given back when dropped.
@@ -72,7 +79,9 @@ pub(super) struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.memory.jobs().in_hand.remove(&self.key);
+        let mut jobs = self.memory.jobs();
+        jobs.in_hand.remove(&self.key.name);
+        jobs.in_hand.remove(&self.key.order);
     }
 }
 
@@ -83,20 +92,25 @@ impl Memory {
         Self { names: RandomState::new(), jobs: Mutex::new(jobs) }
     }
 
-    pub(super) fn key(&self, job_id: &str, instance: &InstanceId) -> Key {
-        Key(self.names.hash_one((job_id, instance)))
+    pub(super) fn key(&self, job_id: &str, instance: &InstanceId, order: &Mark) -> Key {
+        Key { name: self.names.hash_one((job_id, instance)), order: self.names.hash_one(order) }
     }
 
     /// Takes the job in hand, unless a copy of it is.
     pub(super) fn turn(&self, key: Key) -> Option<Turn<'_>> {
-        let is_free = self.jobs().in_hand.insert(key);
+        let mut jobs = self.jobs();
+        let is_free = jobs.in_hand.insert(key.name);
+        if is_free {
+            jobs.in_hand.insert(key.order);
+        }
+        drop(jobs);
         // Not `then_some`: it would make a turn, and give it back, where there is none to have.
         is_free.then(|| Turn { memory: self, key })
     }
 
     /// How a copy of the job ended, as far as is remembered.
     pub(super) fn end(&self, key: Key) -> Option<End> {
-        match self.jobs().get(key) {
+        match self.jobs().get(key.order) {
             Some(Known::Ended(end)) => Some(end),
             Some(Known::Called | Known::Started { .. }) | None => None,
         }
@@ -104,7 +118,7 @@ impl Memory {
 
     /// When a copy of the job was said to have been started, and whether that was ambiguous, as far as is remembered.
     pub(super) fn started(&self, key: Key) -> Option<(Timestamp, bool)> {
-        match self.jobs().get(key) {
+        match self.jobs().get(key.order) {
             Some(Known::Started { since, ambiguous }) => Some((since, ambiguous)),
             Some(Known::Called | Known::Ended(_)) | None => None,
         }
@@ -114,23 +128,23 @@ impl Memory {
     pub(super) fn start(&self, key: Key, since: Timestamp, ambiguous: bool) {
         let mut jobs = self.jobs();
         // Of two copies' events the first is believed, and so is an end.
-        if matches!(jobs.get(key), None | Some(Known::Called)) {
-            jobs.set(key, Known::Started { since, ambiguous });
-            jobs.unsaid.insert(key);
+        if jobs.get(key.order).is_none() {
+            jobs.set(key.order, Known::Started { since, ambiguous });
+            jobs.unsaid.insert(key.order);
         }
     }
 
-    /// Whether the job, or a copy of it, was called before.
+    /// Whether the job, or another of its name, was called before.
     pub(super) fn is_known(&self, key: Key) -> bool {
-        self.jobs().get(key).is_some()
+        self.jobs().get(key.name).is_some()
     }
 
-    /// Notes that the job is about to be called, and tells whether a copy of it was before.
+    /// Notes that the job is about to be called, and tells whether it, or another of its name, was before.
     pub(super) fn call(&self, key: Key) -> bool {
         let mut jobs = self.jobs();
-        let known = jobs.get(key).is_some();
+        let known = jobs.get(key.name).is_some();
         if !known {
-            jobs.set(key, Known::Called);
+            jobs.set(key.name, Known::Called);
         }
         known
     }
@@ -138,45 +152,39 @@ impl Memory {
     /// Takes back what [`Memory::call`] noted, where it knew of no call before: none was made after all.
     pub(super) fn not_called(&self, key: Key) {
         let mut jobs = self.jobs();
-        if matches!(jobs.get(key), Some(Known::Called)) {
-            jobs.young.remove(&key);
-            jobs.old.remove(&key);
+        if jobs.get(key.order).is_none() {
+            jobs.remove(key.name);
         }
     }
 
     /// Notes how the job ends, and tells how it is to end: as the first copy did.
     pub(super) fn settle(&self, key: Key, end: End) -> End {
         let mut jobs = self.jobs();
-        if let Some(Known::Ended(first)) = jobs.get(key) {
+        if let Some(Known::Ended(first)) = jobs.get(key.order) {
             return first;
         }
-        jobs.set(key, Known::Ended(end));
-        jobs.unsaid.insert(key);
+        jobs.set(key.order, Known::Ended(end));
+        jobs.unsaid.insert(key.order);
         end
     }
 
     /// Notes that the broker has confirmed what was to be said of the job.
     pub(super) fn said(&self, key: Key) {
-        self.jobs().unsaid.remove(&key);
+        self.jobs().unsaid.remove(&key.order);
     }
 
     /// Forgets what was decided and is not known to have been said: while the lane was elsewhere, its jobs may have gone
-    /// on and ended otherwise. They were called.
+    /// on and ended otherwise. That they were called is not forgotten.
     pub(super) fn forget_unsaid(&self) {
         let mut jobs = self.jobs();
         for key in std::mem::take(&mut jobs.unsaid) {
-            if jobs.get(key).is_some() {
-                jobs.set(key, Known::Called);
-            }
+            jobs.remove(key);
         }
     }
 
-    /// Forgets how the job ended: its id has come in a new message, which is a new order.
+    /// Forgets how the order ended: it has come in a new message, and so it was given anew.
     pub(super) fn forget_end(&self, key: Key) {
-        let mut jobs = self.jobs();
-        if jobs.get(key).is_some() {
-            jobs.set(key, Known::Called);
-        }
+        self.jobs().remove(key.order);
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
@@ -185,11 +193,16 @@ impl Memory {
 }
 
 impl Jobs {
-    fn get(&self, key: Key) -> Option<Known> {
+    fn get(&self, key: u64) -> Option<Known> {
         self.young.get(&key).or_else(|| self.old.get(&key)).copied()
     }
 
-    fn set(&mut self, key: Key, known: Known) {
+    fn remove(&mut self, key: u64) {
+        self.young.remove(&key);
+        self.old.remove(&key);
+    }
+
+    fn set(&mut self, key: u64, known: Known) {
         if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
             let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.since = Instant::now();
@@ -205,6 +218,7 @@ impl Jobs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seal::Seals;
     use super::*;
     use crate::outcome::Reason;
 
@@ -212,7 +226,12 @@ mod tests {
     const FAILED: End = End { outcome: Outcome::Failed(Reason::Conflict), ambiguous: false };
 
     fn key(memory: &Memory, job: &str) -> Key {
-        memory.key(job, &InstanceId::parse("i-0000").unwrap())
+        ordered(memory, job, "i-0000", "")
+    }
+
+    fn ordered(memory: &Memory, job: &str, instance: &str, body: &str) -> Key {
+        let order = Seals::new("prod", "secret").order(job, body.as_bytes(), "").mark();
+        memory.key(job, &InstanceId::parse(instance).unwrap(), &order)
     }
 
     #[test]
@@ -224,8 +243,23 @@ mod tests {
         assert_eq!(memory.settle(job, STARTED), STARTED);
         assert_eq!(memory.settle(job, FAILED), STARTED);
         assert_eq!((memory.end(job), memory.end(key(&memory, "k"))), (Some(STARTED), None));
-        let another = memory.key("j", &InstanceId::parse("i-0001").unwrap());
-        assert_eq!(memory.end(another), None, "one id for two machines is two jobs");
+        let another = ordered(&memory, "j", "i-0001", "other");
+        assert!(memory.end(another).is_none() && !memory.is_known(another), "one id for two machines is two jobs");
+    }
+
+    #[test]
+    fn another_order_under_a_jobs_id_and_instance_ends_nothing_but_itself() {
+        let memory = Memory::new();
+        let (job, forged) = (key(&memory, "j"), ordered(&memory, "j", "i-0000", "with a deadline gone by"));
+        assert_eq!(memory.settle(forged, FAILED), FAILED);
+        memory.start(forged, Timestamp::UNIX_EPOCH, true);
+        assert_eq!((memory.end(job), memory.started(job), memory.is_known(job)), (None, None, false));
+        memory.call(forged);
+        assert!(memory.is_known(job), "but a 409 may be due to its call");
+        assert_eq!(memory.settle(job, STARTED), STARTED);
+        assert_eq!(memory.end(forged), Some(FAILED));
+        let turn = memory.turn(forged);
+        assert!(turn.is_some() && memory.turn(job).is_none(), "one is called at a time");
     }
 
     #[test]
@@ -254,6 +288,7 @@ mod tests {
     fn a_new_message_is_a_new_order_but_no_clean_first_touch() {
         let memory = Memory::new();
         let job = key(&memory, "j");
+        memory.call(job);
         memory.settle(job, FAILED);
         memory.forget_end(job);
         assert!(memory.call(job));
@@ -281,6 +316,9 @@ mod tests {
     fn what_was_decided_and_not_said_is_forgotten_where_the_lane_begins_anew() {
         let memory = Memory::new();
         let [unsaid, said, gone_on] = ["unsaid", "said", "gone on"].map(|job| key(&memory, job));
+        for job in [unsaid, said, gone_on] {
+            memory.call(job);
+        }
         memory.settle(unsaid, FAILED);
         memory.settle(said, FAILED);
         memory.said(said);

@@ -19,8 +19,10 @@ mod polls;
 mod recall;
 mod roll_call;
 mod run;
+mod seal;
 mod serve;
 mod stop;
+mod survived;
 pub mod verdict;
 
 use std::convert::Infallible;
@@ -29,6 +31,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use lapin::message::Delivery as Delivered;
+use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
@@ -41,10 +45,12 @@ use self::memory::Memory;
 use self::pause::{Blame, Cause, Change, Pause};
 use self::plan::{Plan, Way};
 use self::polls::Polls;
+use self::seal::Seals;
 pub use self::stop::Stop;
+use self::survived::Survived;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
-use crate::broker::{Connection, Names, Outgoing, Publisher, Reader, Replies, is_unreadable};
+use crate::broker::{Connection, Delivery, Names, Outgoing, Publisher, Reader, Replies, Room};
 use crate::config;
 use crate::job::{Confirm, Conflict};
 use crate::outcome;
@@ -74,6 +80,8 @@ pub struct Lane {
     limiter: Limiter,
     polls: Polls,
     memory: Memory,
+    seals: Seals,
+    survived: Arc<Survived>,
     plan: Plan,
     lease: Lease,
     replies: Arc<Replies>,
@@ -123,13 +131,6 @@ pub enum LaneError {
     NoBaton(String),
 }
 
-impl LaneError {
-    /// Whether a message came that lapin cannot read.
-    pub fn is_unreadable_message(&self) -> bool {
-        matches!(self, Self::Broken(error) if is_unreadable(error))
-    }
-}
-
 impl Lane {
     /// The lane that `lane` describes.
     ///
@@ -144,6 +145,7 @@ impl Lane {
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
+        let seals = Seals::new(lane.name.as_str(), credentials.secret_access_key.expose_secret());
         let concurrency = lane.concurrency as usize;
         let starts = left_to_starts(lane.rate, lane.confirm_share);
         Ok(Self {
@@ -163,6 +165,8 @@ impl Lane {
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
             memory: Memory::new(),
+            seals,
+            survived: Arc::default(),
             plan: Plan::default(),
             lease: Lease::new(),
             replies,
@@ -312,12 +316,19 @@ impl Lane {
         readiness.lane(self.name(), state);
     }
 
+    /// What was delivered, with as many returns held against it as nobody knows another reason for.
+    fn delivered(&self, delivered: Delivered) -> Delivery {
+        let mut delivery = Delivery::from(delivered);
+        delivery.suspicion = delivery.returns.saturating_sub(self.survived.of(&delivery.message)).max(0);
+        delivery
+    }
+
     /// How many jobs are to be called together just now, at most.
     fn company_size(&self) -> usize {
         if self.plan.way(self.batch) == Way::Singly { 1 } else { self.batch }
     }
 
-    /// Deliveries that each of the lane's queues is to have with us just now, unacked.
+    /// Deliveries that each of the lane's queues is to have with us just now, unacked, where they are small.
     fn prefetch(&self) -> u16 {
         let starts = |rate| left_to_starts(rate, self.polls.share);
         prefetch(starts(self.rate), starts(self.limiter.rate()), self.concurrency, self.company_size())
@@ -418,12 +429,21 @@ struct Tenure {
     outcomes: Publisher,
     /// For parked jobs and dead letters.
     jobs: Publisher,
+    /// What is published has to fit into: bytes.
+    frame_max: usize,
+    room: Room,
 }
 
 impl Tenure {
     fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
         let publisher = || connection.publisher(PUBLISHER_CHANNELS);
-        Self { lane, outcomes: publisher(), jobs: publisher() }
+        Self {
+            lane,
+            outcomes: publisher(),
+            jobs: publisher(),
+            frame_max: connection.frame_max(),
+            room: connection.room(),
+        }
     }
 
     /// Tells that the lane is run, which is how commands learn the names of lanes. Returns the event's id.

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::Tenure;
 use super::memory::End;
 use crate::bce::InstanceId;
+use crate::headers::Headers;
 use crate::outcome::Outcome;
 
 /// Events read back, of all lanes: far more than one lane can have had in hand, and read in a tenth of a second.
@@ -35,7 +36,6 @@ struct Event {
 #[derive(Deserialize)]
 struct Told {
     job_id: String,
-    lane: String,
     instance_id: InstanceId,
     outcome: String,
     reason: Option<String>,
@@ -45,18 +45,22 @@ struct Told {
     finished_at: Timestamp,
 }
 
-/// Reads back what the lane said last, up to the event `until`, into its memory.
+/// Reads back what the lane said last, up to the event `until`, into its memory. What bears its seal is its own word, and
+/// nothing else is.
 pub(super) async fn recall(tenure: &Tenure, until: &str) {
     let lane = &tenure.lane;
     let log = lane.names.outcomes_log();
-    let (mut told, mut is_whole) = (Vec::<Told>::new(), false);
-    let reading = lane.reader.read_back(&log, EVENTS, |body| {
-        let Ok(event) = serde_json::from_slice::<Event>(body) else { return ControlFlow::Continue(()) };
+    let (mut told, mut is_whole) = (Vec::new(), false);
+    let reading = lane.reader.read_back(&log, EVENTS, |message| {
+        let Ok(event) = serde_json::from_slice::<Event>(&message.body) else { return ControlFlow::Continue(()) };
         is_whole = event.id == until;
         if is_whole {
             return ControlFlow::Break(());
         }
-        told.extend(serde_json::from_value(event.data).ok().filter(|told: &Told| told.lane == lane.name()));
+        // Anybody may have published the others.
+        if let Some(order) = lane.seals.open(Headers(message.properties.headers().as_ref()), &message.body) {
+            told.extend(serde_json::from_value(event.data).ok().map(|told: Told| (order, told)));
+        }
         ControlFlow::Continue(())
     });
     let failure = match timeout(PATIENCE, reading).await {
@@ -69,12 +73,13 @@ pub(super) async fn recall(tenure: &Tenure, until: &str) {
         // What did reach the log is in it.
         None => lane.memory.forget_unsaid(),
     }
-    let Some(last) = told.iter().map(|told| told.finished_at).max() else { return };
-    let in_doubt = told.iter().filter(|told| last.duration_since(told.finished_at) <= IN_DOUBT);
+    let Some(last) = told.iter().map(|(_, told)| told.finished_at).max() else { return };
+    let in_doubt = told.iter().filter(|(_, told)| last.duration_since(told.finished_at) <= IN_DOUBT);
     let mut recalled = 0;
-    for told in in_doubt {
+    for (order, told) in in_doubt {
         if let Some(outcome) = Outcome::read(&told.outcome, told.reason.as_deref().unwrap_or_default()) {
-            let key = lane.memory.key(&told.job_id, &told.instance_id);
+            let key = lane.memory.key(&told.job_id, &told.instance_id, order);
+            lane.memory.call(key);
             if told.is_final {
                 lane.memory.settle(key, End { outcome, ambiguous: told.ambiguous });
             } else {

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::types::FieldTable;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
 use super::memory::{End, Key};
 use super::pause::Blame;
+use super::seal::Order;
+use super::survived::InHand;
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer};
@@ -46,9 +48,13 @@ const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 pub(super) struct Job {
     message: Message,
     unacked: Unacked,
+    in_hand: InHand,
     /// `None` where the message could not be, or was not to be, read.
     job: Option<job::Job>,
     progress: Progress,
+    order: Order,
+    /// Only the broker has the message whole, and puts it aside.
+    is_put_aside: bool,
     /// No copy of a job that was in our hands before, as far as the message tells.
     is_new: bool,
     first: First,
@@ -59,6 +65,8 @@ enum First {
     Call(InstanceId),
     Poll(InstanceId, Confirming),
     Wait(Duration),
+    /// Put back as a copy, since it came back too often for no fault of its own.
+    Anew,
     End(Outcome, String),
 }
 
@@ -92,17 +100,32 @@ struct Conclusion {
 
 impl Job {
     /// Reads a delivery and decides what comes first.
-    pub(super) fn admit(delivery: Delivery, lane: &str) -> Self {
+    pub(super) fn admit(delivery: Delivery, lane: &Lane) -> Self {
         let now = Timestamp::now();
-        let Delivery { message, redelivered, count, unacked } = delivery;
+        let Delivery { message, redelivered, returns, suspicion, unreadable, unacked } = delivery;
+        let in_hand = lane.survived.take(&message);
         let mut progress = Progress::read(&message.properties, now);
-        let is_new = !redelivered && !Progress::is_in(&message.properties);
-        let (job, first) = if count >= POISONED_AT {
-            (None, First::End(Outcome::Failed(Reason::Poisoned), format!("delivered {count} times, never acked")))
+        let is_copy = Progress::is_in(&message.properties);
+        let order = order(lane, &message, &progress, is_copy);
+        progress.order = Some(order.as_str().to_owned());
+        if Progress::is_put_back(&message.properties) {
+            info!(
+                lane = lane.name(),
+                job = progress.job_id,
+                "a dead letter was put back: a new order, with fresh attempts"
+            );
+        }
+        let is_put_aside = unreadable.is_some();
+        let (job, first) = if let Some(problem) = unreadable {
+            (None, First::End(Outcome::Rejected, problem))
+        } else if suspicion >= POISONED_AT {
+            let explanation = format!("delivered {returns} times, never acked");
+            (None, First::End(Outcome::Failed(Reason::Poisoned), explanation))
         } else {
             match job::Job::parse(&message.body) {
                 Ok(job) => {
-                    let first = first(&job, &progress, now);
+                    // The broker counts all returns, and puts aside what has too many: a copy has none.
+                    let first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
                     (Some(job), first)
                 }
                 Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.to_string())),
@@ -110,8 +133,9 @@ impl Job {
         };
         // Who had it before may have called for it, unless it was too early for a call even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
-        debug!(lane, job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
-        Self { message, unacked, job, progress, is_new, first }
+        debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
+        let is_new = !redelivered && !is_copy;
+        Self { message, unacked, in_hand, job, progress, order, is_put_aside, is_new, first }
     }
 
     /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
@@ -156,7 +180,12 @@ impl Job {
             }
             Next::Park { progress, delay, cause } => (self.park(tenure, &progress, delay, cause).await?, None),
         };
-        self.unacked.ack(proof).await?;
+        if self.is_put_aside {
+            self.unacked.put_aside(proof).await?;
+        } else {
+            self.unacked.ack(proof).await?;
+        }
+        self.in_hand.done();
         // Last, since nothing is to wait for one who asked and has gone.
         if let Some(reply) = reply {
             let to = reply.to.clone();
@@ -179,7 +208,11 @@ impl Job {
             }
             First::Call(instance) => self.call(lane, instance, ticket).await,
             First::Wait(delay) => self.later(false, *delay, "not_before"),
-            First::End(outcome, explanation) => Next::Conclude(self.conclusion(*outcome, false, explanation)),
+            First::Anew => self.later(false, INTO_THE_QUEUE, "put_back"),
+            // Whoever had it before may have called for it.
+            First::End(outcome, explanation) => {
+                Next::Conclude(self.conclusion(*outcome, self.progress.touched, explanation))
+            }
         }
     }
 
@@ -201,7 +234,8 @@ impl Job {
 
     /// The job's name in the lane's memory.
     fn key(&self, lane: &Lane) -> Option<Key> {
-        self.job.as_ref().map(|job| lane.memory.key(&self.progress.job_id, &job.instance_id))
+        let job = self.job.as_ref()?;
+        Some(lane.memory.key(&self.progress.job_id, &job.instance_id, &self.order.mark()))
     }
 
     /// How a copy of this job ended here.
@@ -354,7 +388,7 @@ impl Job {
         });
         // Said last: as long as a dead letter is not taken its job can come again, and once it was said to have ended that
         // must not last.
-        let kept = if conclusion.outcome.is_dead_letter() {
+        let kept = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
             Some(self.keep(tenure, conclusion, finished_at).await?)
         } else {
             None
@@ -377,12 +411,26 @@ impl Job {
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let (exchange, key) = delay::route(&lane.names, delay, &lane.name);
-        let (properties, body) = (self.message.forward(headers), self.message.body.clone());
+        let (properties, body) = (self.message.forward(headers, tenure.frame_max), self.message.body.clone());
         let proof = tenure.jobs.publish(Outgoing { exchange, key, properties, body }).await?;
         lane.metrics.parked(cause);
         debug!(lane = %lane.name, job = progress.job_id, ?delay, cause, "parked");
         Ok(proof)
     }
+}
+
+/// The order that a message gives, or is a copy of.
+fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> Order {
+    let named = progress.order.as_deref().filter(|_| is_copy).and_then(Order::read);
+    named.unwrap_or_else(|| {
+        let which = match progress.put_back {
+            Some(dead_at) => dead_at.to_string(),
+            // Written by a producer, it is a copy of nothing.
+            None if is_copy => "nameless".to_owned(),
+            None => String::new(),
+        };
+        lane.seals.order(&progress.job_id, &message.body, &which)
+    })
 }
 
 /// What comes first for a job that could be read.

@@ -19,10 +19,10 @@ use tracing::{debug, warn};
 
 use super::company::Ticket;
 use super::gathering::Gathering;
-use super::intake::{Intake, QUEUES, queues};
+use super::intake::{Fit, Intake, QUEUES, queues};
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
-use crate::broker::{Connection, Delivery};
+use crate::broker::Connection;
 use crate::retry::full_jitter;
 use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
@@ -127,7 +127,7 @@ async fn subscribe_and_take(
     stop: &Stop,
 ) -> Result<bool, LaneError> {
     loop {
-        let mut intake = Intake::open(&tenure.lane, channel).await?;
+        let mut intake = Intake::open(tenure, channel).await?;
         let taken = tokio::select! {
             biased;
             () = stop.requested() => Taken::Over,
@@ -138,7 +138,7 @@ async fn subscribe_and_take(
             return Ok(false);
         }
         // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
-        intake.empty(tenure, jobs).await?;
+        intake.empty(jobs).await?;
         if taken == Taken::Paused {
             return Ok(true);
         }
@@ -151,8 +151,8 @@ enum Taken {
     /// There is a stop, or reason to be wary.
     Over,
     Paused,
-    /// The prefetch is not what it should be.
-    Unfit,
+    /// More is in hand than should be.
+    TooMany,
 }
 
 /// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
@@ -166,8 +166,10 @@ async fn take(
     let lane = &tenure.lane;
     let mut gathering = Gathering::default();
     let taken = loop {
-        if intake.is_unfit(lane) {
-            break Taken::Unfit;
+        match intake.fit() {
+            Fit::Good => {}
+            Fit::TooFew => intake.grow().await?,
+            Fit::TooMany => break Taken::TooMany,
         }
         let delivery = tokio::select! {
             biased;
@@ -182,11 +184,11 @@ async fn take(
             }
             delivery = intake.next() => delivery?,
         };
-        if delivery.count >= SUSPECT_AT {
-            warn!(lane = %lane.name, deliveries = delivery.count, "one message at a time: this one may be what ended us");
+        if delivery.suspicion >= SUSPECT_AT {
+            warn!(lane = %lane.name, deliveries = delivery.suspicion, "one message at a time: this one may be what ended us");
             break Taken::Over;
         }
-        let job = Job::admit(delivery, lane.name());
+        let job = Job::admit(delivery, lane);
         if lane.company_size() > 1 && job.likes_company() {
             gathering.add(job);
             continue;
@@ -224,14 +226,14 @@ async fn take_warily(
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
-            let delivery = got.map(|got| Delivery::from(got.delivery));
-            *suspect = delivery.as_ref().is_some_and(|delivery| delivery.count >= SUSPECT_AT);
+            let delivery = got.map(|got| lane.delivered(got.delivery));
+            *suspect = delivery.as_ref().is_some_and(|delivery| delivery.suspicion >= SUSPECT_AT);
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {
                 tasks::all(jobs).await?;
             }
-            let job = Job::admit(delivery, lane.name());
+            let job = Job::admit(delivery, lane);
             let is_start = job.is_start();
             let slot = slot(slots).await;
             job.wait_for_its_turn(lane).await;

@@ -17,9 +17,10 @@ pub fn python() -> PathBuf {
     python
 }
 
-/// Publishes a message that RabbitMQ passes on and lapin cannot read.
-pub fn publish_odd(url: &str, exchange: &str, key: &str, body: &str) {
+/// Publishes messages that RabbitMQ passes on and lapin cannot read: of a kind that `odd_message.py` knows, with a body.
+pub fn publish_odd(url: &str, exchange: &str, key: &str, messages: &[(&str, &str)]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/odd_message.py");
-    let published = Command::new(python()).args([script, url, exchange, key, body]).status();
+    let messages = messages.iter().flat_map(|(kind, body)| [*kind, *body]);
+    let published = Command::new(python()).args([script, url, exchange, key]).args(messages).status();
     assert!(published.expect("Python runs").success());
 }

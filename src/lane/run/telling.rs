@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::{Conclusion, Job};
 use crate::broker::{Confirmed, Outgoing};
 use crate::headers::Headers;
-use crate::job::Progress;
+use crate::job::{self, Progress};
 use crate::lane::{Lane, Tenure};
 use crate::outcome::{self, Data};
 
@@ -18,9 +18,12 @@ impl Job {
         let data = Data { is_final, ..self.data(lane, conclusion, at) };
         let headers = Headers(self.message.properties.headers().as_ref());
         let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
-        let event = data.into_event(phase, traceparent);
+        let event = data.into_event(phase, self.progress.put_back, traceparent);
         let body = event.to_bytes();
         let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        if self.job.is_some() {
+            properties = properties.with_headers(lane.seals.sealed(&self.order.mark(), &body));
+        }
         if let Ok(id) = ShortString::try_new(event.id) {
             properties = properties.with_message_id(id);
         }
@@ -85,10 +88,10 @@ impl Job {
             headers.insert(name.into(), value);
         };
         let text = |text: &str| AMQPValue::LongString(text.into());
-        set("x-reveille-outcome", text(conclusion.outcome.as_str()));
+        set(job::OUTCOME, text(conclusion.outcome.as_str()));
         set("x-reveille-reason", text(conclusion.outcome.reason()));
         set("x-reveille-lane", text(lane.name.as_str()));
-        set("x-reveille-dead-at", text(&now.to_string()));
+        set(job::DEAD_AT, text(&now.to_string()));
         set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
         if let Some(explanation) = &conclusion.explanation {
             set("x-reveille-error-message", text(explanation));
@@ -106,7 +109,7 @@ impl Job {
                 }
             }
         }
-        let (properties, body) = (self.message.forward(headers), self.message.body.clone());
+        let (properties, body) = (self.message.forward(headers, tenure.frame_max), self.message.body.clone());
         tenure.jobs.publish(Outgoing { exchange: String::new(), key: lane.names.dead(), properties, body }).await
     }
 }

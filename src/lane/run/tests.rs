@@ -26,6 +26,8 @@ fn progress() -> Progress {
         failing_since: None,
         touched: false,
         denied: false,
+        order: None,
+        put_back: None,
         confirming: None,
     }
 }

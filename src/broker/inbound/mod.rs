@@ -1,0 +1,149 @@
+//! What RabbitMQ sends, made safe for lapin to read.
+//!
+//! RabbitMQ passes on messages that lapin cannot read, and lapin ends the connection or the process over them: tables
+//! nested thousands deep overflow the stack, a name that is not UTF-8 is a parse error, and properties larger than a frame
+//! are a frame error. Bodies have no limit below RabbitMQ's own, which is 128 MiB by default. So every frame is checked
+//! before lapin gets it. A message that is unfit loses its body, keeps those of its properties that can be read, and
+//! carries the reason in the header [`UNREADABLE`]. lapin delivers it like any other, so the one who takes it can reject it,
+//! and RabbitMQ, which has it whole, puts it among the dead letters.
+//!
+//! [`sieve`] splits the bytes into frames, [`content`] checks the properties of a message, [`names`] the texts of a method, and
+//! [`load`] measures how much memory messages take.
+
+mod content;
+mod load;
+mod names;
+mod sieve;
+mod table;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_util::Stream;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::ConnectionProperties;
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+
+pub use self::content::UNREADABLE;
+pub use self::load::{Loads, MOST_LOAD, SEEN};
+use self::sieve::Sieve;
+use crate::config::USUAL_FRAME;
+
+/// Bytes read from the socket at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// Connects, and has everything checked that comes in. `loads` learns how much memory the messages take.
+///
+/// # Errors
+/// The network's, TLS's, or the broker's.
+pub async fn connect(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    loads: Arc<Loads>,
+) -> Result<lapin::Connection, lapin::Error> {
+    let largest_frame = uri.query.frame_max.unwrap_or(USUAL_FRAME);
+    let tokio = Tokio::current();
+    let dialling = Runtime::new(tokio.clone());
+    let dial = async move |uri: AMQPUri, _: Runtime<Kit>| {
+        let stream = uri.connect_with_config_async(OwnedTLSConfig::default().as_ref(), &dialling).await?;
+        Ok(AsyncTcpStream::Plain(Inbound::new(stream, largest_frame, loads.clone())))
+    };
+    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
+    lapin::Connection::connector(uri, runtime, dial, properties).await
+}
+
+/// The socket, TLS included.
+type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+type Kit = RuntimeParts<Tokio, Sockets>;
+
+/// A socket whose incoming frames go through a [`Sieve`].
+struct Inbound {
+    socket: Socket,
+    sieve: Sieve,
+    chunk: Box<[u8]>,
+    /// Sieved, and from `given` on not read by lapin yet.
+    sieved: Vec<u8>,
+    given: usize,
+}
+
+impl Inbound {
+    fn new(socket: Socket, largest_frame: u32, loads: Arc<Loads>) -> Self {
+        let chunk = vec![0; CHUNK].into_boxed_slice();
+        Self { socket, sieve: Sieve::new(largest_frame, loads), chunk, sieved: Vec::new(), given: 0 }
+    }
+}
+
+impl AsyncRead for Inbound {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        while this.given == this.sieved.len() {
+            this.sieved.clear();
+            this.given = 0;
+            let read = ready!(Pin::new(&mut this.socket).poll_read(context, &mut this.chunk))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            this.sieve.pass(&this.chunk[..read], &mut this.sieved);
+        }
+        let left = &this.sieved[this.given..];
+        let count = left.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&left[..count]);
+        this.given += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncWrite for Inbound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(context)
+    }
+}
+
+/// tokio, with [`Inbound`] for the type of its sockets: lapin takes the type of its socket from its runtime.
+#[derive(Debug, Clone)]
+struct Sockets(Tokio);
+
+impl Reactor for Sockets {
+    type TcpStream = Inbound;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async move { Ok(Inbound::new(AsyncTcpStream::Plain(connecting.await?), USUAL_FRAME, Arc::default())) }
+    }
+}
