@@ -12,6 +12,7 @@
 //! - [`retry`]: the arithmetic of backoff
 //! - [`tasks`]: waiting for tasks that end in nothing but an error
 //! - [`telemetry`]: metrics, health, logs
+//! - [`text`]: escaping what others wrote, where it is shown
 //! - [`cli`]: a file for each command
 
 #![forbid(unsafe_code)]
@@ -28,3 +29,4 @@ pub mod outcome;
 pub mod retry;
 pub mod tasks;
 pub mod telemetry;
+pub mod text;

@@ -4,8 +4,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    reveille::cli::run(reveille::cli::Arguments::parse())
+    reveille::cli::run(reveille::cli::arguments())
 }

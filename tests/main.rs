@@ -29,6 +29,7 @@ mod read_back;
 mod replicas;
 mod retries;
 mod secrets;
+mod shown;
 mod soak;
 mod start;
 mod stop;

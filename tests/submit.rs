@@ -1,36 +1,15 @@
 //! `reveille submit`.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
-use crate::support::child::unread;
+use crate::support::child::{run, unread};
 use crate::support::daemon::Config;
 use crate::support::eventually;
 use crate::support::lossy::Lossy;
 use crate::support::stage::{Stage, Wishes, config};
-
-struct Ran {
-    code: Option<i32>,
-    output: String,
-    errors: String,
-}
-
-/// Runs a command beside the daemon it waits for.
-async fn run(mut command: Command, input: &str) -> Ran {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let input = input.to_owned();
-    let ran = tokio::task::spawn_blocking(move || {
-        let mut child = command.spawn().expect("it runs");
-        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
-        child.wait_with_output().expect("it ends")
-    });
-    let ran = ran.await.expect("no panic");
-    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
-    Ran { code: ran.status.code(), output: text(ran.stdout), errors: text(ran.stderr) }
-}
 
 #[tokio::test]
 async fn a_batch_is_announced_submitted_and_waited_for() {

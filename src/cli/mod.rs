@@ -9,9 +9,11 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, Purpose};
+use crate::text::{Lines, Shown};
 
 /// Wakes fleets of Baidu AI Cloud (BCC) instances from RabbitMQ.
 #[derive(Debug, Parser)]
@@ -43,17 +45,20 @@ enum Output {
     Json,
 }
 
-/// Why a command ends before its work is done.
+/// Why a command ends before its work is done: one line, whatever it quotes, but for [`Failure::Faults`].
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Wrong usage or configuration.
-    #[error("{0}")]
+    #[error("{}", Shown(.0))]
     Usage(String),
-    /// The broker or the API cannot be reached.
+    /// The same, with a line for each fault. Whoever found them has escaped each.
     #[error("{0}")]
+    Faults(String),
+    /// The broker or the API cannot be reached.
+    #[error("{}", Shown(.0))]
     Unreachable(String),
     /// Anything else.
-    #[error(transparent)]
+    #[error("{}", Shown(format_args!("{:#}", .0)))]
     Other(#[from] anyhow::Error),
 }
 
@@ -61,7 +66,7 @@ impl Failure {
     /// 2 for usage, 69 (`EX_UNAVAILABLE` of sysexits) for what cannot be reached, 1 for the rest.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Faults(_) => ExitCode::from(2),
             Self::Unreachable(_) => ExitCode::from(69),
             Self::Other(_) => ExitCode::FAILURE,
         }
@@ -70,14 +75,14 @@ impl Failure {
 
 impl From<config::Faults> for Failure {
     fn from(faults: config::Faults) -> Self {
-        Self::Usage(faults.to_string())
+        Self::Faults(faults.to_string())
     }
 }
 
 /// Writes to standard output what was asked for. Whoever reads may have read enough: that is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    match write!(output, "{text}").and_then(|()| output.flush()) {
+    match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
         }
@@ -85,9 +90,28 @@ fn print(text: impl Display) -> Result<(), Failure> {
     }
 }
 
-/// Writes a line to standard error. Where that fails there is nobody left to be told.
+/// Writes to standard error, and ends the line. Where that fails there is nobody left to be told.
 fn tell(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", Lines(text));
+}
+
+/// The command line. Where that is wrong, says so and ends the process.
+pub fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| escaped(error).exit())
+}
+
+/// clap quotes the command line as it is. A hint that quotes it too has colours in it already, and is left out.
+fn escaped(mut error: clap::Error) -> clap::Error {
+    let quoted = error.context().filter_map(|(kind, value)| match value {
+        ContextValue::String(text) => Some((kind, text.clone(), Shown(text).to_string())),
+        _ => None,
+    });
+    let hostile: Vec<_> = quoted.filter(|(_, text, shown)| text != shown).collect();
+    for (kind, _, shown) in hostile {
+        error.insert(kind, ContextValue::String(shown));
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 /// Runs a command.
@@ -102,7 +126,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }
     };
     done.unwrap_or_else(|failure| {
-        tell(format_args!("reveille: {failure:#}"));
+        tell(format_args!("reveille: {failure}"));
         failure.exit_code()
     })
 }
@@ -126,4 +150,42 @@ fn in_runtime(
     // Whatever still runs then is not waited for: all that matters was finished or goes back to the broker.
     runtime.shutdown_background();
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_shown(text: &str) -> bool {
+        text.chars().all(|character| character == '\n' || !character.is_control())
+    }
+
+    #[test]
+    fn a_failure_is_one_line_whatever_it_quotes() {
+        let text = "NOT_FOUND - '\u{1b}[2J\u{9b}\r\nreveille: all is well'";
+        let other = anyhow::anyhow!("{text}").context(text.to_owned());
+        for failure in [Failure::Usage(text.to_owned()), Failure::Unreachable(text.to_owned()), Failure::Other(other)] {
+            let shown = failure.to_string();
+            assert!(is_shown(&shown) && !shown.contains('\n'), "{shown:?}");
+            assert!(shown.contains(r"'\u{1b}[2J\u{9b}\r\nreveille: all is well'"), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_with_nothing_raw() {
+        let evil = "\u{1b}]52;c;aGk=\u{7}\nreveille: all is well";
+        for arguments in [
+            ["reveille", evil, ""].as_slice(),
+            &["reveille", "submit", &format!("--{evil}")],
+            &["reveille", "submit", &format!("-{evil}"), "i-0000"],
+            &["reveille", "submit", "i-0000", "--confirm", evil],
+            &["reveille", "topology", "--output", evil],
+            &["reveille", "run", evil],
+        ] {
+            let told = escaped(Arguments::try_parse_from(arguments).unwrap_err()).to_string();
+            assert!(is_shown(&told) && !told.contains("\nreveille: all"), "{told:?}");
+        }
+        let told = escaped(Arguments::try_parse_from(["reveille", "submit", "--wat"]).unwrap_err()).to_string();
+        assert!(told.contains("'--wat'") && told.contains("tip:"), "{told}");
+    }
 }

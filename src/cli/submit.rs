@@ -23,6 +23,7 @@ use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, 
 use crate::config::{Config, LaneName};
 use crate::job::{Confirm, Job, Priority};
 use crate::outcome;
+use crate::text::Shown;
 
 /// Jobs under way to the broker at a time.
 const IN_FLIGHT: usize = 64;
@@ -78,7 +79,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
 
     let submitted = submit(&connection.publisher(4), &names, &lane, &batch, jobs).await?;
     let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
-    tell(format_args!("{jobs} submitted to lane {lane} as batch {batch}"));
+    tell(format_args!("{jobs} submitted to lane {lane} as batch {}", Shown(&batch)));
     let code = match events {
         Some(events) => wait(events, submitted, &batch).await?,
         None => ExitCode::SUCCESS,

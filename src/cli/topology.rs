@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::{Failure, Output, print};
 use crate::broker::{Names, Topology};
 use crate::config::Config;
+use crate::text;
 
 /// What `reveille topology` takes.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -19,7 +20,7 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode, Fai
     let topology = Topology::new(&names, config.lanes.iter().map(|lane| &lane.name));
     match arguments.output {
         Output::Table => print(topology)?,
-        Output::Json => print(format_args!("{:#}\n", topology.definitions(&config.broker.uri.vhost)))?,
+        Output::Json => print(text::json(&format!("{:#}\n", topology.definitions(&config.broker.uri.vhost))))?,
     }
     Ok(ExitCode::SUCCESS)
 }

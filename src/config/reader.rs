@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use toml::Value;
 
+use crate::text::Shown;
+
 /// What the environment's names begin with. A name counts only with `__` in it: container platforms put variables
 /// such as `REVEILLE_PORT_9464_TCP` there on their own.
 const PREFIX: &str = "REVEILLE_";
@@ -23,7 +25,7 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.problem)
+        write!(f, "{}: {}", Shown(&self.place), Shown(&self.problem))
     }
 }
 
@@ -287,4 +289,26 @@ fn nearest(name: &str, known: &[&str]) -> String {
         .filter(|(likeness, _)| *likeness > 0.7)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map_or_else(|| format!("; there are {}", known.join(", ")), |(_, known)| format!("; did you mean {known}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_one_line_with_nothing_raw_whatever_it_quotes() {
+        let evil = "\u{1b}]0;\u{7}\n\u{9b}2J\u{202e}";
+        let key = r#""\u001B]0;\u0007\n\u009B2J\u202E""#;
+        let file = format!("{key} = 1\n[broker]\n{key} = 1\nprefix = {key}");
+        let environment = [(format!("REVEILLE_{evil}__X"), evil.to_owned())];
+        let mut reader = Reader::new(Some((evil, &file)), environment, &["broker"], &[]).unwrap();
+        let mut table = reader.table("broker");
+        assert_eq!(table.or("prefix", 7, evil, |_| None), 7);
+        table.finish();
+        let text = reader.finish().unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 5, "{text}");
+        let shown = |character: char| character == '\n' || !character.is_control() && character != '\u{202e}';
+        assert!(text.chars().all(shown), "{text:?}");
+        assert!(text.lines().skip(1).all(|line| line.contains(r"]0;\u{7}\n\u{9b}2J\u{202e}")), "{text}");
+    }
 }

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, Serializer};
 
+use crate::text::Shown;
+
 /// How a lane stands with this replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneState {
@@ -26,7 +28,7 @@ impl fmt::Display for LaneState {
             Self::Waiting => f.write_str("waiting"),
             Self::StandingBy => f.write_str("standing_by"),
             Self::Held => f.write_str("held"),
-            Self::Paused(reason) => write!(f, "paused: {reason}"),
+            Self::Paused(reason) => write!(f, "paused: {}", Shown(reason)),
         }
     }
 }
@@ -59,7 +61,7 @@ impl Readiness {
 
     /// Notes how the connection stands: `connected`, or why there is none.
     pub fn broker(&self, state: &str) {
-        self.change(|report| state.clone_into(&mut report.broker));
+        self.change(|report| report.broker = Shown(state).to_string());
     }
 
     /// Notes how a lane stands.
@@ -105,5 +107,15 @@ mod tests {
         let (ready, report) = readiness.report();
         assert!(ready);
         assert_eq!(serde_json::to_value(report).unwrap()["lanes"]["b"], "paused: no keys");
+    }
+
+    #[test]
+    fn what_others_said_is_escaped_in_it() {
+        let readiness = Readiness::new(["a"]);
+        readiness.broker("lost: \u{9b}2J\u{202e}gone");
+        readiness.lane("a", LaneState::Paused("HTTP 401, \u{1b}]0;\u{7}\n\u{2028}".to_owned()));
+        let report = serde_json::to_value(readiness.report().1).unwrap();
+        assert_eq!(report["broker"], r"lost: \u{9b}2J\u{202e}gone");
+        assert_eq!(report["lanes"]["a"], r"paused: HTTP 401, \u{1b}]0;\u{7}\n\u{2028}");
     }
 }

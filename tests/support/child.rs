@@ -1,9 +1,9 @@
 //! A process of ours that does not outlive its test.
 
 use std::fs::File;
-use std::io::PipeWriter;
+use std::io::{PipeWriter, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -20,6 +20,27 @@ pub fn unread() -> PipeWriter {
     std::io::pipe().expect("a pipe").1
 }
 
+/// What a command said, and how it ended.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub output: String,
+    pub errors: String,
+}
+
+/// Runs a command beside the daemon it waits for.
+pub async fn run(mut command: Command, input: &str) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let input = input.to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().expect("it runs");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("it ends")
+    });
+    let ran = ran.await.expect("no panic");
+    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
+    Ran { code: ran.status.code(), output: text(ran.stdout), errors: text(ran.stderr) }
+}
+
 impl Child {
     pub fn start(mut command: Command) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -30,7 +51,7 @@ impl Child {
             PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}.log", std::process::id()));
         let file = File::create(&log).expect("the folder for test files is there");
         let process = command
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a file can be shared"))
             .stderr(file)
             .spawn()

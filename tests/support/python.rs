@@ -24,3 +24,12 @@ pub fn publish_odd(url: &str, exchange: &str, key: &str, messages: &[(&str, &str
     let published = Command::new(python()).args([script, url, exchange, key]).args(messages).status();
     assert!(published.expect("Python runs").success());
 }
+
+/// The same command on a terminal of its own, whose output is the command's.
+pub fn on_a_terminal(command: &Command) -> Command {
+    let mut terminal = Command::new(python());
+    let spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    terminal.args(["-c", spawn]).arg(command.get_program()).args(command.get_args()).env_clear();
+    terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm");
+    terminal
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Failure, tell};
 use crate::bce::InstanceId;
 use crate::job::{self, Job};
+use crate::text::Shown;
 
 /// More faults than this help nobody.
 const FAULTS_SHOWN: usize = 20;
@@ -35,14 +36,14 @@ pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<V
         match read(line, batch) {
             Ok(job) if seen.insert(job.instance_id.clone()) => jobs.push(job),
             Ok(_) => repeated += 1,
-            Err(problem) => faults.push(format!("{place}: {problem}")),
+            Err(problem) => faults.push(Shown(format_args!("{place}: {problem}")).to_string()),
         }
     }
     if !faults.is_empty() {
         let (count, more) = (faults.len(), faults.len().saturating_sub(FAULTS_SHOWN));
         faults.truncate(FAULTS_SHOWN);
         let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-        return Err(Failure::Usage(format!("nothing submitted, {count} wrong:\n  {}{more}", faults.join("\n  "))));
+        return Err(Failure::Faults(format!("nothing submitted, {count} wrong:\n  {}{more}", faults.join("\n  "))));
     }
     if jobs.is_empty() {
         return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
@@ -81,9 +82,19 @@ mod tests {
     #[test]
     fn everything_wrong_is_reported_at_once_and_nothing_submitted() {
         let ids = ["i-0000", "i-..", "", "# no", "i-0000", "i-%2f%2f"].map(str::to_owned);
-        let Err(Failure::Usage(text)) = jobs(&ids, None, "b") else { panic!() };
+        let Err(Failure::Faults(text)) = jobs(&ids, None, "b") else { panic!() };
         assert!(text.contains("2 wrong") && text.contains("i-..") && text.contains("%2f"), "{text}");
         assert_eq!(jobs(&["i-0000".to_owned(), "i-0000".to_owned()], None, "b").unwrap().len(), 1);
         assert!(jobs(&["#".to_owned()], None, "b").is_err());
+    }
+
+    #[test]
+    fn a_fault_is_one_line_whatever_it_quotes() {
+        let ids = ["i-\u{1b}[2J\n  and 7 more", "{\"instance_id\":\"i-0000\",\"conflict\":\"\\u001b\\n\\u202e\"}"];
+        let Err(failure) = jobs(&ids.map(str::to_owned), None, "b") else { panic!() };
+        let text = failure.to_string();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.contains(r"unknown variant `\u{1b}\n\u{202e}`"), "{text}");
+        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
     }
 }

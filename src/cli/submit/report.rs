@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::text::Shown;
+
 /// More machines than this are better looked up among the dead letters.
 const MACHINES_SHOWN: usize = 20;
 
@@ -56,11 +58,20 @@ impl Report {
     }
 }
 
+/// Of a column, with two spaces at least behind each text.
+fn width<'a>(least: usize, texts: impl Iterator<Item = &'a String>) -> usize {
+    texts.map(|text| text.chars().count() + 2).fold(least, usize::max)
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:14}{:22}{:>7}", "OUTCOME", "REASON", "JOBS")?;
-        for ((outcome, reason), count) in &self.counts {
-            writeln!(f, "{outcome:14}{reason:22}{count:>7}")?;
+        let shown = |(outcome, reason): &(String, String)| (Shown(outcome).to_string(), Shown(reason).to_string());
+        let rows: Vec<_> = self.counts.iter().map(|(row, count)| (shown(row), count)).collect();
+        let first = width(14, rows.iter().map(|((outcome, _), _)| outcome));
+        let second = width(22, rows.iter().map(|((_, reason), _)| reason));
+        writeln!(f, "{:first$}{:second$}{:>7}", "OUTCOME", "REASON", "JOBS")?;
+        for ((outcome, reason), count) in rows {
+            writeln!(f, "{outcome:first$}{reason:second$}{count:>7}")?;
         }
         if self.down.is_empty() {
             return Ok(());
@@ -70,13 +81,13 @@ impl fmt::Display for Report {
         down.sort_by(|a, b| a.0.cmp(&b.0));
         for (instance, ended) in down.iter().take(MACHINES_SHOWN) {
             let reason = ended.reason.as_deref().unwrap_or(&ended.outcome);
-            write!(f, "  {instance}  {reason}")?;
+            write!(f, "  {}  {}", Shown(instance), Shown(reason))?;
             if let Some(status) = ended.http_status {
                 write!(f, ", HTTP {status}")?;
             }
             match (&ended.error_code, &ended.error_message) {
-                (Some(code), _) => writeln!(f, " {code}")?,
-                (None, Some(message)) => writeln!(f, ": {message}")?,
+                (Some(code), _) => writeln!(f, " {}", Shown(code))?,
+                (None, Some(message)) => writeln!(f, ": {}", Shown(message))?,
                 (None, None) => writeln!(f)?,
             }
         }
@@ -110,5 +121,26 @@ mod tests {
         assert!(!report.all_up());
         let text = report.to_string();
         assert!(text.contains("i-0001  not_found, HTTP 404 NoSuchObject"), "{text}");
+    }
+
+    #[test]
+    fn no_event_forges_a_line_and_columns_stay_columns() {
+        let evil = "\u{1b}[2J\u{9b}\r\nstarted\t\u{202e}";
+        let mut report = Report::default();
+        let code = |code: Option<&str>, outcome: &str, reason: &str| {
+            let data = serde_json::json!({"data": {"job_id": "j", "outcome": outcome, "reason": reason, "final": true,
+                "http_status": 400, "error_code": code, "error_message": evil}});
+            Ended::read(data.to_string().as_bytes()).unwrap()
+        };
+        report.add("i-0000".to_owned(), code(Some(evil), evil, evil));
+        report.add("i-0001".to_owned(), code(None, "failed", "refused"));
+        report.add(evil.to_owned(), code(None, "failed", "refused"));
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 8, "{text}");
+        assert!(lines.iter().all(|line| line.chars().all(|c| !c.is_control() && c != '\u{202e}')), "{text:?}");
+        assert!(text.contains(r"  i-0001  refused, HTTP 400: \u{1b}[2J\u{9b}\r\nstarted\t\u{202e}"), "{text}");
+        let width = lines[0].len();
+        assert!(lines[..3].iter().all(|line| line.len() == width), "{text}");
     }
 }

@@ -1,0 +1,136 @@
+//! Log lines.
+
+use std::fmt::{self, Debug};
+use std::io::IsTerminal;
+
+use tracing::Level;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::{RecordFields, VisitOutput};
+use tracing_subscriber::filter::{Targets, filter_fn};
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::text::Shown;
+
+/// Logs to standard error. `RUST_LOG` says what, by target and level, as in `reveille=debug,lapin=warn`.
+///
+/// # Errors
+/// Where `RUST_LOG` cannot be read.
+pub fn init_logs() -> Result<(), String> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) if !text.is_empty() => text
+            .parse::<Targets>()
+            .map_err(|error| format!("RUST_LOG {text:?}: {error}; expected, for instance, reveille=debug"))?,
+        // What lapin says of a broken connection we say ourselves, once and with what follows from it.
+        _ => Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("reveille", LevelFilter::INFO)
+            .with_target("lapin", LevelFilter::OFF),
+    };
+    // At that level lapin shows the login, password and all.
+    let no_login = filter_fn(|event| !(*event.level() == Level::TRACE && event.target().starts_with("lapin")));
+    let format = tracing_subscriber::fmt::layer()
+        .fmt_fields(OneLine)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(format).with(filter).with(no_login).init();
+    Ok(())
+}
+
+/// Fields as they look by default, with what they hold escaped: much of it was written by others.
+struct OneLine;
+
+impl<'w> FormatFields<'w> for OneLine {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut visitor = Escaping(DefaultVisitor::new(writer, true));
+        fields.record(&mut visitor);
+        visitor.0.finish()
+    }
+}
+
+/// All kinds of values but texts come to [`Visit::record_debug`] by themselves.
+struct Escaping<'w>(DefaultVisitor<'w>);
+
+impl Visit for Escaping<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.record_debug(field, &format_args!("{}", Shown(format_args!("{value:?}"))));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.record_debug(field, &format_args!("{value}"));
+        } else {
+            self.record_debug(field, &value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{info, info_span};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged<F>(fields: F, ansi: bool, log: impl Fn()) -> String
+    where
+        F: for<'w> FormatFields<'w> + Send + Sync + 'static,
+    {
+        let written = Written::default();
+        let to = written.clone();
+        let format = tracing_subscriber::fmt::layer().fmt_fields(fields).with_ansi(ansi).without_time();
+        let subscriber = tracing_subscriber::registry().with(format.with_writer(move || to.clone()));
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn no_value_of_any_kind_gets_a_control_character_into_the_log_or_begins_a_line() {
+        let evil = "\u{1b}]52;c;aGk=\u{7}\r\n2026 INFO forged\u{9b}2J\u{202e}\u{2028}\t";
+        let error = io::Error::other(evil);
+        let line = logged(OneLine, false, || {
+            let _span = info_span!("span", of = %evil).entered();
+            info!(text = evil, shown = %evil, debug = ?Some(evil), fmt = ?format_args!("{evil}"), "{evil} {error}");
+            info!(error = &error as &dyn std::error::Error, message = evil);
+        });
+        let lines: Vec<&str> = line.split('\n').collect();
+        assert!(lines.len() == 3 && lines[2].is_empty(), "a line for each event: {line:?}");
+        let is_seen = |c: char| !c.is_control() && !"\u{202e}\u{2028}".contains(c);
+        assert!(lines.iter().all(|line| line.chars().all(is_seen)), "{line:?}");
+        assert_eq!(line.matches("forged").count(), 10, "{line}");
+        assert!(line.contains(r"\u{1b}]52;c;aGk=\u{7}\r\n2026 INFO forged\u{9b}2J\u{202e}\u{2028}\t"), "{line}");
+    }
+
+    #[test]
+    fn a_line_looks_as_it_does_by_default_in_colour_and_without() {
+        let log = || {
+            let _span = info_span!("span", of = 7).entered();
+            info!(text = "a \"b\" \\ c", shown = %"bare", debug = ?Some("x"), number = -7, flag = true, "实例 {}", "words");
+            info!(share = 0.5, message = "a text");
+        };
+        for ansi in [false, true] {
+            let ours = logged(OneLine, ansi, log);
+            assert_eq!(ours, logged(tracing_subscriber::fmt::format::DefaultFields::new(), ansi, log));
+            assert_eq!(ours.contains("\u{1b}[3mtext\u{1b}[0m\u{1b}[2m=\u{1b}[0m"), ansi, "{ours:?}");
+        }
+    }
+}
