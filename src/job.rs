@@ -1,5 +1,7 @@
 //! The job message: its body, and the progress that rides in its headers.
 
+mod body;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -18,6 +20,8 @@ const BATCH_ID_LIMIT: usize = 128;
 const LABELS_LIMIT: usize = 16;
 /// Longest explanation of what is wrong with a message, in characters: it quotes values, which can be long.
 const EXPLANATION_LIMIT: usize = 300;
+/// Longest name of an encoding quoted, in characters.
+const ENCODING_LIMIT: usize = 40;
 
 /// What a 409 on a clean first touch means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,16 +81,16 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,
     /// No call before this instant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "body::instant", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// No call after this instant: the job ends `expired`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "body::instant", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     /// Which queue `reveille submit` puts the job into. Once it is in one, that is what counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// Copied into outcomes; at most 16.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "body::labels", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -99,6 +103,21 @@ pub enum Unreadable {
     /// The body is no JSON, or a field is missing or not what it should be.
     #[error("{0}")]
     Malformed(String),
+}
+
+impl Unreadable {
+    /// What is wrong with the body of a message that has these properties.
+    pub fn in_message(&self, properties: &BasicProperties) -> String {
+        match properties.content_encoding().as_ref().map(ShortString::as_str) {
+            Some(encoding) if !body::is_plain(encoding) => {
+                let encoding = shorten(encoding.to_owned(), ENCODING_LIMIT);
+                format!(
+                    "{self}; content_encoding is {encoding}: bodies are read as they are, uncompressed JSON in UTF-8"
+                )
+            }
+            _ => self.to_string(),
+        }
+    }
 }
 
 impl Job {
@@ -124,7 +143,7 @@ impl Job {
         if body.len() > BODY_LIMIT {
             return Err(Unreadable::TooLarge(body.len()));
         }
-        let job: Self = serde_json::from_slice(body).map_err(|_| explain(body))?;
+        let job: Self = serde_json::from_slice(body::json(body)).map_err(|_| explain(body))?;
         check(&job)?;
         Ok(job)
     }
@@ -148,7 +167,10 @@ pub fn check(job: &Job) -> Result<(), Unreadable> {
 
 /// Reads a body that is known to be wrong a second time, slower, to learn where it is wrong.
 fn explain(body: &[u8]) -> Unreadable {
-    let mut json = serde_json::Deserializer::from_slice(body);
+    if body::is_utf16(body) {
+        return Unreadable::Malformed("the body is in UTF-16: expected JSON in UTF-8".to_owned());
+    }
+    let mut json = serde_json::Deserializer::from_slice(body::json(body));
     let explanation = match serde_path_to_error::deserialize::<_, Job>(&mut json) {
         Ok(_) => json.end().err().map_or_else(|| "not one JSON object".to_owned(), |error| error.to_string()),
         Err(error) if matches!(error.path().iter().next(), None | Some(serde_path_to_error::Segment::Unknown)) => {

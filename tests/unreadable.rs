@@ -98,6 +98,45 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
     assert!(calls.len() == 1 && calls[0].instance == "i-sim00001", "no call for any of them: {calls:?}");
 }
 
+/// Bodies as serializers of many languages write them.
+#[tokio::test]
+async fn what_can_be_read_is_read_and_what_cannot_is_told_its_encoding() {
+    let mut stage = Stage::set().await;
+    let never = "9999-12-31T23:59:59Z";
+    let bare = r#"{"instance_id":"i-sim00003"}"#;
+    let nulls = json!({"instance_id": "i-sim00001", "batch_id": null, "conflict": null, "confirm": null, "not_before": null,
+        "deadline": null, "priority": null, "labels": null});
+    stage.job("nulls", nulls).await;
+    stage.job("label", json!({"instance_id": "i-sim00002", "labels": {"a": null, "b": "c"}, "deadline": never})).await;
+    let named = |id: &str| BasicProperties::default().with_message_id(id.into());
+    stage.message(named("mark"), format!("\u{feff}{bare}").as_bytes()).await;
+    let said = named("said").with_content_encoding("gzip".into());
+    stage.message(said, br#"{"instance_id":"i-sim00004"}"#).await;
+    let utf16: Vec<u8> = bare.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    stage.message(named("utf16"), &utf16).await;
+    let gzip = named("gzip").with_content_encoding("gzip".into());
+    stage.message(gzip, b"\x1f\x8b\x08\0\0\0\0\0").await;
+    stage.job("waits", json!({"instance_id": "i-sim00005", "not_before": never})).await;
+
+    let outcomes = stage.outcomes(6).await;
+    for id in ["nulls", "label", "mark", "said"] {
+        assert_eq!(outcomes[id]["outcome"], "started", "{id}: {}", outcomes[id]);
+    }
+    assert_eq!((&outcomes["nulls"]["labels"], &outcomes["label"]["labels"]), (&json!({}), &json!({"b": "c"})));
+    for (id, words) in [
+        ("utf16", "the body is in UTF-16: expected JSON in UTF-8"),
+        ("gzip", "content_encoding is gzip: bodies are read as they are, uncompressed JSON in UTF-8"),
+    ] {
+        assert_eq!(outcomes[id]["reason"], "unreadable", "{id}");
+        let told = outcomes[id]["error_message"].as_str().unwrap();
+        assert!(told.contains(words), "{told}");
+    }
+    stage.all_acked().await;
+    assert_eq!(stage.dead().await.len(), 2);
+    assert_eq!(stage.daemon.metric(r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#).await, 1.0);
+    assert!(stage.sim.operations("i-sim00005").await.is_empty(), "it waits for ever");
+}
+
 #[tokio::test]
 async fn headers_of_every_kind_and_size_harm_nobody() {
     let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;

@@ -128,7 +128,7 @@ impl Job {
                     let first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
                     (Some(job), first)
                 }
-                Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.to_string())),
+                Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.in_message(&message.properties))),
             }
         };
         // Who had it before may have called for it, unless it was too early for a call even now.

@@ -23,6 +23,8 @@ pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<V
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?,
     };
+    // As editors of another system put it there.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let name = file.map(|path| path.display().to_string()).unwrap_or_default();
     let arguments = ids.iter().map(|id| ("argument".to_owned(), id.as_str()));
     let lines = text.lines().enumerate().map(|(index, line)| (format!("{name}, line {}", index + 1), line));
@@ -86,6 +88,17 @@ mod tests {
         assert!(text.contains("2 wrong") && text.contains("i-..") && text.contains("%2f"), "{text}");
         assert_eq!(jobs(&["i-0000".to_owned(), "i-0000".to_owned()], None, "b").unwrap().len(), 1);
         assert!(jobs(&["#".to_owned()], None, "b").is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let path = std::env::temp_dir().join(format!("reveille-submit-{}", uuid::Uuid::now_v7()));
+        for first in ["i-0000", "{\"instance_id\":\"i-0000\"}", "# a comment"] {
+            std::fs::write(&path, format!("\u{feff}{first}\r\ni-0001\r\n")).unwrap();
+            let read = jobs(&[], Some(&path), "b").unwrap();
+            assert_eq!(read.last().unwrap().instance_id.as_str(), "i-0001", "{first}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
