@@ -104,6 +104,20 @@ async fn every_refusal_ends_with_its_own_reason() {
 }
 
 #[tokio::test]
+async fn a_request_that_came_too_slowly_or_too_early_is_tried_again() {
+    let mut stage = Stage::set().await;
+    for (instance, status) in [("i-sim00001", 408), ("i-sim00002", 425)] {
+        stage.sim.script(instance, json!([{"status": status}])).await;
+        stage.wake(instance).await;
+    }
+    for (instance, outcome) in stage.outcomes(2).await {
+        assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(2)), "{instance}");
+    }
+    stage.all_acked().await;
+    assert!(stage.dead().await.is_empty());
+}
+
+#[tokio::test]
 async fn verify_asks_for_the_state_and_the_state_decides() {
     let mut stage = Stage::with(Wishes {
         fleet: "Running=1,Starting=1,Scaling=1",

@@ -317,7 +317,7 @@ fn sign(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Sign {
             ),
         }),
         (Verdict::Throttled { .. }, _) => Sign::Alive,
-        (_, Ok(answer)) if answer.status < 500 && !answer.foreign => Sign::Good,
+        (_, Ok(answer)) if !verdict::is_none(answer) && !answer.foreign => Sign::Good,
         (_, result) => Sign::NoAnswer(Cause {
             word: "outage",
             text: format!(

@@ -141,6 +141,12 @@ fn proves_nothing(answer: &Answer) -> bool {
     answer.foreign && matches!(answer.status, 200..=299 | 400 | 402..=428 | 430..=499)
 }
 
+/// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come) and 425 (it came
+/// too early).
+pub(super) fn is_none(answer: &Answer) -> bool {
+    matches!(answer.status, 408 | 425 | 500..)
+}
+
 /// What holds for every call: by status first, by code second.
 pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
@@ -155,6 +161,7 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
         _ if is_clock_skew(answer) => Verdict::ClockSkew { server_time: answer.date },
         400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,
         401 | 300..=399 => Verdict::LaneFault,
+        _ if is_none(answer) => Verdict::Transient,
         403 => Verdict::Failed(Reason::AccessDenied),
         404 => Verdict::Failed(Reason::NotFound),
         400..=499 => Verdict::Failed(Reason::Refused),

@@ -84,7 +84,7 @@ impl Reach {
             (Verdict::Started { .. }, _) => failed.map_or(Self::Nobody { touched: true }, Self::AllBut),
             (Verdict::Throttled { .. } | Verdict::ClockSkew { .. } | Verdict::LaneFault, _) => Self::AllBut(vec![]),
             // The API refused all because of one, whom it does not name, so it started none.
-            (_, Ok(answer)) if (400..500).contains(&answer.status) && !answer.foreign => {
+            (_, Ok(answer)) if answer.status >= 400 && !verdict::is_none(answer) && !answer.foreign => {
                 Self::Nobody { touched: false }
             }
             _ => Self::AllBut(vec![]),

@@ -154,6 +154,16 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     assert!(pause.is_paused());
 }
 
+#[test]
+fn five_requests_in_a_row_that_came_too_slowly_are_an_outage_as_five_server_errors_are() {
+    for status in [408, 425, 500] {
+        let pause = Pause::new();
+        let answer = answered(status, "");
+        let failing = (1..=5).map(|number| word(pause.note(&id(number), &verdict::general(&answer), &answer)));
+        assert_eq!(failing.collect::<Vec<_>>(), [None, None, None, None, Some("outage")], "{status}");
+    }
+}
+
 /// Else a lane with one such job would never work again after its first outage, nor would the job ever end.
 #[test]
 fn one_instance_that_fails_every_trial_ends_the_trial_and_five_do_not() {

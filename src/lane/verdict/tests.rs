@@ -170,6 +170,21 @@ fn server_errors_and_missing_answers_are_transient() {
 }
 
 #[test]
+fn a_request_that_came_too_slowly_or_too_early_is_transient() {
+    for status in [408, 425] {
+        for code in ["", "RequestTimeout", "Unheard"] {
+            assert_eq!(start(status, code), Verdict::Transient, "{status} {code}");
+            for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
+                let described = of_describe(&Ok((answer(status, code), None)), circumstances);
+                assert_eq!(described, Verdict::Transient, "{status} {code}");
+            }
+        }
+        assert_eq!(start(status, "Throttling"), Verdict::Throttled { retry_after: None });
+        assert_eq!(start(status, "InvalidAccessKeyId"), Verdict::LaneFault);
+    }
+}
+
+#[test]
 fn an_expired_signature_is_a_matter_of_clocks() {
     assert_eq!(start(400, "RequestExpired"), Verdict::ClockSkew { server_time: None });
     let server_time = Some("2026-11-25T07:30:00Z".parse().unwrap());

@@ -50,6 +50,8 @@ fn what_concerns_no_single_instance_is_for_all() {
         answer(409, "TooManyRequests"),
         answer(500, ""),
         answer(503, ""),
+        answer(408, ""),
+        answer(425, ""),
         answer(401, ""),
         answer(403, "InvalidAccessKeyId"),
         answer(403, "RequestExpired"),
