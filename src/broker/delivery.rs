@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::inbound::UNREADABLE;
+use super::inbound::{MOST_VALUES, UNREADABLE};
 use super::publisher::Confirmed;
 use crate::headers::Headers;
 
@@ -75,6 +75,9 @@ pub struct Message {
 
 /// Most bytes of a producer's headers that are passed on.
 const HEADERS_LIMIT: usize = 110 * 1024;
+/// Most values of a producer's headers that are passed on, nested ones included: with ours and RabbitMQ's they can be read
+/// when they come back.
+const VALUES_LIMIT: usize = MOST_VALUES / 2;
 /// What RabbitMQ adds to the headers of a message on its way through the whole ladder, in bytes, and how often it was
 /// delivered.
 const BROKERS: usize = 4608;
@@ -106,7 +109,8 @@ impl Message {
         if let Some(theirs) = self.properties.headers() {
             let kept = || theirs.inner().iter().filter(|(name, _)| !is_replaced(name.as_str()));
             let others = PROPERTIES + headers.inner().iter().map(entry_size).sum::<usize>() + BROKERS;
-            if kept().map(entry_size).sum::<usize>() <= frame_max.saturating_sub(others).min(HEADERS_LIMIT) {
+            let fits = kept().map(entry_size).sum::<usize>() <= frame_max.saturating_sub(others).min(HEADERS_LIMIT);
+            if fits && kept().map(|(_, value)| values(value)).sum::<usize>() <= VALUES_LIMIT {
                 for (name, value) in kept() {
                     headers.insert(name.clone(), value.clone());
                 }
@@ -145,6 +149,15 @@ fn size(value: &AMQPValue) -> usize {
         AMQPValue::FieldArray(values) => values.as_slice().iter().map(size).sum(),
         AMQPValue::FieldTable(table) => table.inner().iter().map(entry_size).sum(),
         _ => 8,
+    }
+}
+
+/// How many values a value is, those inside of it included.
+fn values(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::FieldArray(inside) => inside.as_slice().iter().map(values).sum(),
+        AMQPValue::FieldTable(table) => table.inner().values().map(values).sum(),
+        _ => 0,
     }
 }
 
@@ -202,17 +215,38 @@ mod tests {
 
     #[test]
     fn a_headers_name_takes_a_byte_for_its_length() {
-        // On the wire each takes 10 bytes: the length, the name, the kind of value, and the length of an empty text.
-        let kept = |count: usize| {
+        // On the wire each takes 1,000 bytes: the length, the name, the kind of value, the length of a text, and the text.
+        let kept = |more: usize| {
             let mut headers = FieldTable::default();
-            for number in 0..count {
-                headers.insert(format!("{number:04x}").into(), AMQPValue::LongString("".into()));
+            for number in 0..112 {
+                headers.insert(format!("{number:04x}").into(), AMQPValue::LongString("v".repeat(990).into()));
             }
+            headers.insert("last".into(), AMQPValue::LongString("v".repeat(more).into()));
             let properties = BasicProperties::default().with_headers(headers);
             let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default(), FRAME);
             forwarded.headers().as_ref().unwrap().inner().contains_key("0000")
         };
-        assert!(kept(HEADERS_LIMIT / 10));
-        assert!(!kept(HEADERS_LIMIT / 10 + 1));
+        let left = HEADERS_LIMIT - 112 * 1_000 - 10;
+        assert!(kept(left) && !kept(left + 1));
+    }
+
+    #[test]
+    fn headers_that_could_not_be_read_when_they_come_back_are_dropped() {
+        let kept = |values: usize, nested: bool| {
+            let mut headers = FieldTable::default();
+            if nested {
+                headers.insert("all".into(), AMQPValue::FieldArray(vec![AMQPValue::Void; values - 1].into()));
+            } else {
+                for number in 0..values {
+                    headers.insert(number.to_string().into(), AMQPValue::Void);
+                }
+            }
+            let properties = BasicProperties::default().with_headers(headers);
+            let forwarded = Message { properties, body: Vec::new() }.forward(FieldTable::default(), FRAME);
+            !forwarded.headers().as_ref().unwrap().inner().contains_key(HEADERS_DROPPED)
+        };
+        for nested in [false, true] {
+            assert!(kept(VALUES_LIMIT, nested) && !kept(VALUES_LIMIT + 1, nested));
+        }
     }
 }

@@ -14,8 +14,8 @@ use super::{Connection, Message, Subscription};
 use crate::config::Broker;
 use crate::headers::Headers;
 
-/// Messages on their way to us at most: a stream sends none to who does not set a bound.
-const PREFETCH: u16 = 500;
+/// Messages on their way to us at most, which may be large: a stream sends none to who does not set a bound.
+const PREFETCH: u16 = 100;
 /// The argument to consume from somewhere, and the header that tells where a message is.
 const OFFSET: &str = "x-stream-offset";
 

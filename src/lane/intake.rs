@@ -16,6 +16,7 @@ use super::run::Job;
 use super::serve::{Jobs, start};
 use super::{Lane, LaneError, Tenure};
 use crate::broker::{Delivery, SEEN, hang_up};
+use crate::tasks;
 
 /// A lane's queues, in the order in which they are served.
 pub(super) const QUEUES: usize = 3;
@@ -155,6 +156,12 @@ impl Intake {
         let tenure = &self.tenure;
         for consumer in self.consumers.iter_mut().flatten() {
             while let Some(delivery) = consumer.next().await {
+                // Each takes as much again while its copy is on its way.
+                while jobs.len() >= tenure.lane.concurrency as usize + PUT_BACK_AT_A_TIME
+                    && let Some(ended) = jobs.join_next().await
+                {
+                    tasks::ended(ended)?;
+                }
                 start(tenure, Job::admit(tenure.lane.delivered(delivery?), &tenure.lane), Ticket::invalid(), jobs);
             }
         }
@@ -199,6 +206,8 @@ impl Drop for Intake {
     }
 }
 
+/// Copies that are on their way at a time, where many are put back, beside the calls that are out.
+const PUT_BACK_AT_A_TIME: usize = 64;
 /// Deliveries that a lane holds of each of its queues at least, however large they are.
 const LEAST_PREFETCHED: u16 = 4;
 /// … and at most, however small.

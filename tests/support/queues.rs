@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -10,6 +11,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::eventually;
@@ -41,6 +43,18 @@ impl Queues {
             .await
             .expect("confirmed");
         assert!(confirm.is_ack() && confirm.take_message().is_none(), "{exchange} {key}: not taken");
+    }
+
+    /// Puts into the log an event like `genuine`, headers and all, that says of another job that it ended.
+    pub async fn forge(&self, genuine: &Delivery, job: &str, outcome: &str, at: Timestamp) {
+        let mut event: Value = serde_json::from_slice(&genuine.data).expect("an event is JSON");
+        event["id"] = json!(format!("{job}/start"));
+        for (field, value) in [("job_id", json!(job)), ("instance_id", json!(job)), ("outcome", json!(outcome))] {
+            event["data"][field] = value;
+        }
+        event["data"]["reason"] = if outcome == "failed" { json!("exhausted") } else { json!(null) };
+        event["data"]["finished_at"] = json!(at);
+        self.publish("", "reveille.outcomes.log", genuine.properties.clone(), event.to_string().as_bytes()).await;
     }
 
     /// Waits until a queue has so many messages ready, and so many consumers.

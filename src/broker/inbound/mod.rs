@@ -36,6 +36,7 @@ use lapin::uri::AMQPUri;
 pub use self::content::UNREADABLE;
 pub use self::load::{Loads, MOST_LOAD, SEEN};
 use self::sieve::Sieve;
+pub use self::table::MOST_VALUES;
 use crate::config::USUAL_FRAME;
 
 /// Bytes read from the socket at a time.

@@ -1,0 +1,179 @@
+//! What lapin cannot read, and what would fill the memory, harms its own message and no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+
+use crate::support::broker::{Node, Vhost};
+use crate::support::eventually;
+use crate::support::python::publish_odd;
+use crate::support::queues::header;
+use crate::support::stage::{Stage, Wishes};
+
+/// What a message can be that RabbitMQ passes on, and what its rejection says.
+const ODD: [(&str, &str); 16] = [
+    ("message_id", "its property message_id is not UTF-8"),
+    ("correlation_id", "its property correlation_id is not UTF-8"),
+    ("reply_to", "its property reply_to is not UTF-8"),
+    ("type", "its property type is not UTF-8"),
+    ("app_id", "its property app_id is not UTF-8"),
+    ("cluster_id", "its property cluster_id is not UTF-8"),
+    ("content_type", "its property content_type is not UTF-8"),
+    ("content_encoding", "its property content_encoding is not UTF-8"),
+    ("name", "its headers are not UTF-8 in a name"),
+    ("values:513", "its headers are of more than 512 values"),
+    ("tables:129", "its headers are nested more than 128 deep"),
+    ("tables:1600", "its headers are nested more than 128 deep"),
+    ("tables:most", "its headers are nested more than 128 deep"),
+    ("arrays:129", "its headers are nested more than 128 deep"),
+    ("arrays:12600", "its headers are nested more than 128 deep"),
+    ("arrays:most", "its headers are nested more than 128 deep"),
+];
+
+fn job(number: usize) -> String {
+    json!({"instance_id": format!("i-sim{number:05}")}).to_string()
+}
+
+/// Every path: new jobs, urgent ones, and those that are due.
+#[tokio::test]
+async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_connection_is_lost() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=100", ..Wishes::default() }).await;
+    let bodies: Vec<String> = (1..=ODD.len()).map(job).collect();
+    let odd: Vec<(&str, &str)> = ODD.iter().zip(&bodies).map(|((kind, _), body)| (*kind, body.as_str())).collect();
+    let mut wanted = BTreeMap::new();
+    for (exchange, key) in [("reveille.jobs", "prod"), ("reveille.jobs", "prod.urgent"), ("", "reveille.due.prod")] {
+        publish_odd(&stage.vhost.url, exchange, key, &odd);
+    }
+    for (_, problem) in ODD {
+        *wanted.entry(problem.to_owned()).or_insert(0) += 3;
+    }
+    for number in 51..=90 {
+        stage.wake(&format!("i-sim{number:05}")).await;
+    }
+    let (mut started, mut rejected) = (BTreeSet::new(), BTreeMap::new());
+    while started.len() < 40 || rejected.values().sum::<usize>() < 3 * ODD.len() {
+        let data = stage.event().await["data"].clone();
+        let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
+        match text("outcome").as_str() {
+            "rejected" => *rejected.entry(text("error_message")).or_insert(0) += 1,
+            "started" => assert!(started.insert(text("instance_id")), "{data}"),
+            _ => panic!("{data}"),
+        }
+    }
+    assert_eq!(rejected, wanted);
+    stage.all_acked().await;
+    stage.queues.has("reveille.dead", 3 * ODD.len(), 0).await;
+    let output = stage.daemon.child.output();
+    assert!(output.matches(" connected ").count() == 1 && !output.contains("is lost"), "{output}");
+    assert_eq!(stage.sim.log().await.len(), 40, "no call for any of them");
+}
+
+/// As deep as it is let in, a job goes every way that there is: it is called, parked, and kept among the dead letters.
+#[tokio::test]
+async fn headers_as_deep_as_they_may_be_go_through_the_ladder_and_among_the_dead_letters() {
+    let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
+    let kinds = ["tables:128", "arrays:128", "values:240", "frame:100000"];
+    let mut messages = Vec::new();
+    for kind in kinds {
+        let instance = format!("i-unknown{}", kind.replace(':', ""));
+        stage.sim.script(&instance, json!([{"status": 500}])).await;
+        messages.push((kind, json!({ "instance_id": instance }).to_string()));
+    }
+    let messages: Vec<(&str, &str)> = messages.iter().map(|(kind, body)| (*kind, body.as_str())).collect();
+    publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &messages);
+    for (id, outcome) in stage.outcomes(kinds.len()).await {
+        assert_eq!((&outcome["reason"], &outcome["attempts"]), (&json!("not_found"), &json!(2)), "{id}");
+    }
+    stage.all_acked().await;
+    for letter in stage.dead().await {
+        assert_eq!(header(&letter.properties, "x-reveille-headers-dropped"), "");
+    }
+}
+
+/// RabbitMQ adds how often it delivered a message, and splits no header.
+#[tokio::test]
+async fn headers_that_burst_the_frame_once_rabbitmq_has_added_to_them_are_rejected() {
+    let mut stage = Stage::set().await;
+    stage.sim.script("i-sim00001", json!([{"hang": "before"}])).await;
+    publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &[("frame:131072", &job(1))]);
+    eventually("it is called", async || (stage.sim.log().await.len() == 1).then_some(())).await;
+    stage.daemon.kill().await;
+    publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &[("plain", &job(2))]);
+    stage.daemon.start_again();
+    let outcomes = stage.outcomes(2).await;
+    assert_eq!(outcomes["plain"]["outcome"], "started");
+    let odd = &outcomes["frame:131072"];
+    assert_eq!((&odd["outcome"], &odd["ambiguous"]), (&json!("rejected"), &json!(true)), "it was handed out before");
+    let problem = odd["error_message"].as_str().unwrap();
+    assert!(problem.contains("take a frame of 13109") && problem.contains("at most 131072 can be read"), "{problem}");
+    stage.queues.has("reveille.dead", 1, 0).await;
+    assert!(!stage.daemon.child.output().contains("is lost"), "{}", stage.daemon.child.output());
+}
+
+#[tokio::test]
+async fn on_a_broker_with_small_frames_jobs_with_large_headers_come_through_all_the_same() {
+    let node = Arc::new(Node::start(&["--conf", "frame_max = 8192"]));
+    let vhost = Vhost { url: format!("{}/t1", node.url), name: "t1".to_owned(), node };
+    let mut stage = Stage::on(vhost, Wishes::default()).await;
+    for (number, size) in [(1, 7_700), (2, 500), (3, 10)] {
+        let instance = format!("i-sim{number:05}");
+        // A 500, so that it is parked, and a dead letter in the end.
+        let script = if number == 3 { json!([{"status": 500}]) } else { json!([{"status": 500}, {"status": 404}]) };
+        stage.sim.script(&instance, script).await;
+        let mut headers = FieldTable::default();
+        headers.insert("large".into(), AMQPValue::LongString("v".repeat(size).into()));
+        let properties = BasicProperties::default().with_message_id(instance.as_str().into()).with_headers(headers);
+        stage.message(properties, job(number).as_bytes()).await;
+    }
+    let outcomes = stage.outcomes(3).await;
+    assert_eq!(outcomes["i-sim00003"]["outcome"], "started");
+    for id in ["i-sim00001", "i-sim00002"] {
+        assert_eq!((&outcomes[id]["reason"], &outcomes[id]["attempts"]), (&json!("not_found"), &json!(2)), "{id}");
+    }
+    stage.all_acked().await;
+    let kept: BTreeMap<String, bool> = stage
+        .dead()
+        .await
+        .iter()
+        .map(|letter| {
+            let dropped = header(&letter.properties, "x-reveille-headers-dropped") == "true";
+            (letter.properties.message_id().as_ref().unwrap().to_string(), dropped)
+        })
+        .collect();
+    assert_eq!(kept, [("i-sim00001".to_owned(), true), ("i-sim00002".to_owned(), false)].into());
+    assert!(!stage.daemon.child.output().contains("is lost"), "{}", stage.daemon.child.output());
+}
+
+/// Bodies of 50 MB, and then in each of its queues more jobs than the lane holds, each as large as a job may be: small ones
+/// first, so that the lane trusts them.
+#[tokio::test]
+async fn a_usual_lane_stays_below_64_mebibytes_whatever_is_published() {
+    const SMALL: usize = 60;
+    const LARGE: usize = 300;
+    let lane = "rate = 20\nburst = 5\nbatch = 1";
+    let stage = Stage::with(Wishes { fleet: "Stopped=1000", lane, ..Wishes::default() }).await;
+    let huge = vec![b'x'; 50_000_000];
+    for number in 0..3 {
+        let properties = BasicProperties::default().with_message_id(format!("huge-{number}").into());
+        stage.message(properties, &huge).await;
+    }
+    stage.queues.has("reveille.dead", 3, 0).await;
+    let mut headers = FieldTable::default();
+    headers.insert("large".into(), AMQPValue::LongString("v".repeat(100_000).into()));
+    let large = BasicProperties::default().with_headers(headers);
+    for number in 1..=SMALL + LARGE {
+        let padding = if number > SMALL { "x".repeat(60_000) } else { String::new() };
+        let body = json!({"instance_id": format!("i-sim{number:05}"), "padding": padding}).to_string();
+        let properties = if number > SMALL { large.clone() } else { BasicProperties::default() };
+        for (exchange, key) in [("reveille.jobs", "prod"), ("reveille.jobs", "prod.urgent"), ("", "reveille.due.prod")]
+        {
+            stage.queues.publish(exchange, key, properties.clone(), body.as_bytes()).await;
+        }
+    }
+    eventually("large ones are called", async || (stage.sim.calls_made().await > 3 * SMALL + 60).then_some(())).await;
+    let peak = stage.daemon.child.memory("VmHWM");
+    assert!(peak < 64 * 1024, "{peak} KiB");
+}
