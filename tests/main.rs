@@ -35,6 +35,7 @@ mod shown;
 mod soak;
 mod start;
 mod stop;
+mod strays;
 mod submit;
 mod support;
 mod unreadable;

@@ -35,6 +35,13 @@ pub(super) fn pattern(level: u32, bit: char) -> String {
     format!("{}{bit}.#", "*.".repeat(above))
 }
 
+/// The bindings of a level for what is no parked job: for keys of fewer words. What comes into a queue of the ladder with
+/// such a key, as with the queue's own name by way of the default exchange, would have no place to go when its time is up.
+/// RabbitMQ passes on 32 messages of a queue at a time: with so many of those, all jobs in it would stay there.
+pub(super) fn strays() -> impl Iterator<Item = String> {
+    (0..=LEVELS as usize).map(|words| vec!["*"; words].join("."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +63,13 @@ mod tests {
         assert_eq!(pattern(17, '1'), "1.#");
         assert_eq!(pattern(15, '0'), "*.*.0.#");
         assert_eq!(pattern(0, '1'), format!("{}1.#", "*.".repeat(17)));
+    }
+
+    #[test]
+    fn every_key_that_is_shorter_than_a_parked_jobs_is_a_strays_and_no_other() {
+        let (_, parked) = route(&Names::new("reveille"), Duration::from_secs(1), &LaneName::parse("prod").unwrap());
+        let words: Vec<usize> = strays().map(|key| key.split('.').filter(|word| *word == "*").count()).collect();
+        assert_eq!(words, (0..parked.split('.').count()).collect::<Vec<_>>());
+        assert_eq!(strays().nth(3).unwrap(), "*.*.*");
     }
 }

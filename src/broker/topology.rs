@@ -151,6 +151,9 @@ impl Topology {
             self.queue(names.delay(level), quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]));
             self.bind(names.delay(level), Target::Queue, names.delay(level), &delay::pattern(level, '1'));
             self.bind(names.delay(level), Target::Exchange, below, &delay::pattern(level, '0'));
+            for key in delay::strays() {
+                self.bind(names.delay(level), Target::Exchange, names.unroutable(), &key);
+            }
         }
     }
 
@@ -379,5 +382,12 @@ mod tests {
         assert_eq!(queue("wake.delay.00")["arguments"]["x-dead-letter-exchange"], "wake.delay.return");
         assert_eq!(queue("wake.baton.b")["arguments"]["x-single-active-consumer"], true);
         assert!(queues.iter().all(|queue| queue["name"].as_str().unwrap().starts_with("wake.")));
+        let bindings = definitions["bindings"].as_array().unwrap();
+        assert_eq!(bindings.len(), 2 + 18 * (2 + 19) + 2 * 3);
+        let strays = |level: &str| {
+            let from = |binding: &&Value| binding["source"] == level && binding["destination"] == "wake.unroutable";
+            bindings.iter().filter(from).count()
+        };
+        assert_eq!([strays("wake.delay.00"), strays("wake.delay.17"), strays("wake.delay.return")], [19, 19, 0]);
     }
 }

@@ -1,0 +1,84 @@
+//! What is written where nobody should write stops nothing.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::stage::{Stage, Wishes};
+
+/// More than RabbitMQ tries at a time to pass on from a queue: 32.
+const STRAYS: usize = 40;
+
+const STEADY: Wishes<'_> =
+    Wishes { lane: "rate = 50\nburst = 1\nconcurrency = 8", retry: "", fleet: "Stopped=800", sim: &[] };
+
+async fn write(stage: &Stage, exchange: &str, key: &str, count: usize) {
+    let strays = (0..count).map(|_| stage.queues.publish(exchange, key, BasicProperties::default(), b"stray"));
+    stream::iter(strays).buffer_unordered(200).collect::<()>().await;
+}
+
+#[tokio::test]
+async fn strays_in_the_delay_ladder_become_dead_letters_and_jobs_fall_through_it() {
+    let mut stage = Stage::set().await;
+    for level in ["00", "01", "02", "03"] {
+        write(&stage, "", &format!("reveille.delay.{level}"), STRAYS).await;
+    }
+    // By way of all four.
+    let due = Timestamp::now() + Duration::from_secs(15);
+    stage.job("i-sim00001", json!({"instance_id": "i-sim00001", "not_before": due.to_string()})).await;
+    assert_eq!(stage.outcome().await["outcome"], "started");
+    stage.queues.has("reveille.dead", 4 * STRAYS, 0).await;
+    assert!(stage.dead().await.iter().all(|dead| dead.data == b"stray"), "kept whole");
+}
+
+/// What falls through the upper levels takes days, so it is published where it would come to.
+#[tokio::test]
+async fn at_every_level_a_key_that_is_no_parked_jobs_leads_to_the_dead_letters() {
+    let stage = Stage::set().await;
+    let mut count = 0;
+    for level in 0..18 {
+        let exchange =
+            if level == 0 { "reveille.delay.return".to_owned() } else { format!("reveille.delay.{:02}", level - 1) };
+        let own = format!("reveille.delay.{level:02}");
+        let odd = (1..=18).map(|words| vec!["x"; words].join("."));
+        for key in odd.chain([own, String::new(), "prod".to_owned(), "1.x".to_owned()]) {
+            // Of the lane's name at the foot there is a job.
+            if level > 0 || key != "prod" {
+                write(&stage, &exchange, &key, 1).await;
+                count += 1;
+            }
+        }
+    }
+    stage.queues.has("reveille.dead", count, 0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_messages_in_each_other_queue_stop_nothing() {
+    const STRAYS: usize = 1000;
+    let mut stage = Stage::with(STEADY).await;
+    let queues = ["urgent.prod", "due.prod", "jobs.prod", "dead", "replicas", "outcomes.log"];
+    for queue in queues {
+        write(&stage, "", &format!("reveille.{queue}"), STRAYS).await;
+    }
+    // Those in a lane's queues are jobs that cannot be read, each with an event and a dead letter.
+    stage.queues.has("reveille.dead", 4 * STRAYS, 0).await;
+    stage.queues.has("reveille.replicas", 0, 1).await;
+    stage.daemon.kill().await;
+    stage.daemon.start_again();
+    stage.daemon.takes_the_lane().await;
+    stage.wake("i-sim00001").await;
+    eventually("the job is called", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.all_acked().await;
+    held_once(&stage);
+}
+
+/// The lane was not lost, and not even given up for lost.
+fn held_once(stage: &Stage) {
+    let output = stage.daemon.child.output();
+    assert_eq!(output.matches("lane held").count(), 1, "{output}");
+    assert!(!output.contains("run anew") && !output.contains("connecting again"), "{output}");
+}
