@@ -5,13 +5,20 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use serde_json::json;
 
-use crate::support::eventually;
+use crate::support::account::Account;
+use crate::support::daemon::Daemon;
+use crate::support::python::publish_odd;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, eventually};
 
 /// More than RabbitMQ tries at a time to pass on from a queue: 32.
 const STRAYS: usize = 40;
+const BATON: &str = "reveille.baton.prod";
+const BATONS: usize = 100_000;
+const JOBS: usize = 200;
 
 const STEADY: Wishes<'_> =
     Wishes { lane: "rate = 50\nburst = 1\nconcurrency = 8", retry: "", fleet: "Stopped=800", sim: &[] };
@@ -73,12 +80,97 @@ async fn a_thousand_messages_in_each_other_queue_stop_nothing() {
     stage.wake("i-sim00001").await;
     eventually("the job is called", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
     stage.all_acked().await;
-    held_once(&stage);
+    held_once(&stage.daemon);
 }
 
 /// The lane was not lost, and not even given up for lost.
-fn held_once(stage: &Stage) {
-    let output = stage.daemon.child.output();
+fn held_once(daemon: &Daemon) {
+    let output = daemon.child.output();
     assert_eq!(output.matches("lane held").count(), 1, "{output}");
     assert!(!output.contains("run anew") && !output.contains("connecting again"), "{output}");
+}
+
+/// Adds batons, as fast as RabbitMQ takes them.
+async fn flood(stage: &Stage, count: usize, body: &[u8]) {
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    for _ in 0..count {
+        let (options, none) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish("".into(), BATON.into(), options, body, none).await.unwrap();
+    }
+    // Answered after all of them were taken.
+    channel.close(200, "done".into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_batons_costs_no_replica_its_lane() {
+    let mut stage = Stage::with(STEADY).await;
+    let mut account = Account::open(&stage.vhost.url).await;
+    let jobs = |round: usize| (round * JOBS + 1..=(round + 1) * JOBS).map(|number| format!("i-sim{number:05}"));
+    let called = async |stage: &Stage, jobs: usize| {
+        let calls = async || (stage.sim.log().await.len() >= jobs).then_some(());
+        eventually("the jobs are called", calls).await;
+    };
+
+    account.submit(jobs(0), json!({})).await;
+    flood(&stage, BATONS, b"x").await;
+    account.submit(jobs(1), json!({})).await;
+    called(&stage, 2 * JOBS).await;
+    stage.queues.has(BATON, 0, 1).await;
+    held_once(&stage.daemon);
+
+    // And where nobody is subscribed, large ones first.
+    stage.daemon.kill().await;
+    flood(&stage, 40, &vec![0; 1024 * 1024]).await;
+    flood(&stage, BATONS, b"x").await;
+    account.submit(jobs(2), json!({})).await;
+    stage.daemon.start_again();
+    called(&stage, 3 * JOBS).await;
+    stage.queues.has(BATON, 0, 1).await;
+    held_once(&stage.daemon);
+
+    // One that goes on, from one replica to another.
+    let second = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+    second.ready().await;
+    let on = async {
+        loop {
+            flood(&stage, 1000, b"x").await;
+        }
+    };
+    account.submit(jobs(3), json!({})).await;
+    let going_over = async {
+        called(&stage, 3 * JOBS + JOBS / 2).await;
+        held_once(&stage.daemon);
+        stage.daemon.child.signal("KILL");
+        second.takes_the_lane().await;
+        called(&stage, 4 * JOBS).await;
+    };
+    tokio::select! {
+        () = going_over => {}
+        never = on => never,
+    }
+    held_once(&second);
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
+}
+
+/// RabbitMQ hands such a message out again and again, to one replica after the other.
+#[tokio::test]
+async fn a_baton_that_cannot_be_read_at_all_ends_no_replica_for_good() {
+    let mut stage = Stage::with(STEADY).await;
+    let second = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+    second.ready().await;
+    for (queue, instance) in [("reveille.replicas", "i-sim00001"), (BATON, "i-sim00002")] {
+        let lost = async || {
+            let said = "cannot be read by any client";
+            stage.daemon.child.output().matches(said).count() + second.child.output().matches(said).count()
+        };
+        let before = lost().await;
+        publish_odd(&stage.vhost.url, "", queue, "odd");
+        eventually("a connection ends over it", async || (lost().await > before).then_some(())).await;
+        stage.wake(instance).await;
+        assert_eq!(stage.outcome().await["outcome"], "started");
+        for daemon in [&stage.daemon, &second] {
+            daemon.ready().await;
+        }
+    }
+    stage.queues.has(BATON, 0, 1).await;
 }

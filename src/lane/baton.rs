@@ -8,23 +8,32 @@
 //! of the node we talk to. So the holder adds batons, and must be given them: that alone proves, by a majority of the
 //! queue's members, that the lane is still ours, and renews its [`Lease`]. And who stands by looks whether there are
 //! batons that nobody is given.
+//!
+//! Whoever may write to the queue can put a hundred thousand messages before the one that the holder waits for. So the
+//! holder has those removed, and asks anew.
 
-use std::convert::Infallible;
+use std::mem::replace;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{FieldTable, ShortString};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use lapin::{Acker, BasicProperties, Channel, Queue};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::LaneError;
 use super::lease::Lease;
 use crate::broker::{Connection, Outgoing, Publisher, Subscription, is_not_found};
 
-/// After the confirm of a baton: who is not given it by then was forgotten.
+/// After the confirm of a baton, or the last one that came: who is given none by then was forgotten.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
+/// More batons that nobody asked for than replicas add as they come: somebody else writes them.
+const CROWD: usize = 32;
+/// Between two removals of those.
+const BETWEEN_PURGES: Duration = Duration::from_millis(100);
 /// Between two looks of one that stands by.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The one that is kept and the one that replaces it.
@@ -35,7 +44,9 @@ const PREFETCH: u16 = 2;
 pub struct Baton {
     batons: Batons,
     subscription: Subscription,
-    kept: Option<Delivery>,
+    kept: Option<Acker>,
+    /// Somebody else's batons were removed before.
+    is_crowded: bool,
 }
 
 /// A lane's batons, as anybody sees them.
@@ -57,14 +68,23 @@ impl Batons {
         Ok(self.publisher.publish(baton).await.map(drop)?)
     }
 
+    async fn look(&self, channel: &Channel) -> Result<Queue, lapin::Error> {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await
+    }
+
+    /// Removes all that wait there.
+    async fn purge(&self, channel: &Channel) -> Result<u32, lapin::Error> {
+        channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await
+    }
+
     /// Waits until they are in no queue, or in one that nobody is subscribed to.
     async fn forsaken(&self, connection: &Connection) -> Result<(), LaneError> {
         loop {
             sleep(LOOK_EVERY).await;
             // Of its own, since it is closed where the queue is gone.
             let channel = connection.channel().await?;
-            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            let queue = match channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await {
+            let queue = match self.look(&channel).await {
                 Ok(queue) => queue,
                 Err(error) if is_not_found(&error) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -86,10 +106,16 @@ impl Baton {
         let channel = connection.channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let subscription = Subscription::open(channel, &queue, options, none).await?;
         let batons = Batons { queue, publisher: connection.publisher(1) };
+        let found = batons.look(&channel).await?;
+        if (found.consumer_count(), found.message_count() > 0) == (0, true) {
+            // Left by whoever held the lane last, which may have ended over one that no client can read. RabbitMQ would hand
+            // it to one replica after the other for ever. Nobody misses the rest, as one is added now.
+            batons.purge(&channel).await?;
+        }
+        let subscription = Subscription::open(channel, &batons.queue, options, none).await?;
         batons.add(&new_id()).await?;
-        Ok(Self { batons, subscription, kept: None })
+        Ok(Self { batons, subscription, kept: None, is_crowded: false })
     }
 
     /// Waits until this replica holds the baton.
@@ -97,7 +123,7 @@ impl Baton {
         let batons = self.batons.clone();
         tokio::select! {
             biased;
-            held = self.next() => held.map(drop),
+            next = self.subscription.next() => self.take(next).await.map(drop),
             forsaken = batons.forsaken(connection) => forsaken.and(Err(LaneError::Forgotten(batons.queue.clone()))),
         }
     }
@@ -106,53 +132,95 @@ impl Baton {
     /// is good for. That also replaces the one held before RabbitMQ closes its channel over it, after 30 minutes.
     pub async fn keep(&mut self, lease: &Lease, length: Duration) -> Result<(), LaneError> {
         lease.end();
-        let batons = self.batons.clone();
         let mut renewal = interval(length / 2);
         // The one after one that was long in coming is due at once.
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                biased;
-                lost = self.given_others() => match lost? {},
-                _ = renewal.tick() => {}
-            }
-            let (asked, id) = (SystemTime::now(), new_id());
-            // However long the broker takes to confirm it: only then is it to come.
-            let overdue = async {
-                batons.add(&id).await?;
-                sleep(GIVEN_WITHIN).await;
-                Err(LaneError::Forgotten(batons.queue.clone()))
-            };
-            tokio::select! {
-                biased;
-                given = self.given(&id) => given?,
-                overdue = overdue => return overdue,
-            }
+            self.rest(&mut renewal).await?;
+            let asked = self.ask().await?;
             lease.renew(asked, length);
         }
     }
 
-    /// Takes what batons come until the one with this id does.
-    async fn given(&mut self, id: &ShortString) -> Result<(), LaneError> {
-        while self.next().await?.as_ref() != Some(id) {}
-        Ok(())
-    }
-
-    /// Takes what batons come: of other replicas, and those that came twice.
-    async fn given_others(&mut self) -> Result<Infallible, LaneError> {
+    /// Takes what batons come until another one is to be asked for: those of other replicas, and those that came twice.
+    async fn rest(&mut self, renewal: &mut Interval) -> Result<(), LaneError> {
+        let mut others = 0;
         loop {
-            self.next().await?;
+            tokio::select! {
+                biased;
+                next = self.subscription.next() => self.take(next).await.map(drop)?,
+                _ = renewal.tick() => return Ok(()),
+            }
+            others += 1;
+            if others % CROWD == 0 {
+                self.disperse().await?;
+                // Whoever goes on adding them does not keep RabbitMQ at it.
+                sleep(BETWEEN_PURGES).await;
+            }
         }
     }
 
-    /// Takes the next baton, and acks the one held before: not acked is only the newest. Returns its id.
-    async fn next(&mut self) -> Result<Option<ShortString>, LaneError> {
-        let Some(baton) = self.subscription.next().await else {
-            return Err(LaneError::Cancelled(self.batons.queue.clone()));
-        };
-        let baton = baton?;
+    /// Adds a baton, and takes what batons come until that one does. Returns when it was asked for.
+    async fn ask(&mut self) -> Result<SystemTime, LaneError> {
+        let mut crowd = CROWD;
+        loop {
+            let (asked, id) = (SystemTime::now(), new_id());
+            if self.given(&id, crowd).await? {
+                return Ok(asked);
+            }
+            // Ours may go with the others. Where they go on coming, the next one may have as many before it, and is to be
+            // waited for: so each time more are taken than the time before.
+            self.disperse().await?;
+            crowd = crowd.saturating_mul(2);
+        }
+    }
+
+    /// Adds a baton with this id. Returns whether it has come, or a crowd of others instead.
+    ///
+    /// # Errors
+    /// None has come for long, whoever added it.
+    async fn given(&mut self, id: &ShortString, crowd: usize) -> Result<bool, LaneError> {
+        let batons = self.batons.clone();
+        let mut adding = pin!(batons.add(id));
+        let (mut is_added, mut others) = (false, 0);
+        while others < crowd {
+            tokio::select! {
+                biased;
+                next = self.subscription.next() => {
+                    if self.take(next).await?.as_ref() == Some(id) {
+                        return Ok(true);
+                    }
+                    others += 1;
+                }
+                // However long the broker takes to confirm it: only then is it to come.
+                added = &mut adding, if !is_added => {
+                    added?;
+                    is_added = true;
+                }
+                () = sleep(GIVEN_WITHIN), if is_added => return Err(LaneError::Forgotten(batons.queue.clone())),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes all batons but those that were handed to us: each costs an ack, and ours comes after them. Whoever stands by
+    /// waits for any, and is given ours where we go.
+    async fn disperse(&mut self) -> Result<(), LaneError> {
+        let queue = &self.batons.queue;
+        let count =
+            self.subscription.channel().queue_purge(queue.as_str().into(), QueuePurgeOptions::default()).await?;
+        if !replace(&mut self.is_crowded, true) {
+            warn!("{queue} is for the daemon alone, and somebody else writes to it: {count} messages were removed");
+        }
+        Ok(())
+    }
+
+    /// Takes the baton that came, and acks the one held before: not acked is only the newest. Returns its id.
+    async fn take(&mut self, next: Option<Result<Delivery, lapin::Error>>) -> Result<Option<ShortString>, LaneError> {
+        let baton = next.ok_or_else(|| LaneError::Cancelled(self.batons.queue.clone()))??;
         let id = baton.properties.message_id().clone();
-        if let Some(older) = self.kept.replace(baton) {
+        // Without what somebody else may have written into it.
+        if let Some(older) = self.kept.replace(baton.acker) {
             older.ack(BasicAckOptions::default()).await?;
         }
         Ok(id)
