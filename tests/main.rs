@@ -22,6 +22,7 @@ mod network;
 mod orders;
 mod outcomes;
 mod pause;
+mod permissions;
 mod poison;
 mod private_node;
 mod publisher;
