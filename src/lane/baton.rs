@@ -73,11 +73,6 @@ impl Batons {
         channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await
     }
 
-    /// Removes all that wait there.
-    async fn purge(&self, channel: &Channel) -> Result<u32, lapin::Error> {
-        channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await
-    }
-
     /// Waits until they are in no queue, or in one that nobody is subscribed to.
     async fn forsaken(&self, connection: &Connection) -> Result<(), LaneError> {
         loop {
@@ -107,12 +102,6 @@ impl Baton {
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let batons = Batons { queue, publisher: connection.publisher(1) };
-        let found = batons.look(&channel).await?;
-        if (found.consumer_count(), found.message_count() > 0) == (0, true) {
-            // Left by whoever held the lane last, which may have ended over one that no client can read. RabbitMQ would hand
-            // it to one replica after the other for ever. Nobody misses the rest, as one is added now.
-            batons.purge(&channel).await?;
-        }
         let subscription = Subscription::open(channel, &batons.queue, options, none).await?;
         batons.add(&new_id()).await?;
         Ok(Self { batons, subscription, kept: None, is_crowded: false })
