@@ -71,6 +71,23 @@ async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_con
     assert_eq!(stage.sim.log().await.len(), 40, "no call for any of them");
 }
 
+/// Its queue is bound to every key of the lane.
+#[tokio::test]
+async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
+    let stage = Stage::set().await;
+    stage.sim.faults(json!([{"fault": {"delay": "3s"}}])).await;
+    let mut submit = stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", "i-sim00001"]);
+    let submitting = tokio::task::spawn_blocking(move || submit.output().expect("it runs"));
+    eventually("it is called", async || (stage.sim.calls_made().await > 0).then_some(())).await;
+    stage.queues.publish("reveille.outcomes", "prod.noise", BasicProperties::default(), &vec![b'x'; 10_000_000]).await;
+    // This ends the test's own listener, which has nothing between it and lapin.
+    let odd: Vec<(&str, &str)> = ODD.iter().map(|(kind, _)| (*kind, "{}")).collect();
+    publish_odd(&stage.vhost.url, "reveille.outcomes", "prod.noise", &odd);
+    let ran = submitting.await.expect("it ends");
+    let (output, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && output.contains("started"), "{output} {errors}");
+}
+
 /// As deep as it is let in, a job goes every way that there is: it is called, parked, and kept among the dead letters.
 #[tokio::test]
 async fn headers_as_deep_as_they_may_be_go_through_the_ladder_and_among_the_dead_letters() {
