@@ -75,7 +75,7 @@ async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_con
 #[tokio::test]
 async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     let stage = Stage::set().await;
-    stage.sim.faults(json!([{"fault": {"delay": "3s"}}])).await;
+    stage.sim.faults(json!([{"fault": {"status": 500}}])).await;
     let mut submit = stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", "i-sim00001"]);
     let submitting = tokio::task::spawn_blocking(move || submit.output().expect("it runs"));
     eventually("it is called", async || (stage.sim.calls_made().await > 0).then_some(())).await;
@@ -83,6 +83,7 @@ async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     // This ends the test's own listener, which has nothing between it and lapin.
     let odd: Vec<(&str, &str)> = ODD.iter().map(|(kind, _)| (*kind, "{}")).collect();
     publish_odd(&stage.vhost.url, "reveille.outcomes", "prod.noise", &odd);
+    stage.sim.faults(json!([])).await;
     let ran = submitting.await.expect("it ends");
     let (output, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success() && output.contains("started"), "{output} {errors}");

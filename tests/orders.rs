@@ -1,6 +1,6 @@
 //! An id and an instance are no secret: whoever knows those of a job can neither end it nor have it take another end.
 
-use jiff::{Timestamp, ToSpan};
+use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -38,48 +38,29 @@ impl Stage {
     }
 }
 
-/// Forged as well as may be: with the headers of a parked copy, and all its attempts used up.
+/// Forged as well as may be: with the headers of a parked copy, and all its time used up.
 #[tokio::test]
 async fn a_message_with_a_parked_jobs_id_and_instance_ends_nothing_but_itself() {
     let mut stage = Stage::set().await;
-    let not_before = Timestamp::now() + 5.seconds();
-    let body = json!({"instance_id": INSTANCE, "not_before": not_before});
+    stage.sim.script(INSTANCE, json!([{"status": 429, "retry_after": 15}])).await;
+    let body = json!({"instance_id": INSTANCE, "labels": {"whose": "ours"}});
     stage.job(INSTANCE, body.clone()).await;
-    let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
+    let parked = r#"reveille_jobs_parked_total{cause="throttled",lane="prod"}"#;
     eventually("it is parked", async || (stage.daemon.metric(parked).await == 1.0).then_some(())).await;
 
-    let gone_by = json!({"instance_id": INSTANCE, "deadline": "2026-01-01T00:00:00Z"});
-    stage.job(INSTANCE, gone_by.clone()).await;
-    let copy =
-        [("x-reveille-received-at", "2026-11-25T07:30:00Z"), ("x-reveille-failing-since", "2026-01-01T00:00:00Z")];
-    stage.message(headers(&copy), gone_by.to_string().as_bytes()).await;
-    // The job itself, as a copy that would be exhausted by the first failure: even that is another order.
-    stage.sim.script(INSTANCE, json!([{"status": 500}])).await;
-    let spent = json!({"instance_id": INSTANCE, "not_before": null}).to_string();
-    stage.message(headers(&copy), spent.as_bytes()).await;
-
+    let gone_by = json!({"instance_id": INSTANCE, "deadline": "2026-01-01T00:00:00Z"}).to_string();
+    let copy = [
+        ("x-reveille-received-at", "2026-11-25T07:30:00Z"),
+        ("x-reveille-failing-since", "2026-01-01T00:00:00Z"),
+        ("x-reveille-order", "00000000000000000000000000000000"),
+    ];
+    stage.message(headers(&[]), gone_by.as_bytes()).await;
+    stage.message(headers(&copy), gone_by.as_bytes()).await;
     let ends = stage.ends(3).await;
-    let forged: Vec<&Value> = ends.iter().map(|end| &end["outcome"]).collect();
-    assert_eq!(forged, ["expired", "expired", "failed"], "{ends:?}");
-    assert!(Timestamp::now() < not_before, "and all that before its time");
-    let end = stage.ends(1).await.remove(0);
-    assert_eq!((&end["outcome"], &end["instance_id"]), (&json!("started"), &json!(INSTANCE)), "{end}");
+    let said: Vec<&Value> = ends.iter().map(|end| &end["outcome"]).collect();
+    assert_eq!(said, ["expired", "expired", "started"], "{ends:?}");
+    assert_eq!((&ends[2]["attempts"], &ends[2]["labels"]["whose"]), (&json!(1), &json!("ours")), "{ends:?}");
     assert_eq!(stage.sim.instance(INSTANCE).await["starts"], 1);
-}
-
-#[tokio::test]
-async fn a_scheduler_that_uses_an_id_again_has_each_of_its_jobs_called() {
-    let mut stage = Stage::set().await;
-    for day in ["2026-11-24", "2026-11-25", "2026-11-26"] {
-        let deadline = format!("{day}T09:00:00Z");
-        let past = deadline.parse::<Timestamp>().unwrap() < Timestamp::now();
-        stage.job("morning", json!({"instance_id": INSTANCE, "deadline": deadline})).await;
-        let end = stage.ends(1).await.remove(0);
-        assert_eq!(end["outcome"], if past { "expired" } else { "started" }, "{end}");
-    }
-    stage.job("morning", json!({"instance_id": INSTANCE})).await;
-    let end = stage.ends(1).await.remove(0);
-    assert_eq!(end["outcome"], "started", "{end}");
 }
 
 /// The job comes to whoever takes the lane over as one that was handed out before: then the log is asked how it ended.

@@ -10,15 +10,18 @@ use crate::support::queues::header;
 use crate::support::stage::Stage;
 
 /// For a clipboard, a title, a cursor, and readers of lines.
-const EVIL: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
-const SHOWN: &str = r"\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
+const EVIL: &str = "\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
+const SHOWN: &str = r"\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
 
-/// Colours and cursors are ours to set, but nothing else is, and only on a terminal.
+/// Colours, and where a progress bar is drawn, are ours to set, but nothing else is, and only on a terminal.
 fn without_our_own(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let mut left = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        left += part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').get(1..).unwrap_or_default();
+        let parameters = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').len();
+        let (ours, rest) = part.split_at(parameters + 1);
+        assert!(ours.ends_with('m') || matches!(ours, "2K" | "K" | "1A" | "1B"), "{ours:?} in {text:?}");
+        left += rest;
     }
     left.replace("\r\n", "\n").replace('\r', "")
 }

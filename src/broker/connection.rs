@@ -15,7 +15,7 @@ use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::publisher::{Outgoing, PublishError, Publisher};
 use super::topology::{DeclareError, Topology};
-use crate::config::Broker;
+use crate::config::{Broker, SMALLEST_FRAME};
 use crate::retry::full_jitter;
 
 /// Ceilings of the delay between tries to connect.
@@ -25,10 +25,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
-/// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, that is less than 64 MiB.
+/// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, less than 64 MiB.
 const ROOM: usize = 32 * 1024 * 1024;
-/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame, in bytes.
-const SMALLEST_FRAME: u32 = 8192;
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How soon what was deleted is declared again although no message was refused for want of it.
@@ -65,7 +63,7 @@ impl Room {
         self.bytes / self.loads.largest(channel.id()).max(1)
     }
 
-    /// So many that nobody has seen yet, which may be as large as can be.
+    /// So many messages of the largest size that there can be.
     pub fn holds_unseen(&self) -> usize {
         self.bytes / MOST_LOAD
     }

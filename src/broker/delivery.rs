@@ -17,8 +17,6 @@ pub struct Delivery {
     pub redelivered: bool,
     /// How often it came back unacked, as far as the broker counts; 0 at the first time.
     pub returns: i64,
-    /// How many of these may be because of the message itself: all of them, where nobody knows better.
-    pub suspicion: i64,
     /// Why it cannot be read, where that is so: then its body is empty, and only the broker has it whole.
     pub unreadable: Option<String>,
     /// The right to ack it.
@@ -35,7 +33,6 @@ impl From<lapin::message::Delivery> for Delivery {
             message: Message { properties: delivery.properties, body: delivery.data },
             redelivered: delivery.redelivered,
             returns,
-            suspicion: returns,
             unreadable,
             unacked: Unacked(delivery.acker),
         }
@@ -136,7 +133,7 @@ fn is_brokers(name: &str) -> bool {
         || name.starts_with("x-last-death-")
 }
 
-/// The same of a table's entry: its name has its length before it.
+/// About the bytes a table's entry takes on the wire: a byte for the length of its name, the name, and the value.
 fn entry_size((name, value): (&ShortString, &AMQPValue)) -> usize {
     1 + name.as_str().len() + size(value)
 }

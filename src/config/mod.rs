@@ -176,8 +176,8 @@ const LARGEST_FRAME: u32 = 1024 * 1024;
 /// The largest frame that the broker is asked for, which is its own default, in bytes. Where it would allow more, lapin would
 /// reserve memory for 64 of them.
 pub const USUAL_FRAME: u32 = 128 * 1024;
-/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame.
-const SMALLEST_FRAME: u32 = 8192;
+/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame, in bytes.
+pub const SMALLEST_FRAME: u32 = 8192;
 
 /// Says what would be right, and nothing of `text`, which may hold a password.
 fn amqp_uri(text: &str) -> Result<AMQPUri, String> {

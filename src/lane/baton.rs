@@ -6,8 +6,8 @@
 //!
 //! RabbitMQ does not always say that a subscription has ended with its queue, nor at once that the others have lost sight
 //! of the node we talk to. So the holder adds batons, and must be given them: that alone proves, by a majority of the
-//! queue's members, that the lane is still ours, and renews its [`Lease`]. And who stands by looks whether there are
-//! batons that nobody is given.
+//! queue's members, that the lane is still ours, and renews its [`Lease`]. And a standby checks for
+//! batons that are delivered to no consumer.
 //!
 //! Whoever may write to the queue can put a hundred thousand messages before the one that the holder waits for. So the
 //! holder has those removed, and asks anew.
@@ -199,7 +199,9 @@ impl Baton {
         let count =
             self.subscription.channel().queue_purge(queue.as_str().into(), QueuePurgeOptions::default()).await?;
         if !replace(&mut self.is_crowded, true) {
-            warn!("{queue} is for the daemon alone, and somebody else writes to it: {count} messages were removed");
+            warn!(
+                "{queue} had more batons than replicas ask for, {count} of which were removed: does anybody else write to it?"
+            );
         }
         Ok(())
     }

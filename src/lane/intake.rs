@@ -71,13 +71,13 @@ pub(super) struct Intake {
 
 /// What is to become of the subscriptions.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fit {
-    Good,
-    /// More are to be in hand, more than twice as many in the end.
-    TooFew,
-    /// Fewer are to be, less than half as many: jobs are called singly where they were called together, or much more slowly,
-    /// or they have become large.
-    TooMany,
+pub(super) enum Sizing {
+    Keep,
+    /// More than twice as many deliveries are to be in hand.
+    Grow,
+    /// Less than half as many are to be: jobs are called singly where they were called together, or much more slowly, or
+    /// they have become large.
+    Shrink,
 }
 
 impl Intake {
@@ -96,9 +96,9 @@ impl Intake {
     }
 
     async fn subscribe(&mut self) -> Result<(), LaneError> {
-        // However small those are that are in hand, the next ones may be large.
-        let more = of_each_queue(self.tenure.room.holds_unseen());
-        self.prefetch = self.wanted().min(self.prefetch.saturating_add(more));
+        // However small those are that have come, the next ones may be large.
+        let unseen = of_each_queue(self.tenure.room.holds_unseen());
+        self.prefetch = self.wanted().min(self.prefetch.saturating_mul(2).max(unseen));
         self.seen = self.tenure.room.seen(&self.channel);
         self.subscribed = true;
         // It holds for each consumer opened after it.
@@ -118,15 +118,20 @@ impl Intake {
         self.tenure.lane.prefetch().min(of_each_queue(self.tenure.room.holds(&self.channel)))
     }
 
-    pub(super) fn fit(&self) -> Fit {
+    pub(super) fn sizing(&self) -> Sizing {
         let wanted = self.wanted();
         if wanted < self.prefetch / 2 {
-            Fit::TooMany
-        } else if wanted / 2 > self.prefetch && self.tenure.room.seen(&self.channel) >= self.seen + SEEN {
-            Fit::TooFew
+            Sizing::Shrink
+        } else if wanted / 2 > self.prefetch && self.is_known() {
+            Sizing::Grow
         } else {
-            Fit::Good
+            Sizing::Keep
         }
+    }
+
+    /// Whether what came since the last growth tells how large messages are, and what came before it is in hand no more.
+    fn is_known(&self) -> bool {
+        self.tenure.room.seen(&self.channel) >= self.seen + SEEN && self.consumers.iter().all(|queue| queue.len() == 1)
     }
 
     /// Subscribes anew for as many as there is use and room for. What is in hand stays there.
@@ -148,7 +153,7 @@ impl Intake {
         self.turns.took(queue);
         let lane = &self.tenure.lane;
         let delivery = delivery.ok_or_else(|| LaneError::Cancelled(queues(lane)[queue].clone()))?;
-        Ok(lane.delivered(delivery?))
+        Ok(delivery?.into())
     }
 
     /// Has every delivery put back, or ended, that came before the subscriptions ended, without a call.
@@ -162,7 +167,7 @@ impl Intake {
                 {
                     tasks::ended(ended)?;
                 }
-                start(tenure, Job::admit(tenure.lane.delivered(delivery?), &tenure.lane), Ticket::invalid(), jobs);
+                start(tenure, Job::admit(delivery?.into(), &tenure.lane), Ticket::invalid(), jobs);
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ pub(super) struct End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     /// Its id and its instance, since producers have been known to use one id for several machines. Others can use them
-    /// as well: so it tells only that there was a call, after which more care is taken, and who is to wait a second.
+    /// as well: so it tells only that there was a call, after which more care is taken, and which job is parked for a second.
     name: u64,
     /// Its order: how that ended, only a copy of it may repeat.
     order: u64,
@@ -134,6 +134,11 @@ impl Memory {
         }
     }
 
+    /// Whether a copy of this order ended, or was said to have been started.
+    pub(super) fn knows(&self, order: &Mark) -> bool {
+        self.jobs().get(self.names.hash_one(order)).is_some()
+    }
+
     /// Whether the job, or another of its name, was called before.
     pub(super) fn is_known(&self, key: Key) -> bool {
         self.jobs().get(key.name).is_some()
@@ -230,7 +235,7 @@ mod tests {
     }
 
     fn ordered(memory: &Memory, job: &str, instance: &str, body: &str) -> Key {
-        let order = Seals::new("prod", "secret").order(job, body.as_bytes(), "").mark();
+        let order = Seals::new("prod", "secret").orders(job, body.as_bytes(), "").0.mark();
         memory.key(job, &InstanceId::parse(instance).unwrap(), &order)
     }
 

@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::message::Delivery as Delivered;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
@@ -316,11 +315,9 @@ impl Lane {
         readiness.lane(self.name(), state);
     }
 
-    /// What was delivered, with as many returns held against it as nobody knows another reason for.
-    fn delivered(&self, delivered: Delivered) -> Delivery {
-        let mut delivery = Delivery::from(delivered);
-        delivery.suspicion = delivery.returns.saturating_sub(self.survived.of(&delivery.message)).max(0);
-        delivery
+    /// How many returns of a message may be because of the message itself.
+    fn suspicion(&self, delivery: &Delivery) -> i64 {
+        delivery.returns.saturating_sub(self.survived.of(&delivery.message)).max(0)
     }
 
     /// How many jobs are to be called together just now, at most.

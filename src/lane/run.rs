@@ -102,7 +102,8 @@ impl Job {
     /// Reads a delivery and decides what comes first.
     pub(super) fn admit(delivery: Delivery, lane: &Lane) -> Self {
         let now = Timestamp::now();
-        let Delivery { message, redelivered, returns, suspicion, unreadable, unacked } = delivery;
+        let suspicion = lane.suspicion(&delivery);
+        let Delivery { message, redelivered, returns, unreadable, unacked } = delivery;
         let in_hand = lane.survived.take(&message);
         let mut progress = Progress::read(&message.properties, now);
         let is_copy = Progress::is_in(&message.properties);
@@ -429,7 +430,9 @@ fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> 
             None if is_copy => "nameless".to_owned(),
             None => String::new(),
         };
-        lane.seals.order(&progress.job_id, &message.body, &which)
+        let (order, before) = lane.seals.orders(&progress.job_id, &message.body, &which);
+        // It may have ended just before the lane's keys were replaced.
+        before.filter(|before| lane.memory.knows(&before.mark())).unwrap_or(order)
     })
 }
 

@@ -5,7 +5,8 @@
 //! bears a seal. Both are made with a key that is derived from the lane's secret key, which all its replicas have, and from which
 //! that cannot be worked out. The name of an order rides in the headers of its parked copies; events show only its mark.
 
-use std::sync::{Mutex, PoisonError};
+use std::mem::replace;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
 use lapin::types::{AMQPValue, FieldTable};
@@ -32,69 +33,71 @@ pub(super) struct Mark(String);
 #[derive(Debug)]
 pub(super) struct Seals {
     lane: String,
-    /// The present key, and the one before: what was sealed just before keys were replaced is still believed.
-    keys: Mutex<[Option<SecretSlice<u8>>; 2]>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    present: SecretSlice<u8>,
+    /// What was sealed just before keys were replaced is still believed.
+    before: Option<SecretSlice<u8>>,
 }
 
 impl Seals {
     pub(super) fn new(lane: &str, secret_access_key: &str) -> Self {
-        let seals = Self { lane: lane.to_owned(), keys: Mutex::default() };
-        seals.replace(secret_access_key);
-        seals
+        let keys = Mutex::new(Keys { present: derive(lane, secret_access_key), before: None });
+        Self { lane: lane.to_owned(), keys }
     }
 
-    /// The lane has other keys from now on.
+    /// The lane has this key from now on, which may be the one that it had.
     pub(super) fn replace(&self, secret_access_key: &str) {
-        let derived = mac(secret_access_key.as_bytes(), &[PURPOSE, self.lane.as_bytes()]).finalize().into_bytes();
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = keys[0].replace(derived.to_vec().into());
-        keys[1] = before;
+        let present = derive(&self.lane, secret_access_key);
+        let mut keys = self.keys();
+        if present.expose_secret() != keys.present.expose_secret() {
+            keys.before = Some(replace(&mut keys.present, present));
+        }
     }
 
-    /// The order of a message. `which` tells messages apart that are no copies of each other although they say the same.
-    pub(super) fn order(&self, job_id: &str, body: &[u8], which: &str) -> Order {
-        let length = |part: &[u8]| (part.len() as u64).to_be_bytes();
-        let parts: [&[u8]; 6] = [
-            b"order",
-            &length(job_id.as_bytes()),
-            job_id.as_bytes(),
-            &length(which.as_bytes()),
-            which.as_bytes(),
-            body,
-        ];
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = keys[0].as_ref().map_or(&[][..], ExposeSecret::expose_secret);
-        Order(hex(&mac(key, &parts).finalize().into_bytes()))
+    /// The order of a message: as it is named under the present key, and under the one before. `which` tells messages apart
+    /// that are no copies of each other although they say the same.
+    pub(super) fn orders(&self, job_id: &str, body: &[u8], which: &str) -> (Order, Option<Order>) {
+        let length = |part: &str| (part.len() as u64).to_be_bytes();
+        let (id_length, which_length) = (length(job_id), length(which));
+        let parts = [b"order", &id_length[..], job_id.as_bytes(), &which_length, which.as_bytes(), body];
+        let keys = self.keys();
+        let under = |key: &SecretSlice<u8>| Order(hex(&mac(key.expose_secret(), &parts).finalize().into_bytes()));
+        (under(&keys.present), keys.before.as_ref().map(under))
     }
 
     /// The headers of an event about the order that `mark` stands for.
     pub(super) fn sealed(&self, mark: &Mark, event: &[u8]) -> FieldTable {
+        let seal = seal(&self.keys().present, mark, event).finalize().into_bytes();
         let mut headers = FieldTable::default();
         headers.insert(MARK.into(), AMQPValue::LongString(mark.0.as_str().into()));
-        headers.insert(SEAL.into(), AMQPValue::LongString(self.seal(mark, event).into()));
+        headers.insert(SEAL.into(), AMQPValue::LongString(hex(&seal).into()));
         headers
     }
 
     /// The order that an event is about, where the lane's own seal is on it.
     pub(super) fn open(&self, headers: Headers<'_>, event: &[u8]) -> Option<Mark> {
         let mark = Mark(headers.text(MARK).filter(|text| unhex(text).is_some())?.to_owned());
-        self.is_ours(&mark, event, headers.text(SEAL)?).then_some(mark)
+        let found = headers.text(SEAL).and_then(unhex)?;
+        let keys = self.keys();
+        let mut all = std::iter::once(&keys.present).chain(&keys.before);
+        all.any(|key| seal(key, &mark, event).verify_truncated_left(&found).is_ok()).then_some(mark)
     }
 
-    fn seal(&self, mark: &Mark, event: &[u8]) -> String {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = keys[0].as_ref().map_or(&[][..], ExposeSecret::expose_secret);
-        hex(&mac(key, &[b"event", mark.0.as_bytes(), event]).finalize().into_bytes())
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn is_ours(&self, mark: &Mark, event: &[u8], seal: &str) -> bool {
-        let Some(seal) = unhex(seal) else { return false };
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().flatten().any(|key| {
-            let sealed = mac(key.expose_secret(), &[b"event", mark.0.as_bytes(), event]);
-            sealed.verify_truncated_left(&seal).is_ok()
-        })
-    }
+fn derive(lane: &str, secret_access_key: &str) -> SecretSlice<u8> {
+    mac(secret_access_key.as_bytes(), &[PURPOSE, lane.as_bytes()]).finalize().into_bytes().to_vec().into()
+}
+
+fn seal(key: &SecretSlice<u8>, mark: &Mark, event: &[u8]) -> Hmac<Sha256> {
+    mac(key.expose_secret(), &[b"event", mark.0.as_bytes(), event])
 }
 
 impl Order {
@@ -134,23 +137,27 @@ fn unhex(text: &str) -> Option<[u8; LENGTH]> {
 mod tests {
     use super::*;
 
+    fn order(seals: &Seals, job_id: &str, body: &[u8], which: &str) -> Order {
+        seals.orders(job_id, body, which).0
+    }
+
     #[test]
     fn an_order_is_known_by_its_id_and_body_to_those_who_have_the_key() {
         let (ours, theirs) = (Seals::new("prod", "secret"), Seals::new("prod", "guess"));
-        let order = ours.order("j", b"body", "");
-        assert_eq!(Seals::new("prod", "secret").order("j", b"body", ""), order, "on every replica");
+        let name = order(&ours, "j", b"body", "");
+        assert_eq!(order(&Seals::new("prod", "secret"), "j", b"body", ""), name, "on every replica");
         for other in [
-            ours.order("k", b"body", ""),
-            ours.order("j", b"body ", ""),
-            ours.order("j", b"body", "again"),
-            ours.order("jb", b"ody", ""),
-            theirs.order("j", b"body", ""),
-            Seals::new("test", "secret").order("j", b"body", ""),
+            order(&ours, "k", b"body", ""),
+            order(&ours, "j", b"body ", ""),
+            order(&ours, "j", b"body", "again"),
+            order(&ours, "jb", b"ody", ""),
+            order(&theirs, "j", b"body", ""),
+            order(&Seals::new("test", "secret"), "j", b"body", ""),
         ] {
-            assert_ne!(other, order);
+            assert_ne!(other, name);
         }
-        assert_eq!(Order::read(order.as_str()), Some(order.clone()));
-        assert_ne!(order.mark().0, order.0);
+        assert_eq!(Order::read(name.as_str()), Some(name.clone()));
+        assert_ne!(name.mark().0, name.0);
         for nonsense in ["", "0", &"g".repeat(32), &"A".repeat(32), &format!("+{}", "0".repeat(31)), &"0".repeat(33)] {
             assert_eq!(Order::read(nonsense), None, "{nonsense}");
         }
@@ -159,20 +166,25 @@ mod tests {
     #[test]
     fn an_event_is_believed_with_its_seal_and_after_keys_were_replaced_once() {
         let seals = Seals::new("prod", "one");
-        let mark = seals.order("j", b"body", "").mark();
-        let seal = seals.seal(&mark, b"event");
-        assert!(seals.is_ours(&mark, b"event", &seal));
-        let other = seals.order("k", b"body", "").mark();
-        assert!(!seals.is_ours(&other, b"event", &seal) && !seals.is_ours(&mark, b"Event", &seal));
-        assert!(!seals.is_ours(&mark, b"event", "") && !seals.is_ours(&mark, b"event", &"0".repeat(32)));
-        assert!(!Seals::new("prod", "other").is_ours(&mark, b"event", &seal));
+        let (mark, other) = (order(&seals, "j", b"body", "").mark(), order(&seals, "k", b"body", "").mark());
         let headers = seals.sealed(&mark, b"event");
-        assert_eq!(seals.open(Headers(Some(&headers)), b"event"), Some(mark.clone()));
-        assert_eq!((seals.open(Headers(Some(&headers)), b"other"), seals.open(Headers(None), b"event")), (None, None));
-        seals.replace("two");
-        assert!(seals.is_ours(&mark, b"event", &seal));
-        assert_ne!(seals.seal(&mark, b"event"), seal);
-        seals.replace("three");
-        assert!(!seals.is_ours(&mark, b"event", &seal));
+        let opened = |seals: &Seals, headers: &FieldTable, event: &[u8]| seals.open(Headers(Some(headers)), event);
+        assert_eq!(opened(&seals, &headers, b"event"), Some(mark.clone()));
+        assert_eq!((opened(&seals, &headers, b"Event"), seals.open(Headers(None), b"event")), (None, None));
+        for (name, forged) in [(MARK, other.0.as_str()), (SEAL, ""), (SEAL, "0"), (SEAL, other.0.as_str())] {
+            let mut headers = headers.clone();
+            headers.insert(name.into(), AMQPValue::LongString(forged.into()));
+            assert_eq!(opened(&seals, &headers, b"event"), None, "{name} {forged}");
+        }
+        assert_eq!(opened(&Seals::new("prod", "other"), &headers, b"event"), None);
+
+        // The same key again, as temporary ones come with a new token, is no other key.
+        for (key, is_believed) in [("one", true), ("two", true), ("two", true), ("three", false)] {
+            seals.replace(key);
+            assert_eq!(opened(&seals, &headers, b"event").is_some(), is_believed, "{key}");
+            let (present, before) = seals.orders("j", b"body", "");
+            let is_known = present.mark() == mark || before.is_some_and(|before| before.mark() == mark);
+            assert_eq!(is_known, is_believed, "{key}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Takes deliveries while the lane is held, as fast as the limiter allows, with no more calls at a time than the lane's
 //! concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
 //!
-//! A message can be such that whoever touches it dies: the process, or, where lapin cannot read it, the connection.
-//! The broker counts how often a message came back, but it counts for all that were handed out together. So a lane is
+//! A message can end the process that reads it. RabbitMQ counts how often a message came back, but for all messages that
+//! were handed out together. So a lane is
 //! *wary* at first, since the tenure before may have ended over a message, and whenever one turns up that came back a
 //! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
 //! too while it is on trial after a pause.
@@ -19,10 +19,10 @@ use tracing::{debug, warn};
 
 use super::company::Ticket;
 use super::gathering::Gathering;
-use super::intake::{Fit, Intake, QUEUES, queues};
+use super::intake::{Intake, QUEUES, Sizing, queues};
 use super::run::Job;
 use super::{Lane, LaneError, Stop, Tenure};
-use crate::broker::Connection;
+use crate::broker::{Connection, Delivery};
 use crate::retry::full_jitter;
 use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
@@ -166,10 +166,10 @@ async fn take(
     let lane = &tenure.lane;
     let mut gathering = Gathering::default();
     let taken = loop {
-        match intake.fit() {
-            Fit::Good => {}
-            Fit::TooFew => intake.grow().await?,
-            Fit::TooMany => break Taken::TooMany,
+        match intake.sizing() {
+            Sizing::Keep => {}
+            Sizing::Grow => intake.grow().await?,
+            Sizing::Shrink => break Taken::TooMany,
         }
         let delivery = tokio::select! {
             biased;
@@ -184,8 +184,8 @@ async fn take(
             }
             delivery = intake.next() => delivery?,
         };
-        if delivery.suspicion >= SUSPECT_AT {
-            warn!(lane = %lane.name, deliveries = delivery.suspicion, "one message at a time: this one may be what ended us");
+        if lane.suspicion(&delivery) >= SUSPECT_AT {
+            warn!(lane = %lane.name, deliveries = delivery.returns, "one message at a time: this one may be what ended us");
             break Taken::Over;
         }
         let job = Job::admit(delivery, lane);
@@ -226,8 +226,8 @@ async fn take_warily(
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
-            let delivery = got.map(|got| lane.delivered(got.delivery));
-            *suspect = delivery.as_ref().is_some_and(|delivery| delivery.suspicion >= SUSPECT_AT);
+            let delivery = got.map(|got| Delivery::from(got.delivery));
+            *suspect = delivery.as_ref().is_some_and(|delivery| lane.suspicion(delivery) >= SUSPECT_AT);
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {

@@ -7,13 +7,13 @@ use super::content::LARGEST_BODY;
 use super::table::MOST_VALUES;
 use crate::config::USUAL_FRAME;
 
-/// Nothing that is read takes more, in bytes.
+/// What the largest message takes, about, in bytes.
 pub const MOST_LOAD: usize = LARGEST_BODY as usize + USUAL_FRAME as usize + MOST_VALUES * VALUE;
 /// About what a value of a header takes once it is read.
 pub(super) const VALUE: usize = 100;
 /// Messages of a generation. The largest of the last one to two generations counts.
 const GENERATION: u32 = 128;
-/// Before so many were seen on a channel nobody knows how large they are.
+/// Until so many messages came over a channel, [`MOST_LOAD`] is assumed of them.
 pub const SEEN: u64 = 16;
 
 /// The load of messages, by channel.
@@ -32,7 +32,7 @@ struct Recent {
 }
 
 impl Loads {
-    pub(super) fn note(&self, channel: u16, load: usize) {
+    pub(super) fn record(&self, channel: u16, load: usize) {
         let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = channels.entry(channel).or_default();
         if recent.count == GENERATION {
@@ -67,15 +67,15 @@ mod tests {
     fn the_largest_of_the_last_messages_counts_and_none_is_small_unseen() {
         let loads = Loads::default();
         assert_eq!(loads.largest(1), MOST_LOAD);
-        (1..SEEN).for_each(|_| loads.note(1, 300));
+        (1..SEEN).for_each(|_| loads.record(1, 300));
         assert_eq!(loads.largest(1), MOST_LOAD);
-        loads.note(1, 300);
+        loads.record(1, 300);
         assert_eq!((loads.largest(1), loads.largest(2)), (300, MOST_LOAD));
         assert_eq!((loads.seen(1), loads.seen(2)), (SEEN, 0));
-        loads.note(1, 50_000);
-        (0..GENERATION).for_each(|_| loads.note(1, 300));
+        loads.record(1, 50_000);
+        (0..GENERATION).for_each(|_| loads.record(1, 300));
         assert_eq!(loads.largest(1), 50_000, "it is in the generation before");
-        (0..GENERATION).for_each(|_| loads.note(1, 300));
+        (0..GENERATION).for_each(|_| loads.record(1, 300));
         assert_eq!(loads.largest(1), 300);
     }
 }

@@ -4,15 +4,15 @@
 //! nested thousands deep overflow the stack, a name that is not UTF-8 is a parse error, and properties larger than a frame
 //! are a frame error. Bodies have no limit below RabbitMQ's own, which is 128 MiB by default. So every frame is checked
 //! before lapin gets it. A message that is unfit loses its body, keeps those of its properties that can be read, and
-//! carries the reason in the header [`UNREADABLE`]. lapin delivers it like any other, so the one who takes it can reject it,
+//! carries the reason in the header [`UNREADABLE`]. lapin delivers it like any other, so the lane can reject it,
 //! and RabbitMQ, which has it whole, puts it among the dead letters.
 //!
-//! [`sieve`] splits the bytes into frames, [`content`] checks the properties of a message, [`names`] the texts of a method, and
+//! [`sieve`] splits the bytes into frames, [`content`] checks the properties of a message, [`method`] the texts of a method, and
 //! [`load`] measures how much memory messages take.
 
 mod content;
 mod load;
-mod names;
+mod method;
 mod sieve;
 mod table;
 
@@ -140,6 +140,7 @@ impl Reactor for Sockets {
         self.0.interval(duration)
     }
 
+    /// Asked for by the trait. [`connect`] dials by itself, with the loads of its connection.
     fn tcp_connect_addr(
         &self,
         address: SocketAddr,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::content::{self, BEGINNING, Content};
 use super::load::Loads;
-use super::names;
+use super::method;
+use crate::config::USUAL_FRAME;
 
 /// A frame begins with its type, its channel and the size of its payload, and ends with a byte after that.
 const BEFORE: usize = 7;
@@ -40,9 +41,10 @@ enum State {
 }
 
 impl Sieve {
-    /// `largest_frame`: what the broker is asked for, in bytes. It may want less.
+    /// `largest_frame`: what the broker is asked for, in bytes. It may want less. No header is larger than usual, whatever is
+    /// agreed on.
     pub(super) fn new(largest_frame: u32, loads: Arc<Loads>) -> Self {
-        let largest_frame = largest_frame as usize;
+        let largest_frame = largest_frame.min(USUAL_FRAME) as usize;
         Self { state: State::Keep, frame: Vec::new(), left_out: HashMap::new(), largest_frame, loads }
     }
 
@@ -103,7 +105,7 @@ impl Sieve {
         let next = match kind {
             METHOD if whole => {
                 let payload = &mut self.frame[BEFORE..BEFORE + size];
-                names::mend(payload);
+                method::replace_invalid_utf8(payload);
                 if let [0, 10, 0, 30, _, _, a, b, c, d, ..] = *payload {
                     self.tuned(u32::from_be_bytes([a, b, c, d]));
                 }
@@ -140,7 +142,7 @@ impl Sieve {
         self.left_out.remove(&channel);
         match content {
             Content::Fit(load) => {
-                self.loads.note(channel, load);
+                self.loads.record(channel, load);
                 output.extend_from_slice(&self.frame);
             }
             Content::Unfit { instead, body } => {

@@ -82,8 +82,9 @@ impl Job {
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &tenure.lane;
         let mut headers = FieldTable::default();
-        // Put back into the queue, it is to be started, and not looked for where it was given up.
-        Progress { confirming: None, ..self.progress.clone() }.write(&mut headers);
+        // Put back into the queue, it is to be started, and not looked for where it was given up. It is another order then,
+        // and whoever reads the letter learns the name of none.
+        Progress { confirming: None, order: None, ..self.progress.clone() }.write(&mut headers);
         let mut set = |name: &str, value: AMQPValue| {
             headers.insert(name.into(), value);
         };

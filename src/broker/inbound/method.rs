@@ -13,7 +13,7 @@ enum Part {
 }
 
 /// Makes the texts of a method's payload UTF-8, where it is one that carries what others wrote.
-pub(super) fn mend(payload: &mut [u8]) {
+pub(super) fn replace_invalid_utf8(payload: &mut [u8]) {
     use Part::{Other, Text};
     let parts: &[Part] = match payload {
         // connection.close, connection.blocked, channel.close
@@ -68,15 +68,15 @@ mod tests {
             (b"", b""),
         ] {
             let mut payload = deliver(key);
-            mend(&mut payload);
+            replace_invalid_utf8(&mut payload);
             assert_eq!(payload, deliver(mended));
         }
         // Numbers are not touched, whatever they are.
         let mut got = b"\0\x3c\0\x47\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\xff\x01k\0\0\0\0".to_vec();
-        mend(&mut got);
+        replace_invalid_utf8(&mut got);
         assert_eq!(got, b"\0\x3c\0\x47\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01?\x01k\0\0\0\0");
         let mut cut = b"\0\x3c\0\x32\0".to_vec();
-        mend(&mut cut);
+        replace_invalid_utf8(&mut cut);
         assert_eq!(cut, b"\0\x3c\0\x32\0");
     }
 }
