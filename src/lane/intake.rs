@@ -98,7 +98,7 @@ impl Intake {
     async fn subscribe(&mut self) -> Result<(), LaneError> {
         // However small those are that have come, the next ones may be large.
         let unseen = of_each_queue(self.tenure.room.holds_unseen());
-        self.prefetch = self.wanted().min(self.prefetch.saturating_mul(2).max(unseen));
+        self.prefetch = self.wanted().min(self.prefetch.saturating_mul(GROWTH).max(unseen));
         self.seen = self.tenure.room.seen(&self.channel);
         self.subscribed = true;
         // It holds for each consumer opened after it.
@@ -211,6 +211,8 @@ impl Drop for Intake {
     }
 }
 
+/// How many times as many deliveries are in hand after a growth. Few steps, since each waits until what it had is done with.
+const GROWTH: u16 = 8;
 /// Copies that are on their way at a time, where many are put back, beside the calls that are out.
 const PUT_BACK_AT_A_TIME: usize = 64;
 /// Deliveries that a lane holds of each of its queues at least, however large they are.

@@ -21,7 +21,7 @@ use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
 use super::memory::{End, Key};
 use super::pause::Blame;
-use super::seal::Order;
+use super::seal::{Mark, Order};
 use super::survived::InHand;
 use super::verdict::{self, Circumstances, Verdict};
 use super::{Lane, Tenure};
@@ -52,7 +52,10 @@ pub(super) struct Job {
     /// `None` where the message could not be, or was not to be, read.
     job: Option<job::Job>,
     progress: Progress,
-    order: Order,
+    /// By what the order is known in its events.
+    mark: Mark,
+    /// What the job is known by in the lane's memory, where it could be read.
+    key: Option<Key>,
     /// Only the broker has the message whole, and puts it aside.
     is_put_aside: bool,
     /// No copy of a job that was in our hands before, as far as the message tells.
@@ -136,7 +139,9 @@ impl Job {
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
         let is_new = !redelivered && !is_copy;
-        Self { message, unacked, in_hand, job, progress, order, is_put_aside, is_new, first }
+        let mark = order.mark();
+        let key = job.as_ref().map(|job| lane.memory.key(&progress.job_id, &job.instance_id, &mark));
+        Self { message, unacked, in_hand, job, progress, mark, key, is_put_aside, is_new, first }
     }
 
     /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
@@ -166,7 +171,7 @@ impl Job {
     /// The connection broke.
     pub(super) async fn run(self, tenure: &Tenure, ticket: Ticket) -> Result<(), lapin::Error> {
         let lane = &tenure.lane;
-        let turn = self.key(lane).map(|key| lane.memory.turn(key));
+        let turn = self.key.map(|key| lane.memory.turn(key));
         let next = match turn {
             Some(None) => {
                 drop(ticket);
@@ -233,15 +238,9 @@ impl Job {
         self.later(touched, INTO_THE_QUEUE, if lane.pause.is_paused() { "paused" } else { "put_back" })
     }
 
-    /// The job's name in the lane's memory.
-    fn key(&self, lane: &Lane) -> Option<Key> {
-        let job = self.job.as_ref()?;
-        Some(lane.memory.key(&self.progress.job_id, &job.instance_id, &self.order.mark()))
-    }
-
     /// How a copy of this job ended here.
     fn ended_before(&self, lane: &Lane) -> Option<End> {
-        let key = self.key(lane)?;
+        let key = self.key?;
         if self.is_new {
             lane.memory.forget_end(key);
         }
@@ -250,7 +249,7 @@ impl Job {
 
     /// Has the job end as the first of its copies did.
     fn settle(&self, lane: &Lane, conclusion: Conclusion) -> Conclusion {
-        let Some(key) = self.key(lane) else { return conclusion };
+        let Some(key) = self.key else { return conclusion };
         let ours = End { outcome: conclusion.outcome, ambiguous: conclusion.ambiguous };
         let first = lane.memory.settle(key, ours);
         if first == ours { conclusion } else { self.again(first) }
@@ -279,7 +278,7 @@ impl Job {
     /// succeeded unseen, and then the machine is up and not `expired`.
     async fn expire(&self, lane: &Lane, instance: &InstanceId) -> Next {
         const LATE: &str = "its deadline has passed";
-        if !self.progress.touched && !self.key(lane).is_some_and(|key| lane.memory.is_known(key)) {
+        if !self.progress.touched && !self.key.is_some_and(|key| lane.memory.is_known(key)) {
             return Next::Conclude(self.conclusion(Outcome::Expired, false, LATE));
         }
         let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
@@ -317,13 +316,13 @@ impl Job {
             return self.not_called(lane, false);
         }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
-        let touched = self.key(lane).is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
+        let touched = self.key.is_some_and(|key| lane.memory.call(key)) || self.progress.touched;
         let deadline = self.job.as_ref().and_then(|job| job.deadline);
 
         let called = match ticket.start(lane, instance, deadline).await {
             Ok(called) => called,
             Err(NotCalled { touched: by_company }) => {
-                if let Some(key) = self.key(lane).filter(|_| !touched && !by_company) {
+                if let Some(key) = self.key.filter(|_| !touched && !by_company) {
                     lane.memory.not_called(key);
                 }
                 return self.not_called(lane, by_company);

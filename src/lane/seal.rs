@@ -125,7 +125,8 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
 const LENGTH: usize = 16;
 
 fn hex(bytes: &[u8]) -> String {
-    bytes[..LENGTH].iter().map(|byte| format!("{byte:02x}")).collect()
+    let half = bytes.first_chunk::<LENGTH>().expect("a SHA-256 has twice as many");
+    format!("{:032x}", u128::from_be_bytes(*half))
 }
 
 fn unhex(text: &str) -> Option<[u8; LENGTH]> {

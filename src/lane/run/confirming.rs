@@ -58,7 +58,7 @@ impl Job {
 
     /// Where a copy of this job was said to have been started, that is said again, as it was.
     pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
-        let (since, ambiguous) = lane.memory.started(self.key(lane)?)?;
+        let (since, ambiguous) = lane.memory.started(self.key?)?;
         let started = self.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
         let attempts = started.attempts;
         Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
@@ -75,7 +75,7 @@ impl Job {
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &tenure.lane;
         let told = if let Some(started) = &started {
-            if let Some(key) = self.key(lane) {
+            if let Some(key) = self.key {
                 lane.memory.start(key, confirming.since, confirming.ambiguous);
             }
             Some(self.tell(tenure, self.event(lane, started, false, confirming.since)).await?)

@@ -22,7 +22,7 @@ impl Job {
         let body = event.to_bytes();
         let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
         if self.job.is_some() {
-            properties = properties.with_headers(lane.seals.sealed(&self.order.mark(), &body));
+            properties = properties.with_headers(lane.seals.sealed(&self.mark, &body));
         }
         if let Ok(id) = ShortString::try_new(event.id) {
             properties = properties.with_message_id(id);
@@ -37,7 +37,7 @@ impl Job {
     /// Says what an event of the job's says.
     pub(super) async fn tell(&self, tenure: &Tenure, event: Outgoing) -> Result<Confirmed, lapin::Error> {
         let told = tenure.outcomes.publish(event).await?;
-        if let Some(key) = self.key(&tenure.lane) {
+        if let Some(key) = self.key {
             tenure.lane.memory.said(key);
         }
         Ok(told)
