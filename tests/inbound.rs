@@ -3,15 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
-use crate::support::broker::{Node, Vhost};
-use crate::support::eventually;
+use crate::support::account::Account;
+use crate::support::broker::{self, Node, Vhost};
+use crate::support::daemon::Daemon;
 use crate::support::python::publish_odd;
-use crate::support::queues::header;
-use crate::support::stage::{Stage, Wishes};
+use crate::support::queues::{Queues, header};
+use crate::support::sim::Sim;
+use crate::support::stage::{Stage, Wishes, config};
+use crate::support::{PATIENCE, eventually};
 
 /// What a message can be that RabbitMQ passes on, and what its rejection says.
 const ODD: [(&str, &str); 16] = [
@@ -69,6 +74,55 @@ async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_con
     let output = stage.daemon.child.output();
     assert!(output.matches(" connected ").count() == 1 && !output.contains("is lost"), "{output}");
     assert_eq!(stage.sim.log().await.len(), 40, "no call for any of them");
+}
+
+/// RabbitMQ 3.10 would pass on no dead letter any more, and so nothing that is parked.
+#[tokio::test]
+async fn a_forged_death_does_not_end_what_passes_dead_letters_on() {
+    let mut stage = Stage::on(Vhost::alone(), Wishes::default()).await;
+    publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &[("death", &job(1))]);
+    assert_eq!(stage.outcomes(1).await["death"]["error_message"], "its headers are not UTF-8 in a name");
+    let not_before = jiff::Timestamp::now() + std::time::Duration::from_secs(3);
+    stage.job("parked", json!({"instance_id": "i-sim00002", "not_before": not_before})).await;
+    assert_eq!(stage.outcomes(1).await["parked"]["outcome"], "started");
+    let letter = stage.dead().await.remove(0);
+    assert_eq!(header(&letter.properties, "x-reveille-reason"), "unreadable");
+}
+
+/// A queue that takes nothing, and one that RabbitMQ closes connections over.
+#[tokio::test]
+async fn replies_that_nobody_takes_hold_up_neither_memory_nor_another_lanes() {
+    const JOBS: usize = 600;
+    let vhost = broker::vhost();
+    let sim = Sim::start(&["--fleet", "Stopped=700"]);
+    let wishes = Wishes { lane: "batch = 1", ..Wishes::default() };
+    let other = format!("[[lane]]\nname = \"other\"\nendpoint = {:?}\nrate = 1000\n", sim.url());
+    let daemon = Daemon::start(&(config(&vhost.url, &sim.url(), &wishes) + &other));
+    daemon.ready().await;
+    let queues = Queues::connect(&vhost.url).await;
+    let channel = queues.connection.create_channel().await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare("full".into(), QueueDeclareOptions::default(), full).await.unwrap();
+    let mut replies = queues.listen("", "").await;
+    let mut account = Account::open(&vhost.url).await;
+    let padding = json!({ "labels": { "long": "x".repeat(50_000) } });
+    for (to, from) in [("amq.rabbitmq.reply-to.x.y", 0), ("full", JOBS / 2)] {
+        let properties = BasicProperties::default().with_reply_to(to.into());
+        let instances = (from + 1..=from + JOBS / 2).map(|number| format!("i-sim{number:05}"));
+        account.submit_as("prod", "prod", properties, instances, padding.clone()).await;
+    }
+    let properties = BasicProperties::default().with_reply_to(replies.queue());
+    let instances = (JOBS + 1..=JOBS + 50).map(|number| format!("i-sim{number:05}"));
+    account.submit_as("other", "other", properties, instances, json!({})).await;
+    for _ in 0..50 {
+        let reply = tokio::time::timeout(PATIENCE, replies.next()).await.expect("each is given its reply");
+        reply.expect("subscribed").expect("open");
+    }
+    assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS + 50)].into());
+    let peak = daemon.child.memory("VmHWM");
+    assert!(peak < 100 * 1024, "{peak} KiB");
 }
 
 /// Its queue is bound to every key of the lane.

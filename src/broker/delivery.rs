@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::inbound::{MOST_VALUES, UNREADABLE};
+use super::inbound::{IMMOVABLE, MOST_VALUES, UNREADABLE};
 use super::publisher::Confirmed;
 use crate::headers::Headers;
 
@@ -19,6 +19,8 @@ pub struct Delivery {
     pub returns: i64,
     /// Why it cannot be read, where that is so: then its body is empty, and only the broker has it whole.
     pub unreadable: Option<String>,
+    /// Whether the broker may put aside what cannot be read.
+    pub is_movable: bool,
     /// The right to ack it.
     pub unacked: Unacked,
 }
@@ -28,12 +30,15 @@ impl From<lapin::message::Delivery> for Delivery {
         // At the first time the header may be the producer's own.
         let headers = Headers(delivery.properties.headers().as_ref().filter(|_| delivery.redelivered));
         let returns = headers.integer("x-delivery-count").unwrap_or(0);
-        let unreadable = Headers(delivery.properties.headers().as_ref()).text(UNREADABLE).map(str::to_owned);
+        let written = Headers(delivery.properties.headers().as_ref());
+        let unreadable = written.text(UNREADABLE).map(str::to_owned);
+        let is_movable = written.text(IMMOVABLE).is_none();
         Self {
             message: Message { properties: delivery.properties, body: delivery.data },
             redelivered: delivery.redelivered,
             returns,
             unreadable,
+            is_movable,
             unacked: Unacked(delivery.acker),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Connection, connect};
@@ -15,15 +15,22 @@ use crate::config::Broker;
 const TRIES: u32 = 3;
 /// How long a reply is waited for. Its queue may be one that confirms nothing at present.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Replies that are on their way at a time, each over a channel of its own.
+const AT_A_TIME: usize = 32;
+/// For replies that wait, in KiB.
+const ROOM: u32 = 4 * 1024;
 
-/// Sends replies, over a connection of their own that is opened with the first, each over a channel of its own.
+/// Sends a lane's replies, over a connection of their own that is opened with the first, each over a channel of its own.
 ///
 /// `reply_to` is whatever the producer wrote. RabbitMQ closes the whole connection over some of it: a name that begins
-/// like a direct reply-to address and is none ends in an internal error. And a queue can be one that never confirms.
+/// like a direct reply-to address and is none ends in an internal error. And a queue can be one that never confirms. So replies
+/// hold up nothing else, no other lane's replies, and not more than [`ROOM`].
 #[derive(Debug)]
 pub struct Replies {
     broker: Arc<Broker>,
     connection: Mutex<Option<Arc<Connection>>>,
+    turns: Semaphore,
+    room: Arc<Semaphore>,
 }
 
 /// A reply, and to whom.
@@ -43,6 +50,9 @@ pub enum ReplyError {
     /// The daemon's own queues are for the daemon: a message in the middle of the delay ladder would stay there.
     #[error("{0} is a queue of the daemon itself")]
     OwnQueue(String),
+    /// So many wait already that there is no room for another.
+    #[error("too many other replies wait for queues that take none")]
+    TooMany,
     /// The queue, or the connection, took too long.
     #[error("not taken within {PATIENCE:?}")]
     TimedOut,
@@ -57,20 +67,38 @@ pub enum ReplyError {
 impl Replies {
     /// Nothing is opened yet.
     pub fn new(broker: Arc<Broker>) -> Self {
-        Self { broker, connection: Mutex::new(None) }
+        let (turns, room) = (Semaphore::new(AT_A_TIME), Arc::new(Semaphore::new(ROOM as usize)));
+        Self { broker, connection: Mutex::new(None), turns, room }
     }
 
-    /// Sends a reply, if anybody is there to take it.
-    ///
-    /// # Errors
-    /// [`ReplyError`]; nothing is decided by it, for the outcome's own event is out.
-    pub async fn send(&self, reply: Reply) -> Result<(), ReplyError> {
+    /// Sends a reply in a task of its own, if anybody is there to take it; `failed` is told where nobody is. Nothing is decided
+    /// by it, for the outcome's own event is out.
+    pub fn send(self: &Arc<Self>, reply: Reply, failed: impl FnOnce(ReplyError) + Send + 'static) {
+        let size = u32::try_from(reply.body.len() / 1024 + 1).unwrap_or(ROOM);
+        let Ok(room) = self.room.clone().try_acquire_many_owned(size) else { return failed(ReplyError::TooMany) };
+        let replies = self.clone();
+        tokio::spawn(async move {
+            let _room = room;
+            if let Err(error) =
+                timeout(PATIENCE, replies.send_in_turn(reply)).await.unwrap_or(Err(ReplyError::TimedOut))
+            {
+                failed(error);
+            }
+        });
+    }
+
+    /// Waits until those that were to be sent are, or cannot be.
+    pub async fn sent(&self) {
+        let _all = self.room.acquire_many(ROOM).await;
+    }
+
+    async fn send_in_turn(&self, reply: Reply) -> Result<(), ReplyError> {
         let Reply { to, properties, body } = reply;
         if to.strip_prefix(self.broker.prefix.as_str()).is_some_and(|rest| rest.starts_with('.')) {
             return Err(ReplyError::OwnQueue(to));
         }
-        let message = Arc::new(Outgoing { exchange: String::new(), key: to, properties, body });
-        timeout(PATIENCE, self.try_send(message)).await.map_err(|_| ReplyError::TimedOut)?
+        let _turn = self.turns.acquire().await.expect("nobody closes the semaphore");
+        self.try_send(Arc::new(Outgoing { exchange: String::new(), key: to, properties, body })).await
     }
 
     async fn try_send(&self, message: Arc<Outgoing>) -> Result<(), ReplyError> {

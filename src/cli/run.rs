@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::Failure;
@@ -43,11 +43,11 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 }
 
 fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
-    let replies = Arc::new(Replies::new(config.broker.clone()));
     let reader = Arc::new(Reader::new(config.broker.clone()));
     let lane = |lane: &config::Lane| {
         let metrics = metrics.lane(lane.name.as_str());
-        let built = Lane::new(lane, config.retry, names, replies.clone(), reader.clone(), metrics);
+        let replies = Arc::new(Replies::new(config.broker.clone()));
+        let built = Lane::new(lane, config.retry, names, replies, reader.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))
     };
     config.lanes.iter().map(lane).collect()
@@ -90,6 +90,13 @@ impl Daemon {
             let since = Instant::now();
             self.set_connected(CONNECTED, true);
             let Err(error) = self.serve(&connection, &topology).await else {
+                let replies = async {
+                    for lane in &self.lanes {
+                        lane.replies_sent().await;
+                    }
+                };
+                // They have given up by then.
+                let _ = timeout(self.stop.grace, replies).await;
                 if let Some(connection) = Arc::into_inner(connection) {
                     connection.close().await;
                 }

@@ -175,6 +175,11 @@ impl Lane {
         })
     }
 
+    /// Waits until the replies that were to be sent are, or cannot be: ten seconds at most.
+    pub async fn replies_sent(&self) {
+        self.replies.sent().await;
+    }
+
     /// The lane's name.
     pub fn name(&self) -> &str {
         self.name.as_str()

@@ -106,7 +106,7 @@ impl Job {
     pub(super) fn admit(delivery: Delivery, lane: &Lane) -> Self {
         let now = Timestamp::now();
         let suspicion = lane.suspicion(&delivery);
-        let Delivery { message, redelivered, returns, unreadable, unacked } = delivery;
+        let Delivery { message, redelivered, returns, unreadable, is_movable, unacked } = delivery;
         let in_hand = lane.survived.take(&message);
         let mut progress = Progress::read(&message.properties, now);
         let is_copy = Progress::is_in(&message.properties);
@@ -119,7 +119,8 @@ impl Job {
                 "a dead letter was put back: a new order, with fresh attempts"
             );
         }
-        let is_put_aside = unreadable.is_some();
+        // Else what is left of it is kept: that is better than what it does to RabbitMQ.
+        let is_put_aside = unreadable.is_some() && is_movable;
         let (job, first) = if let Some(problem) = unreadable {
             (None, First::End(Outcome::Rejected, problem))
         } else if suspicion >= POISONED_AT {
@@ -192,12 +193,12 @@ impl Job {
             self.unacked.ack(proof).await?;
         }
         self.in_hand.done();
-        // Last, since nothing is to wait for one who asked and has gone.
+        // Last, and apart, since nothing is to wait for an asker that has gone.
         if let Some(reply) = reply {
-            let to = reply.to.clone();
-            if let Err(error) = tenure.lane.replies.send(reply).await {
-                warn!(lane = %tenure.lane.name, job = self.progress.job_id, reply_to = to, "no reply given: {error}");
-            }
+            let (lane, job, to) = (lane.name.clone(), self.progress.job_id, reply.to.clone());
+            tenure.lane.replies.send(reply, move |error| {
+                warn!(%lane, job, reply_to = to, "no reply given: {error}");
+            });
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 odd_message.py URL EXCHANGE ROUTING_KEY [KIND BODY]...
 
-A kind is a property whose text is not UTF-8 (message_id, reply_to, …), `name` (a header's name is not UTF-8), `values:N`
+A kind is a property whose text is not UTF-8 (message_id, reply_to, …), `name` (a header's name is not UTF-8), `death` (that,
+and an `x-death` as RabbitMQ never writes it), `values:N`
 (headers with N values), `tables:N` or `arrays:N` (headers nested N deep, or as deep as a frame holds where N is `most`),
 `frame:N` (properties that take a frame of N bytes), or `plain`. Each message has its kind as its id, unless the id is odd.
 """
@@ -56,6 +57,8 @@ def properties(kind):
         odd.headers_encoded = b"\x01nS" + size.to_bytes(4, "big") + b"v" * size
     elif what == "name":
         odd.headers_encoded = b"\x05" + NOT_UTF8 + b"V"
+    elif what == "death":
+        odd.headers_encoded = b"\x05" + NOT_UTF8 + b"V\x07x-deathA\0\0\0\x02b\x01"
     elif what != "plain":
         setattr(odd, what, NOT_UTF8)
     return odd

@@ -8,6 +8,10 @@ use crate::job::BODY_LIMIT;
 /// message rejected.
 pub const UNREADABLE: &str = "x-reveille-unreadable";
 
+/// The header of an unreadable message that RabbitMQ 3.10 may not put aside: `x-death` is in it, or may be. Where that is not as
+/// RabbitMQ writes it, the process that passes dead letters on for all queues of the node ends for good over it.
+pub const IMMOVABLE: &str = "x-reveille-immovable";
+
 /// Largest body that is passed on, in bytes: an event says what its job said, and some kilobytes more.
 pub(super) const LARGEST_BODY: u64 = BODY_LIMIT as u64 + 16 * 1024;
 
@@ -71,8 +75,11 @@ pub(super) fn check(payload: &[u8], frame: usize, largest: usize) -> Content {
             return Content::Fit(body.saturating_add(payload.len() + values * VALUE));
         }
     };
-    Content::Unfit { instead: instead(class, &kept, &problem), body }
+    Content::Unfit { instead: instead(class, &kept, &problem, payload.len() < frame - AROUND), body }
 }
+
+/// Of a frame, what is not its payload.
+const AROUND: usize = 8;
 
 /// The class of all methods that carry a message.
 const BASIC: u16 = 60;
@@ -130,11 +137,14 @@ fn bit(place: usize) -> u16 {
     1 << (15 - place)
 }
 
-/// A header with the properties `kept`, `problem` among its headers, and no body.
-fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str) -> Vec<u8> {
+/// A header with the properties `kept`, `problem` among its headers, and no body. `is_cut`: not all of it was read.
+fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> Vec<u8> {
     let theirs = kept.iter().find(|(place, _)| *place == HEADERS).map_or(&[][..], |(_, table)| &table[LENGTH..]);
     let mut headers = vec![0; LENGTH];
     headers.extend(entry(UNREADABLE, problem));
+    if is_cut || theirs.windows(DEATH.len()).any(|bytes| bytes == DEATH) {
+        headers.extend(entry(IMMOVABLE, "x-death"));
+    }
     let mut sound: Vec<_> = table::sound(theirs).filter(|(name, _)| is_of_use(name)).collect();
     // What RabbitMQ wrote comes behind what producers wrote.
     sound.reverse();
@@ -165,11 +175,15 @@ const LARGEST_KEPT: usize = 2 * 1024;
 /// A table's length comes before it, in so many bytes.
 const LENGTH: usize = 4;
 
+/// The name of RabbitMQ's header as it is encoded in a table, behind its length. It may also be inside of a text: then one is
+/// not put aside that could have been.
+const DEATH: &[u8] = b"\x07x-death";
+
 /// Whether a header is of use although the message cannot be read: where it is in a stream, how often it was delivered,
 /// which job it is, and of which trace.
 fn is_of_use(name: &[u8]) -> bool {
     matches!(name, b"x-stream-offset" | b"x-delivery-count" | b"traceparent")
-        || name.starts_with(b"x-reveille-") && name != UNREADABLE.as_bytes()
+        || name.starts_with(b"x-reveille-") && name != UNREADABLE.as_bytes() && name != IMMOVABLE.as_bytes()
 }
 
 fn entry(name: &str, text: &str) -> Vec<u8> {
@@ -256,6 +270,18 @@ mod tests {
         expected.insert("x-stream-offset".into(), AMQPValue::LongLongInt(9));
         expected.insert(UNREADABLE.into(), AMQPValue::LongString(why.into()));
         assert_eq!(kept.headers().as_ref(), Some(&expected));
+    }
+
+    #[test]
+    fn what_rabbitmq_may_not_put_aside_is_marked() {
+        let is_marked = |content| problem(content).0.headers().as_ref().unwrap().inner().contains_key(IMMOVABLE);
+        let bad = |table: &[u8]| {
+            let table = [b"\x01\xffV", table].concat();
+            payload(7, bit(HEADERS), &[&length(&table)[..], &table].concat())
+        };
+        assert!(is_marked(check(&bad(b"\x07x-deathA\0\0\0\x02b\x01"))));
+        assert!(!is_marked(check(&bad(b"\x07x-breath\x01"))));
+        assert!(is_marked(super::check(&bad(b"")[..BEGINNING], 400_000, 131_072)), "nobody knows");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use lapin::ConnectionProperties;
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 
-pub use self::content::UNREADABLE;
+pub use self::content::{IMMOVABLE, UNREADABLE};
 pub use self::load::{Loads, MOST_LOAD, SEEN};
 use self::sieve::Sieve;
 pub use self::table::MOST_VALUES;
