@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, less than 64 MiB.
-const ROOM: usize = 32 * 1024 * 1024;
+const ROOM: usize = 47 * 1024 * 1024;
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How soon what was deleted is declared again although no message was refused for want of it.

@@ -77,8 +77,8 @@ pub struct Message {
 
 /// Most bytes of a producer's headers that are passed on.
 const HEADERS_LIMIT: usize = 110 * 1024;
-/// Most values of a producer's headers that are passed on, nested ones included: with ours and RabbitMQ's they can be read
-/// when they come back.
+/// Most values of a producer's headers that are passed on, nested ones included: with some 25 of ours, and 150 of RabbitMQ's on
+/// the way through the whole ladder, they can be read when they come back.
 const VALUES_LIMIT: usize = MOST_VALUES / 2;
 /// What RabbitMQ adds to the headers of a message on its way through the whole ladder, in bytes, and how often it was
 /// delivered.

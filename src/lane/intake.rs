@@ -1,12 +1,10 @@
 //! A lane's queues, and whose turn it is: urgent jobs before due ones and those before new ones, but none of them for ever.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use futures_util::StreamExt;
-use lapin::message::Delivery as Delivered;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -61,11 +59,13 @@ pub(super) struct Intake {
     tenure: Arc<Tenure>,
     channel: Channel,
     subscribed: bool,
-    /// Of each queue the subscription, behind those before it that are cancelled and not empty yet.
-    consumers: [VecDeque<Consumer>; QUEUES],
+    /// Of each queue the subscriptions: one, and another for each growth. RabbitMQ bounds the deliveries of each, and the bound
+    /// of one that is there cannot be changed. To cancel it would have some deliveries come again, as if they had been called.
+    consumers: [Vec<Consumer>; QUEUES],
     turns: Turns,
+    /// Deliveries of each queue that may be in hand.
     prefetch: u16,
-    /// How many messages had come over the channel when it was subscribed.
+    /// How many messages had come over the channel at the last growth.
     seen: u64,
 }
 
@@ -91,24 +91,26 @@ impl Intake {
             prefetch: 0,
             seen: 0,
         };
-        intake.subscribe().await?;
+        intake.grow().await?;
         Ok(intake)
     }
 
-    async fn subscribe(&mut self) -> Result<(), LaneError> {
+    /// Subscribes once more, for as many more as there is use and room for.
+    pub(super) async fn grow(&mut self) -> Result<(), LaneError> {
         // However small those are that have come, the next ones may be large.
         let unseen = of_each_queue(self.tenure.room.holds_unseen());
-        self.prefetch = self.wanted().min(self.prefetch.saturating_mul(GROWTH).max(unseen));
+        let more = self.wanted().saturating_sub(self.prefetch).min(self.prefetch.saturating_mul(GROWTH).max(unseen));
+        self.prefetch += more;
         self.seen = self.tenure.room.seen(&self.channel);
         self.subscribed = true;
         // It holds for each consumer opened after it.
-        self.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+        self.channel.basic_qos(more, BasicQosOptions::default()).await?;
         let opening = queues(&self.tenure.lane).map(|queue| {
             let options = BasicConsumeOptions::default();
             self.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
         });
-        for (queue, consumer) in self.consumers.iter_mut().zip(opening) {
-            queue.push_back(consumer.await?);
+        for (consumers, consumer) in self.consumers.iter_mut().zip(opening) {
+            consumers.push(consumer.await?);
         }
         Ok(())
     }
@@ -129,22 +131,18 @@ impl Intake {
         }
     }
 
-    /// Whether what came since the last growth tells how large messages are, and what came before it is in hand no more.
+    /// Whether enough came since the last growth to tell how large messages are.
     fn is_known(&self) -> bool {
-        self.tenure.room.seen(&self.channel) >= self.seen + SEEN && self.consumers.iter().all(|queue| queue.len() == 1)
-    }
-
-    /// Subscribes anew for as many as there is use and room for. What is in hand stays there.
-    pub(super) async fn grow(&mut self) -> Result<(), LaneError> {
-        self.cancel().await?;
-        self.subscribe().await
+        self.tenure.room.seen(&self.channel) >= self.seen + SEEN
     }
 
     pub(super) async fn next(&mut self) -> Result<Delivery, LaneError> {
         let (queue, delivery) = poll_fn(|context| {
             for queue in self.turns.order() {
-                if let Poll::Ready(delivery) = poll_next(&mut self.consumers[queue], context) {
-                    return Poll::Ready((queue, delivery));
+                for consumer in &mut self.consumers[queue] {
+                    if let Poll::Ready(delivery) = consumer.poll_next_unpin(context) {
+                        return Poll::Ready((queue, delivery));
+                    }
                 }
             }
             Poll::Pending
@@ -175,7 +173,7 @@ impl Intake {
 
     pub(super) async fn cancel(&mut self) -> Result<(), LaneError> {
         if self.subscribed {
-            for consumer in self.consumers.iter().filter_map(VecDeque::back) {
+            for consumer in self.consumers.iter().flatten() {
                 self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
             }
         }
@@ -188,21 +186,6 @@ fn of_each_queue(messages: usize) -> u16 {
     u16::try_from(messages / QUEUES).unwrap_or(u16::MAX).max(LEAST_PREFETCHED)
 }
 
-/// The next delivery of a queue's subscriptions, the oldest first.
-fn poll_next(
-    consumers: &mut VecDeque<Consumer>,
-    context: &mut Context<'_>,
-) -> Poll<Option<Result<Delivered, lapin::Error>>> {
-    loop {
-        let Some(oldest) = consumers.front_mut() else { return Poll::Ready(None) };
-        match oldest.poll_next_unpin(context) {
-            // It was cancelled, and is empty now.
-            Poll::Ready(None) if consumers.len() > 1 => consumers.pop_front(),
-            polled => return polled,
-        };
-    }
-}
-
 impl Drop for Intake {
     fn drop(&mut self) {
         if self.subscribed {
@@ -211,8 +194,8 @@ impl Drop for Intake {
     }
 }
 
-/// How many times as many deliveries are in hand after a growth. Few steps, since each waits until what it had is done with.
-const GROWTH: u16 = 8;
+/// A growth adds so many times what is in hand: three subscriptions are enough for the most there can be.
+const GROWTH: u16 = 7;
 /// Copies that are on their way at a time, where many are put back, beside the calls that are out.
 const PUT_BACK_AT_A_TIME: usize = 64;
 /// Deliveries that a lane holds of each of its queues at least, however large they are.

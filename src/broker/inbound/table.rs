@@ -4,7 +4,7 @@
 /// copy, write or drop it: in a thread of 2 MiB some 1,000 are the end.
 pub(super) const DEEPEST: usize = 128;
 /// Most values in a message's headers, nested ones included.
-pub const MOST_VALUES: usize = 512;
+pub const MOST_VALUES: usize = 384;
 
 /// Why bytes cannot be read, as words that follow the name of what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
