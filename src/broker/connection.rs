@@ -237,7 +237,7 @@ impl Connection {
         self.inner.configuration().channel_max().into()
     }
 
-    /// The largest frame agreed on, in bytes: 8,192 to 131,072.
+    /// The largest frame agreed on, in bytes: 8,192 to 1,048,576.
     pub fn frame_max(&self) -> usize {
         self.inner.configuration().frame_max() as usize
     }

@@ -322,6 +322,10 @@ impl Lane {
 
     /// How many returns of a message may be because of the message itself.
     fn suspicion(&self, delivery: &Delivery) -> i64 {
+        if delivery.returns == 0 {
+            // As nearly all are: no name is worked out for them.
+            return 0;
+        }
         delivery.returns.saturating_sub(self.survived.of(&delivery.message)).max(0)
     }
 
