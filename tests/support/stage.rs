@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use lapin::message::Delivery;
@@ -80,9 +81,14 @@ impl Stage {
 
     /// The next event, whole.
     pub async fn event(&mut self) -> Value {
-        let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
+        self.event_within(PATIENCE).await
+    }
+
+    /// The next event, whole, for what may take RabbitMQ longer than other things.
+    pub async fn event_within(&mut self, patience: Duration) -> Value {
+        let next = tokio::time::timeout(patience, self.events.next()).await;
         let delivery =
-            next.unwrap_or_else(|_| panic!("no event within {PATIENCE:?}")).expect("subscribed").expect("open");
+            next.unwrap_or_else(|_| panic!("no event within {patience:?}")).expect("subscribed").expect("open");
         assert_eq!(delivery.properties.content_type().as_ref().unwrap().as_str(), "application/cloudevents+json");
         serde_json::from_slice(&delivery.data).expect("an event is JSON")
     }
