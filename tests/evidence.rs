@@ -55,11 +55,45 @@ async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
     }
 }
 
+/// Nothing but them is there to be called, and nothing else fails.
+#[tokio::test]
+async fn seven_jobs_that_always_fail_end_alone_and_pause_no_lane() {
+    let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
+    let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
+    let bad: Vec<String> = (1..=7).map(id).collect();
+    fails_always(&stage, &bad, json!({"status": 500})).await;
+    for instance in &bad {
+        stage.wake(instance).await;
+    }
+    for outcome in stage.outcomes(7).await.values() {
+        assert_eq!((&outcome["reason"], &outcome["attempts"]), (&json!("exhausted"), &json!(3)), "{outcome}");
+    }
+    assert!(!stage.daemon.child.output().contains("lane paused"));
+}
+
+/// The lane is paused at first, since all it meets fail. It finds out that it is these alone, and they end.
+#[tokio::test]
+async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
+    let retry = "max_attempts = 2\ninitial = \"200ms\"\nmax = \"1s\"";
+    let wishes = Wishes { retry, lane: "rate = 100\nbatch = 1", fleet: "Stopped=30", ..Wishes::default() };
+    let mut stage = Stage::with(wishes).await;
+    let bad: Vec<String> = (1..=30).map(id).collect();
+    fails_always(&stage, &bad, json!({"status": 500})).await;
+    for instance in &bad {
+        stage.wake(instance).await;
+    }
+    for outcome in stage.outcomes(30).await.values() {
+        assert_eq!((&outcome["reason"], &outcome["attempts"]), (&json!("exhausted"), &json!(2)), "{outcome}");
+    }
+    stage.daemon.works_again().await;
+}
+
 /// As many as make an outage fail again and again, and are due before anything new.
 #[tokio::test]
 async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
-    let mut stage = Stage::with(Wishes { lane: "timeout = \"1s\"\nbatch = 1", ..Wishes::default() }).await;
-    let bad: Vec<String> = (1..=6).map(id).collect();
+    let lane = "timeout = \"1s\"\nbatch = 1";
+    let mut stage = Stage::with(Wishes { lane, fleet: "Stopped=50", ..Wishes::default() }).await;
+    let bad: Vec<String> = (11..=40).map(id).collect();
     fails_always(&stage, &bad, json!({"status": 500})).await;
     for instance in &bad {
         stage.wake(instance).await;

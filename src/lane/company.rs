@@ -13,10 +13,11 @@ mod call;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::Lane;
 use super::run::is_late;
+use super::slots::Slots;
 use crate::bce::{Answer, InstanceId, NoAnswer};
 
 /// A job's right to one call, with the slot it is made in. Dropped, it is given back.
@@ -52,7 +53,7 @@ pub(super) struct NotCalled {
 #[derive(Debug)]
 struct Company {
     /// Where those get a slot that are called singly.
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     state: Mutex<State>,
     complete: Notify,
 }
@@ -112,11 +113,7 @@ impl Ticket {
     }
 
     /// For `count` jobs that are called together in `slot`. Where that does not do, they take others from `slots`.
-    pub(super) fn together(
-        count: usize,
-        slot: OwnedSemaphorePermit,
-        slots: &Arc<Semaphore>,
-    ) -> impl Iterator<Item = Self> {
+    pub(super) fn together(count: usize, slot: OwnedSemaphorePermit, slots: &Arc<Slots>) -> impl Iterator<Item = Self> {
         let state = State { missing: count, members: Vec::with_capacity(count), slot: Some(slot) };
         let (slots, state, complete) = (slots.clone(), Mutex::new(state), Notify::new());
         let company = Arc::new(Company { slots, state, complete });
@@ -150,7 +147,7 @@ impl Ticket {
                 Told::Turn(slot) => self.0 = Right::Alone(slot),
                 Told::Singly { touched: by_all, is_counted: in_list } => {
                     (touched, is_counted) = (by_all, in_list);
-                    let slot = seat.company.slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                    let slot = seat.company.slots.take(lane).await;
                     self.0 = Right::Alone(slot);
                     if lane.limited().await.is_err() || !in_time(deadline) {
                         return Err(NotCalled { touched });

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 use super::Tenure;
 use super::company::Ticket;
 use super::run::Job;
-use super::serve::{Jobs, slot, start};
+use super::serve::{Jobs, start};
+use super::slots::Slots;
 
 /// How long a job waits for others to be called with.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -45,11 +45,11 @@ impl<J> Gathering<J> {
 
 impl Gathering {
     /// Waits for the limiter, once for all of them, and has them run.
-    pub(super) async fn start(&mut self, tenure: &Arc<Tenure>, slots: &Arc<Semaphore>, jobs: &mut Jobs) {
+    pub(super) async fn start(&mut self, tenure: &Arc<Tenure>, slots: &Arc<Slots>, jobs: &mut Jobs) {
         if self.jobs.is_empty() {
             return;
         }
-        let slot = slot(slots).await;
+        let slot = slots.take(&tenure.lane).await;
         // Paused or not is asked before the call.
         let _ = tenure.lane.limited().await;
         let Self { jobs: company, .. } = std::mem::take(self);

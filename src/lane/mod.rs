@@ -3,6 +3,7 @@
 
 mod balance;
 mod baton;
+mod breaker;
 mod call;
 mod company;
 mod confirm;
@@ -13,7 +14,6 @@ mod lease;
 mod limiter;
 mod memory;
 mod pace;
-mod pause;
 mod plan;
 mod polls;
 mod recall;
@@ -21,6 +21,7 @@ mod roll_call;
 mod run;
 mod seal;
 mod serve;
+mod slots;
 mod stop;
 mod survived;
 pub mod verdict;
@@ -32,16 +33,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
 use self::baton::Baton;
+use self::breaker::{Blame, Breaker, Cause, CauseKind, Change};
 use self::intake::{left_to_starts, prefetch};
 use self::lease::Lease;
 use self::limiter::Limiter;
 use self::memory::Memory;
-use self::pause::{Blame, Cause, Change, Pause};
 use self::plan::{Plan, Way};
 use self::polls::Polls;
 use self::seal::Seals;
@@ -87,7 +89,9 @@ pub struct Lane {
     /// Reads back what was said.
     reader: Arc<Reader>,
     metrics: LaneMetrics,
-    pause: Pause,
+    breaker: Breaker,
+    /// Held by the one that asks whether the API is there, for all that want to know.
+    looking: Mutex<()>,
 }
 
 /// Channels of each of a lane's two publishers.
@@ -109,6 +113,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// its baton away at once, but it has first to stop itself before it drops its clients: up to 0.7 s, as measured on a busy
 /// machine. The lease is for who is not dropped at all.
 const OVERLAP: Duration = Duration::from_secs(1);
+
+/// A pause of up to this long is no reason to begin slowly: an API that was away for a moment bears the whole rate.
+const HICCUP: Duration = Duration::from_secs(5);
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,7 +178,8 @@ impl Lane {
             replies,
             reader,
             metrics,
-            pause: Pause::new(),
+            breaker: Breaker::new(lane.rate, concurrency),
+            looking: Mutex::default(),
         })
     }
 
@@ -344,7 +352,7 @@ impl Lane {
     async fn limited(&self) -> Result<(), Paused> {
         tokio::select! {
             biased;
-            () = self.pause.begun() => Err(Paused),
+            () = self.breaker.opened() => Err(Paused),
             () = self.slot() => Ok(()),
         }
     }
@@ -378,27 +386,49 @@ impl Lane {
         }
     }
 
-    /// Notes what a job's call says of the lane itself.
-    fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) {
-        self.changed(self.pause.note(instance, verdict, result));
+    /// Notes what a job's call says of the lane itself. Returns whether it was one of a trial that is not over.
+    fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> bool {
+        let (change, on_trial) = self.breaker.record(instance, verdict, result);
+        self.changed(change);
+        on_trial
     }
 
     /// Whether a job is not to pay for how its call ended, since others end so too. Where nobody else was called, a probe
     /// tells whether the API is out.
-    async fn spares(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> bool {
-        match self.pause.blame(verdict, result).await {
-            Blame::Lane => true,
-            Blame::Job => false,
+    async fn spares(
+        &self,
+        instance: &InstanceId,
+        verdict: &Verdict,
+        result: &Result<Answer, NoAnswer>,
+        on_trial: bool,
+    ) -> bool {
+        match self.breaker.attribute(verdict, result, on_trial).await {
+            Blame::Lane => return true,
+            Blame::Nobody => return false,
+            Blame::Job => {}
             Blame::Unknown => {
-                self.changed(self.pause.note_probe(&self.probe().await));
-                self.pause.is_paused()
+                self.look().await;
+                if self.breaker.is_open() {
+                    return true;
+                }
             }
+        }
+        self.breaker.blame(instance);
+        false
+    }
+
+    /// Asks whether the API is there, once for all that want to know.
+    async fn look(&self) {
+        let answers = self.breaker.answers();
+        let _looking = self.looking.lock().await;
+        if self.breaker.answers() == answers && !self.breaker.is_open() {
+            self.changed(self.breaker.record_probe(&self.probe().await));
         }
     }
 
     /// Ends a trial without a verdict, where nobody is left to be tried.
     fn acquit(&self) {
-        self.changed(self.pause.acquit());
+        self.changed(self.breaker.acquit());
     }
 
     fn changed(&self, change: Option<Change>) {
@@ -406,9 +436,8 @@ impl Lane {
             Some(Change::Paused(cause)) => {
                 error!(lane = %self.name, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
             }
-            Some(Change::Works(probes)) => {
-                // What was over by the first probe was no more than a hiccup.
-                if probes > 1 {
+            Some(Change::Works(after)) => {
+                if after > HICCUP {
                     self.limiter.gently();
                 }
                 self.show_paused(None);
@@ -419,7 +448,7 @@ impl Lane {
     }
 
     fn show_paused(&self, cause: Option<&Cause>) {
-        self.metrics.paused(cause.map(|cause| cause.word), &pause::WORDS);
+        self.metrics.paused(cause.map(|cause| cause.kind.as_str()), &CauseKind::ALL.map(CauseKind::as_str));
     }
 }
 

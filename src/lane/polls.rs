@@ -162,7 +162,7 @@ impl Lane {
         tokio::select! {
             biased;
             told = &mut told => return told.ok(),
-            () = self.pause.begun() => {}
+            () = self.breaker.opened() => {}
             () = sleep(PATIENCE) => {}
         }
         if self.polls.withdraw(number) { None } else { told.await.ok() }
@@ -192,7 +192,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 // Those that waited go back.
-                () = self.pause.begun() => sleep(GLANCE).await,
+                () = self.breaker.opened() => sleep(GLANCE).await,
                 () = self.polls.turn(&self.limiter) => if self.lease.is_valid() { return },
             }
         }
@@ -209,7 +209,7 @@ impl Lane {
             Err(error) => (Err(error), None),
         };
         let verdict = verdict::general(&answer);
-        self.changed(self.pause.note_poll(&verdict, &answer));
+        self.changed(self.breaker.record_poll(&verdict, &answer));
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!(lane = %self.name, "states are not told, so no instance is seen running: {refused}");
         }

@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use lapin::types::FieldTable;
 use tracing::{debug, info, warn};
 
+use super::breaker::Blame;
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
 use super::memory::{End, Key};
-use super::pause::Blame;
 use super::seal::{Mark, Order};
 use super::survived::InHand;
 use super::verdict::{self, Circumstances, Verdict};
@@ -236,7 +236,7 @@ impl Job {
 
     /// Back because the lane is paused, or it is not the job's turn after all.
     fn not_called(&self, lane: &Lane, touched: bool) -> Next {
-        self.later(touched, INTO_THE_QUEUE, if lane.pause.is_paused() { "paused" } else { "put_back" })
+        self.later(touched, INTO_THE_QUEUE, if lane.breaker.is_open() { "paused" } else { "put_back" })
     }
 
     /// How a copy of this job ended here.
@@ -287,7 +287,7 @@ impl Job {
         let verdict = verdict::of_describe(&described, circumstances);
         let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.foreign);
         let result = described.map(|(answer, _)| answer);
-        lane.note(instance, &verdict, &result);
+        let on_trial = lane.note(instance, &verdict, &result);
         let (outcome, ambiguous) = match verdict {
             Verdict::Started { .. } if self.confirm(lane) == Confirm::Running => {
                 return Next::GoOn {
@@ -301,7 +301,7 @@ impl Job {
             Verdict::Transient if is_told => (Outcome::Expired, !self.is_late_by(LAG)),
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
-            _ if lane.spares(&verdict, &result).await => return self.unharmed(true),
+            _ if lane.spares(instance, &verdict, &result, on_trial).await => return self.unharmed(true),
             // Not told this time. It is asked again, as often as a start would be tried.
             _ => match self.decide(lane, verdict, result) {
                 Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
@@ -313,7 +313,7 @@ impl Job {
 
     /// Calls the API, a second time where a 409 is to be verified, and decides.
     async fn call(&self, lane: &Lane, instance: &InstanceId, mut ticket: Ticket) -> Next {
-        if lane.pause.is_paused() || !ticket.is_valid() {
+        if lane.breaker.is_open() || !ticket.is_valid() {
             return self.not_called(lane, false);
         }
         let policy = self.job.as_ref().and_then(|job| job.conflict).unwrap_or(lane.conflict);
@@ -340,22 +340,20 @@ impl Job {
                 result = described.map(|(answer, _)| answer);
             }
         }
-        if !called.is_noted {
-            lane.note(instance, &verdict, &result);
-        }
+        let on_trial = !called.is_noted && lane.note(instance, &verdict, &result);
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
         drop(ticket);
         if called.is_noted && verdict == Verdict::Transient {
             // Not charged anyway: one call that failed is not followed by a probe for each of its jobs.
-            return match lane.pause.blame(&verdict, &result).await {
+            return match lane.breaker.attribute(&verdict, &result, false).await {
                 Blame::Lane => self.unharmed(true),
-                Blame::Job | Blame::Unknown => {
+                Blame::Job | Blame::Nobody | Blame::Unknown => {
                     alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random())
                 }
             };
         }
-        if lane.spares(&verdict, &result).await {
+        if lane.spares(instance, &verdict, &result, on_trial).await {
             return self.unharmed(true);
         }
         self.decide(lane, verdict, result)
@@ -363,9 +361,10 @@ impl Job {
 
     /// See [`decide`]. The time for which the lane was paused is no time for which its jobs failed.
     fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
-        let failing_since = self.progress.failing_since.and_then(|since| lane.pause.resumed().max(Some(since)));
-        let progress = Progress { failing_since, ..self.progress.clone() };
-        decide(verdict, result, &progress, self.confirm(lane), lane.retry, Timestamp::now(), rand::random())
+        let now = Timestamp::now();
+        let paused = self.progress.failing_since.map(|since| lane.breaker.paused_between(since, now));
+        let past = Past { progress: &self.progress, paused: paused.unwrap_or_default() };
+        decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random())
     }
 
     /// When the job is done.
@@ -460,11 +459,19 @@ fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f6
     Next::Park { progress, delay, cause: "transient" }
 }
 
-/// What follows from a verdict, for a job that has come as far as `progress`. `random` is from [0, 1).
+/// How far a job has come.
+#[derive(Debug, Clone, Copy)]
+struct Past<'a> {
+    progress: &'a Progress,
+    /// For how long the lane was paused since the job first failed.
+    paused: Duration,
+}
+
+/// What follows from a verdict, for a job with this past. `random` is from [0, 1).
 fn decide(
     verdict: Verdict,
     result: Result<Answer, NoAnswer>,
-    progress: &Progress,
+    Past { progress, paused }: Past<'_>,
     confirm: Confirm,
     retry: Retry,
     now: Timestamp,
@@ -498,7 +505,8 @@ fn decide(
         Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "paused"),
         Verdict::Transient | Verdict::Verify => {
             let failing_since = progress.failing_since.unwrap_or(now);
-            let failing_for = Duration::try_from(now.duration_since(failing_since)).unwrap_or_default();
+            let elapsed = Duration::try_from(now.duration_since(failing_since)).unwrap_or_default();
+            let failing_for = elapsed.saturating_sub(paused);
             if attempts < retry.max_attempts && failing_for < retry.give_up_after {
                 let delay = full_jitter(retry.initial, retry.max, attempts, random);
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };

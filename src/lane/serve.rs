@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicGetOptions;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -21,6 +20,7 @@ use super::company::Ticket;
 use super::gathering::Gathering;
 use super::intake::{Intake, QUEUES, Sizing, queues};
 use super::run::Job;
+use super::slots::Slots;
 use super::{Lane, LaneError, Stop, Tenure};
 use crate::broker::{Connection, Delivery};
 use crate::retry::full_jitter;
@@ -28,7 +28,7 @@ use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
 
 /// Ceilings of the time between two probes of a paused lane. The first is also the least.
-const FIRST_DELAY: Duration = Duration::from_secs(1);
+const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a lane on trial waits for a job. A pause that was short has ended before the jobs it put back are in their
@@ -51,7 +51,7 @@ pub(super) async fn serve(
     stop: &Stop,
 ) -> Result<(), LaneError> {
     let lane = &tenure.lane;
-    let slots = Arc::new(Semaphore::new(lane.concurrency as usize));
+    let slots = Arc::new(Slots::new(lane.concurrency as usize));
     let mut channel = connection.channel().await?;
     loop {
         tokio::select! {
@@ -66,7 +66,7 @@ pub(super) async fn serve(
             done = take_warily(tenure, &channel, &slots, &mut jobs) => done.map(|()| false)?,
         };
         let mut emptied = true;
-        if !stopped && !lane.pause.is_paused() {
+        if !stopped && !lane.breaker.is_open() {
             readiness.lane(lane.name(), LaneState::Held);
             emptied = subscribe_and_take(tenure, &channel, &slots, &mut jobs, stop).await?;
         }
@@ -94,9 +94,9 @@ pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 /// keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.client.keys_changed();
-    while lane.pause.is_paused() {
+    while lane.breaker.is_open() {
         show_pause(lane, readiness);
-        let probes = lane.pause.probes();
+        let probes = lane.breaker.probes();
         if probes > 0 {
             let delay = full_jitter(FIRST_DELAY, LAST_DELAY, probes, rand::random());
             tokio::select! {
@@ -104,14 +104,14 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
                 Ok(()) = keys.changed() => {}
             }
         }
-        let cause = lane.pause.probed(&lane.probe().await);
-        debug!(lane = %lane.name, ?cause, "probed");
+        lane.changed(lane.breaker.record_probe(&lane.probe().await));
+        debug!(lane = %lane.name, cause = ?lane.breaker.cause(), "probed");
     }
 }
 
 /// Shows why the lane is paused, if it is.
 fn show_pause(lane: &Lane, readiness: &Readiness) {
-    if let Some(cause) = lane.pause.cause() {
+    if let Some(cause) = lane.breaker.cause() {
         lane.show_paused(Some(&cause));
         readiness.lane(lane.name(), LaneState::Paused(cause.text));
     }
@@ -122,7 +122,7 @@ fn show_pause(lane: &Lane, readiness: &Readiness) {
 async fn subscribe_and_take(
     tenure: &Arc<Tenure>,
     channel: &Channel,
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     jobs: &mut Jobs,
     stop: &Stop,
 ) -> Result<bool, LaneError> {
@@ -160,7 +160,7 @@ enum Taken {
 async fn take(
     tenure: &Arc<Tenure>,
     intake: &mut Intake,
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     jobs: &mut Jobs,
 ) -> Result<Taken, LaneError> {
     let lane = &tenure.lane;
@@ -173,7 +173,7 @@ async fn take(
         }
         let delivery = tokio::select! {
             biased;
-            () = lane.pause.begun() => break Taken::Paused,
+            () = lane.breaker.opened() => break Taken::Paused,
             Some(ended) = jobs.join_next() => {
                 tasks::ended(ended)?;
                 continue;
@@ -194,7 +194,7 @@ async fn take(
             continue;
         }
         // Not before there is a job: those whose company was refused need slots too.
-        let slot = slot(slots).await;
+        let slot = slots.take(lane).await;
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
         job.wait_for_its_turn(lane).await;
         start(tenure, job, Ticket::alone(slot), jobs);
@@ -204,11 +204,11 @@ async fn take(
 }
 
 /// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
-/// on trial. One that is suspected has the lane for itself.
+/// on trial. On trial no more are called at a time than belong to it. One that is suspected has the lane for itself.
 async fn take_warily(
     tenure: &Arc<Tenure>,
     channel: &Channel,
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     jobs: &mut Jobs,
 ) -> Result<(), LaneError> {
     let lane = &tenure.lane;
@@ -216,13 +216,13 @@ async fn take_warily(
     let back = Instant::now() + COME_BACK;
     let mut suspects = [true; QUEUES];
     let mut found = true;
-    while suspects.contains(&true) || (lane.pause.is_on_trial() && (found || Instant::now() < back)) {
+    while suspects.contains(&true) || (lane.breaker.is_half_open() && (found || Instant::now() < back)) {
         if !found {
             sleep(GLANCE).await;
         }
         found = false;
         // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
-        let first = lane.pause.probes() as usize;
+        let first = lane.breaker.probes() as usize;
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
@@ -234,27 +234,23 @@ async fn take_warily(
                 tasks::all(jobs).await?;
             }
             let job = Job::admit(delivery, lane);
-            let is_start = job.is_start();
-            let slot = slot(slots).await;
+            let slot = slots.take(lane).await;
             job.wait_for_its_turn(lane).await;
             start(tenure, job, Ticket::alone(slot), jobs);
-            // A poll is no trial: it waits for others, and says nothing of whether starts are allowed.
-            if *suspect || (is_start && lane.pause.is_on_trial()) {
+            if *suspect {
                 tasks::all(jobs).await?;
             }
-            if lane.pause.is_paused() {
+            if lane.breaker.is_open() {
                 return Ok(());
             }
         }
     }
-    // There is no job to be tried.
-    lane.acquit();
+    if lane.breaker.is_half_open() {
+        // There is no other job to be tried, and the calls in flight may still tell.
+        slots.all_free(lane).await;
+        lane.acquit();
+    }
     Ok(())
-}
-
-/// Waits for the right to make one of the lane's calls at a time.
-pub(super) async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    slots.clone().acquire_owned().await.expect("nobody closes the semaphore")
 }
 
 /// Has a job run, in a task of its own.

@@ -39,7 +39,6 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
         distinct(wanted)
     };
     let batch = lane.start_batch(instances).await;
-    drop(slot);
     let (result, named, failed) = match batch {
         Ok((answer, (named, failed))) => (Ok(answer), named, failed),
         Err(error) => (Err(error), distinct(&members), None),
@@ -48,6 +47,8 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
     if let Some(first) = members.first() {
         lane.note(&first.instance, &verdict, &result);
     }
+    // No earlier: the next call is one too many where this one failed.
+    drop(slot);
     let reach = Reach::of(&verdict, &result, failed);
     if let (Reach::AllBut(failed), Verdict::Started { .. }, false) = (&reach, &verdict, is_counted) {
         lane.plan.saw(named.len() - failed.len(), 0);

@@ -2,10 +2,16 @@
 
 use super::*;
 
+/// One slot, and it is taken.
+fn slots() -> (Arc<Slots>, OwnedSemaphorePermit) {
+    let slots = Slots::new(1);
+    let slot = slots.take_one();
+    (Arc::new(slots), slot)
+}
+
 #[tokio::test]
 async fn a_company_is_complete_once_everybody_has_come_or_left() {
-    let slots = Arc::new(Semaphore::new(1));
-    let slot = slots.clone().acquire_owned().await.unwrap();
+    let (slots, slot) = slots();
     let mut tickets: Vec<Ticket> = Ticket::together(3, slot, &slots).collect();
     let Right::Seat(first) = &mut tickets[0].0 else { panic!("a seat") };
     let company = first.company.clone();
@@ -22,8 +28,7 @@ async fn a_company_is_complete_once_everybody_has_come_or_left() {
 
 #[tokio::test]
 async fn a_company_that_everybody_left_gives_its_slot_back() {
-    let slots = Arc::new(Semaphore::new(1));
-    let slot = slots.clone().acquire_owned().await.unwrap();
+    let (slots, slot) = slots();
     drop(Ticket::together(3, slot, &slots).collect::<Vec<_>>());
-    assert_eq!(slots.available_permits(), 1);
+    assert_eq!(slots.free(), 1);
 }

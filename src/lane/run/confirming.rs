@@ -22,21 +22,21 @@ impl Job {
         ticket: Ticket,
     ) -> Next {
         drop(ticket);
-        if lane.pause.is_paused() {
+        if lane.breaker.is_open() {
             return self.unharmed(false);
         }
         let told = lane.poll(instance).await;
         let now = Timestamp::now();
         let Some(told) = told else {
             let delay = confirm::delay(confirming, lane.confirm_timeout, now);
-            return if lane.pause.is_paused() {
+            return if lane.breaker.is_open() {
                 self.unharmed(false)
             } else {
                 self.later(false, delay, "poll_postponed")
             };
         };
         // What ended the call ends the others' too, and is nothing to the job.
-        let spared = lane.pause.is_paused() && !confirm::is_overdue(confirming, lane.confirm_timeout, now);
+        let spared = lane.breaker.is_open() && !confirm::is_overdue(confirming, lane.confirm_timeout, now);
         if told.sight == Sight::Nothing && spared {
             return self.unharmed(false);
         }

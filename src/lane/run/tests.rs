@@ -33,7 +33,13 @@ fn progress() -> Progress {
 }
 
 fn decided(verdict: Verdict, progress: &Progress) -> Next {
-    decide(verdict, Err(NoAnswer::TimedOut), progress, Confirm::Accepted, RETRY, now(), 0.5)
+    decided_after(Duration::ZERO, verdict, progress)
+}
+
+/// What follows where the lane was paused for so long since the job first failed.
+fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Next {
+    let past = Past { progress, paused };
+    decide(verdict, Err(NoAnswer::TimedOut), past, Confirm::Accepted, RETRY, now(), 0.5)
 }
 
 #[test]
@@ -52,7 +58,8 @@ fn a_job_waits_until_not_before() {
 #[test]
 fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running() {
     let decided = |verdict, confirm| {
-        decide(verdict, Ok(Answer { status: 200, ..Answer::default() }), &progress(), confirm, RETRY, now(), 0.5)
+        let past = Past { progress: &progress(), paused: Duration::ZERO };
+        decide(verdict, Ok(Answer { status: 200, ..Answer::default() }), past, confirm, RETRY, now(), 0.5)
     };
     for ambiguous in [false, true] {
         let next = decided(Verdict::Started { ambiguous }, Confirm::Running);
@@ -113,6 +120,10 @@ fn time_exhausts_too_but_only_from_the_first_failure_on() {
     assert!(matches!(decided(Verdict::Transient, &waited), Next::Park { .. }));
     let failing = Progress { failing_since: Some(now() - RETRY.give_up_after), ..progress() };
     assert!(matches!(decided(Verdict::Transient, &failing), Next::Conclude(_)));
+    // A pause of the lane's is no time for which the job failed, and it still knows since when it does.
+    let paused = Duration::from_secs(1);
+    let Next::Park { progress: own, .. } = decided_after(paused, Verdict::Transient, &failing) else { panic!() };
+    assert_eq!(own.failing_since, failing.failing_since);
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! What an answer says of the lane, and why a lane is paused.
+
+use crate::bce::{Answer, NoAnswer};
+use crate::lane::verdict::{self, Verdict};
+use crate::outcome::Reason;
+
+/// Why a lane is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// What kind it is of.
+    pub kind: CauseKind,
+    /// What happened and what to do, for a person.
+    pub text: String,
+}
+
+/// The kinds of [`Cause`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CauseKind {
+    /// The keys are refused, missing or expired.
+    Keys,
+    /// The account may not use BCC, or cannot pay for it.
+    Account,
+    /// This machine's clock and the API's differ too much.
+    Clock,
+    /// What answers is no BCC endpoint, or its certificate is refused.
+    Endpoint,
+    /// The keys' user may not start instances.
+    AccessDenied,
+    /// The API does not answer as it should.
+    Outage,
+}
+
+impl CauseKind {
+    /// All there are.
+    pub const ALL: [Self; 6] =
+        [Self::Keys, Self::Account, Self::Clock, Self::Endpoint, Self::AccessDenied, Self::Outage];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Account => "account",
+            Self::Clock => "clock",
+            Self::Endpoint => "endpoint",
+            Self::AccessDenied => "access_denied",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+/// What one answer says about the lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// Every other call will end so too.
+    Fault(Cause),
+    /// So may every other call, if the API is out.
+    NoAnswer(Cause),
+    /// So may every other call, if a permission is gone.
+    Denied(Cause),
+    /// The API is there, and that is all.
+    Alive,
+    /// Keys, clock and permission are good.
+    Good,
+}
+
+impl Signal {
+    /// Reads the result of a call, and what it means for its job. `was_answered`: the API has answered this lane before.
+    pub fn read(verdict: &Verdict, result: &Result<Answer, NoAnswer>, was_answered: bool) -> Self {
+        match (verdict, result) {
+            (Verdict::ClockSkew { .. }, result) => Self::Fault(Cause {
+                kind: CauseKind::Clock,
+                text: format!("the API finds our clock off ({}): set this machine's clock, by NTP", said(result)),
+            }),
+            (Verdict::LaneFault, result) => Self::Fault(fault(result)),
+            (Verdict::Failed(Reason::AccessDenied), result) => Self::Denied(Cause {
+                kind: CauseKind::AccessDenied,
+                text: format!(
+                    "one instance after the other is refused ({}): give the key's user permission to operate them",
+                    said(result)
+                ),
+            }),
+            (Verdict::Throttled { .. }, _) => Self::Alive,
+            (_, Ok(answer)) if !verdict::is_none(answer) && !answer.foreign => Self::Good,
+            (_, result) => Self::NoAnswer(Cause { kind: CauseKind::Outage, text: outage(result, was_answered) }),
+        }
+    }
+}
+
+fn outage(result: &Result<Answer, NoAnswer>, was_answered: bool) -> String {
+    let said = said(result);
+    match result {
+        // At a lane's very first call that is more likely to be a name mistyped than an API that is out.
+        Err(NoAnswer::Unreachable(_)) if !was_answered => {
+            format!(
+                "{said}, and it never answered this lane: check region or endpoint; it is asked again every few seconds"
+            )
+        }
+        _ => format!("the API does not answer as it should ({said}): it is asked again every few seconds"),
+    }
+}
+
+fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
+    let (kind, remedy) = match result {
+        Err(NoAnswer::NoKeys(_)) => (CauseKind::Keys, "nothing is sent until then"),
+        Err(_) => (CauseKind::Endpoint, "check the lane's endpoint, and the certificates this machine trusts"),
+        Ok(answer) if (300..400).contains(&answer.status) => (
+            CauseKind::Endpoint,
+            "redirects are not followed; check the lane's endpoint or region, and any proxy on the way",
+        ),
+        Ok(answer) if answer.code.as_deref() == Some("OptInRequired") => {
+            (CauseKind::Account, "the account has to be opened for BCC, or paid for")
+        }
+        Ok(answer) if answer.code.as_deref() == Some("InvalidVersion") => {
+            (CauseKind::Endpoint, "it is no BCC endpoint that reveille knows; check the lane's endpoint or region")
+        }
+        Ok(_) => (CauseKind::Keys, "put valid keys where the lane takes them from"),
+    };
+    Cause { kind, text: format!("{}: {remedy}", said(result)) }
+}
+
+fn said(result: &Result<Answer, NoAnswer>) -> String {
+    let said = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+    // What there is to do follows in the same sentence.
+    said.trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,330 @@
+//! The state machine of the breaker: pure, and told the time.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::cause::{Cause, CauseKind, Signal};
+use crate::bce::InstanceId;
+
+/// So many instances in a row without an answer, none of which was failing before, are an outage. Where six calls in ten
+/// fail by chance, such a row begins once in 70,000 calls; with ten, once in 400.
+const OUTAGE: usize = 20;
+/// So many instances in a row that are denied are no matter of those instances. A denial is no chance.
+const DENIED: usize = 5;
+/// So many polls in a row without an answer are an outage: where nothing is started, they alone notice it.
+const POLLS: usize = 5;
+/// Calls beyond the lane's concurrency that finding out about an outage may cost.
+pub const BEYOND: usize = 5;
+/// Calls of a trial. Where six calls in ten fail by chance, all of them fail in one trial of thirteen.
+const TRIAL: usize = 5;
+/// Failing instances that are known at a time, of some 50 bytes each. Of more, some are taken for new again.
+const KNOWN: usize = 50_000;
+/// Pauses that are remembered. Of more, the oldest count as time for which jobs failed.
+const REMEMBERED: usize = 256;
+
+/// Whether a lane calls, and what its last calls say about that.
+#[derive(Debug)]
+pub struct Circuit {
+    /// Calls in flight, at most.
+    concurrency: usize,
+    state: State,
+    /// Instances whose last call failed, or was denied, by their own fault. That they fail again is no news.
+    failing: BTreeSet<InstanceId>,
+    /// Answers that show that the API is there, and what fails beside them fails by itself.
+    answers: u64,
+    was_answered: bool,
+    /// When the lane was paused, and had reason to be.
+    pauses: VecDeque<(Timestamp, Timestamp)>,
+}
+
+/// What a lane does.
+#[derive(Debug)]
+enum State {
+    /// It calls.
+    Closed(Row),
+    /// It does not call, but probes.
+    Open(Pause),
+    /// It calls for a few jobs, to learn whether all can be called.
+    HalfOpen(Pause, Trial),
+}
+
+/// Failures since the last answer that shows otherwise.
+#[derive(Debug, Default)]
+struct Row {
+    /// Calls without an answer, for whatever instance.
+    calls: usize,
+    /// Instances without an answer that were not failing before.
+    unanswered: BTreeSet<InstanceId>,
+    /// Instances denied that were not failing before.
+    denied: BTreeSet<InstanceId>,
+    /// Polls without an answer.
+    polls: usize,
+}
+
+impl Row {
+    /// The API is there.
+    fn is_answered(&mut self) {
+        self.calls = 0;
+        self.unanswered.clear();
+    }
+}
+
+#[derive(Debug)]
+struct Pause {
+    cause: Cause,
+    since: Timestamp,
+    /// Probes made so far.
+    probes: u32,
+    /// Instances that failed on one of its trials.
+    tried: BTreeSet<InstanceId>,
+    /// Something other than single instances was seen to fail.
+    is_certain: bool,
+}
+
+#[derive(Debug, Default)]
+struct Trial {
+    failed: usize,
+    /// One of them was not failing before, and failed on trial for the first time in this pause.
+    has_news: bool,
+}
+
+/// What became of a lane.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is paused now, where it worked before.
+    Paused(Cause),
+    /// It works again, after being paused for so long.
+    Works(Duration),
+}
+
+impl Circuit {
+    /// A lane that calls, `concurrency` calls at a time at most.
+    pub fn new(concurrency: usize) -> Self {
+        Self {
+            concurrency,
+            state: State::Closed(Row::default()),
+            failing: BTreeSet::new(),
+            answers: 0,
+            was_answered: false,
+            pauses: VecDeque::new(),
+        }
+    }
+
+    /// How many instances in a row without an answer are an outage.
+    pub fn outage_after(&self) -> usize {
+        OUTAGE.min(self.concurrency + BEYOND)
+    }
+
+    /// Why no calls are to be made, if so.
+    pub fn paused(&self) -> Option<&Cause> {
+        if let State::Open(pause) = &self.state { Some(&pause.cause) } else { None }
+    }
+
+    /// Whether only a few jobs are to be called.
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.state, State::HalfOpen(..))
+    }
+
+    /// Probes made since the lane last worked.
+    pub fn probes(&self) -> u32 {
+        match &self.state {
+            State::Closed(_) => 0,
+            State::Open(pause) | State::HalfOpen(pause, _) => pause.probes,
+        }
+    }
+
+    /// Counts the answers that show that the API is there.
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// Whether the API has ever answered.
+    pub fn was_answered(&self) -> bool {
+        self.was_answered
+    }
+
+    /// How many of the calls that may be in flight are not to be just now: all where the API has to be probed first.
+    pub fn withheld(&self) -> usize {
+        let allowed = match &self.state {
+            State::Closed(row) => (self.concurrency + BEYOND).saturating_sub(row.calls),
+            State::HalfOpen(pause, trial) => trial_size(&pause.cause).saturating_sub(trial.failed),
+            // Whoever is let through learns that it is paused.
+            State::Open(_) => self.concurrency,
+        };
+        self.concurrency.saturating_sub(allowed)
+    }
+
+    /// For how long the lane was paused between two moments, and had reason to be.
+    pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
+        let overlap = |(began, ended): &(Timestamp, Timestamp)| {
+            Duration::try_from((*ended).min(to).duration_since((*began).max(from))).unwrap_or_default()
+        };
+        self.pauses.iter().map(overlap).sum()
+    }
+
+    /// Records what came of a call for `instance`.
+    pub fn record(&mut self, instance: &InstanceId, signal: &Signal, now: Timestamp) -> Option<Change> {
+        // A denial may be what all would meet.
+        self.count_answer(matches!(signal, Signal::Alive | Signal::Good));
+        if let Signal::Fault(cause) = signal {
+            return self.open(cause, true, now);
+        }
+        let enough = self.outage_after();
+        let news = (!self.failing.contains(instance)).then(|| instance.clone());
+        match (&mut self.state, signal) {
+            (State::Closed(row), Signal::NoAnswer(cause)) => {
+                row.calls += 1;
+                row.unanswered.extend(news);
+                if row.unanswered.len() >= enough { self.open(cause, false, now) } else { None }
+            }
+            (State::Closed(row), Signal::Denied(cause)) => {
+                row.is_answered();
+                row.denied.extend(news);
+                if row.denied.len() >= DENIED { self.open(cause, false, now) } else { None }
+            }
+            (State::Closed(row), Signal::Alive) => {
+                row.is_answered();
+                None
+            }
+            (State::Closed(row), Signal::Good) => {
+                *row = Row::default();
+                self.failing.remove(instance);
+                None
+            }
+            (State::HalfOpen(..), Signal::NoAnswer(cause) | Signal::Denied(cause)) => self.tried(instance, cause, now),
+            (State::HalfOpen(..), Signal::Good) => {
+                self.failing.remove(instance);
+                self.close(true, now)
+            }
+            _ => None,
+        }
+    }
+
+    /// Records what came of asking for states. That it works says nothing of whether starts do: where the API fails those
+    /// alone, polls between them must not make each failure look like its own job's.
+    pub fn record_poll(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
+        match (&mut self.state, signal) {
+            (_, Signal::Fault(cause)) => self.open(cause, true, now),
+            (State::Closed(row), Signal::NoAnswer(cause)) => {
+                row.polls += 1;
+                if row.polls >= POLLS { self.open(cause, true, now) } else { None }
+            }
+            (State::Closed(row), _) => {
+                row.polls = 0;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Records what came of a probe. In a pause, an answer puts the lane on trial; else it shows that the API is there, and
+    /// no answer that it is not.
+    pub fn record_probe(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
+        self.count_answer(!matches!(signal, Signal::Fault(_) | Signal::NoAnswer(_)));
+        match (&mut self.state, signal) {
+            (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause)) => {
+                pause.cause = cause.clone();
+                pause.probes = pause.probes.saturating_add(1);
+                pause.is_certain = true;
+                None
+            }
+            (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
+            (State::Closed(row), _) => {
+                row.calls = 0;
+                None
+            }
+            // Whether jobs are denied too, only jobs can tell.
+            (State::Open(pause), _) => {
+                pause.probes = pause.probes.saturating_add(1);
+                let pause = Pause { tried: std::mem::take(&mut pause.tried), cause: pause.cause.clone(), ..*pause };
+                self.state = State::HalfOpen(pause, Trial::default());
+                None
+            }
+            (State::HalfOpen(..), _) => None,
+        }
+    }
+
+    /// Ends a trial, where there is one and no job is left to be tried.
+    pub fn acquit(&mut self, now: Timestamp) -> Option<Change> {
+        let State::HalfOpen(pause, trial) = &self.state else { return None };
+        let had_reason = pause.is_certain || trial.failed == 0;
+        self.close(had_reason, now)
+    }
+
+    fn count_answer(&mut self, is_one: bool) {
+        self.was_answered |= is_one;
+        self.answers = self.answers.wrapping_add(u64::from(is_one));
+    }
+
+    /// Notes that it was by its own fault that an instance failed.
+    pub fn blame(&mut self, instance: &InstanceId) {
+        if self.failing.len() >= KNOWN {
+            self.failing.pop_first();
+        }
+        self.failing.insert(instance.clone());
+    }
+
+    /// Records a failure on trial. Once as many failed as belong to a trial, the lane is paused on; or it works, since all
+    /// of them failed on trial before, and others may not.
+    fn tried(&mut self, instance: &InstanceId, cause: &Cause, now: Timestamp) -> Option<Change> {
+        let State::HalfOpen(pause, trial) = &mut self.state else { return None };
+        trial.failed += 1;
+        if pause.tried.len() >= KNOWN {
+            pause.tried.pop_first();
+        }
+        let is_tried = !pause.tried.insert(instance.clone());
+        // Those that were denied before the pause may have been among the first that all are denied.
+        let is_known = cause.kind != CauseKind::AccessDenied && self.failing.contains(instance);
+        trial.has_news |= !is_tried && !is_known;
+        if trial.failed < trial_size(&pause.cause) {
+            return None;
+        }
+        // One job after the other that is denied, and none that is not: that is no matter of theirs.
+        let all_are_denied = cause.kind == CauseKind::AccessDenied && pause.tried.len() >= DENIED;
+        if trial.has_news || all_are_denied {
+            return self.open(cause, false, now);
+        }
+        let (had_reason, alone) = (pause.is_certain, std::mem::take(&mut pause.tried));
+        alone.iter().for_each(|instance| self.blame(instance));
+        self.close(had_reason, now)
+    }
+
+    fn open(&mut self, cause: &Cause, is_certain: bool, now: Timestamp) -> Option<Change> {
+        let (pause, change) = match std::mem::replace(&mut self.state, State::Closed(Row::default())) {
+            State::Open(pause) => (pause, None),
+            State::HalfOpen(pause, _) => {
+                let is_certain = pause.is_certain || is_certain;
+                (Pause { cause: cause.clone(), is_certain, ..pause }, None)
+            }
+            State::Closed(_) => {
+                let cause = cause.clone();
+                let change = Change::Paused(cause.clone());
+                (Pause { cause, since: now, probes: 0, tried: BTreeSet::new(), is_certain }, Some(change))
+            }
+        };
+        self.state = State::Open(pause);
+        change
+    }
+
+    /// Ends a trial. Where nothing was seen to fail but some instances, over and over, the pause had no reason, and their
+    /// jobs are not given more time for it.
+    fn close(&mut self, had_reason: bool, now: Timestamp) -> Option<Change> {
+        let State::HalfOpen(pause, _) = std::mem::replace(&mut self.state, State::Closed(Row::default())) else {
+            return None;
+        };
+        if had_reason {
+            if self.pauses.len() >= REMEMBERED {
+                self.pauses.pop_front();
+            }
+            self.pauses.push_back((pause.since, now));
+        }
+        Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or_default()))
+    }
+}
+
+/// How many calls tell whether a pause is over. A denial is no chance, so one is enough.
+fn trial_size(cause: &Cause) -> usize {
+    if cause.kind == CauseKind::AccessDenied { 1 } else { TRIAL }
+}

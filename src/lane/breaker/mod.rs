@@ -1,0 +1,210 @@
+//! The circuit breaker of a lane: when it stops calling because calls are of no use, and how it begins again.
+//!
+//! Bad keys, a refused certificate or an API that is out meet every job alike, so no job is to pay for them. The lane
+//! *pauses* (the circuit is open): jobs that were not called go back unharmed, and a probe is made now and then. Once that
+//! is answered the lane is *on trial* (half open): a few calls, until one is answered as it should be, or all of them fail.
+//!
+//! | state | leaves for | when |
+//! |---|---|---|
+//! | closed | open | a call says that keys, account, clock or endpoint are at fault |
+//! | | open | a row of instances fails that were not failing before, with no good answer between them |
+//! | | open | calls failed and a probe fails too |
+//! | open | half open | a probe is answered |
+//! | half open | closed | a call is answered as it should be, or those that fail are those that failed before |
+//! | | open | all calls of the trial failed, one of them for an instance that had not been tried |
+//!
+//! One failing call does not tell whose fault it is: the job's own, where the API answers others, and the lane's where others
+//! fail alike. So a failure waits a while for either ([`Breaker::attribute`]), and a probe tells where neither comes.
+//! An instance that failed before is no evidence when it fails again: a few bad ones keep no lane from the rest, and chance
+//! alone, at six failing calls in ten, hardly ever makes a row ([`circuit`] has the figures).
+//!
+//! Failures in a row and calls in flight together are never more than the concurrency and [`circuit::BEYOND`]: what an
+//! outage can cost at most before it is noticed.
+
+mod cause;
+mod circuit;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use self::cause::Signal;
+pub use self::cause::{Cause, CauseKind};
+pub use self::circuit::Change;
+use self::circuit::Circuit;
+use super::verdict::{self, Verdict};
+use crate::bce::{Answer, InstanceId, NoAnswer};
+
+/// How long a failure waits for others to tell whose fault it is, at least and at most. A lane that calls slowly needs longer
+/// for as many calls as tell.
+const EVIDENCE: Duration = Duration::from_secs(1);
+const LONGEST_EVIDENCE: Duration = Duration::from_secs(5);
+
+/// Whether a lane calls, and what its last calls say about that.
+#[derive(Debug)]
+pub struct Breaker {
+    circuit: Mutex<Circuit>,
+    /// Tells that the circuit may have changed.
+    changed: watch::Sender<()>,
+    /// How long a failure waits for others.
+    evidence: Duration,
+}
+
+/// Whose fault it is that a call failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The lane is paused for it.
+    Lane,
+    /// The API answers others.
+    Job,
+    /// It did not fail.
+    Nobody,
+    /// Nobody else was called meanwhile, or not enough were.
+    Unknown,
+}
+
+impl Breaker {
+    /// Of a lane that makes `rate` calls a second, and `concurrency` at a time at most.
+    pub fn new(rate: f64, concurrency: usize) -> Self {
+        let circuit = Circuit::new(concurrency);
+        #[expect(clippy::cast_precision_loss, reason = "some tens")]
+        let enough = circuit.outage_after() as f64 / rate;
+        let evidence = Duration::try_from_secs_f64(enough).unwrap_or(LONGEST_EVIDENCE);
+        Self {
+            circuit: Mutex::new(circuit),
+            changed: watch::Sender::default(),
+            evidence: evidence.clamp(EVIDENCE, LONGEST_EVIDENCE),
+        }
+    }
+
+    /// Records what came of a call. Returns what changed by it, and whether it was one of a trial that is not over.
+    pub fn record(
+        &self,
+        instance: &InstanceId,
+        verdict: &Verdict,
+        result: &Result<Answer, NoAnswer>,
+    ) -> (Option<Change>, bool) {
+        self.update(|circuit| {
+            let signal = Signal::read(verdict, result, circuit.was_answered());
+            let change = circuit.record(instance, &signal, Timestamp::now());
+            (change, circuit.is_half_open())
+        })
+    }
+
+    /// Records what came of a probe.
+    pub fn record_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        self.update(|circuit| {
+            let signal = Signal::read(&verdict::general(result), result, circuit.was_answered());
+            circuit.record_probe(&signal, Timestamp::now())
+        })
+    }
+
+    /// Records what came of asking for states.
+    pub fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        self.update(|circuit| {
+            let signal = Signal::read(verdict, result, circuit.was_answered());
+            circuit.record_poll(&signal, Timestamp::now())
+        })
+    }
+
+    /// Ends a trial, where there is one and no job is left to be tried.
+    pub fn acquit(&self) -> Option<Change> {
+        self.update(|circuit| circuit.acquit(Timestamp::now()))
+    }
+
+    /// Whose fault it is that a call failed. Asked after [`Breaker::record`], which says whether it was `on_trial`: that
+    /// others are answered since is no evidence then, as the API may have come back in between.
+    pub async fn attribute(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>, on_trial: bool) -> Blame {
+        let is_known = match Signal::read(verdict, result, true) {
+            Signal::Fault(_) => return Blame::Lane,
+            Signal::NoAnswer(_) if on_trial => {
+                timeout(self.evidence, self.until(|circuit| !circuit.is_half_open())).await.is_ok()
+            }
+            Signal::NoAnswer(_) => {
+                let answers = self.answers();
+                let told = self.until(|circuit| circuit.paused().is_some() || circuit.answers() != answers);
+                timeout(self.evidence, told).await.is_ok()
+            }
+            Signal::Denied(_) => true,
+            Signal::Alive | Signal::Good => return Blame::Nobody,
+        };
+        match (self.is_open(), is_known) {
+            (false, false) => Blame::Unknown,
+            (false, true) if !on_trial => Blame::Job,
+            _ => Blame::Lane,
+        }
+    }
+
+    /// Notes that an instance failed by its own fault: that it fails again is no evidence against the API.
+    pub fn blame(&self, instance: &InstanceId) {
+        self.circuit().blame(instance);
+    }
+
+    /// Whether no calls are to be made.
+    pub fn is_open(&self) -> bool {
+        self.circuit().paused().is_some()
+    }
+
+    /// Why no calls are to be made.
+    pub fn cause(&self) -> Option<Cause> {
+        self.circuit().paused().cloned()
+    }
+
+    /// Waits until no calls are to be made.
+    pub async fn opened(&self) {
+        self.until(|circuit| circuit.paused().is_some()).await;
+    }
+
+    /// Whether only a few jobs are to be called, until one is answered as it should be.
+    pub fn is_half_open(&self) -> bool {
+        self.circuit().is_half_open()
+    }
+
+    /// How many probes were made since the lane last worked.
+    pub fn probes(&self) -> u32 {
+        self.circuit().probes()
+    }
+
+    /// Counts the answers that show that the API is there.
+    pub fn answers(&self) -> u64 {
+        self.circuit().answers()
+    }
+
+    /// For how long the lane was paused between two moments, and had reason to be.
+    pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
+        self.circuit().paused_between(from, to)
+    }
+
+    /// How many of the calls that the lane may have in flight are not to be: all of them where a probe has to tell first.
+    pub fn withheld(&self) -> usize {
+        self.circuit().withheld()
+    }
+
+    /// Waits until [`Breaker::withheld`] is not `withheld` any more.
+    pub async fn withholds_other_than(&self, withheld: usize) {
+        self.until(|circuit| circuit.withheld() != withheld).await;
+    }
+
+    fn update<T>(&self, update: impl FnOnce(&mut Circuit) -> T) -> T {
+        let updated = update(&mut self.circuit());
+        self.changed.send_replace(());
+        updated
+    }
+
+    async fn until(&self, is_so: impl Fn(&Circuit) -> bool) {
+        let is_so = |(): &()| is_so(&self.circuit());
+        self.changed.subscribe().wait_for(is_so).await.expect("the sender is ours");
+    }
+
+    fn circuit(&self) -> MutexGuard<'_, Circuit> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
