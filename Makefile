@@ -30,7 +30,7 @@ soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a 
 
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets; pauses
 	@tests/support/setup broker
-	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate && cargo bench --bench fleet && cargo bench --bench pause
+	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate && cargo bench --bench fleet && cargo bench --bench pause && cargo bench --bench breaker
 
 build: ## release binaries: target/release/reveille and target/release/bcc-sim
 	cargo build --release

@@ -144,11 +144,11 @@ fn failures_in_a_row_and_calls_in_flight_are_never_more_than_the_concurrency_and
     };
     // As if the same one failed over and over: that is no news, and still a row.
     assert_eq!((1..=8).map(|_| withheld(1)).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 1, 2, 3]);
-    let last = (9..=CONCURRENCY + 5).map(|_| withheld(1)).last();
+    let last = (9..=CONCURRENCY + 5).map(|_| withheld(1)).next_back();
     assert_eq!(last, Some(CONCURRENCY), "a probe has to tell now");
     probe(&breaker);
     assert!(breaker.withheld() == 0 && !breaker.is_open());
-    assert_eq!((1..=6).map(|_| withheld(1)).last(), Some(1));
+    assert_eq!((1..=6).map(|_| withheld(1)).next_back(), Some(1));
     succeed(&breaker, 2);
     assert_eq!(breaker.withheld(), 0);
 }
