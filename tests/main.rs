@@ -14,6 +14,7 @@ mod confirm;
 mod deadline;
 mod evidence;
 mod fleet;
+mod gateway;
 mod inbound;
 mod keys;
 mod lanes;

@@ -13,7 +13,7 @@ pub mod instance;
 pub mod key_file;
 pub mod sign;
 
-pub use answer::{Answer, NoAnswer};
+pub use answer::{Answer, NoAnswer, RequestId};
 pub use calls::{MOST_IDS, Operation};
 pub use client::{Client, Timeouts};
 pub use credentials::{CredentialError, CredentialSource, Credentials};

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::bce::{CredentialSource, Timeouts};
+use crate::bce::{CredentialSource, RequestId, Timeouts};
 use crate::job::{Confirm, Conflict};
 
 /// A file that is gone with the test.
@@ -72,6 +72,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     assert_eq!((lane.conflict, lane.confirm), (Conflict::Verify, Confirm::Accepted));
     assert_eq!((lane.confirm_timeout, lane.confirm_share), (600 * SECOND, 0.1));
     assert_eq!(lane.timeouts, Timeouts { connect: 3 * SECOND, total: 15 * SECOND });
+    assert_eq!(lane.request_id, RequestId::Required);
 
     let retry = config.retry;
     assert_eq!((retry.max_attempts, retry.initial), (8, SECOND / 2));
@@ -102,6 +103,7 @@ fn a_full_file_is_read_to_its_last_key() {
         confirm_share = 0.25
         connect_timeout = "1500ms"
         timeout = "5m"
+        request_id = "optional"
 
         [[lane]]
         name = "rehearsal"
@@ -133,6 +135,7 @@ fn a_full_file_is_read_to_its_last_key() {
     assert_eq!((bj.rate, bj.burst, bj.concurrency, bj.batch), (0.5, 1, 1024, 100));
     assert_eq!(bj.conflict, Conflict::Fail);
     assert_eq!(bj.timeouts, Timeouts { connect: 3 * SECOND / 2, total: 300 * SECOND });
+    assert_eq!((bj.request_id, rehearsal.request_id), (RequestId::Optional, RequestId::Required));
     assert_eq!(rehearsal.endpoint.to_string(), "http://127.0.0.1:8080");
     assert_eq!((rehearsal.rate, rehearsal.conflict), (1e6, Conflict::Accept));
     assert_eq!((config.retry.max_attempts, config.retry.initial, config.retry.max), (1, SECOND, SECOND));
@@ -211,7 +214,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and what each of its faults begins with: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 51] = [
+const FAULTY_FILES: [(&str, &[&str]); 52] = [
     // What there is not.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -305,6 +308,10 @@ const FAULTY_FILES: [(&str, &[&str]); 51] = [
     (
         "[[lane]]\nname = 'a'\ntimeout = '6m'",
         &["r.toml: lane[0].timeout: \"6m\" is wrong: expected a length of time abo"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nrequest_id = false",
+        &["r.toml: lane[0].request_id: false is wrong: expected required or optional"],
     ),
     // Retries, metrics and the stop.
     (

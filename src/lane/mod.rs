@@ -160,7 +160,8 @@ impl Lane {
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
-            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
+            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
+                .with_request_id(lane.request_id),
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
             memory: Memory::new(),

@@ -158,6 +158,7 @@ impl Pause {
         let mut runs = self.runs();
         match sign {
             Sign::Fault(cause) => Some(cause),
+            Sign::Nothing => None,
             Sign::NoAnswer(cause) => {
                 runs.polls = runs.polls.saturating_add(1);
                 (runs.polls >= enough).then_some(cause)
@@ -188,6 +189,7 @@ impl Pause {
                 runs.unanswered.clear();
                 None
             }
+            Sign::Nothing => None,
             Sign::Good => {
                 *runs = Runs::default();
                 None
@@ -206,7 +208,7 @@ impl Pause {
                 timeout(EVIDENCE, told).await.is_ok()
             }
             Sign::Denied(_) => true,
-            Sign::Alive | Sign::Good => return Blame::Job,
+            Sign::Alive | Sign::Good | Sign::Nothing => return Blame::Job,
         };
         match (self.is_paused(), is_known) {
             (true, _) => Blame::Lane,
@@ -265,6 +267,7 @@ impl Pause {
             Sign::Fault(cause) | Sign::NoAnswer(cause) => Some(cause),
             // Whether jobs are denied too, only jobs can tell.
             Sign::Denied(_) | Sign::Alive | Sign::Good => None,
+            Sign::Nothing => self.cause(),
         };
         let mut runs = self.runs();
         *runs = Runs { tried: std::mem::take(&mut runs.tried), ..Runs::default() };
@@ -300,6 +303,8 @@ enum Sign {
     Alive,
     /// Keys, clock and permission are good.
     Good,
+    /// Nothing: another one than the API throttles.
+    Nothing,
 }
 
 fn sign(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Sign {
@@ -316,8 +321,17 @@ fn sign(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Sign {
                 said(result)
             ),
         }),
+        (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Sign::Nothing,
         (Verdict::Throttled { .. }, _) => Sign::Alive,
         (_, Ok(answer)) if !verdict::is_none(answer) && !answer.foreign => Sign::Good,
+        (_, Ok(answer)) if answer.foreign => Sign::NoAnswer(Cause {
+            word: "outage",
+            text: format!(
+                "something else answers in the API's place ({}, without x-bce-request-id): check the lane's endpoint, and \
+                 gateways and proxies on the way; for one that only strips that header there is the lane's setting request_id",
+                said(result)
+            ),
+        }),
         (_, result) => Sign::NoAnswer(Cause {
             word: "outage",
             text: format!(

@@ -132,13 +132,15 @@ fn unverifiable(policy: Conflict) -> Verdict {
 /// Whether an answer says that there were too many calls.
 pub fn is_throttling(answer: &Answer) -> bool {
     let code = answer.code.as_deref().unwrap_or_default();
-    answer.status == 429 || (400..600).contains(&answer.status) && THROTTLING_CODES.contains(&code)
+    let is_the_apis = (400..600).contains(&answer.status) && !answer.foreign;
+    answer.status == 429 || is_the_apis && THROTTLING_CODES.contains(&code)
 }
 
-/// Whether an answer that would end the job is not the API's. A proxy's page can say "404" of every instance there is,
-/// and a captive portal "200".
+/// Whether an answer is another one's than the API's, and so tells nothing of the instance or the keys: a gateway can say
+/// "404" of every instance there is, "401" of good keys, and a captive portal "200". A redirect and a 429 are heeded
+/// whoever gives them: the API never redirects, and whoever throttles wants fewer calls.
 fn proves_nothing(answer: &Answer) -> bool {
-    answer.foreign && matches!(answer.status, 200..=299 | 400 | 402..=428 | 430..=499)
+    answer.foreign && !matches!(answer.status, 300..=399 | 429)
 }
 
 /// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come) and 425 (it came
@@ -174,6 +176,7 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
 pub fn is_clock_skew(answer: &Answer) -> bool {
     let says = |text: &str| answer.message.as_deref().is_some_and(|message| message.contains(text));
     (400..500).contains(&answer.status)
+        && !answer.foreign
         && match answer.code.as_deref() {
             Some("RequestExpired") => true,
             Some("InvalidRequest") => says("timestamp") || says("time expired"),

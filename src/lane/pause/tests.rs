@@ -232,3 +232,32 @@ fn five_polls_in_a_row_without_an_answer_pause_too_but_no_denied_ones_and_not_be
     assert_eq!(failing(&pause, 5), ["outage"]);
     assert_eq!(word(Pause::new().note_poll(&Verdict::LaneFault, &answered(401, ""))), Some("keys"));
 }
+
+#[test]
+fn five_answers_in_a_row_of_another_one_than_the_api_are_an_outage_and_no_probe_answered_so_ends_it() {
+    let foreign = |status| Ok(Answer { status, foreign: true, ..Answer::default() });
+    for status in [200, 400, 401, 404, 409, 413, 503] {
+        let pause = Pause::new();
+        let answer = foreign(status);
+        let failing = (1..=5).map(|number| pause.note(&id(number), &verdict::general(&answer), &answer));
+        let Some(Some(Change::Paused(cause))) = failing.last() else { panic!("{status}") };
+        assert_eq!(cause.word, "outage");
+        let said = format!("something else answers in the API's place (HTTP {status}, without x-bce-request-id)");
+        assert!(cause.text.starts_with(&said) && cause.text.contains("request_id"), "{}", cause.text);
+        assert_eq!(pause.probed(&answer).map(|cause| cause.word), Some("outage"));
+        assert_eq!(pause.probed(&foreign(429)).map(|cause| cause.word), Some("outage"), "it tells nothing of the API");
+        assert!(pause.is_paused() && !pause.is_on_trial());
+    }
+}
+
+#[test]
+fn another_ones_429_is_no_evidence_that_the_api_is_there() {
+    let (pause, throttled) = (Pause::new(), Verdict::Throttled { retry_after: None });
+    let gateways = Ok(Answer { status: 429, foreign: true, ..Answer::default() });
+    for number in 1..5 {
+        assert_eq!(pause.note(&id(number), &Verdict::Transient, &TIMED_OUT), None);
+        assert_eq!(pause.note(&id(9), &throttled, &gateways), None);
+        assert_eq!(pause.note_poll(&throttled, &gateways), None);
+    }
+    assert_eq!(word(pause.note(&id(5), &Verdict::Transient, &TIMED_OUT)), Some("outage"));
+}

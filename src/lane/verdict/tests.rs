@@ -58,7 +58,7 @@ fn a_409_whose_code_was_lost_decides_nothing() {
 
 #[test]
 fn a_proxys_page_decides_nothing_about_a_job() {
-    for status in [200, 204, 400, 403, 404, 409, 418] {
+    for status in [200, 204, 400, 401, 403, 404, 407, 408, 409, 413, 418, 500, 502] {
         let page = Answer { foreign: true, ..answer(status, "") };
         for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
             assert_eq!(of_start(&Ok(page.clone()), circumstances), Verdict::Transient, "{status}");
@@ -67,9 +67,19 @@ fn a_proxys_page_decides_nothing_about_a_job() {
         }
         assert_eq!(general(&Ok(page)), Verdict::Transient, "and nothing about a lane: {status}");
     }
-    for (status, verdict) in [(302, Verdict::LaneFault), (401, Verdict::LaneFault), (502, Verdict::Transient)] {
-        let page = Answer { foreign: true, ..answer(status, "") };
-        assert_eq!(of_start(&Ok(page), clean(Conflict::Fail)), verdict);
+    // Whoever redirects or throttles is heeded.
+    for (status, verdict) in [(302, Verdict::LaneFault), (429, Verdict::Throttled { retry_after: None })] {
+        let page = Ok(Answer { foreign: true, ..answer(status, "") });
+        assert_eq!((of_start(&page, clean(Conflict::Fail)), general(&page)), (verdict.clone(), verdict));
+    }
+    // A code of the API's in another one's answer is no code of the API's.
+    for code in ["InvalidAccessKeyId", "RequestExpired", "RequestLimitExceeded", "Instance.StartExpiredInstance"] {
+        for status in [400, 403, 409] {
+            let page = Ok(Answer { foreign: true, ..answer(status, code) });
+            assert_eq!(of_start(&page, clean(Conflict::Fail)), Verdict::Transient, "{status} {code}");
+            let gone = page.as_ref().is_ok_and(|page| is_throttling(page) || is_clock_skew(page));
+            assert!(!gone, "{status} {code}");
+        }
     }
 }
 
