@@ -178,10 +178,11 @@ async fn where_a_proxy_strips_the_header_there_is_a_setting() {
         );
         // A page is another one's all the same.
         stage.sim.faults(json!([{"fault": {"status": 404, "html": true}}])).await;
+        let mut account = Account::open(&stage.vhost.url).await;
         account.submit(["i-sim00021".to_owned()], json!({})).await;
         stage.daemon.paused("outage", &[WORDS]).await;
         stage.sim.faults(json!([])).await;
-        account.close(PATIENCE).await;
+        assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 1)].into());
     }
 }
 

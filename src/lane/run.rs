@@ -336,7 +336,7 @@ impl Job {
             let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
             verdict = verdict::of_describe(&described, circumstances);
             // The 409 tells more than a 200 that only named a state.
-            if !matches!(&described, Ok((answer, _)) if answer.status < 300) {
+            if !matches!(&described, Ok((answer, _)) if answer.status < 300 && !answer.foreign) {
                 result = described.map(|(answer, _)| answer);
             }
         }
