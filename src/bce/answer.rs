@@ -8,6 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::codes::{Codes, Meaning};
+
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
 /// Longest error code or request id kept, in characters.
@@ -31,6 +33,17 @@ pub struct Answer {
     /// Given by a proxy, a gateway or a captive portal in the API's place, as far as [`RequestId`] tells. It tells nothing
     /// about the instance, the keys or the time.
     pub foreign: bool,
+    /// What the code means, by the lane's rules or the built-in table; `None` where the status decides.
+    pub meaning: Option<Meaning>,
+}
+
+/// How a lane's answers are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Which answers are the API's.
+    pub request_id: RequestId,
+    /// What their codes mean.
+    pub codes: Codes,
 }
 
 /// Whether an answer has to carry a request id to count as the API's. Every answer of the API does, in the header
@@ -140,7 +153,7 @@ impl Answer {
     }
 
     /// Reads status, headers and body. A body that is no error object leaves the fields it would have given empty.
-    pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8], rule: RequestId) -> Self {
+    pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8], by: &Reading) -> Self {
         let id_of_header = header("x-bce-request-id").filter(|id| !id.is_empty());
         let (id_of_body, code, message) = if !(200..300).contains(&status) {
             let error = serde_json::from_slice::<ErrorBody>(body).ok();
@@ -153,14 +166,16 @@ impl Answer {
         };
         let request_id = id_of_header.or(id_of_body.filter(|id| !id.is_empty()));
         let foreign = request_id.is_none()
-            && match rule {
+            && match by.request_id {
                 RequestId::Required => true,
                 RequestId::Optional => body.trim_ascii_start().first().is_some_and(|first| *first != b'{'),
             };
         let date = header("date").as_deref().and_then(http_date);
+        let code = code.filter(|code| !code.is_empty()).map(|code| shorten(code, CODE_LIMIT));
         Self {
             status,
-            code: code.filter(|code| !code.is_empty()).map(|code| shorten(code, CODE_LIMIT)),
+            meaning: code.as_ref().filter(|_| !foreign).and_then(|code| by.codes.meaning(status, code)),
+            code,
             message: message.map(|message| shorten(message, MESSAGE_LIMIT)),
             request_id: request_id.map(|id| shorten(id, CODE_LIMIT)),
             retry_after: header("retry-after").and_then(|value| retry_after(&value, date)),
@@ -196,9 +211,9 @@ pub(crate) fn shorten(mut text: String, limit: usize) -> String {
 mod tests {
     use super::*;
 
-    fn read_by(rule: RequestId, status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+    fn read_by(request_id: RequestId, status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
         let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Answer::read(status, header, body.as_bytes(), rule)
+        Answer::read(status, header, body.as_bytes(), &Reading { request_id, ..Reading::default() })
     }
 
     fn read(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -234,6 +249,14 @@ mod tests {
             let answer = read(status, &[], body);
             assert!(!answer.foreign && answer.request_id.as_deref() == Some("r-1"), "{status}");
         }
+    }
+
+    #[test]
+    fn what_a_code_means_only_the_apis_answer_tells() {
+        let body = r#"{"code":"Instance.NoStock","message":"none left"}"#;
+        assert!(matches!(read(403, &[ID], body).meaning, Some(Meaning::NoCapacity(_))));
+        assert_eq!((read(403, &[], body).meaning, read(200, &[ID], body).meaning), (None, None));
+        assert_eq!(read(403, &[ID], r#"{"code":"AccessDenied"}"#).meaning, None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod roll_call;
 mod run;
 mod seal;
 mod serve;
+mod share;
+mod spare;
 mod stop;
 mod survived;
 pub mod verdict;
@@ -45,6 +47,7 @@ use self::pause::{Blame, Cause, Change, Pause};
 use self::plan::{Plan, Way};
 use self::polls::Polls;
 use self::seal::Seals;
+use self::spare::Spare;
 pub use self::stop::Stop;
 use self::survived::Survived;
 use self::verdict::Verdict;
@@ -78,6 +81,7 @@ pub struct Lane {
     client: Client,
     limiter: Limiter,
     polls: Polls,
+    spare: Spare,
     memory: Memory,
     seals: Seals,
     survived: Arc<Survived>,
@@ -161,9 +165,10 @@ impl Lane {
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
             client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
-                .with_request_id(lane.request_id),
+                .with_reading(lane.reading.clone()),
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
+            spare: Spare::new(lane.concurrency),
             memory: Memory::new(),
             seals,
             survived: Arc::default(),
@@ -337,7 +342,7 @@ impl Lane {
 
     /// Deliveries that each of the lane's queues is to have with us just now, unacked, where they are small.
     fn prefetch(&self) -> u16 {
-        let starts = |rate| left_to_starts(rate, self.polls.share);
+        let starts = |rate| left_to_starts(rate, self.polls.share.part);
         prefetch(starts(self.rate), starts(self.limiter.rate()), self.concurrency, self.company_size())
     }
 

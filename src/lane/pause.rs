@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::verdict::{self, Verdict};
-use crate::bce::{Answer, InstanceId, NoAnswer};
+use crate::bce::{Answer, InstanceId, NoAnswer, codes};
 use crate::outcome::Reason;
 
 /// So many different instances in a row with no good answer between them are no accident.
@@ -323,7 +323,7 @@ fn sign(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Sign {
         }),
         (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Sign::Nothing,
         (Verdict::Throttled { .. }, _) => Sign::Alive,
-        (_, Ok(answer)) if !verdict::is_none(answer) && !answer.foreign => Sign::Good,
+        (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Sign::Good,
         (_, Ok(answer)) if answer.foreign => Sign::NoAnswer(Cause {
             word: "outage",
             text: format!(
@@ -355,6 +355,11 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
         Ok(answer) if answer.code.as_deref() == Some("InvalidVersion") => {
             ("endpoint", "it is no BCC endpoint that reveille knows; check the lane's endpoint or region")
         }
+        Ok(answer) if answer.status != 401 && answer.code.as_deref().is_some_and(|code| !codes::is_of_keys(code)) => (
+            "account",
+            "by this code the account can start nothing; see to its balance and quotas, or give the code another meaning \
+             with an [[answer]] rule",
+        ),
         Ok(_) => ("keys", "put valid keys where the lane takes them from"),
     };
     Cause { word, text: format!("{}: {remedy}", said(result)) }

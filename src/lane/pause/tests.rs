@@ -261,3 +261,32 @@ fn another_ones_429_is_no_evidence_that_the_api_is_there() {
     }
     assert_eq!(word(pause.note(&id(5), &Verdict::Transient, &TIMED_OUT)), Some("outage"));
 }
+
+/// Only `AccessDenied` tells of a permission that is gone.
+#[test]
+fn any_number_of_jobs_with_codes_of_their_own_pause_nothing() {
+    let pause = Pause::new();
+    for number in 1..50 {
+        let answer = answered(403, "Bcc.ZoneClosed");
+        assert_eq!(pause.note(&id(number), &verdict::general(&answer), &answer), None);
+        let (none, answer) = (Verdict::NoCapacity { reason: Reason::NoCapacity }, answered(503, "Instance.NoStock"));
+        assert_eq!(pause.note(&id(number), &none, &answer), None);
+    }
+}
+
+#[test]
+fn a_code_that_faults_the_lane_and_is_not_of_the_keys_is_the_accounts() {
+    let cause = |status, code| match Pause::new().note(&id(1), &Verdict::LaneFault, &answered(status, code)) {
+        Some(Change::Paused(cause)) => cause,
+        other => panic!("{other:?}"),
+    };
+    for code in ["InsufficientBalance", "Own.Code"] {
+        let cause = cause(403, code);
+        assert_eq!(cause.word, "account");
+        assert!(cause.text.contains(code) && cause.text.contains("[[answer]]"), "{}", cause.text);
+    }
+    for code in ["SignatureDoesNotMatch", "AuthError", ""] {
+        assert_eq!(cause(400, code).word, "keys", "{code}");
+    }
+    assert_eq!(cause(401, "Own.Code").word, "keys");
+}

@@ -26,6 +26,7 @@ fn progress() -> Progress {
         failing_since: None,
         touched: false,
         denied: false,
+        no_capacity: false,
         order: None,
         put_back: None,
         confirming: None,
@@ -143,4 +144,43 @@ fn throttling_and_lane_faults_cost_no_attempt() {
         let Next::Park { progress, delay, .. } = decided(verdict, &tired) else { panic!() };
         assert_eq!((progress.attempts, progress.setbacks, delay), (2, 10, Duration::from_secs(30)));
     }
+}
+
+#[test]
+fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothing() {
+    let none = || Verdict::NoCapacity { reason: Reason::NoCapacity };
+    let retry = Retry { give_up_after: Duration::from_secs(3600), ..RETRY };
+    let answer = || Ok(Answer { status: 403, ..Answer::default() });
+    let at = |progress: &Progress, seconds, random| {
+        let now = now() + Duration::from_secs(seconds);
+        decide(none(), answer(), progress, Confirm::Accepted, retry, now, random)
+    };
+    let mut last = progress();
+    for (seconds, most) in [(0, 30), (30, 60), (90, 120), (210, 240), (450, 300), (750, 300)] {
+        for random in [0.0, 1.0] {
+            let Next::Park { progress, delay, cause } = at(&last, seconds, random) else { panic!() };
+            let expected = if random == 0.0 { most / 2 } else { most };
+            assert_eq!((delay, cause), (Duration::from_secs(expected), "no_capacity"));
+            assert_eq!((progress.attempts, progress.failing_since), (0, Some(now())), "from the first time on");
+            assert!(progress.no_capacity && progress.touched);
+        }
+        let Next::Park { progress, .. } = at(&last, seconds, 0.5) else { panic!() };
+        last = progress;
+    }
+    // It is back as its time is up, and then ends with the answer.
+    let Next::Park { delay, .. } = at(&last, 3590, 0.5) else { panic!() };
+    assert_eq!(delay, Duration::from_secs(10));
+    let Next::Conclude(end) = at(&last, 3600, 0.5) else { panic!() };
+    assert_eq!((end.outcome, end.ambiguous, end.attempts), (Outcome::Failed(Reason::NoCapacity), false, 1));
+    assert_eq!(end.answer.map(|answer| answer.status), Some(403));
+    // Whatever else comes of a call, it goes before others again.
+    let Next::Park { progress, .. } = decided(Verdict::Transient, &last) else { panic!() };
+    assert!(!progress.no_capacity);
+}
+
+#[test]
+fn no_job_waits_beyond_its_deadline() {
+    assert_eq!(left(None, now()), Duration::MAX);
+    assert_eq!(left(Some(now() + Duration::from_secs(7)), now()), Duration::from_secs(7));
+    assert_eq!(left(Some(now() - Duration::from_secs(7)), now()), Duration::ZERO);
 }
