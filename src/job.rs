@@ -190,7 +190,7 @@ pub struct Progress {
     pub received_at: Timestamp,
     /// Start calls that counted against `max_attempts`.
     pub attempts: u32,
-    /// How often the job was parked after a call, counted or not.
+    /// How often the job was parked after a call, counted or not, or gave way to others.
     pub setbacks: u32,
     /// When a call first failed, its own or one for several jobs: `give_up_after` runs from here.
     pub failing_since: Option<Timestamp>,

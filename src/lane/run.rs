@@ -46,6 +46,8 @@ const FIRST_NO_CAPACITY: Duration = Duration::from_secs(30);
 const LAST_NO_CAPACITY: Duration = Duration::from_secs(5 * 60);
 /// Why such a job is parked.
 const NO_CAPACITY: &str = "no_capacity";
+/// Said of a job whose last answer tells nothing of it.
+const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
 /// Into the queue of due jobs, which nobody takes from while the lane is paused.
 const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 
@@ -234,7 +236,7 @@ impl Job {
             }
             First::Call(instance) => self.call(lane, instance, ticket).await,
             First::Wait(delay) => self.later(false, *delay, "not_before"),
-            First::GiveWay(delay) => self.later(false, *delay, "gave_way"),
+            First::GiveWay(delay) => self.give_way(*delay),
             First::Anew => self.later(false, INTO_THE_QUEUE, "put_back"),
             // Whoever had it before may have called for it.
             First::End(outcome, explanation) => {
@@ -247,6 +249,13 @@ impl Job {
     fn later(&self, touched: bool, delay: Duration, cause: &'static str) -> Next {
         let progress = Progress { touched: self.progress.touched || touched, ..self.progress.clone() };
         Next::Park { progress, delay, cause }
+    }
+
+    /// Back since others go first, and for longer from time to time: where thousands wait, RabbitMQ is not to move them all the
+    /// while.
+    fn give_way(&self, delay: Duration) -> Next {
+        let progress = Progress { setbacks: self.progress.setbacks.saturating_add(1), ..self.progress.clone() };
+        Next::Park { progress, delay, cause: "gave_way" }
     }
 
     /// Back because the lane is paused.
@@ -472,7 +481,8 @@ fn failing_since(progress: &Progress, lane: &Lane) -> Option<Timestamp> {
 fn capacity_wait(progress: &Progress, deadline: Option<Timestamp>, lane: &Lane, now: Timestamp) -> Option<Duration> {
     let since = failing_since(progress, lane).filter(|_| progress.no_capacity && !is_late(deadline, now))?;
     let rest = lane.retry.give_up_after.saturating_sub(elapsed(since, now));
-    let wait = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, progress.setbacks, rand::random());
+    let setbacks = progress.setbacks.saturating_add(1);
+    let wait = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, setbacks, rand::random());
     (!rest.is_zero()).then(|| wait.min(rest).min(left(deadline, now)))
 }
 
@@ -567,7 +577,10 @@ fn decide(
         }
     };
     let (answer, explanation) = match result {
-        Ok(answer) => (Some(answer), None),
+        Ok(answer) => {
+            let explanation = answer.foreign.then(|| NOT_THE_APIS.to_owned());
+            (Some(answer), explanation)
+        }
         Err(error) => (None, Some(error.to_string())),
     };
     let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };

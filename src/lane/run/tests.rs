@@ -184,3 +184,13 @@ fn no_job_waits_beyond_its_deadline() {
     assert_eq!(left(Some(now() + Duration::from_secs(7)), now()), Duration::from_secs(7));
     assert_eq!(left(Some(now() - Duration::from_secs(7)), now()), Duration::ZERO);
 }
+
+#[test]
+fn a_job_that_ends_over_an_answer_of_another_one_than_the_api_says_so() {
+    let tired = Progress { attempts: 2, ..progress() };
+    let page = Ok(Answer { status: 404, foreign: true, ..Answer::default() });
+    let next = decide(Verdict::Transient, page, &tired, Confirm::Accepted, RETRY, now(), 0.5);
+    let Next::Conclude(end) = next else { panic!("{next:?}") };
+    assert_eq!((end.outcome, end.ambiguous), (Outcome::Failed(Reason::Exhausted), true));
+    assert_eq!(end.explanation.as_deref(), Some(NOT_THE_APIS));
+}
