@@ -190,7 +190,7 @@ pub struct Progress {
     pub received_at: Timestamp,
     /// Start calls that counted against `max_attempts`.
     pub attempts: u32,
-    /// How often the job was parked after a call, counted or not.
+    /// How often the job was parked after a call, counted or not, or gave way to others.
     pub setbacks: u32,
     /// When a call first failed, its own or one for several jobs: `give_up_after` runs from here.
     pub failing_since: Option<Timestamp>,
@@ -198,6 +198,8 @@ pub struct Progress {
     pub touched: bool,
     /// The API denied access to the instance once, while it let others through. The second time that ends the job.
     pub denied: bool,
+    /// The last call found no machine to be had. Others go first then.
+    pub no_capacity: bool,
     /// The name of the order whose copy the message is, where the daemon has given it one.
     pub order: Option<String>,
     /// The message was a dead letter once, of this instant, and was put back: it is another order than the one that failed.
@@ -230,6 +232,7 @@ const SETBACKS: &str = "x-reveille-setbacks";
 const FAILING_SINCE: &str = "x-reveille-failing-since";
 const TOUCHED: &str = "x-reveille-touched";
 const DENIED: &str = "x-reveille-denied";
+const NO_CAPACITY: &str = "x-reveille-no-capacity";
 /// `start` or `confirm`. The four below count in the latter.
 const PHASE: &str = "x-reveille-phase";
 const STARTED_AT: &str = "x-reveille-started-at";
@@ -263,6 +266,7 @@ impl Progress {
             failing_since: past(FAILING_SINCE),
             touched: headers.flag(TOUCHED),
             denied: headers.flag(DENIED),
+            no_capacity: headers.flag(NO_CAPACITY),
             order: headers.text(ORDER).map(str::to_owned),
             put_back: if put_back { written.instant(DEAD_AT) } else { headers.instant(PUT_BACK) },
             // Forged, it makes its job one that only looks, and what it says then is true.
@@ -300,6 +304,7 @@ impl Progress {
         set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
         set(DENIED, Some(AMQPValue::Boolean(self.denied)));
+        set(NO_CAPACITY, Some(AMQPValue::Boolean(self.no_capacity)));
         set(ORDER, self.order.clone().map(text));
         set(PUT_BACK, self.put_back.map(|instant| text(instant.to_string())));
         // Always told, since the message may carry what it was before.
@@ -400,6 +405,7 @@ mod tests {
             failing_since: Some(now),
             touched: true,
             denied: true,
+            no_capacity: true,
             order: Some("o".to_owned()),
             put_back: Some(now),
             confirming: Some(Confirming { since: now, ambiguous: true, seen_starting: true, polls: 5 }),

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::bce::Answer;
+use crate::bce::{Answer, Word};
 
 /// The media type of an event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -57,12 +57,14 @@ pub enum Reason {
     WrongState,
     /// The instance has expired: it needs payment, not patience.
     InstanceExpired,
-    /// 403.
+    /// 403 with the code `AccessDenied`, or without one.
     AccessDenied,
     /// 404.
     NotFound,
-    /// Another 4xx.
+    /// Another 4xx: its code says why.
     Refused,
+    /// No machine was to be had for `give_up_after`, by a code that no rule gives another reason.
+    NoCapacity,
     /// Attempts or `give_up_after` were used up.
     Exhausted,
     /// The message was delivered so often that it is suspected of ending whoever touches it.
@@ -71,11 +73,13 @@ pub enum Reason {
     NotRunning,
     /// The start was accepted, and the instance was not seen running within the lane's `confirm_timeout`.
     NotRunningInTime,
+    /// The one that a rule of the configuration gives to the code.
+    Configured(Word),
 }
 
 impl Outcome {
-    /// Every outcome there is.
-    const ALL: [Self; 16] = [
+    /// Every outcome there is, but for reasons that are configured.
+    const ALL: [Self; 17] = [
         Self::Started,
         Self::Running,
         Self::AlreadyDone,
@@ -88,15 +92,19 @@ impl Outcome {
         Self::Failed(Reason::AccessDenied),
         Self::Failed(Reason::NotFound),
         Self::Failed(Reason::Refused),
+        Self::Failed(Reason::NoCapacity),
         Self::Failed(Reason::Exhausted),
         Self::Failed(Reason::Poisoned),
         Self::Failed(Reason::NotRunning),
         Self::Failed(Reason::NotRunningInTime),
     ];
 
-    /// The outcome of this name and reason, as they stand in events.
+    /// The outcome of this name and reason, as they stand in events of our own: another configuration may have had reasons that
+    /// this one has not.
     pub fn read(name: &str, reason: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.as_str() == name && outcome.reason() == reason)
+        let known = Self::ALL.into_iter().find(|outcome| outcome.as_str() == name && outcome.reason() == reason);
+        let configured = || (name == "failed").then(|| Word::parse(reason).map(Reason::Configured)).flatten();
+        known.or_else(|| configured().map(Self::Failed))
     }
 
     /// The name in events, routing keys and metrics.
@@ -136,6 +144,19 @@ impl Outcome {
 }
 
 impl Reason {
+    /// The reason of this name: a built-in one, or that of a rule.
+    pub fn named(word: Word) -> Self {
+        Self::built_in(word.as_str()).unwrap_or(Self::Configured(word))
+    }
+
+    /// The built-in reason of this name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        Outcome::ALL.into_iter().find_map(|outcome| match outcome {
+            Outcome::Failed(reason) if reason.as_str() == name => Some(reason),
+            _ => None,
+        })
+    }
+
     /// The name in events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -146,10 +167,12 @@ impl Reason {
             Self::AccessDenied => "access_denied",
             Self::NotFound => "not_found",
             Self::Refused => "refused",
+            Self::NoCapacity => "no_capacity",
             Self::Exhausted => "exhausted",
             Self::Poisoned => "poisoned",
             Self::NotRunning => "not_running",
             Self::NotRunningInTime => "not_running_in_time",
+            Self::Configured(word) => word.as_str(),
         }
     }
 }
@@ -319,6 +342,18 @@ mod tests {
             assert_eq!(Outcome::read(outcome.as_str(), outcome.reason()), Some(outcome));
         }
         assert_eq!((Outcome::read("failed", ""), Outcome::read("held", "")), (None, None));
+    }
+
+    #[test]
+    fn a_reason_that_only_another_configuration_knows_is_read_as_it_was_said() {
+        let read = Outcome::read("failed", "no_stock").unwrap();
+        assert_eq!((read.as_str(), read.reason(), read.is_dead_letter()), ("failed", "no_stock", true));
+        assert_eq!(read, Outcome::Failed(Reason::named(Word::parse("no_stock").unwrap())));
+        assert_eq!(read.phase(false), Phase::Start);
+        for (name, reason) in [("failed", "No stock"), ("started", "no_stock"), ("rejected", "no_stock")] {
+            assert_eq!(Outcome::read(name, reason), None, "{name} {reason}");
+        }
+        assert_eq!(Reason::named(Word::parse("not_found").unwrap()), Reason::NotFound);
     }
 
     #[test]

@@ -20,6 +20,11 @@ pub fn full_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64)
     ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0))
 }
 
+/// The delay before the next try of what needs patience: between half of the same ceiling and all of it.
+pub fn half_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64) -> Duration {
+    ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0).midpoint(1.0))
+}
+
 fn ceiling(initial: Duration, max: Duration, setbacks: u32) -> Duration {
     let mut backoff = ExponentialBackoff::<SystemClock> {
         current_interval: initial.min(max),
@@ -59,5 +64,12 @@ mod tests {
         assert_eq!(full_jitter(INITIAL, MAX, 4, 0.0), Duration::ZERO);
         assert_eq!(full_jitter(INITIAL, MAX, 4, 0.5), Duration::from_secs(2));
         assert!(full_jitter(INITIAL, MAX, 4, 0.999_999) < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn half_of_the_jitter_leaves_half_of_the_ceiling() {
+        assert_eq!(half_jitter(INITIAL, MAX, 4, 0.0), Duration::from_secs(2));
+        assert_eq!(half_jitter(INITIAL, MAX, 4, 0.5), Duration::from_secs(3));
+        assert_eq!(half_jitter(INITIAL, MAX, 99, 1.0), MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! All tests that need a broker, the simulator or the daemon, as one program: they mostly wait, and so can do it together.
 
 mod ambiguity;
+mod answers;
 mod api_faults;
 mod balance;
 mod batch;
@@ -14,6 +15,7 @@ mod confirm;
 mod deadline;
 mod evidence;
 mod fleet;
+mod gateway;
 mod inbound;
 mod keys;
 mod lanes;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::codes::{Codes, Meaning};
+
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
 /// Longest error code or request id kept, in characters.
@@ -28,9 +30,31 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// Header `Date`: the server's clock.
     pub date: Option<Timestamp>,
-    /// Said by a proxy, a load balancer or a captive portal on the way: the body is no JSON, and there is no
-    /// `x-bce-request-id`, which every answer of the API carries. It tells nothing about the instance.
+    /// Given by a proxy, a gateway or a captive portal in the API's place, as far as [`RequestId`] tells. It tells nothing
+    /// about the instance, the keys or the time.
     pub foreign: bool,
+    /// What the code means, by the lane's rules or the built-in table; `None` where the status decides.
+    pub meaning: Option<Meaning>,
+}
+
+/// How a lane's answers are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Which answers are the API's.
+    pub request_id: RequestId,
+    /// What their codes mean.
+    pub codes: Codes,
+}
+
+/// Whether an answer has to carry a request id to count as the API's. Every answer of the API does, in the header
+/// `x-bce-request-id` (<https://cloud.baidu.com/doc/BCC/s/Mjwvyo6bm-en>), and error bodies repeat it as `requestId`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RequestId {
+    /// An answer without one, in header or body, is [`foreign`](Answer::foreign).
+    #[default]
+    Required,
+    /// A proxy on the way strips the header: only a body that is neither empty nor an object is foreign then.
+    Optional,
 }
 
 /// A call that got no answer. The instance may have been started all the same, except where said.
@@ -115,6 +139,13 @@ struct ErrorBody {
     message: Option<String>,
 }
 
+/// All that is read of a success here.
+#[derive(Deserialize)]
+struct SuccessBody {
+    #[serde(rename = "requestId")]
+    request_id: Option<String>,
+}
+
 impl Answer {
     /// Whether the status is a 2xx. A [`foreign`](Answer::foreign) answer can have one too.
     pub fn is_success(&self) -> bool {
@@ -122,22 +153,34 @@ impl Answer {
     }
 
     /// Reads status, headers and body. A body that is no error object leaves the fields it would have given empty.
-    pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8]) -> Self {
-        let error = if (200..300).contains(&status) { None } else { serde_json::from_slice::<ErrorBody>(body).ok() };
-        let (id_of_body, code, message) = match error {
-            Some(error) => (error.request_id, error.code, error.message),
-            None => (None, None, None),
+    pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8], by: &Reading) -> Self {
+        let id_of_header = header("x-bce-request-id").filter(|id| !id.is_empty());
+        let (id_of_body, code, message) = if !(200..300).contains(&status) {
+            let error = serde_json::from_slice::<ErrorBody>(body).ok();
+            error.map_or((None, None, None), |error| (error.request_id, error.code, error.message))
+        } else if id_of_header.is_none() {
+            let success = serde_json::from_slice::<SuccessBody>(body).ok();
+            (success.and_then(|success| success.request_id), None, None)
+        } else {
+            (None, None, None)
         };
+        let request_id = id_of_header.or(id_of_body.filter(|id| !id.is_empty()));
+        let foreign = request_id.is_none()
+            && match by.request_id {
+                RequestId::Required => true,
+                RequestId::Optional => body.trim_ascii_start().first().is_some_and(|first| *first != b'{'),
+            };
         let date = header("date").as_deref().and_then(http_date);
+        let code = code.filter(|code| !code.is_empty()).map(|code| shorten(code, CODE_LIMIT));
         Self {
             status,
-            code: code.filter(|code| !code.is_empty()).map(|code| shorten(code, CODE_LIMIT)),
+            meaning: code.as_ref().filter(|_| !foreign).and_then(|code| by.codes.meaning(status, code)),
+            code,
             message: message.map(|message| shorten(message, MESSAGE_LIMIT)),
-            request_id: header("x-bce-request-id").or(id_of_body).map(|id| shorten(id, CODE_LIMIT)),
+            request_id: request_id.map(|id| shorten(id, CODE_LIMIT)),
             retry_after: header("retry-after").and_then(|value| retry_after(&value, date)),
             date,
-            foreign: header("x-bce-request-id").is_none()
-                && body.trim_ascii_start().first().is_some_and(|first| *first != b'{'),
+            foreign,
         }
     }
 }
@@ -168,10 +211,16 @@ pub(crate) fn shorten(mut text: String, limit: usize) -> String {
 mod tests {
     use super::*;
 
-    fn read(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+    fn read_by(request_id: RequestId, status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
         let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Answer::read(status, header, body.as_bytes())
+        Answer::read(status, header, body.as_bytes(), &Reading { request_id, ..Reading::default() })
     }
+
+    fn read(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+        read_by(RequestId::Required, status, headers, body)
+    }
+
+    const ID: (&str, &str) = ("x-bce-request-id", "r-2");
 
     #[test]
     fn an_error_body_is_read_whatever_is_missing_in_it() {
@@ -180,19 +229,44 @@ mod tests {
         assert_eq!(answer.code.as_deref(), Some("Instance.StartExpiredInstance"));
         assert_eq!((answer.message.as_deref(), answer.request_id.as_deref()), (Some("pay"), Some("r-1")));
         for body in ["", &body[..40], r#"{"code":7}"#, r#"{"code":""}"#] {
-            assert_eq!(read(409, &[], body), Answer { status: 409, ..Answer::default() }, "{body}");
+            let request_id = Some("r-2".to_owned());
+            assert_eq!(read(409, &[ID], body), Answer { status: 409, request_id, ..Answer::default() }, "{body}");
         }
-        assert_eq!(read(502, &[("x-bce-request-id", "r-2")], "").request_id.as_deref(), Some("r-2"));
+        assert_eq!(read(502, &[ID], "").request_id.as_deref(), Some("r-2"));
     }
 
     #[test]
-    fn what_is_neither_json_nor_has_the_apis_request_id_is_foreign() {
+    fn what_has_no_request_id_in_header_or_body_is_foreign() {
+        let pages = ["<html>502</html>", "  <p>", "[]", "upstream error", "", " ", "{}", r#" {"requestId":"r"#];
+        let forged = [r#"{"requestId":""}"#, r#"{"requestId":7}"#, r#"{"instance":{"id":"i-0000"}}"#];
+        for status in [200, 204, 302, 400, 401, 404, 409, 429, 502] {
+            for body in pages.iter().chain(&forged) {
+                assert_eq!(read(status, &[], body), Answer { status, foreign: true, ..Answer::default() }, "{body}");
+                assert!(read(status, &[("x-bce-request-id", "")], body).foreign, "{body}");
+                assert!(!read(status, &[ID], body).foreign, "{body}");
+            }
+            let body = r#"{"requestId":"r-1","failedInstanceIdList":[]}"#;
+            let answer = read(status, &[], body);
+            assert!(!answer.foreign && answer.request_id.as_deref() == Some("r-1"), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_a_code_means_only_the_apis_answer_tells() {
+        let body = r#"{"code":"Instance.NoStock","message":"none left"}"#;
+        assert!(matches!(read(403, &[ID], body).meaning, Some(Meaning::NoCapacity(_))));
+        assert_eq!((read(403, &[], body).meaning, read(200, &[ID], body).meaning), (None, None));
+        assert_eq!(read(403, &[ID], r#"{"code":"AccessDenied"}"#).meaning, None);
+    }
+
+    #[test]
+    fn where_the_request_id_is_optional_a_body_that_is_no_object_is_foreign() {
         for body in ["<html>502</html>", "  <p>", "[]", "upstream error"] {
-            assert_eq!(read(409, &[], body), Answer { status: 409, foreign: true, ..Answer::default() }, "{body}");
-            assert!(!read(409, &[("x-bce-request-id", "r-2")], body).foreign, "{body}");
+            assert!(read_by(RequestId::Optional, 409, &[], body).foreign, "{body}");
+            assert!(!read_by(RequestId::Optional, 409, &[ID], body).foreign, "{body}");
         }
         for body in ["", " ", "{}", r#" {"instance":{"#] {
-            assert!(!read(200, &[], body).foreign, "{body}");
+            assert!(!read_by(RequestId::Optional, 200, &[], body).foreign, "{body}");
         }
     }
 

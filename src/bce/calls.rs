@@ -79,7 +79,7 @@ impl Client {
         let path = format!("/v2/instance/{instance}");
         let request = Request { method: Method::GET, path: &path, query: None, body: None, limit: ONE };
         let (answer, body) = self.send(request).await?;
-        let described = serde_json::from_slice::<Described>(&body.bytes).ok();
+        let described = if answer.foreign { None } else { serde_json::from_slice::<Described>(&body.bytes).ok() };
         Ok((answer, described.map(|described| InstanceState::parse(&described.instance.status))))
     }
 
@@ -111,7 +111,7 @@ impl Client {
             limit: MANY,
         };
         let (answer, body) = self.send(request).await?;
-        let states = if answer.is_success() { states(instances, &body) } else { None };
+        let states = if is_told(&answer) { states(instances, &body) } else { None };
         Ok((answer, states))
     }
 
@@ -130,9 +130,14 @@ impl Client {
             limit: ONE,
         };
         let (answer, body) = self.send(request).await?;
-        let failed = if answer.is_success() { failed(instances, &body) } else { None };
+        let failed = if is_told(&answer) { failed(instances, &body) } else { None };
         Ok((answer, failed))
     }
+}
+
+/// Whether the API itself has told what was asked for.
+fn is_told(answer: &Answer) -> bool {
+    answer.is_success() && !answer.foreign
 }
 
 fn ids(instances: &[InstanceId]) -> Vec<u8> {

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use super::answer::{Answer, NoAnswer};
+use super::answer::{Answer, NoAnswer, Reading};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
@@ -38,6 +38,7 @@ pub struct Client {
     /// Replaced as a whole: a request takes what is here once, and has no half of it old.
     credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
+    reading: Reading,
 }
 
 /// A request before it is signed.
@@ -81,7 +82,13 @@ impl Client {
             .tcp_nodelay(true)
             .build()?;
         let credentials = watch::Sender::new(Arc::new(credentials));
-        Ok(Self { http, endpoint, credentials, clock: Clock::default() })
+        Ok(Self { http, endpoint, credentials, clock: Clock::default(), reading: Reading::default() })
+    }
+
+    /// The client that reads answers in another way than the usual one.
+    #[must_use]
+    pub fn with_reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
     }
 
     /// The keys in force.
@@ -125,7 +132,7 @@ impl Client {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let body = read_body(response, limit).await;
-        let answer = Answer::read(status, |name| text(&headers, name), &body.bytes);
+        let answer = Answer::read(status, |name| text(&headers, name), &body.bytes, &self.reading);
         self.learn(&answer, received, round_trip);
         Ok((answer, body))
     }

@@ -7,15 +7,17 @@ pub mod answer;
 pub mod calls;
 pub mod client;
 pub mod clock;
+pub mod codes;
 pub mod credentials;
 pub mod endpoint;
 pub mod instance;
 pub mod key_file;
 pub mod sign;
 
-pub use answer::{Answer, NoAnswer};
+pub use answer::{Answer, NoAnswer, Reading, RequestId};
 pub use calls::{MOST_IDS, Operation};
 pub use client::{Client, Timeouts};
+pub use codes::{Codes, Meaning, Word};
 pub use credentials::{CredentialError, CredentialSource, Credentials};
 pub use endpoint::Endpoint;
 pub use instance::{InstanceId, InstanceState};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Raw, Reader, Table};
 use super::{LENGTH_OF_TIME, Purpose, at_most_a_day, is_name, within};
-use crate::bce::{CredentialSource, Endpoint, Timeouts};
+use crate::bce::{Codes, CredentialSource, Endpoint, Reading, RequestId, Timeouts};
 use crate::job::{Confirm, Conflict};
 
 /// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is a word of routing keys, so it has no dot.
@@ -57,6 +57,8 @@ pub struct Lane {
     pub confirm_share: f64,
     /// Of a call.
     pub timeouts: Timeouts,
+    /// Which answers are the API's, and what their codes mean.
+    pub reading: Reading,
 }
 
 pub(super) fn read_lanes(reader: &mut Reader, purpose: Purpose) -> Vec<Lane> {
@@ -119,6 +121,17 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
                 // RabbitMQ closes a channel whose delivery stays unacked for 30 minutes.
                 raw.duration().filter(|timeout| *timeout <= Duration::from_secs(300))
             }),
+        },
+        reading: Reading {
+            request_id: table.or("request_id", RequestId::Required, "required or optional", |raw| {
+                match raw.text()? {
+                    "required" => Some(RequestId::Required),
+                    "optional" => Some(RequestId::Optional),
+                    _ => None,
+                }
+            }),
+            // Its rules are read once all lanes are known.
+            codes: Codes::default(),
         },
         name: name?,
         endpoint: endpoint?,

@@ -1,5 +1,6 @@
 //! What can be configured, with defaults and checks. All faults are reported together.
 
+mod answer;
 mod lane;
 mod reader;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 
+use self::answer::read_answers;
 use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Fault, Faults};
@@ -121,12 +123,15 @@ pub fn read(
     environment: impl IntoIterator<Item = (String, String)>,
     purpose: Purpose,
 ) -> Result<Config, Faults> {
-    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane"])?;
+    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane", "answer"])?;
     let broker = read_broker(reader.table("broker"));
     let retry = read_retry(reader.table("retry"));
     let http = read_http(reader.table("http"));
     let shutdown = read_shutdown(reader.table("shutdown"));
-    let lanes = read_lanes(&mut reader, purpose);
+    let listed = reader.members("lane").len().max(1);
+    let mut lanes = read_lanes(&mut reader, purpose);
+    let is_whole = lanes.len() == listed;
+    read_answers(&mut reader, &mut lanes, is_whole);
     reader.finish()?;
     Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown })
 }

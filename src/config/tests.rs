@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::bce::{CredentialSource, Timeouts};
+use crate::bce::{Codes, CredentialSource, Meaning, RequestId, Timeouts, Word};
 use crate::job::{Confirm, Conflict};
 
 /// A file that is gone with the test.
@@ -72,6 +72,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     assert_eq!((lane.conflict, lane.confirm), (Conflict::Verify, Confirm::Accepted));
     assert_eq!((lane.confirm_timeout, lane.confirm_share), (600 * SECOND, 0.1));
     assert_eq!(lane.timeouts, Timeouts { connect: 3 * SECOND, total: 15 * SECOND });
+    assert_eq!((lane.reading.request_id, &lane.reading.codes), (RequestId::Required, &Codes::default()));
 
     let retry = config.retry;
     assert_eq!((retry.max_attempts, retry.initial), (8, SECOND / 2));
@@ -102,6 +103,7 @@ fn a_full_file_is_read_to_its_last_key() {
         confirm_share = 0.25
         connect_timeout = "1500ms"
         timeout = "5m"
+        request_id = "optional"
 
         [[lane]]
         name = "rehearsal"
@@ -133,6 +135,7 @@ fn a_full_file_is_read_to_its_last_key() {
     assert_eq!((bj.rate, bj.burst, bj.concurrency, bj.batch), (0.5, 1, 1024, 100));
     assert_eq!(bj.conflict, Conflict::Fail);
     assert_eq!(bj.timeouts, Timeouts { connect: 3 * SECOND / 2, total: 300 * SECOND });
+    assert_eq!((bj.reading.request_id, rehearsal.reading.request_id), (RequestId::Optional, RequestId::Required));
     assert_eq!(rehearsal.endpoint.to_string(), "http://127.0.0.1:8080");
     assert_eq!((rehearsal.rate, rehearsal.conflict), (1e6, Conflict::Accept));
     assert_eq!((config.retry.max_attempts, config.retry.initial, config.retry.max), (1, SECOND, SECOND));
@@ -211,7 +214,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and what each of its faults begins with: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 51] = [
+const FAULTY_FILES: [(&str, &[&str]); 63] = [
     // What there is not.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -219,7 +222,7 @@ const FAULTY_FILES: [(&str, &[&str]); 51] = [
     ("[[lane]]\nname = 'a'\nsecret_access_key = 'hush'", &["r.toml: lane[0].secret_access_key: no such setting"]),
     ("[brokr]\nurl = 1", &["r.toml: brokr: no such table; did you mean broker?"]),
     ("[[lanes]]\nname = 'a'", &["r.toml: lanes: no such table; did you mean lane?"]),
-    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, http, shutdown, lane"]),
+    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, http, shutdown, lane, answer"]),
     // The wrong form.
     ("broker = 'amqp://u:hush@h'", &["r.toml: broker: expected a table, [broker]"]),
     ("[[retry]]\nmax = '1s'", &["r.toml: retry: expected a table, [retry]"]),
@@ -305,6 +308,62 @@ const FAULTY_FILES: [(&str, &[&str]); 51] = [
     (
         "[[lane]]\nname = 'a'\ntimeout = '6m'",
         &["r.toml: lane[0].timeout: \"6m\" is wrong: expected a length of time abo"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nrequest_id = false",
+        &["r.toml: lane[0].request_id: false is wrong: expected required or optional"],
+    ),
+    // What codes mean.
+    (
+        "[[answer]]",
+        &["r.toml: answer[0].code: missing: expected one such as *Stock*", "r.toml: answer[0].meaning: missing: exp"],
+    ),
+    (
+        "[[answer]]\ncode = '*'\nmeaning = 'retry'",
+        &["r.toml: answer[0].code: \"*\" is wrong: expected 1 to 128 letters"],
+    ),
+    (
+        "[[answer]]\ncode = 'a'\nmeaning = 'wait'\nreasn = 'x'",
+        &[
+            "r.toml: answer[0].meaning: \"wait\" is wrong: expected retry, no_capacity, throttled, failed or lane_fault",
+            "r.toml: answer[0].reasn: no such setting; did you mean reason?",
+        ],
+    ),
+    (
+        "[[answer]]\ncode = 'requestexpired'\nmeaning = 'retry'",
+        &["r.toml: answer[0].code: requestexpired has a meaning that cannot be changed: expected another code"],
+    ),
+    (
+        "[[answer]]\ncode = 'a'\nmeaning = 'failed'\nreason = 'No stock'",
+        &["r.toml: answer[0].reason: \"No stock\" is wrong: expected 1 to 40 of a-z 0-9 _"],
+    ),
+    (
+        "[[answer]]\ncode = 'a'\nmeaning = 'failed'\nreason = 'exhausted'",
+        &[
+            "r.toml: answer[0].reason: exhausted is reveille's own word for something else: expected another, or refused",
+        ],
+    ),
+    (
+        "[[answer]]\ncode = 'a'\nmeaning = 'no_capacity'\nreason = 'not_found'",
+        &[
+            "r.toml: answer[0].reason: not_found is reveille's own word for something else: expected another, or no_capacity",
+        ],
+    ),
+    (
+        "[[answer]]\ncode = 'a'\nmeaning = 'lane_fault'\nreason = 'broke'",
+        &["r.toml: answer[0].reason: beside this meaning: expected it with no_capacity or failed alone"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n[[answer]]\ncode = 'a'\nmeaning = 'retry'\nlane = 'c'",
+        &["r.toml: answer[0].lane: there is no lane c: expected one of a, b"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nendpoint = 'https://h/v2'\n[[answer]]\ncode = 'a'\nmeaning = 'retry'\nlane = 'a'",
+        &["r.toml: lane[0].endpoint: expected a URL of scheme and host"],
+    ),
+    (
+        "[[answer]]\ncode = '*A*'\nmeaning = 'retry'\n[[answer]]\ncode = '*a*'\nmeaning = 'failed'",
+        &["r.toml: answer[1].code: *a* has a rule above, which is asked first: expected another code or lane"],
     ),
     // Retries, metrics and the stop.
     (
@@ -456,4 +515,28 @@ fn no_configuration_shows_a_password() {
         let shown = format!("{config:?} {:#?} {}", config.broker, config.broker.address());
         assert!(!shown.contains("hush") && shown.contains("h:5672, vhost /"), "{shown}");
     }
+}
+
+#[test]
+fn a_lane_asks_its_own_rules_before_those_of_all_lanes() {
+    let word = |text| Word::parse(text).unwrap();
+    let file = "[[answer]]\ncode = '*Stock*'\nmeaning = 'no_capacity'\nreason = 'no_stock'\n\
+                [[answer]]\ncode = 'Own.*'\nmeaning = 'failed'\n\
+                [[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n\
+                [[answer]]\nlane = 'b'\ncode = '*Stock*'\nmeaning = 'lane_fault'";
+    let config = good(file, &[("REVEILLE_ANSWER__1__REASON", "own_end")]);
+    let [a, b] = &config.lanes[..] else { panic!("{:?}", config.lanes) };
+    let meaning = |lane: &Lane, code| lane.reading.codes.meaning(403, code);
+    assert_eq!(meaning(a, "OutOfStock"), Some(Meaning::NoCapacity(word("no_stock"))));
+    assert_eq!(meaning(b, "OutOfStock"), Some(Meaning::LaneFault));
+    for lane in [a, b] {
+        assert_eq!(meaning(lane, "own.code"), Some(Meaning::Failed(word("own_end"))));
+        assert_eq!(meaning(lane, "Another.Code"), None);
+    }
+    let defaults = "[[answer]]\ncode = 'A'\nmeaning = 'no_capacity'\n[[answer]]\ncode = 'B'\nmeaning = 'failed'\n\
+                    [[answer]]\ncode = 'C'\nmeaning = 'failed'\nreason = 'not_found'\nlane = 'default'";
+    let lane = &good(defaults, &[]).lanes[0];
+    assert_eq!(meaning(lane, "A"), Some(Meaning::NoCapacity(word("no_capacity"))));
+    assert_eq!(meaning(lane, "B"), Some(Meaning::Failed(word("refused"))));
+    assert_eq!(meaning(lane, "C"), Some(Meaning::Failed(word("not_found"))));
 }

@@ -86,8 +86,8 @@ impl Lane {
         self.metrics.clock_offset.set(self.client.clock_offset());
         match answer {
             Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
-            Ok(_) => self.limiter.passed(made),
-            Err(_) => {}
+            Ok(answer) if !answer.foreign => self.limiter.passed(made),
+            Ok(_) | Err(_) => {}
         }
         result
     }

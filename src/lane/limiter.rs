@@ -86,6 +86,12 @@ impl Limiter {
         self.state().take(now, now).is_none()
     }
 
+    /// Whether a slot is free just now and nobody waits for one. It is not taken.
+    pub fn is_free(&self) -> bool {
+        let Ok(_turn) = self.turn.try_lock() else { return false };
+        self.state().is_free(Instant::now())
+    }
+
     /// A call made at `made` was let through, whatever was answered.
     pub fn passed(&self, made: Instant) {
         self.state().pace.passed(made);
@@ -164,6 +170,11 @@ impl State {
         }
         // While the pace climbs, a slot comes closer.
         Some(if self.pace.is_slowed(now) { slot.min(now + STEP) } else { slot })
+    }
+
+    fn is_free(&mut self, now: Instant) -> bool {
+        self.tune(now);
+        self.bucket.slot(now) <= now
     }
 
     fn throttled(&mut self, made: Instant, retry_after: Option<Duration>, now: Instant) {

@@ -21,7 +21,9 @@ mod roll_call;
 mod run;
 mod seal;
 mod serve;
+mod share;
 mod slots;
+mod spare;
 mod stop;
 mod survived;
 pub mod verdict;
@@ -47,6 +49,7 @@ use self::memory::Memory;
 use self::plan::{Plan, Way};
 use self::polls::Polls;
 use self::seal::Seals;
+use self::spare::Spare;
 pub use self::stop::Stop;
 use self::survived::Survived;
 use self::verdict::Verdict;
@@ -80,6 +83,7 @@ pub struct Lane {
     client: Client,
     limiter: Limiter,
     polls: Polls,
+    spare: Spare,
     memory: Memory,
     seals: Seals,
     survived: Arc<Survived>,
@@ -167,9 +171,11 @@ impl Lane {
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
-            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
+            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
+                .with_reading(lane.reading.clone()),
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
+            spare: Spare::new(lane.concurrency),
             memory: Memory::new(),
             seals,
             survived: Arc::default(),
@@ -344,7 +350,7 @@ impl Lane {
 
     /// Deliveries that each of the lane's queues is to have with us just now, unacked, where they are small.
     fn prefetch(&self) -> u16 {
-        let starts = |rate| left_to_starts(rate, self.polls.share);
+        let starts = |rate| left_to_starts(rate, self.polls.share.part);
         prefetch(starts(self.rate), starts(self.limiter.rate()), self.concurrency, self.company_size())
     }
 

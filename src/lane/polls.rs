@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use super::Lane;
 use super::confirm::Sight;
 use super::limiter::Limiter;
+use super::share::Share;
 use super::verdict::{self, Verdict};
 use crate::bce::{Answer, InstanceId, MOST_IDS, NoAnswer};
 
@@ -40,15 +41,13 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) struct Polls {
     /// The part of the rate that polls may take while starts wait.
-    pub(super) share: f64,
+    pub(super) share: Share,
     /// Calls in flight, at most.
     most: usize,
     /// As many as can be in hand, and fit into a call: then nobody else is waited for.
     full: usize,
     waiting: Mutex<Waiting>,
     joined: Notify,
-    /// When the share allows the next poll.
-    next: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -71,10 +70,10 @@ type Picked = HashMap<InstanceId, Vec<oneshot::Sender<Told>>>;
 impl Polls {
     /// `share` is 0.01 to 1; of `concurrency` calls in flight; with `prefetch` jobs in hand at most.
     pub(super) fn new(share: f64, concurrency: u32, prefetch: u16) -> Self {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 1,024")]
-        let most = (f64::from(concurrency) * share).ceil() as usize;
+        let share = Share::new(share);
+        let most = share.of(concurrency);
         let full = MOST_IDS.min(prefetch.into());
-        Self { share, most, full, waiting: Mutex::default(), joined: Notify::new(), next: Mutex::default() }
+        Self { share, most, full, waiting: Mutex::default(), joined: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -133,20 +132,10 @@ impl Polls {
         picked
     }
 
-    /// Whether the share of `rate`, in calls per second, allows a poll at `now`; if so, it is taken.
-    fn take_share(&self, rate: f64, now: Instant) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = next.is_none_or(|next| next <= now);
-        if is_due {
-            *next = Some(now + Duration::from_secs_f64(1.0 / (rate * self.share)));
-        }
-        is_due
-    }
-
     /// Waits for a slot that no start wants, or one of the share.
     async fn turn(&self, limiter: &Limiter) {
         while !limiter.try_acquire() {
-            if self.take_share(limiter.rate(), Instant::now()) {
+            if self.share.take(limiter.rate(), Instant::now()) {
                 limiter.acquire().await;
                 return;
             }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::types::FieldTable;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::breaker::Blame;
@@ -30,7 +31,7 @@ use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, dela
 use crate::config::Retry;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
-use crate::retry::full_jitter;
+use crate::retry::{full_jitter, half_jitter};
 
 /// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
 const POISONED_AT: i64 = 20;
@@ -40,6 +41,13 @@ const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Later than a copy of the job that is in hand just now.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
+/// Ceilings of the delay of a job whose machine is not to be had, at first and at last. It is no less than half of that.
+const FIRST_NO_CAPACITY: Duration = Duration::from_secs(30);
+const LAST_NO_CAPACITY: Duration = Duration::from_secs(5 * 60);
+/// Why such a job is parked.
+const NO_CAPACITY: &str = "no_capacity";
+/// Said of a job whose last answer tells nothing of it.
+const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
 /// Into the queue of due jobs, which nobody takes from while the lane is paused.
 const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 
@@ -61,6 +69,8 @@ pub(super) struct Job {
     /// No copy of a job that was in our hands before, as far as the message tells.
     is_new: bool,
     first: First,
+    #[expect(dead_code, reason = "held until the job is acked")]
+    spare: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +78,8 @@ enum First {
     Call(InstanceId),
     Poll(InstanceId, Confirming),
     Wait(Duration),
+    /// Its machine was not to be had the last time, and others want to be called.
+    GiveWay(Duration),
     /// Put back as a copy, since it came back too often for no fault of its own.
     Anew,
     End(Outcome, String),
@@ -121,7 +133,7 @@ impl Job {
         }
         // Else what is left of it is kept: that is better than what it does to RabbitMQ.
         let is_put_aside = unreadable.is_some() && is_movable;
-        let (job, first) = if let Some(problem) = unreadable {
+        let (job, mut first) = if let Some(problem) = unreadable {
             (None, First::End(Outcome::Rejected, problem))
         } else if suspicion >= POISONED_AT {
             let explanation = format!("delivered {returns} times, never acked");
@@ -136,13 +148,22 @@ impl Job {
                 Err(unreadable) => (None, First::End(Outcome::Rejected, unreadable.in_message(&message.properties))),
             }
         };
+        let mut spare = None;
+        if let (First::Call(_), Some(job)) = (&first, &job)
+            && let Some(delay) = capacity_wait(&progress, job.deadline, lane, now)
+        {
+            spare = lane.spare.take(&lane.limiter);
+            if spare.is_none() {
+                first = First::GiveWay(delay);
+            }
+        }
         // Who had it before may have called for it, unless it was too early for a call even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
         let is_new = !redelivered && !is_copy;
         let mark = order.mark();
         let key = job.as_ref().map(|job| lane.memory.key(&progress.job_id, &job.instance_id, &mark));
-        Self { message, unacked, in_hand, job, progress, mark, key, is_put_aside, is_new, first }
+        Self { message, unacked, in_hand, job, progress, mark, key, is_put_aside, is_new, first, spare }
     }
 
     /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
@@ -215,6 +236,7 @@ impl Job {
             }
             First::Call(instance) => self.call(lane, instance, ticket).await,
             First::Wait(delay) => self.later(false, *delay, "not_before"),
+            First::GiveWay(delay) => self.give_way(*delay),
             First::Anew => self.later(false, INTO_THE_QUEUE, "put_back"),
             // Whoever had it before may have called for it.
             First::End(outcome, explanation) => {
@@ -227,6 +249,13 @@ impl Job {
     fn later(&self, touched: bool, delay: Duration, cause: &'static str) -> Next {
         let progress = Progress { touched: self.progress.touched || touched, ..self.progress.clone() };
         Next::Park { progress, delay, cause }
+    }
+
+    /// Back since others go first, and for longer from time to time: where thousands wait, RabbitMQ is not to move them all the
+    /// while.
+    fn give_way(&self, delay: Duration) -> Next {
+        let progress = Progress { setbacks: self.progress.setbacks.saturating_add(1), ..self.progress.clone() };
+        Next::Park { progress, delay, cause: "gave_way" }
     }
 
     /// Back because the lane is paused.
@@ -336,7 +365,7 @@ impl Job {
             let Ok(described) = lane.describe(instance).await else { return self.unharmed(true) };
             verdict = verdict::of_describe(&described, circumstances);
             // The 409 tells more than a 200 that only named a state.
-            if !matches!(&described, Ok((answer, _)) if answer.status < 300) {
+            if !matches!(&described, Ok((answer, _)) if answer.status < 300 && !answer.foreign) {
                 result = described.map(|(answer, _)| answer);
             }
         }
@@ -362,9 +391,14 @@ impl Job {
     /// See [`decide`]. The time for which the lane was paused is no time for which its jobs failed.
     fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
         let now = Timestamp::now();
-        let paused = self.progress.failing_since.map(|since| lane.breaker.paused_between(since, now));
-        let past = Past { progress: &self.progress, paused: paused.unwrap_or_default() };
-        decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random())
+        let past = Past { progress: &self.progress, failing_for: failing_for(&self.progress, lane, now) };
+        match decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random()) {
+            Next::Park { progress, delay, cause: NO_CAPACITY } => {
+                let deadline = self.job.as_ref().and_then(|job| job.deadline);
+                Next::Park { progress, delay: delay.min(left(deadline, now)), cause: NO_CAPACITY }
+            }
+            next => next,
+        }
     }
 
     /// When the job is done.
@@ -435,6 +469,33 @@ fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> 
     })
 }
 
+/// For how long a job has failed, without the time for which its lane was paused.
+fn failing_for(progress: &Progress, lane: &Lane, now: Timestamp) -> Duration {
+    let since = progress.failing_since.unwrap_or(now);
+    elapsed(since, now).saturating_sub(lane.breaker.paused_between(since, now))
+}
+
+/// How long a job waits, should it give way to others since its machine was not to be had. `None` for every other job, and for one
+/// whose time is up: it makes its last call in its turn.
+fn capacity_wait(progress: &Progress, deadline: Option<Timestamp>, lane: &Lane, now: Timestamp) -> Option<Duration> {
+    if !progress.no_capacity || is_late(deadline, now) {
+        return None;
+    }
+    let rest = lane.retry.give_up_after.saturating_sub(failing_for(progress, lane, now));
+    let setbacks = progress.setbacks.saturating_add(1);
+    let wait = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, setbacks, rand::random());
+    (!rest.is_zero()).then(|| wait.min(rest).min(left(deadline, now)))
+}
+
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// How long it is until the deadline.
+fn left(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
+    deadline.map_or(Duration::MAX, |deadline| elapsed(now, deadline))
+}
+
 /// What comes first for a job that could be read.
 fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> First {
     if let Some(confirming) = &progress.confirming {
@@ -463,15 +524,15 @@ fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f6
 #[derive(Debug, Clone, Copy)]
 struct Past<'a> {
     progress: &'a Progress,
-    /// For how long the lane was paused since the job first failed.
-    paused: Duration,
+    /// See [`failing_for`].
+    failing_for: Duration,
 }
 
 /// What follows from a verdict, for a job with this past. `random` is from [0, 1).
 fn decide(
     verdict: Verdict,
     result: Result<Answer, NoAnswer>,
-    Past { progress, paused }: Past<'_>,
+    Past { progress, failing_for }: Past<'_>,
     confirm: Confirm,
     retry: Retry,
     now: Timestamp,
@@ -480,7 +541,7 @@ fn decide(
     let attempts = progress.attempts.saturating_add(1);
     let setbacks = progress.setbacks.saturating_add(1);
     let park = |progress: Progress, delay, cause| Next::Park {
-        progress: Progress { setbacks, touched: true, ..progress },
+        progress: Progress { setbacks, touched: true, no_capacity: cause == NO_CAPACITY, ..progress },
         delay,
         cause,
     };
@@ -501,12 +562,20 @@ fn decide(
             let failing_since = progress.failing_since.map(|since| since.checked_add(delay).unwrap_or(since));
             return park(Progress { failing_since, ..progress.clone() }, delay, "throttled");
         }
+        Verdict::NoCapacity { reason } => {
+            let failing_since = progress.failing_since.unwrap_or(now);
+            let rest = retry.give_up_after.saturating_sub(failing_for);
+            if !rest.is_zero() {
+                let delay = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, setbacks, random).min(rest);
+                return park(Progress { failing_since: Some(failing_since), ..progress.clone() }, delay, NO_CAPACITY);
+            }
+            // The API has said that it started nothing.
+            (Outcome::Failed(reason), false)
+        }
         // Spared: the lane is paused.
         Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "paused"),
         Verdict::Transient | Verdict::Verify => {
             let failing_since = progress.failing_since.unwrap_or(now);
-            let elapsed = Duration::try_from(now.duration_since(failing_since)).unwrap_or_default();
-            let failing_for = elapsed.saturating_sub(paused);
             if attempts < retry.max_attempts && failing_for < retry.give_up_after {
                 let delay = full_jitter(retry.initial, retry.max, attempts, random);
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
@@ -517,7 +586,10 @@ fn decide(
         }
     };
     let (answer, explanation) = match result {
-        Ok(answer) => (Some(answer), None),
+        Ok(answer) => {
+            let explanation = answer.foreign.then(|| NOT_THE_APIS.to_owned());
+            (Some(answer), explanation)
+        }
         Err(error) => (None, Some(error.to_string())),
     };
     let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::bce::{Answer, InstanceState, NoAnswer};
+use crate::bce::{Answer, InstanceState, Meaning, NoAnswer};
 use crate::job::Conflict;
 use crate::outcome::Reason;
 
@@ -25,6 +25,11 @@ pub enum Verdict {
     Verify,
     /// It will not get better.
     Failed(Reason),
+    /// There is no machine to be had just now: tried again slowly, and not counted. `reason` is for the end.
+    NoCapacity {
+        /// See above.
+        reason: Reason,
+    },
     /// It may get better: counted as an attempt.
     Transient,
     /// Too many calls: not counted.
@@ -50,23 +55,6 @@ pub struct Circumstances {
     pub first_touch: bool,
 }
 
-/// Codes that say the keys, the signature, the endpoint or the account are at fault, not the job
-/// (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>; the last two were seen in reports on the SDKs).
-const LANE_FAULT_CODES: [&str; 7] = [
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidHTTPAuthHeader",
-    "OptInRequired",
-    "InvalidVersion",
-    "IamSignatureInvalid",
-    "AuthError",
-];
-
-/// No throttling code is published for BCC; these are what Baidu's and like gateways use beside a status other than
-/// 429.
-const THROTTLING_CODES: [&str; 5] =
-    ["RequestLimitExceeded", "RequestRateLimitExceeded", "Throttling", "TooManyRequests", "SlowDown"];
-
 /// The verdict on a start call.
 pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
     let answer = match result {
@@ -78,7 +66,7 @@ pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances)
     match answer.code.as_deref() {
         Some("Instance.StartInstanceWhenCreating") => Verdict::Transient,
         Some("Instance.StartExpiredInstance") => Verdict::Failed(Reason::InstanceExpired),
-        _ if is_throttling(answer) => Verdict::Throttled { retry_after: answer.retry_after },
+        _ if let Some(meaning) = answer.meaning => of_meaning(meaning, answer),
         _ if !circumstances.first_touch => Verdict::Verify,
         code => match circumstances.policy {
             Conflict::Verify => Verdict::Verify,
@@ -103,6 +91,8 @@ pub fn of_describe(
             return match general(&Ok(answer.clone())) {
                 Verdict::Failed(Reason::NotFound) => Verdict::Failed(Reason::NotFound),
                 Verdict::Failed(_) => unverifiable(circumstances.policy),
+                // That is about starts: of the state it tells nothing.
+                Verdict::NoCapacity { .. } => Verdict::Transient,
                 verdict => verdict,
             };
         }
@@ -131,14 +121,14 @@ fn unverifiable(policy: Conflict) -> Verdict {
 
 /// Whether an answer says that there were too many calls.
 pub fn is_throttling(answer: &Answer) -> bool {
-    let code = answer.code.as_deref().unwrap_or_default();
-    answer.status == 429 || (400..600).contains(&answer.status) && THROTTLING_CODES.contains(&code)
+    answer.meaning.map_or(answer.status == 429, |meaning| meaning == Meaning::Throttled)
 }
 
-/// Whether an answer that would end the job is not the API's. A proxy's page can say "404" of every instance there is,
-/// and a captive portal "200".
+/// Whether an answer is another one's than the API's, and so tells nothing of the instance or the keys: a gateway can say
+/// "404" of every instance there is, "401" of good keys, and a captive portal "200". A redirect and a 429 are heeded
+/// whoever gives them: the API never redirects, and whoever throttles wants fewer calls.
 fn proves_nothing(answer: &Answer) -> bool {
-    answer.foreign && matches!(answer.status, 200..=299 | 400 | 402..=428 | 430..=499)
+    answer.foreign && !matches!(answer.status, 300..=399 | 429)
 }
 
 /// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come) and 425 (it came
@@ -147,22 +137,37 @@ pub(super) fn is_none(answer: &Answer) -> bool {
     matches!(answer.status, 408 | 425 | 500..)
 }
 
-/// What holds for every call: by status first, by code second.
+/// Whether the API has judged the call, as it does not with a 5xx that means nothing else.
+pub(super) fn is_judged(verdict: &Verdict, answer: &Answer) -> bool {
+    !answer.foreign && (*verdict != Verdict::Transient || !is_none(answer))
+}
+
+/// What follows from the meaning of a code.
+fn of_meaning(meaning: Meaning, answer: &Answer) -> Verdict {
+    match meaning {
+        Meaning::Retry => Verdict::Transient,
+        Meaning::NoCapacity(word) => Verdict::NoCapacity { reason: Reason::named(word) },
+        Meaning::Throttled => Verdict::Throttled { retry_after: answer.retry_after },
+        Meaning::Failed(word) => Verdict::Failed(Reason::named(word)),
+        Meaning::LaneFault => Verdict::LaneFault,
+    }
+}
+
+/// What holds for every call: what its code is known to mean, else what its status says. An unknown code is its job's own.
 pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
         Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
         Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_)) => return Verdict::Transient,
     };
-    let code = answer.code.as_deref().unwrap_or_default();
     match answer.status {
         _ if proves_nothing(answer) => Verdict::Transient,
         _ if is_throttling(answer) => Verdict::Throttled { retry_after: answer.retry_after },
         _ if is_clock_skew(answer) => Verdict::ClockSkew { server_time: answer.date },
-        400..=499 if LANE_FAULT_CODES.contains(&code) => Verdict::LaneFault,
+        _ if let Some(meaning) = answer.meaning => of_meaning(meaning, answer),
         401 | 300..=399 => Verdict::LaneFault,
         _ if is_none(answer) => Verdict::Transient,
-        403 => Verdict::Failed(Reason::AccessDenied),
+        403 if matches!(answer.code.as_deref(), None | Some("AccessDenied")) => Verdict::Failed(Reason::AccessDenied),
         404 => Verdict::Failed(Reason::NotFound),
         400..=499 => Verdict::Failed(Reason::Refused),
         _ => Verdict::Transient,
@@ -174,6 +179,7 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
 pub fn is_clock_skew(answer: &Answer) -> bool {
     let says = |text: &str| answer.message.as_deref().is_some_and(|message| message.contains(text));
     (400..500).contains(&answer.status)
+        && !answer.foreign
         && match answer.code.as_deref() {
             Some("RequestExpired") => true,
             Some("InvalidRequest") => says("timestamp") || says("time expired"),

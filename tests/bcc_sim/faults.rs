@@ -148,6 +148,8 @@ async fn pages_texts_and_redirects_stand_in_for_the_api() {
         "redirect-http://127.0.0.1:1/v2",
         "status-204",
         "status-304",
+        "gateway-404",
+        {"status": 413, "gateway": true, "body": "too large", "headers": {"server": "nginx", "date": "yesterday"}},
     ]))
     .await;
     let page = sim.start_instance(ID).await;
@@ -163,6 +165,11 @@ async fn pages_texts_and_redirects_stand_in_for_the_api() {
         let answer = sim.start_instance(ID).await;
         assert_eq!((answer.status, answer.body.as_str()), (bodiless, ""));
     }
+    let nothing = sim.start_instance(ID).await;
+    assert_eq!((nothing.status, nothing.body.as_str(), nothing.header("x-bce-request-id")), (404, "", None));
+    let said = sim.start_instance(ID).await;
+    assert_eq!((said.status, said.body.as_str(), said.header("x-bce-request-id")), (413, "too large", None));
+    assert_eq!((said.header("server"), said.header("date")), (Some("nginx"), Some("yesterday")));
 }
 
 #[tokio::test]

@@ -83,9 +83,12 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Faults: status-CODE, html-CODE, throttled, access-denied, redirect-URL, hang-before, hang-after, reset-before,
+Faults: status-CODE, html-CODE, gateway-CODE, throttled, access-denied, redirect-URL, hang-before, hang-after, reset-before,
 reset-after, cut, delay-TIME, trickle-TIME, pad-BYTES. Before: the call was not carried out; after: it was, and the
 caller cannot know. status-CODE, html-CODE and the like take -after, too.
+html-CODE and gateway-CODE are what a gateway or a captive portal says in the API's place, a page or nothing, without
+x-bce-request-id. A rule in JSON gives any body and headers:
+{\"fault\": {\"status\": 404, \"gateway\": true, \"body\": \"gone\", \"headers\": {\"server\": \"nginx\"}}, \"share\": 0.1}
 
   bcc-sim --fleet Stopped=160,Running=20,Creating=5,Expired=5 --rate 50 --burst 10 \\
           --fault status-500=0.05 --fault hang-after=0.01 --fault access-denied@i-sim00003=1";

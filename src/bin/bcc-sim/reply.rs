@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -70,6 +71,8 @@ pub struct Answer {
     pub body: Bytes,
     pub retry_after: Option<u64>,
     pub location: Option<String>,
+    /// Further ones, over those of the same name.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     pub manner: Manner,
 }
 
@@ -98,7 +101,8 @@ impl Answer {
     }
 
     pub fn new(status: u16, content_type: &'static str, body: Bytes) -> Self {
-        Self { status, content_type, body, retry_after: None, location: None, manner: Manner::Whole }
+        let (retry_after, location, headers) = (None, None, Vec::new());
+        Self { status, content_type, body, retry_after, location, headers, manner: Manner::Whole }
     }
 
     pub fn error(error: &ApiError, request_id: Uuid) -> Self {

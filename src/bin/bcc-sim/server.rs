@@ -180,6 +180,9 @@ impl Simulator {
                 headers.insert(name, value);
             }
         }
+        for (name, value) in answer.headers {
+            headers.insert(name, value);
+        }
         response
     }
 }

@@ -1,6 +1,6 @@
 //! What an answer says of the lane, and why a lane is paused.
 
-use crate::bce::{Answer, NoAnswer};
+use crate::bce::{Answer, NoAnswer, codes};
 use crate::lane::verdict::{self, Verdict};
 use crate::outcome::Reason;
 
@@ -61,6 +61,8 @@ pub enum Signal {
     Alive,
     /// Keys, clock and permission are good.
     Good,
+    /// Nothing: another one than the API throttles.
+    Nothing,
 }
 
 impl Signal {
@@ -79,8 +81,9 @@ impl Signal {
                     said(result)
                 ),
             }),
+            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Nothing,
             (Verdict::Throttled { .. }, _) => Self::Alive,
-            (_, Ok(answer)) if !verdict::is_none(answer) && !answer.foreign => Self::Good,
+            (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Self::Good,
             (_, result) => Self::NoAnswer(Cause { kind: CauseKind::Outage, text: outage(result, was_answered) }),
         }
     }
@@ -95,6 +98,10 @@ fn outage(result: &Result<Answer, NoAnswer>, was_answered: bool) -> String {
                 "{said}, and it never answered this lane: check region or endpoint; it is asked again every few seconds"
             )
         }
+        Ok(answer) if answer.foreign => format!(
+            "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
+             gateways and proxies on the way; for one that only strips that header there is the lane's setting request_id"
+        ),
         _ => format!("the API does not answer as it should ({said}): it is asked again every few seconds"),
     }
 }
@@ -113,6 +120,11 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
         Ok(answer) if answer.code.as_deref() == Some("InvalidVersion") => {
             (CauseKind::Endpoint, "it is no BCC endpoint that reveille knows; check the lane's endpoint or region")
         }
+        Ok(answer) if answer.status != 401 && answer.code.as_deref().is_some_and(|code| !codes::is_of_keys(code)) => (
+            CauseKind::Account,
+            "by this code the account can start nothing; see to its balance and quotas, or give the code another meaning \
+             with an [[answer]] rule",
+        ),
         Ok(_) => (CauseKind::Keys, "put valid keys where the lane takes them from"),
     };
     Cause { kind, text: format!("{}: {remedy}", said(result)) }

@@ -211,7 +211,7 @@ impl Circuit {
                 row.polls += 1;
                 if row.polls >= POLLS { self.open(cause, true, now) } else { None }
             }
-            (State::Closed(row), _) => {
+            (State::Closed(row), Signal::Denied(_) | Signal::Alive | Signal::Good) => {
                 row.polls = 0;
                 None
             }
@@ -222,8 +222,13 @@ impl Circuit {
     /// Records what came of a probe. In a pause, an answer puts the lane on trial; else it shows that the API is there, and
     /// no answer that it is not.
     pub fn record_probe(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
-        self.count_answer(!matches!(signal, Signal::Fault(_) | Signal::NoAnswer(_)));
+        self.count_answer(matches!(signal, Signal::Denied(_) | Signal::Alive | Signal::Good));
         match (&mut self.state, signal) {
+            (State::Open(pause), Signal::Nothing) => {
+                pause.probes = pause.probes.saturating_add(1);
+                None
+            }
+            (_, Signal::Nothing) => None,
             (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause)) => {
                 pause.cause = cause.clone();
                 pause.probes = pause.probes.saturating_add(1);

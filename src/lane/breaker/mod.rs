@@ -129,7 +129,7 @@ impl Breaker {
                 timeout(self.evidence, told).await.is_ok()
             }
             Signal::Denied(_) => true,
-            Signal::Alive | Signal::Good => return Blame::Nobody,
+            Signal::Alive | Signal::Good | Signal::Nothing => return Blame::Nobody,
         };
         match (self.is_open(), is_known) {
             (false, false) => Blame::Unknown,

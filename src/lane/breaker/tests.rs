@@ -138,17 +138,16 @@ fn a_lane_of_few_calls_at_a_time_pauses_within_those_and_five() {
 #[test]
 fn failures_in_a_row_and_calls_in_flight_are_never_more_than_the_concurrency_and_five() {
     let breaker = breaker();
-    let withheld = |failed| {
-        fail(&breaker, [failed]);
+    let withheld = |failures: usize| {
+        // As if the same one failed over and over: that is no news, and still a row.
+        fail(&breaker, std::iter::repeat_n(1, failures));
         breaker.withheld()
     };
-    // As if the same one failed over and over: that is no news, and still a row.
-    assert_eq!((1..=8).map(|_| withheld(1)).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 1, 2, 3]);
-    let last = (9..=CONCURRENCY + 5).map(|_| withheld(1)).next_back();
-    assert_eq!(last, Some(CONCURRENCY), "a probe has to tell now");
+    assert_eq!([5, 1, 1, 1].map(withheld), [0, 1, 2, 3]);
+    assert_eq!(withheld(CONCURRENCY - 3), CONCURRENCY, "a probe has to tell now");
     probe(&breaker);
     assert!(breaker.withheld() == 0 && !breaker.is_open());
-    assert_eq!((1..=6).map(|_| withheld(1)).next_back(), Some(1));
+    assert_eq!(withheld(6), 1);
     succeed(&breaker, 2);
     assert_eq!(breaker.withheld(), 0);
 }
@@ -428,4 +427,63 @@ fn the_time_of_a_pause_that_had_reason_is_told_and_of_no_other() {
         let seconds = circuit.paused_between(time(from), time(to)).as_secs();
         assert_eq!(seconds, paused, "{from} to {to}");
     }
+}
+
+#[test]
+fn a_row_of_answers_of_another_one_than_the_api_is_an_outage_and_no_probe_answered_so_ends_it() {
+    let foreign = |status| Ok(Answer { status, foreign: true, ..Answer::default() });
+    for status in [200, 400, 401, 404, 409, 413, 503] {
+        let (breaker, answer) = (breaker(), foreign(status));
+        let failing = (1..=ENOUGH).map(|number| record(&breaker, &id(number), &verdict::general(&answer), &answer));
+        let Some(Some(Change::Paused(cause))) = failing.last() else { panic!("{status}") };
+        assert_eq!(cause.kind, CauseKind::Outage);
+        let said = format!("something else answers in the API's place (HTTP {status}, without x-bce-request-id)");
+        assert!(cause.text.starts_with(&said) && cause.text.contains("request_id"), "{}", cause.text);
+        for probe in [answer, foreign(429)] {
+            assert_eq!(breaker.record_probe(&probe), None, "it tells nothing of the API");
+            assert_eq!(breaker.cause().map(|cause| cause.kind), Some(CauseKind::Outage));
+        }
+    }
+}
+
+#[test]
+fn another_ones_429_is_no_evidence_that_the_api_is_there() {
+    let (breaker, throttled) = (breaker(), Verdict::Throttled { retry_after: None });
+    let gateways = Ok(Answer { status: 429, foreign: true, ..Answer::default() });
+    for number in 1..ENOUGH {
+        assert!(fail(&breaker, [number]).is_empty());
+        assert_eq!(record(&breaker, &id(900), &throttled, &gateways), None);
+        assert_eq!(breaker.record_poll(&throttled, &gateways), None);
+        assert_eq!(breaker.record_probe(&gateways), None);
+    }
+    assert_eq!(fail(&breaker, [ENOUGH]), ["outage"]);
+}
+
+/// Only `AccessDenied` tells of a permission that is gone.
+#[test]
+fn any_number_of_jobs_with_codes_of_their_own_pause_nothing() {
+    let breaker = breaker();
+    for number in 1..50 {
+        let answer = answered(403, "Bcc.ZoneClosed");
+        assert_eq!(record(&breaker, &id(number), &verdict::general(&answer), &answer), None);
+        let (none, answer) = (Verdict::NoCapacity { reason: Reason::NoCapacity }, answered(503, "Instance.NoStock"));
+        assert_eq!(record(&breaker, &id(number), &none, &answer), None);
+    }
+}
+
+#[test]
+fn a_code_that_faults_the_lane_and_is_not_of_the_keys_is_the_accounts() {
+    let cause = |status, code| match record(&breaker(), &id(1), &Verdict::LaneFault, &answered(status, code)) {
+        Some(Change::Paused(cause)) => cause,
+        other => panic!("{other:?}"),
+    };
+    for code in ["InsufficientBalance", "Own.Code"] {
+        let cause = cause(403, code);
+        assert_eq!(cause.kind, CauseKind::Account);
+        assert!(cause.text.contains(code) && cause.text.contains("[[answer]]"), "{}", cause.text);
+    }
+    for code in ["SignatureDoesNotMatch", "AuthError", ""] {
+        assert_eq!(cause(400, code).kind, CauseKind::Keys, "{code}");
+    }
+    assert_eq!(cause(401, "Own.Code").kind, CauseKind::Keys);
 }

@@ -18,7 +18,9 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
     let way = lane.plan.way(instances.len());
     if way == Way::Singly {
         let mut members = members.into_iter();
-        members.next().map(|first| first.tell.send(Told::Turn(slot)));
+        if let Some(first) = members.next() {
+            let _ = first.tell.send(Told::Turn(slot));
+        }
         return singly(members, false);
     }
     let is_counted = way == Way::AskFirst;
@@ -85,7 +87,7 @@ impl Reach {
             (Verdict::Started { .. }, _) => failed.map_or(Self::Nobody { touched: true }, Self::AllBut),
             (Verdict::Throttled { .. } | Verdict::ClockSkew { .. } | Verdict::LaneFault, _) => Self::AllBut(vec![]),
             // The API refused all because of one, whom it does not name, so it started none.
-            (_, Ok(answer)) if answer.status >= 400 && !verdict::is_none(answer) && !answer.foreign => {
+            (_, Ok(answer)) if answer.status >= 400 && verdict::is_judged(verdict, answer) => {
                 Self::Nobody { touched: false }
             }
             _ => Self::AllBut(vec![]),
@@ -121,7 +123,7 @@ async fn ask(lane: &Lane, instances: &[InstanceId]) -> Option<HashSet<InstanceId
     let result = listed.map(|(answer, _)| answer);
     let verdict = verdict::general(&result);
     // Who may not list may start all the same.
-    if !matches!(verdict, Verdict::Failed(_)) {
+    if !matches!(verdict, Verdict::Failed(_) | Verdict::NoCapacity { .. }) {
         lane.note(&instances[0], &verdict, &result);
     }
     None

@@ -26,6 +26,7 @@ fn progress() -> Progress {
         failing_since: None,
         touched: false,
         denied: false,
+        no_capacity: false,
         order: None,
         put_back: None,
         confirming: None,
@@ -38,7 +39,8 @@ fn decided(verdict: Verdict, progress: &Progress) -> Next {
 
 /// What follows where the lane was paused for so long since the job first failed.
 fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Next {
-    let past = Past { progress, paused };
+    let failing_for = progress.failing_since.map_or(Duration::ZERO, |since| elapsed(since, now()));
+    let past = Past { progress, failing_for: failing_for.saturating_sub(paused) };
     decide(verdict, Err(NoAnswer::TimedOut), past, Confirm::Accepted, RETRY, now(), 0.5)
 }
 
@@ -58,7 +60,7 @@ fn a_job_waits_until_not_before() {
 #[test]
 fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running() {
     let decided = |verdict, confirm| {
-        let past = Past { progress: &progress(), paused: Duration::ZERO };
+        let past = Past { progress: &progress(), failing_for: Duration::ZERO };
         decide(verdict, Ok(Answer { status: 200, ..Answer::default() }), past, confirm, RETRY, now(), 0.5)
     };
     for ambiguous in [false, true] {
@@ -154,4 +156,55 @@ fn throttling_and_lane_faults_cost_no_attempt() {
         let Next::Park { progress, delay, .. } = decided(verdict, &tired) else { panic!() };
         assert_eq!((progress.attempts, progress.setbacks, delay), (2, 10, Duration::from_secs(30)));
     }
+}
+
+#[test]
+fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothing() {
+    let none = || Verdict::NoCapacity { reason: Reason::NoCapacity };
+    let retry = Retry { give_up_after: Duration::from_secs(3600), ..RETRY };
+    let answer = || Ok(Answer { status: 403, ..Answer::default() });
+    let at = |progress: &Progress, seconds, random| {
+        let now = now() + Duration::from_secs(seconds);
+        let past = Past { progress, failing_for: Duration::from_secs(seconds) };
+        decide(none(), answer(), past, Confirm::Accepted, retry, now, random)
+    };
+    let mut last = progress();
+    for (seconds, most) in [(0, 30), (30, 60), (90, 120), (210, 240), (450, 300), (750, 300)] {
+        for random in [0.0, 1.0] {
+            let Next::Park { progress, delay, cause } = at(&last, seconds, random) else { panic!() };
+            let expected = if random == 0.0 { most / 2 } else { most };
+            assert_eq!((delay, cause), (Duration::from_secs(expected), "no_capacity"));
+            assert_eq!((progress.attempts, progress.failing_since), (0, Some(now())), "from the first time on");
+            assert!(progress.no_capacity && progress.touched);
+        }
+        let Next::Park { progress, .. } = at(&last, seconds, 0.5) else { panic!() };
+        last = progress;
+    }
+    // It is back as its time is up, and then ends with the answer.
+    let Next::Park { delay, .. } = at(&last, 3590, 0.5) else { panic!() };
+    assert_eq!(delay, Duration::from_secs(10));
+    let Next::Conclude(end) = at(&last, 3600, 0.5) else { panic!() };
+    assert_eq!((end.outcome, end.ambiguous, end.attempts), (Outcome::Failed(Reason::NoCapacity), false, 1));
+    assert_eq!(end.answer.map(|answer| answer.status), Some(403));
+    // Whatever else comes of a call, it goes before others again.
+    let Next::Park { progress, .. } = decided(Verdict::Transient, &last) else { panic!() };
+    assert!(!progress.no_capacity);
+}
+
+#[test]
+fn no_job_waits_beyond_its_deadline() {
+    assert_eq!(left(None, now()), Duration::MAX);
+    assert_eq!(left(Some(now() + Duration::from_secs(7)), now()), Duration::from_secs(7));
+    assert_eq!(left(Some(now() - Duration::from_secs(7)), now()), Duration::ZERO);
+}
+
+#[test]
+fn a_job_that_ends_over_an_answer_of_another_one_than_the_api_says_so() {
+    let tired = Progress { attempts: 2, ..progress() };
+    let page = Ok(Answer { status: 404, foreign: true, ..Answer::default() });
+    let past = Past { progress: &tired, failing_for: Duration::ZERO };
+    let next = decide(Verdict::Transient, page, past, Confirm::Accepted, RETRY, now(), 0.5);
+    let Next::Conclude(end) = next else { panic!("{next:?}") };
+    assert_eq!((end.outcome, end.ambiguous), (Outcome::Failed(Reason::Exhausted), true));
+    assert_eq!(end.explanation.as_deref(), Some(NOT_THE_APIS));
 }

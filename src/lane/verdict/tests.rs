@@ -1,6 +1,7 @@
 //! A test for every row of the table of verdicts.
 
 use super::*;
+use crate::bce::Codes;
 
 const POLICIES: [Conflict; 3] = [Conflict::Fail, Conflict::Accept, Conflict::Verify];
 
@@ -13,7 +14,13 @@ fn touched(policy: Conflict) -> Circumstances {
 }
 
 fn answer(status: u16, code: &str) -> Answer {
-    Answer { status, code: (!code.is_empty()).then(|| code.to_owned()), ..Answer::default() }
+    let meaning = Codes::default().meaning(status, code);
+    Answer { status, code: (!code.is_empty()).then(|| code.to_owned()), meaning, ..Answer::default() }
+}
+
+/// What is not the API's has no code that means anything.
+fn foreign(status: u16, code: &str) -> Answer {
+    Answer { foreign: true, meaning: None, ..answer(status, code) }
 }
 
 /// The verdict on a start answered so, which must be the same under every policy and past.
@@ -58,8 +65,8 @@ fn a_409_whose_code_was_lost_decides_nothing() {
 
 #[test]
 fn a_proxys_page_decides_nothing_about_a_job() {
-    for status in [200, 204, 400, 403, 404, 409, 418] {
-        let page = Answer { foreign: true, ..answer(status, "") };
+    for status in [200, 204, 400, 401, 403, 404, 407, 408, 409, 413, 418, 500, 502] {
+        let page = foreign(status, "");
         for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
             assert_eq!(of_start(&Ok(page.clone()), circumstances), Verdict::Transient, "{status}");
             let described = Ok((page.clone(), Some(InstanceState::Running)));
@@ -67,9 +74,19 @@ fn a_proxys_page_decides_nothing_about_a_job() {
         }
         assert_eq!(general(&Ok(page)), Verdict::Transient, "and nothing about a lane: {status}");
     }
-    for (status, verdict) in [(302, Verdict::LaneFault), (401, Verdict::LaneFault), (502, Verdict::Transient)] {
-        let page = Answer { foreign: true, ..answer(status, "") };
-        assert_eq!(of_start(&Ok(page), clean(Conflict::Fail)), verdict);
+    // Whoever redirects or throttles is heeded.
+    for (status, verdict) in [(302, Verdict::LaneFault), (429, Verdict::Throttled { retry_after: None })] {
+        let page = Ok(foreign(status, ""));
+        assert_eq!((of_start(&page, clean(Conflict::Fail)), general(&page)), (verdict.clone(), verdict));
+    }
+    // A code of the API's in another one's answer is no code of the API's.
+    for code in ["InvalidAccessKeyId", "RequestExpired", "RequestLimitExceeded", "Instance.StartExpiredInstance"] {
+        for status in [400, 403, 409] {
+            let page = Ok(foreign(status, code));
+            assert_eq!(of_start(&page, clean(Conflict::Fail)), Verdict::Transient, "{status} {code}");
+            let gone = page.as_ref().is_ok_and(|page| is_throttling(page) || is_clock_skew(page));
+            assert!(!gone, "{status} {code}");
+        }
     }
 }
 
@@ -227,4 +244,72 @@ fn what_the_api_refuses_for_good_fails() {
     for status in [400, 405, 412, 413, 418, 451] {
         assert_eq!(start(status, "InvalidHTTPRequest"), Verdict::Failed(Reason::Refused), "{status}");
     }
+}
+
+#[test]
+fn an_unknown_code_is_its_jobs_own_and_only_access_denied_is_a_denial() {
+    for status in [400, 402, 403, 405, 412, 413, 418, 422, 451] {
+        for code in ["Bcc.ZoneClosed", "Instance.Overdue", "IdempotentParameterMismatch", "AccessDeniedByNobody"] {
+            assert_eq!(start(status, code), Verdict::Failed(Reason::Refused), "{status} {code}");
+        }
+    }
+    assert_eq!(start(404, "Bcc.ZoneClosed"), Verdict::Failed(Reason::NotFound));
+    assert_eq!(start(500, "Bcc.ZoneClosed"), Verdict::Transient);
+}
+
+#[test]
+fn a_code_that_means_something_is_read_by_its_meaning_whatever_the_status_and_the_policy() {
+    let word = |text| crate::bce::Word::parse(text).unwrap();
+    let own = Reason::Configured(word("no_stock"));
+    for (meaning, verdict) in [
+        (Meaning::Retry, Verdict::Transient),
+        (Meaning::NoCapacity(word("no_stock")), Verdict::NoCapacity { reason: own }),
+        (Meaning::NoCapacity(word("no_capacity")), Verdict::NoCapacity { reason: Reason::NoCapacity }),
+        (Meaning::Throttled, Verdict::Throttled { retry_after: None }),
+        (Meaning::Failed(word("no_stock")), Verdict::Failed(own)),
+        (Meaning::Failed(word("access_denied")), Verdict::Failed(Reason::AccessDenied)),
+        (Meaning::LaneFault, Verdict::LaneFault),
+    ] {
+        for status in [400, 401, 403, 404, 409, 429, 500, 503] {
+            let result = Ok(Answer { meaning: Some(meaning), ..answer(status, "Own.Code") });
+            for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
+                assert_eq!(of_start(&result, circumstances), verdict, "{status} {meaning:?}");
+            }
+            assert_eq!(general(&result), verdict, "{status} {meaning:?}");
+        }
+    }
+    // A code with a meaning of its own keeps it, whatever a rule says.
+    let lost = |status, code: &str| Answer { meaning: Some(Meaning::Retry), ..answer(status, code) };
+    let expired = Ok(lost(409, "Instance.StartExpiredInstance"));
+    assert_eq!(of_start(&expired, clean(Conflict::Verify)), Verdict::Failed(Reason::InstanceExpired));
+    assert_eq!(general(&Ok(lost(400, "RequestExpired"))), Verdict::ClockSkew { server_time: None });
+}
+
+#[test]
+fn that_no_machine_is_to_be_had_says_nothing_of_a_state() {
+    let result = Ok((answer(403, "Instance.NoStock"), None));
+    for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
+        assert_eq!(of_describe(&result, circumstances), Verdict::Transient);
+    }
+    assert_eq!(start(403, "Instance.NoStock"), Verdict::NoCapacity { reason: Reason::NoCapacity });
+    assert_eq!(start(403, "InsufficientBalance"), Verdict::LaneFault);
+}
+
+#[test]
+fn a_5xx_whose_code_means_something_is_judged_and_any_other_is_none() {
+    for (status, code, judged) in [
+        (503, "", false),
+        (500, "InternalError", false),
+        (503, "Instance.NoStock", true),
+        (403, "Bcc.ZoneClosed", true),
+        (409, "Instance.StartInstanceWhenCreating", true),
+    ] {
+        let answer = answer(status, code);
+        assert_eq!(
+            is_judged(&of_start(&Ok(answer.clone()), clean(Conflict::Fail)), &answer),
+            judged,
+            "{status} {code}"
+        );
+    }
+    assert!(!is_judged(&Verdict::Transient, &foreign(404, "")));
 }

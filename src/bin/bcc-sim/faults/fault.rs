@@ -1,8 +1,10 @@
 //! One fault: what befalls one call.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -51,8 +53,11 @@ pub struct Forged {
     pub body: Option<String>,
     /// A page as a proxy makes it, in place of the JSON.
     pub html: bool,
+    /// Answered by what stands before the API: without a request id, and with no body but the one that is given.
+    pub gateway: bool,
     pub retry_after: Option<u64>,
     pub location: Option<String>,
+    pub headers: BTreeMap<String, String>,
     pub when: When,
     pub manner: Manner,
 }
@@ -100,6 +105,8 @@ impl Forged {
             Answer::error(&error, request_id)
         } else if self.html {
             Answer::new(self.status, "text/html", self.body.clone().map_or_else(|| self.page(), Bytes::from))
+        } else if self.gateway {
+            Answer::new(self.status, "text/plain", self.body.clone().map_or_else(Bytes::new, Bytes::from))
         } else {
             let json = || Bytes::from(json!({ "requestId": request_id.to_string() }).to_string());
             let body = self.body.clone().map_or_else(json, Bytes::from);
@@ -107,13 +114,14 @@ impl Forged {
         };
         answer.retry_after = self.retry_after;
         answer.location.clone_from(&self.location);
+        answer.headers = self.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
         answer.manner = self.manner;
         answer
     }
 
     /// The API's kind of error; none in an answer that is a page, a text or a success.
     fn says(&self) -> Option<ApiError> {
-        if self.html || self.body.is_some() || self.status < 300 {
+        if self.html || self.gateway || self.body.is_some() || self.status < 300 {
             return None;
         }
         let code = self.code.clone().unwrap_or_else(|| usual_code(self.status).into());
@@ -129,6 +137,11 @@ impl Forged {
              <hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
         ))
     }
+}
+
+/// A header as it is sent; `None` where it cannot be.
+pub fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
 }
 
 fn usual_code(status: u16) -> &'static str {

@@ -1,5 +1,6 @@
 //! A fault as text: an object in JSON, or a short name, which the command line and the call log use too.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fault::{Fault, Forged, Kind, When};
+use super::fault::{Fault, Forged, Kind, When, header};
 use crate::reply::Manner;
 use crate::span::Span;
 
@@ -26,10 +27,14 @@ struct Wire {
     body: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
     html: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    gateway: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    headers: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "is_default")]
     when: When,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +49,13 @@ struct Wire {
     trickle: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pad: Option<u64>,
+}
+
+/// How long a body is, is not for a fault to say: the connection goes by it.
+fn can_be_sent(name: &str, value: &str) -> bool {
+    let is_framing =
+        ["content-length", "transfer-encoding", "connection"].iter().any(|own| name.eq_ignore_ascii_case(own));
+    !is_framing && header(name, value).is_some()
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -68,20 +80,31 @@ impl Wire {
                 if self.location.as_ref().is_some_and(|text| text.bytes().any(|byte| byte.is_ascii_control())) {
                     return Err("location: no control characters can be sent in a header".into());
                 }
+                if self.gateway && (self.html || self.code.is_some() || self.message.is_some()) {
+                    return Err("gateway: what it says is its body, so no code, message or html goes with it".into());
+                }
+                if let Some((name, _)) = self.headers.iter().find(|(name, value)| !can_be_sent(name, value)) {
+                    return Err(format!("headers: {name:?} cannot be sent so, or is the simulator's to send"));
+                }
                 Kind::Forged(Box::new(Forged {
                     status,
                     code: self.code,
                     message: self.message,
                     body: self.body,
                     html: self.html,
+                    gateway: self.gateway,
                     retry_after: self.retry_after,
                     location: self.location,
+                    headers: self.headers,
                     when: self.when,
                     manner,
                 }))
             }
             (None, ..) if self.says_something() => {
-                return Err("code, message, body, html, retry_after, location and when go with a status".into());
+                return Err(
+                    "code, message, body, html, gateway, retry_after, location, headers and when go with a status"
+                        .into(),
+                );
             }
             (None, None, None) => Kind::Genuine(manner),
             (None, Some(when), None) if manner == Manner::Whole => Kind::Hang(when),
@@ -96,6 +119,8 @@ impl Wire {
         let texts = [&self.code, &self.message, &self.body, &self.location];
         texts.iter().any(|text| text.is_some())
             || self.html
+            || self.gateway
+            || !self.headers.is_empty()
             || self.retry_after.is_some()
             || self.when != When::default()
     }
@@ -109,9 +134,11 @@ impl From<&Fault> for Wire {
             Kind::Reset(when) => return Self { reset: Some(*when), ..wire },
             Kind::Genuine(manner) => *manner,
             Kind::Forged(forged) => {
-                let Forged { status, code, message, body, html, retry_after, location, when, manner } =
+                let Forged { status, code, message, body, html, gateway, retry_after, location, headers, when, manner } =
                     (**forged).clone();
-                wire = Self { status: Some(status), code, message, body, html, retry_after, location, when, ..wire };
+                let status = Some(status);
+                wire =
+                    Self { status, code, message, body, html, gateway, retry_after, location, headers, when, ..wire };
                 manner
             }
         };
@@ -174,6 +201,7 @@ impl FromStr for Fault {
             ("access", "denied") => Wire { status: Some(403), when, ..Wire::default() },
             ("status", _) => Wire { status: status()?, when, ..Wire::default() },
             ("html", _) => Wire { status: status()?, html: true, when, ..Wire::default() },
+            ("gateway", _) => Wire { status: status()?, gateway: true, when, ..Wire::default() },
             ("redirect", location) if !location.is_empty() => {
                 Wire { status: Some(302), location: Some(location.into()), when, ..Wire::default() }
             }
@@ -189,7 +217,7 @@ impl FromStr for Fault {
     }
 }
 
-const NAMES: &str = "unknown; there are normal, status-CODE, html-CODE, throttled, access-denied, redirect-URL, \
+const NAMES: &str = "unknown; there are normal, status-CODE, html-CODE, gateway-CODE, throttled, access-denied, redirect-URL, \
                      hang-before, hang-after, reset-before, reset-after, cut, delay-TIME, trickle-TIME, pad-BYTES";
 
 /// The name in the call log; nothing where nothing goes wrong.
@@ -199,7 +227,11 @@ pub fn name(fault: &Fault) -> Option<String> {
         Kind::Hang(at) => return Some(format!("hang-{}", when(*at))),
         Kind::Reset(at) => return Some(format!("reset-{}", when(*at))),
         Kind::Forged(forged) => {
-            let kind = if forged.html { "html" } else { "status" };
+            let kind = match (forged.html, forged.gateway) {
+                (true, _) => "html",
+                (false, true) => "gateway",
+                (false, false) => "status",
+            };
             let after = if forged.when == When::After { "-after" } else { "" };
             return Some(format!("{kind}-{}{after}", forged.status));
         }
@@ -230,6 +262,7 @@ mod tests {
             ("status-500", json!({"status": 500}), Some("status-500")),
             ("status-503-after", json!({"status": 503, "when": "after"}), Some("status-503-after")),
             ("html-502", json!({"status": 502, "html": true}), Some("html-502")),
+            ("gateway-404", json!({"status": 404, "gateway": true}), Some("gateway-404")),
             ("throttled", json!({"status": 429, "retry_after": 1}), Some("status-429")),
             ("access-denied", json!({"status": 403}), Some("status-403")),
             ("redirect-http://other/", json!({"status": 302, "location": "http://other/"}), Some("status-302")),
@@ -255,6 +288,10 @@ mod tests {
             (json!({"status": 500, "hang": "after"}), "one of status, hang and reset"),
             (json!({"status": 99}), "99"),
             (json!({"hang": "after", "retry_after": 1}), "go with a status"),
+            (json!({"hang": "after", "gateway": true}), "go with a status"),
+            (json!({"status": 404, "gateway": true, "code": "NoSuchObject"}), "its body"),
+            (json!({"status": 404, "headers": {"a b": "c"}}), "a b"),
+            (json!({"status": 404, "headers": {"Content-Length": "3"}}), "Content-Length"),
             (json!({"hang": "after", "cut": true}), "no body"),
             (json!({"cut": true, "pad": 1}), "one of cut, trickle and pad"),
             (json!({"stauts": 500}), "stauts"),

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::bce::Codes;
 
 const KNOWN: Circumstances = Circumstances { policy: Conflict::Verify, first_touch: true };
 
@@ -12,8 +13,9 @@ fn reach(result: &Result<Answer, NoAnswer>, failed: Option<Vec<InstanceId>>) -> 
 }
 
 fn answer(status: u16, code: &str) -> Result<Answer, NoAnswer> {
+    let meaning = Codes::default().meaning(status, code);
     let code = (!code.is_empty()).then(|| code.to_owned());
-    Ok(Answer { status, code, ..Answer::default() })
+    Ok(Answer { status, code, meaning, ..Answer::default() })
 }
 
 fn id(text: &str) -> InstanceId {
@@ -37,7 +39,10 @@ fn a_refusal_may_be_for_one_only_and_touches_nobody() {
     let codes = ["Instance.StartInstanceWhenCreating", "Instance.StartExpiredInstance", "", "Unheard"];
     let conflicts = codes.map(|code| answer(409, code));
     let others = [answer(400, ""), answer(403, "AccessDenied"), answer(404, "NoSuchObject"), answer(412, "")];
-    for result in conflicts.iter().chain(&others) {
+    // A code for one instance, with a meaning or without.
+    let codes = ["Bcc.ZoneClosed", "Instance.NoStock", "OperationDenied"].map(|code| answer(403, code));
+    let out_of_stock = [answer(409, "Instance.NoStock"), answer(503, "Instance.NoStock")];
+    for result in conflicts.iter().chain(&others).chain(&codes).chain(&out_of_stock) {
         assert_eq!(reach(result, None), Reach::Nobody { touched: false }, "{result:?}");
     }
 }
