@@ -18,6 +18,7 @@ use lapin::types::FieldTable;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
+use self::capacity::NO_CAPACITY;
 use super::breaker::Blame;
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
@@ -31,7 +32,7 @@ use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, dela
 use crate::config::Retry;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
-use crate::retry::{full_jitter, half_jitter};
+use crate::retry::full_jitter;
 
 /// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
 const POISONED_AT: i64 = 20;
@@ -41,11 +42,6 @@ const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Later than a copy of the job that is in hand just now.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
-/// Ceilings of the delay of a job whose machine is not to be had, at first and at last. It is no less than half of that.
-const FIRST_NO_CAPACITY: Duration = Duration::from_secs(30);
-const LAST_NO_CAPACITY: Duration = Duration::from_secs(5 * 60);
-/// Why such a job is parked.
-const NO_CAPACITY: &str = "no_capacity";
 /// Said of a job whose last answer tells nothing of it.
 const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
 /// Into the queue of due jobs, which nobody takes from while the lane is paused.
@@ -69,6 +65,7 @@ pub(super) struct Job {
     /// No copy of a job that was in our hands before, as far as the message tells.
     is_new: bool,
     first: First,
+    /// The right to a call of one whose machine was not to be had.
     #[expect(dead_code, reason = "held until the job is acked")]
     spare: Option<OwnedSemaphorePermit>,
 }
@@ -150,7 +147,7 @@ impl Job {
         };
         let mut spare = None;
         if let (First::Call(_), Some(job)) = (&first, &job)
-            && let Some(delay) = capacity_wait(&progress, job.deadline, lane, now)
+            && let Some(delay) = capacity::wait(&progress, job.deadline, lane, now, rand::random())
         {
             spare = lane.spare.take(&lane.limiter);
             if spare.is_none() {
@@ -249,13 +246,6 @@ impl Job {
     fn later(&self, touched: bool, delay: Duration, cause: &'static str) -> Next {
         let progress = Progress { touched: self.progress.touched || touched, ..self.progress.clone() };
         Next::Park { progress, delay, cause }
-    }
-
-    /// Back since others go first, and for longer from time to time: where thousands wait, RabbitMQ is not to move them all the
-    /// while.
-    fn give_way(&self, delay: Duration) -> Next {
-        let progress = Progress { setbacks: self.progress.setbacks.saturating_add(1), ..self.progress.clone() };
-        Next::Park { progress, delay, cause: "gave_way" }
     }
 
     /// Back because the lane is paused.
@@ -395,7 +385,7 @@ impl Job {
         match decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random()) {
             Next::Park { progress, delay, cause: NO_CAPACITY } => {
                 let deadline = self.job.as_ref().and_then(|job| job.deadline);
-                Next::Park { progress, delay: delay.min(left(deadline, now)), cause: NO_CAPACITY }
+                Next::Park { progress, delay: delay.min(capacity::left(deadline, now)), cause: NO_CAPACITY }
             }
             next => next,
         }
@@ -475,25 +465,8 @@ fn failing_for(progress: &Progress, lane: &Lane, now: Timestamp) -> Duration {
     elapsed(since, now).saturating_sub(lane.breaker.paused_between(since, now))
 }
 
-/// How long a job waits, should it give way to others since its machine was not to be had. `None` for every other job, and for one
-/// whose time is up: it makes its last call in its turn.
-fn capacity_wait(progress: &Progress, deadline: Option<Timestamp>, lane: &Lane, now: Timestamp) -> Option<Duration> {
-    if !progress.no_capacity || is_late(deadline, now) {
-        return None;
-    }
-    let rest = lane.retry.give_up_after.saturating_sub(failing_for(progress, lane, now));
-    let setbacks = progress.setbacks.saturating_add(1);
-    let wait = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, setbacks, rand::random());
-    (!rest.is_zero()).then(|| wait.min(rest).min(left(deadline, now)))
-}
-
 fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
-}
-
-/// How long it is until the deadline.
-fn left(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
-    deadline.map_or(Duration::MAX, |deadline| elapsed(now, deadline))
 }
 
 /// What comes first for a job that could be read.
@@ -566,7 +539,7 @@ fn decide(
             let failing_since = progress.failing_since.unwrap_or(now);
             let rest = retry.give_up_after.saturating_sub(failing_for);
             if !rest.is_zero() {
-                let delay = half_jitter(FIRST_NO_CAPACITY, LAST_NO_CAPACITY, setbacks, random).min(rest);
+                let delay = capacity::backoff(setbacks, rest, random);
                 return park(Progress { failing_since: Some(failing_since), ..progress.clone() }, delay, NO_CAPACITY);
             }
             // The API has said that it started nothing.
@@ -605,6 +578,7 @@ fn confirming(since: Timestamp, ambiguous: bool) -> Confirming {
     Confirming { since, ambiguous, seen_starting: false, polls: 0 }
 }
 
+mod capacity;
 mod confirming;
 mod telling;
 #[cfg(test)]

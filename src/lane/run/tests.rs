@@ -193,9 +193,9 @@ fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothin
 
 #[test]
 fn no_job_waits_beyond_its_deadline() {
-    assert_eq!(left(None, now()), Duration::MAX);
-    assert_eq!(left(Some(now() + Duration::from_secs(7)), now()), Duration::from_secs(7));
-    assert_eq!(left(Some(now() - Duration::from_secs(7)), now()), Duration::ZERO);
+    assert_eq!(capacity::left(None, now()), Duration::MAX);
+    assert_eq!(capacity::left(Some(now() + Duration::from_secs(7)), now()), Duration::from_secs(7));
+    assert_eq!(capacity::left(Some(now() - Duration::from_secs(7)), now()), Duration::ZERO);
 }
 
 #[test]
