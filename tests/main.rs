@@ -15,6 +15,7 @@ mod deadline;
 mod evidence;
 mod fleet;
 mod inbound;
+mod keep_alive;
 mod keys;
 mod lanes;
 mod mended;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::keep_alive;
+
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
 /// Longest error code or request id kept, in characters.
@@ -48,6 +50,15 @@ pub enum NoAnswer {
     /// The connection broke after the request went out.
     #[error("the connection to the API broke: {0}")]
     Broken(String),
+    /// The server closed a connection it had kept open, as the call went out over it. That is no fault of the API's nor of
+    /// the call, which is to be made once more, over a [`fresh`](super::Client::fresh) connection.
+    #[error("the API closed a connection as a call went out over it: {why}")]
+    Stale {
+        /// What ended the call.
+        why: String,
+        /// Not where it could not be written to its end.
+        may_have_been_carried_out: bool,
+    },
     /// The keys have expired, so nothing was sent. Says which, since when, and what to do.
     #[error("{0}")]
     NoKeys(String),
@@ -61,13 +72,15 @@ impl NoAnswer {
             Self::Tls(_) => "tls",
             Self::TimedOut => "timeout",
             Self::Broken(_) => "broken",
+            Self::Stale { .. } => "stale",
             Self::NoKeys(_) => "no_keys",
         }
     }
 }
 
-impl From<reqwest::Error> for NoAnswer {
-    fn from(error: reqwest::Error) -> Self {
+impl NoAnswer {
+    /// `was_reused`: the connection had been used before.
+    pub(super) fn of(error: reqwest::Error, was_reused: bool) -> Self {
         // The URL would only repeat what the job says already.
         let error = error.without_url();
         let chain = causes(&error);
@@ -77,7 +90,13 @@ impl From<reqwest::Error> for NoAnswer {
             }
             return Self::Unreachable(deepest(&chain));
         }
-        if error.is_timeout() { Self::TimedOut } else { Self::Broken(deepest(&chain)) }
+        if error.is_timeout() {
+            return Self::TimedOut;
+        }
+        match keep_alive::closed(&chain).filter(|_| was_reused) {
+            Some(may_have_been_carried_out) => Self::Stale { why: deepest(&chain), may_have_been_carried_out },
+            None => Self::Broken(deepest(&chain)),
+        }
     }
 }
 

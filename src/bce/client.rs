@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, redirect};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
+use tower::util::MapResponseLayer;
 use tracing::{debug, info};
 
 use super::answer::{Answer, NoAnswer};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
+use super::keep_alive;
 use super::sign::{self, SignedHeaders};
 
 /// What the official SDKs send with a body.
@@ -30,14 +32,24 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// Signs and sends. Keeps connections alive; follows no redirect, so no signature ever reaches another host.
+/// Signs and sends. Keeps connections alive, unless it is a [`fresh`](Client::fresh) one; follows no redirect, so no
+/// signature ever reaches another host.
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
+    keeps_connections: bool,
+    account: Arc<Account>,
+}
+
+/// What a client shares with its fresh one.
+#[derive(Debug)]
+struct Account {
     endpoint: Endpoint,
     /// Replaced as a whole: a request takes what is here once, and has no half of it old.
     credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
+    /// Keeps no connection.
+    fresh: reqwest::Client,
 }
 
 /// A request before it is signed.
@@ -60,7 +72,7 @@ pub(super) struct Body {
 }
 
 impl Client {
-    /// A client for `endpoint` that keeps up to `connections` idle connections open.
+    /// A client for `endpoint` that keeps up to `connections` idle connections open, each for a second and a half.
     ///
     /// # Errors
     /// Where TLS cannot be set up, for instance without any trusted root certificate on the machine.
@@ -70,28 +82,30 @@ impl Client {
         timeouts: Timeouts,
         connections: usize,
     ) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            // A retry inside the client would be an attempt nobody counted and no limiter saw.
-            .retry(reqwest::retry::never())
-            .connect_timeout(timeouts.connect)
-            .timeout(timeouts.total)
+        let http = builder(timeouts)
             .pool_max_idle_per_host(connections)
-            .tcp_nodelay(true)
+            .pool_idle_timeout(keep_alive::LONGEST_IDLE)
+            .connector_layer(MapResponseLayer::new(keep_alive::connected))
             .build()?;
+        let fresh = builder(timeouts).pool_max_idle_per_host(0).build()?;
         let credentials = watch::Sender::new(Arc::new(credentials));
-        Ok(Self { http, endpoint, credentials, clock: Clock::default() })
+        let account = Arc::new(Account { endpoint, credentials, clock: Clock::default(), fresh });
+        Ok(Self { http, keeps_connections: true, account })
+    }
+
+    /// The same, but that it makes a connection for each call: what it is told is not due to an old one.
+    pub fn fresh(&self) -> Self {
+        Self { http: self.account.fresh.clone(), keeps_connections: false, account: self.account.clone() }
     }
 
     /// The keys in force.
     pub fn credentials(&self) -> Arc<Credentials> {
-        self.credentials.borrow().clone()
+        self.account.credentials.borrow().clone()
     }
 
     /// Puts `credentials` in force for every request from now on. Returns whether they are other ones.
     pub fn replace_credentials(&self, credentials: Credentials) -> bool {
-        self.credentials.send_if_modified(|present| {
+        self.account.credentials.send_if_modified(|present| {
             let other = **present != credentials;
             if other {
                 *present = Arc::new(credentials);
@@ -102,17 +116,17 @@ impl Client {
 
     /// Tells when keys are replaced: await `changed()`.
     pub fn keys_changed(&self) -> watch::Receiver<Arc<Credentials>> {
-        self.credentials.subscribe()
+        self.account.credentials.subscribe()
     }
 
     /// The API's clock minus ours, in seconds, as far as its answers told.
     pub fn clock_offset(&self) -> i64 {
-        self.clock.offset()
+        self.account.clock.offset()
     }
 
     /// Whether the keys in force have expired, by the API's clock. Nothing is sent then.
     pub fn keys_expired(&self) -> bool {
-        self.credentials.borrow().expired(self.clock.now())
+        self.account.credentials.borrow().expired(self.account.clock.now())
     }
 
     /// Signs and sends `request`, and learns from the answer what time it is.
@@ -120,7 +134,8 @@ impl Client {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
-        let response = request.send().await?;
+        let (response, was_reused) = keep_alive::watched(request.send()).await;
+        let response = response.map_err(|error| NoAnswer::of(error, was_reused && self.keeps_connections))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
         let headers = response.headers().clone();
@@ -131,7 +146,7 @@ impl Client {
     }
 
     fn sign(&self, request: Request<'_>, credentials: &Credentials) -> Result<RequestBuilder, NoAnswer> {
-        let now = self.clock.now();
+        let now = self.account.clock.now();
         if let Some(expires_at) = credentials.expires_at.filter(|_| credentials.expired(now)) {
             let id = &credentials.access_key_id;
             return Err(NoAnswer::NoKeys(format!(
@@ -139,7 +154,7 @@ impl Client {
             )));
         }
         let date = sign::date(now);
-        let host = self.endpoint.host.as_str();
+        let host = self.account.endpoint.host.as_str();
         let mut headers = vec![("host", host), ("x-bce-date", date.as_str())];
         if request.body.is_some() {
             headers.push(("content-type", JSON));
@@ -157,7 +172,7 @@ impl Client {
             SignedHeaders::Listed(&signed),
         );
 
-        let mut url = self.endpoint.url.clone();
+        let mut url = self.account.endpoint.url.clone();
         url.set_path(request.path);
         let query = request.query.map(
             |(name, value)| {
@@ -183,14 +198,25 @@ impl Client {
     /// A proxy's clock is not the API's.
     fn learn(&self, answer: &Answer, received: Timestamp, round_trip: Duration) {
         let Some(date) = answer.date.filter(|_| !answer.foreign) else { return };
-        let Some(moved) = self.clock.learn(date, received, round_trip) else { return };
-        let (endpoint, offset) = (&self.endpoint, self.clock.offset());
+        let Some(moved) = self.account.clock.learn(date, received, round_trip) else { return };
+        let (endpoint, offset) = (&self.account.endpoint, self.account.clock.offset());
         if moved.unsigned_abs() >= WORTH_TELLING {
             info!(%endpoint, offset, "the API's clock is this many seconds ahead of ours, and calls are signed by it");
         } else {
             debug!(%endpoint, offset, "followed the API's clock");
         }
     }
+}
+
+fn builder(timeouts: Timeouts) -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        // A retry inside the client would be an attempt nobody counted and no limiter saw.
+        .retry(reqwest::retry::never())
+        .connect_timeout(timeouts.connect)
+        .timeout(timeouts.total)
+        .tcp_nodelay(true)
 }
 
 /// A header that libraries leave out of what they log.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod credentials;
 pub mod endpoint;
 pub mod instance;
+mod keep_alive;
 pub mod key_file;
 pub mod sign;
 

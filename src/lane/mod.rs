@@ -76,6 +76,8 @@ pub struct Lane {
     endpoint: Endpoint,
     credentials: CredentialSource,
     client: Client,
+    /// The same, with a connection for each call.
+    fresh: Client,
     limiter: Limiter,
     polls: Polls,
     memory: Memory,
@@ -145,7 +147,7 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         let credentials = lane.credentials.load()?;
         let seals = Seals::new(lane.name.as_str(), credentials.secret_access_key.expose_secret());
-        let concurrency = lane.concurrency as usize;
+        let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, lane.concurrency as usize)?;
         let starts = left_to_starts(lane.rate, lane.confirm_share);
         Ok(Self {
             name: lane.name.clone(),
@@ -160,7 +162,8 @@ impl Lane {
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
-            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?,
+            fresh: client.fresh(),
+            client,
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
             memory: Memory::new(),

@@ -152,7 +152,9 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
         Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
-        Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_)) => return Verdict::Transient,
+        Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_) | NoAnswer::Stale { .. }) => {
+            return Verdict::Transient;
+        }
     };
     let code = answer.code.as_deref().unwrap_or_default();
     match answer.status {

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod child;
 pub mod cluster;
 pub mod daemon;
+pub mod front;
 pub mod key_folder;
 pub mod lossy;
 pub mod pace;
