@@ -26,6 +26,7 @@ mod pause;
 mod permissions;
 mod poison;
 mod private_node;
+mod proxies;
 mod publisher;
 mod queues;
 mod rate;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::endpoint::Endpoint;
 use super::keep_alive;
 
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
@@ -44,6 +45,9 @@ pub enum NoAnswer {
     /// The server's certificate was refused: a matter of the endpoint or of an interceptor, not of one job.
     #[error("the API's certificate was refused: {0}")]
     Tls(String),
+    /// The proxy before the API is at fault, or whatever answers like one. Says which, and what to do.
+    #[error("{0}")]
+    Proxy(String),
     /// The time-out passed.
     #[error("the API did not answer in time")]
     TimedOut,
@@ -70,6 +74,7 @@ impl NoAnswer {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Tls(_) => "tls",
+            Self::Proxy(_) => "proxy",
             Self::TimedOut => "timeout",
             Self::Broken(_) => "broken",
             Self::Stale { .. } => "stale",
@@ -80,15 +85,18 @@ impl NoAnswer {
 
 impl NoAnswer {
     /// `was_reused`: the connection had been used before.
-    pub(super) fn of(error: reqwest::Error, was_reused: bool) -> Self {
+    pub(super) fn of(error: reqwest::Error, was_reused: bool, endpoint: &Endpoint) -> Self {
         // The URL would only repeat what the job says already.
         let error = error.without_url();
         let chain = causes(&error);
         if error.is_connect() {
-            if chain.iter().any(|cause| is_tls(*cause)) {
-                return Self::Tls(deepest(&chain));
-            }
-            return Self::Unreachable(deepest(&chain));
+            let (is_tls, why) = (chain.iter().any(|cause| is_tls(*cause)), deepest(&chain));
+            return match endpoint.proxy() {
+                Some(proxy) if let Some(fault) = proxy.fault(&chain, is_tls, endpoint, &why) => Self::Proxy(fault),
+                _ if is_tls => Self::Tls(why),
+                Some(proxy) => Self::Unreachable(format!("through the proxy of {}: {why}", proxy.variable())),
+                None => Self::Unreachable(why),
+            };
         }
         if error.is_timeout() {
             return Self::TimedOut;

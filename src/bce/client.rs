@@ -1,6 +1,7 @@
 //! The signed HTTP client of one account in one region: how a call is made. Which there are, `calls.rs` knows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -50,7 +51,12 @@ struct Account {
     clock: Clock,
     /// Keeps no connection.
     fresh: reqwest::Client,
+    /// The API has answered a call.
+    was_answered: AtomicBool,
 }
+
+/// The status by which a proxy asks who calls. The API has no such answer.
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// A request before it is signed.
 pub(super) struct Request<'a> {
@@ -72,7 +78,7 @@ pub(super) struct Body {
 }
 
 impl Client {
-    /// A client for `endpoint` that keeps up to `connections` idle connections open, each for a second and a half.
+    /// A client for `endpoint`, through the proxy that it names and no other, that keeps up to `connections` idle connections open, each for a second and a half.
     ///
     /// # Errors
     /// Where TLS cannot be set up, for instance without any trusted root certificate on the machine.
@@ -82,14 +88,15 @@ impl Client {
         timeouts: Timeouts,
         connections: usize,
     ) -> Result<Self, reqwest::Error> {
-        let http = builder(timeouts)
+        let http = builder(&endpoint, timeouts)?
             .pool_max_idle_per_host(connections)
             .pool_idle_timeout(keep_alive::LONGEST_IDLE)
             .connector_layer(MapResponseLayer::new(keep_alive::connected))
             .build()?;
-        let fresh = builder(timeouts).pool_max_idle_per_host(0).build()?;
+        let fresh = builder(&endpoint, timeouts)?.pool_max_idle_per_host(0).build()?;
         let credentials = watch::Sender::new(Arc::new(credentials));
-        let account = Arc::new(Account { endpoint, credentials, clock: Clock::default(), fresh });
+        let (clock, was_answered) = (Clock::default(), AtomicBool::new(false));
+        let account = Arc::new(Account { endpoint, credentials, clock, fresh, was_answered });
         Ok(Self { http, keeps_connections: true, account })
     }
 
@@ -129,20 +136,43 @@ impl Client {
         self.account.credentials.borrow().expired(self.account.clock.now())
     }
 
+    /// Whether the API has answered any call yet. Before, it may not be there at all.
+    pub fn was_answered(&self) -> bool {
+        self.account.was_answered.load(Ordering::Relaxed)
+    }
+
     /// Signs and sends `request`, and learns from the answer what time it is.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<(Answer, Body), NoAnswer> {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
         let (response, was_reused) = keep_alive::watched(request.send()).await;
-        let response = response.map_err(|error| NoAnswer::of(error, was_reused && self.keeps_connections))?;
+        let response = response.map_err(|error| self.no_answer(error, was_reused && self.keeps_connections))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
+        if status == PROXY_AUTHENTICATION_REQUIRED {
+            return Err(NoAnswer::Proxy(self.account.endpoint.wants_a_user()));
+        }
         let headers = response.headers().clone();
         let body = read_body(response, limit).await;
         let answer = Answer::read(status, |name| text(&headers, name), &body.bytes);
         self.learn(&answer, received, round_trip);
+        if !answer.foreign {
+            self.account.was_answered.store(true, Ordering::Relaxed);
+        }
         Ok((answer, body))
+    }
+
+    /// Why there was no answer; where there never was one, with what to check.
+    fn no_answer(&self, error: reqwest::Error, was_reused: bool) -> NoAnswer {
+        let endpoint = &self.account.endpoint;
+        match NoAnswer::of(error, was_reused, endpoint) {
+            NoAnswer::Unreachable(why) if !self.was_answered() => {
+                let proxy = endpoint.proxy().map(|proxy| format!(", and {}", proxy.variable())).unwrap_or_default();
+                NoAnswer::Unreachable(format!("{why}; it has never answered so far: check region or endpoint{proxy}"))
+            }
+            other => other,
+        }
     }
 
     fn sign(&self, request: Request<'_>, credentials: &Credentials) -> Result<RequestBuilder, NoAnswer> {
@@ -208,15 +238,21 @@ impl Client {
     }
 }
 
-fn builder(timeouts: Timeouts) -> ClientBuilder {
-    reqwest::Client::builder()
+fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, reqwest::Error> {
+    let builder = reqwest::Client::builder()
+        // The environment was read by us.
+        .no_proxy()
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         // A retry inside the client would be an attempt nobody counted and no limiter saw.
         .retry(reqwest::retry::never())
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.total)
-        .tcp_nodelay(true)
+        .tcp_nodelay(true);
+    Ok(match endpoint.proxy() {
+        Some(proxy) => builder.proxy(proxy.to_reqwest()?),
+        None => builder,
+    })
 }
 
 /// A header that libraries leave out of what they log.

@@ -14,9 +14,9 @@ use std::time::Duration;
 /// close it. Of their defaults gunicorn's is the shortest (2 s), then Node.js, Apache and uvicorn (5 s), an AWS ALB (60 s)
 /// and nginx (75 s).
 ///
-/// It costs a lane that makes a call every 1.5 s or more rarely a new connection for each: two round trips and 0.3 ms of
-/// processor time for TLS, less than one such handshake a second. A lane that calls more often keeps its connections, as
-/// the one used last is used first.
+/// A lane that calls less often than every 1.5 s pays with a new connection for each call, so with less than one a second:
+/// two round trips, and for TLS 0.2 ms of processor time where the session is resumed, else 0.4 ms. A lane that calls more
+/// often keeps its connections, as the one used last is used first.
 pub(super) const LONGEST_IDLE: Duration = Duration::from_millis(1500);
 
 /// What hyper calls an error of writing a request, which it has no other way to tell. Where it should come to say so in

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod instance;
 mod keep_alive;
 pub mod key_file;
+pub mod proxy;
 pub mod sign;
 
 pub use answer::{Answer, NoAnswer};
@@ -21,3 +22,4 @@ pub use credentials::{CredentialError, CredentialSource, Credentials};
 pub use endpoint::Endpoint;
 pub use instance::{InstanceId, InstanceState};
 pub use key_file::KeyFile;
+pub use proxy::{Proxies, Proxy, ProxyFault};

@@ -331,6 +331,7 @@ fn sign(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Sign {
 fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
     let (word, remedy) = match result {
         Err(NoAnswer::NoKeys(_)) => ("keys", "nothing is sent until then"),
+        Err(NoAnswer::Proxy(fault)) => return Cause { word: "endpoint", text: fault.clone() },
         Err(_) => ("endpoint", "check the lane's endpoint, and the certificates this machine trusts"),
         Ok(answer) if (300..400).contains(&answer.status) => {
             ("endpoint", "redirects are not followed; check the lane's endpoint or region, and any proxy on the way")

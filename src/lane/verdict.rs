@@ -151,7 +151,7 @@ pub(super) fn is_none(answer: &Answer) -> bool {
 pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
-        Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
+        Err(NoAnswer::Tls(_) | NoAnswer::Proxy(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
         Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_) | NoAnswer::Stale { .. }) => {
             return Verdict::Transient;
         }
