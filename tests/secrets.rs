@@ -1,16 +1,8 @@
 //! TLS and secrets: whom the daemon trusts, and what it never shows.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use futures_util::StreamExt;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::account::Account;
 use crate::support::broker;
@@ -19,49 +11,8 @@ use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::queues::Queues;
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Wishes, config};
+use crate::support::tls::{Trusted, authority, in_the_place_of, vouched_for_by};
 use crate::support::{PATIENCE, eventually};
-
-/// An authority that certifies servers.
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(name: &str) -> Authority {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// Shows a certificate of this authority's.
-fn vouched_for_by(authority: &Authority) -> TlsAcceptor {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let server = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(server))
-}
-
-/// Speaks TLS in the place of the simulator, with the certificate of the moment. Returns its URL.
-async fn in_the_place_of(sim: &Sim, certificate: watch::Receiver<TlsAcceptor>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    let sim = sim.address.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, sim) = (certificate.borrow().clone(), sim.clone());
-            tokio::spawn(async move {
-                if let Ok(mut client) = acceptor.accept(stream).await {
-                    let mut server = TcpStream::connect(sim).await.unwrap();
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
-        }
-    });
-    url
-}
 
 #[tokio::test]
 async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unharmed() {
@@ -69,13 +20,11 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", &format!("Stopped={JOBS}")]));
     let (ours, theirs) = (authority("the tests' own"), authority("somebody else's"));
     let certificate = watch::Sender::new(vouched_for_by(&theirs));
-    let url = in_the_place_of(&sim, certificate.subscribe()).await;
-    // The daemon trusts whom its machine does, and this tells it whom.
-    let trusted = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trusted-{}.pem", uuid::Uuid::now_v7()));
-    std::fs::write(&trusted, ours.pem()).unwrap();
+    let url = format!("https://{}", in_the_place_of(&sim.address, certificate.subscribe()).await);
+    let trusted = Trusted::are(&ours);
     // Time enough for handshakes with somebody who does other things too.
     let config = config(&vhost.url, &url, &Wishes { lane: "connect_timeout = \"15s\"", ..Wishes::default() });
-    let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.to_str().unwrap());
+    let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.file());
     daemon.ready().await;
     let mut events = Queues::connect(&vhost.url).await.listen("reveille.outcomes", "prod.started").await;
     let mut account = Account::open(&vhost.url).await;
@@ -100,7 +49,6 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     }
     assert_eq!(daemon.charged().await, 0.0, "no job lost an attempt");
     daemon.works_again().await;
-    std::fs::remove_file(trusted).unwrap();
 }
 
 /// Everything a run shows: logs at their loudest, metrics, health, events and dead letters, before and after the keys

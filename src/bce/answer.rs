@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::codes::{Codes, Meaning};
+use super::endpoint::Endpoint;
+use super::keep_alive;
 
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
@@ -66,12 +68,24 @@ pub enum NoAnswer {
     /// The server's certificate was refused: a matter of the endpoint or of an interceptor, not of one job.
     #[error("the API's certificate was refused: {0}")]
     Tls(String),
+    /// The proxy before the API is at fault, or whatever answers like one. Says which, and what to do.
+    #[error("{0}")]
+    Proxy(String),
     /// The time-out passed.
     #[error("the API did not answer in time")]
     TimedOut,
     /// The connection broke after the request went out.
     #[error("the connection to the API broke: {0}")]
     Broken(String),
+    /// The server closed a connection it had kept open, as the call went out over it. That is no fault of the API's nor of
+    /// the call, which is to be made once more, over a [`fresh`](super::Client::fresh) connection.
+    #[error("the API closed a connection as a call went out over it: {why}")]
+    Stale {
+        /// What ended the call.
+        why: String,
+        /// Not where it could not be written to its end.
+        may_have_been_carried_out: bool,
+    },
     /// The keys have expired, so nothing was sent. Says which, since when, and what to do.
     #[error("{0}")]
     NoKeys(String),
@@ -83,25 +97,37 @@ impl NoAnswer {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Tls(_) => "tls",
+            Self::Proxy(_) => "proxy",
             Self::TimedOut => "timeout",
             Self::Broken(_) => "broken",
+            Self::Stale { .. } => "stale",
             Self::NoKeys(_) => "no_keys",
         }
     }
 }
 
-impl From<reqwest::Error> for NoAnswer {
-    fn from(error: reqwest::Error) -> Self {
+impl NoAnswer {
+    /// `was_reused`: the connection had been used before.
+    pub(super) fn of(error: reqwest::Error, was_reused: bool, endpoint: &Endpoint) -> Self {
         // The URL would only repeat what the job says already.
         let error = error.without_url();
         let chain = causes(&error);
         if error.is_connect() {
-            if chain.iter().any(|cause| is_tls(*cause)) {
-                return Self::Tls(deepest(&chain));
-            }
-            return Self::Unreachable(deepest(&chain));
+            let (is_tls, why) = (chain.iter().any(|cause| is_tls(*cause)), deepest(&chain));
+            return match endpoint.proxy() {
+                Some(proxy) if let Some(fault) = proxy.fault(&chain, is_tls, endpoint, &why) => Self::Proxy(fault),
+                _ if is_tls => Self::Tls(why),
+                Some(proxy) => Self::Unreachable(format!("through the proxy of {}: {why}", proxy.variable())),
+                None => Self::Unreachable(why),
+            };
         }
-        if error.is_timeout() { Self::TimedOut } else { Self::Broken(deepest(&chain)) }
+        if error.is_timeout() {
+            return Self::TimedOut;
+        }
+        match keep_alive::closed(&chain).filter(|_| was_reused) {
+            Some(may_have_been_carried_out) => Self::Stale { why: deepest(&chain), may_have_been_carried_out },
+            None => Self::Broken(deepest(&chain)),
+        }
     }
 }
 

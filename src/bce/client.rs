@@ -1,19 +1,22 @@
 //! The signed HTTP client of one account in one region: how a call is made. Which there are, `calls.rs` knows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, redirect};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
+use tower::util::MapResponseLayer;
 use tracing::{debug, info};
 
 use super::answer::{Answer, NoAnswer, Reading};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
+use super::keep_alive;
 use super::sign::{self, SignedHeaders};
 
 /// What the official SDKs send with a body.
@@ -30,16 +33,31 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// Signs and sends. Keeps connections alive; follows no redirect, so no signature ever reaches another host.
+/// Signs and sends. Keeps connections alive, unless it is a [`fresh`](Client::fresh) one; follows no redirect, so no
+/// signature ever reaches another host.
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
+    keeps_connections: bool,
+    account: Arc<Account>,
+    reading: Reading,
+}
+
+/// What a client shares with its fresh one.
+#[derive(Debug)]
+struct Account {
     endpoint: Endpoint,
     /// Replaced as a whole: a request takes what is here once, and has no half of it old.
     credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
-    reading: Reading,
+    /// Keeps no connection.
+    fresh: reqwest::Client,
+    /// The API has answered a call.
+    was_answered: AtomicBool,
 }
+
+/// The status by which a proxy asks who calls. The API has no such answer.
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// A request before it is signed.
 pub(super) struct Request<'a> {
@@ -61,7 +79,7 @@ pub(super) struct Body {
 }
 
 impl Client {
-    /// A client for `endpoint` that keeps up to `connections` idle connections open.
+    /// A client for `endpoint`, through the proxy that it names and no other, that keeps up to `connections` idle connections open, each for a second and a half.
     ///
     /// # Errors
     /// Where TLS cannot be set up, for instance without any trusted root certificate on the machine.
@@ -71,18 +89,16 @@ impl Client {
         timeouts: Timeouts,
         connections: usize,
     ) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            // A retry inside the client would be an attempt nobody counted and no limiter saw.
-            .retry(reqwest::retry::never())
-            .connect_timeout(timeouts.connect)
-            .timeout(timeouts.total)
+        let http = builder(&endpoint, timeouts)?
             .pool_max_idle_per_host(connections)
-            .tcp_nodelay(true)
+            .pool_idle_timeout(keep_alive::LONGEST_IDLE)
+            .connector_layer(MapResponseLayer::new(keep_alive::connected))
             .build()?;
+        let fresh = builder(&endpoint, timeouts)?.pool_max_idle_per_host(0).build()?;
         let credentials = watch::Sender::new(Arc::new(credentials));
-        Ok(Self { http, endpoint, credentials, clock: Clock::default(), reading: Reading::default() })
+        let (clock, was_answered) = (Clock::default(), AtomicBool::new(false));
+        let account = Arc::new(Account { endpoint, credentials, clock, fresh, was_answered });
+        Ok(Self { http, keeps_connections: true, account, reading: Reading::default() })
     }
 
     /// The client that reads answers in another way than the usual one.
@@ -91,14 +107,20 @@ impl Client {
         Self { reading, ..self }
     }
 
+    /// The same, but that it makes a connection for each call: what it is told is not due to an old one.
+    pub fn fresh(&self) -> Self {
+        let (http, account, reading) = (self.account.fresh.clone(), self.account.clone(), self.reading.clone());
+        Self { http, keeps_connections: false, account, reading }
+    }
+
     /// The keys in force.
     pub fn credentials(&self) -> Arc<Credentials> {
-        self.credentials.borrow().clone()
+        self.account.credentials.borrow().clone()
     }
 
     /// Puts `credentials` in force for every request from now on. Returns whether they are other ones.
     pub fn replace_credentials(&self, credentials: Credentials) -> bool {
-        self.credentials.send_if_modified(|present| {
+        self.account.credentials.send_if_modified(|present| {
             let other = **present != credentials;
             if other {
                 *present = Arc::new(credentials);
@@ -109,17 +131,22 @@ impl Client {
 
     /// Tells when keys are replaced: await `changed()`.
     pub fn keys_changed(&self) -> watch::Receiver<Arc<Credentials>> {
-        self.credentials.subscribe()
+        self.account.credentials.subscribe()
     }
 
     /// The API's clock minus ours, in seconds, as far as its answers told.
     pub fn clock_offset(&self) -> i64 {
-        self.clock.offset()
+        self.account.clock.offset()
     }
 
     /// Whether the keys in force have expired, by the API's clock. Nothing is sent then.
     pub fn keys_expired(&self) -> bool {
-        self.credentials.borrow().expired(self.clock.now())
+        self.account.credentials.borrow().expired(self.account.clock.now())
+    }
+
+    /// Whether the API has answered any call yet. Before, it may not be there at all.
+    pub fn was_answered(&self) -> bool {
+        self.account.was_answered.load(Ordering::Relaxed)
     }
 
     /// Signs and sends `request`, and learns from the answer what time it is.
@@ -127,18 +154,37 @@ impl Client {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
-        let response = request.send().await?;
+        let (response, was_reused) = keep_alive::watched(request.send()).await;
+        let response = response.map_err(|error| self.no_answer(error, was_reused && self.keeps_connections))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
+        if status == PROXY_AUTHENTICATION_REQUIRED {
+            return Err(NoAnswer::Proxy(self.account.endpoint.wants_a_user()));
+        }
         let headers = response.headers().clone();
         let body = read_body(response, limit).await;
         let answer = Answer::read(status, |name| text(&headers, name), &body.bytes, &self.reading);
         self.learn(&answer, received, round_trip);
+        if !answer.foreign {
+            self.account.was_answered.store(true, Ordering::Relaxed);
+        }
         Ok((answer, body))
     }
 
+    /// Why there was no answer; where there never was one, with what to check.
+    fn no_answer(&self, error: reqwest::Error, was_reused: bool) -> NoAnswer {
+        let endpoint = &self.account.endpoint;
+        match NoAnswer::of(error, was_reused, endpoint) {
+            NoAnswer::Unreachable(why) if !self.was_answered() => {
+                let proxy = endpoint.proxy().map(|proxy| format!(", and {}", proxy.variable())).unwrap_or_default();
+                NoAnswer::Unreachable(format!("{why}; it has never answered so far: check region or endpoint{proxy}"))
+            }
+            other => other,
+        }
+    }
+
     fn sign(&self, request: Request<'_>, credentials: &Credentials) -> Result<RequestBuilder, NoAnswer> {
-        let now = self.clock.now();
+        let now = self.account.clock.now();
         if let Some(expires_at) = credentials.expires_at.filter(|_| credentials.expired(now)) {
             let id = &credentials.access_key_id;
             return Err(NoAnswer::NoKeys(format!(
@@ -146,7 +192,7 @@ impl Client {
             )));
         }
         let date = sign::date(now);
-        let host = self.endpoint.host.as_str();
+        let host = self.account.endpoint.host.as_str();
         let mut headers = vec![("host", host), ("x-bce-date", date.as_str())];
         if request.body.is_some() {
             headers.push(("content-type", JSON));
@@ -164,7 +210,7 @@ impl Client {
             SignedHeaders::Listed(&signed),
         );
 
-        let mut url = self.endpoint.url.clone();
+        let mut url = self.account.endpoint.url.clone();
         url.set_path(request.path);
         let query = request.query.map(
             |(name, value)| {
@@ -190,14 +236,31 @@ impl Client {
     /// A proxy's clock is not the API's.
     fn learn(&self, answer: &Answer, received: Timestamp, round_trip: Duration) {
         let Some(date) = answer.date.filter(|_| !answer.foreign) else { return };
-        let Some(moved) = self.clock.learn(date, received, round_trip) else { return };
-        let (endpoint, offset) = (&self.endpoint, self.clock.offset());
+        let Some(moved) = self.account.clock.learn(date, received, round_trip) else { return };
+        let (endpoint, offset) = (&self.account.endpoint, self.account.clock.offset());
         if moved.unsigned_abs() >= WORTH_TELLING {
             info!(%endpoint, offset, "the API's clock is this many seconds ahead of ours, and calls are signed by it");
         } else {
             debug!(%endpoint, offset, "followed the API's clock");
         }
     }
+}
+
+fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, reqwest::Error> {
+    let builder = reqwest::Client::builder()
+        // The environment was read by us.
+        .no_proxy()
+        .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        // A retry inside the client would be an attempt nobody counted and no limiter saw.
+        .retry(reqwest::retry::never())
+        .connect_timeout(timeouts.connect)
+        .timeout(timeouts.total)
+        .tcp_nodelay(true);
+    Ok(match endpoint.proxy() {
+        Some(proxy) => builder.proxy(proxy.to_reqwest()?),
+        None => builder,
+    })
 }
 
 /// A header that libraries leave out of what they log.

@@ -5,12 +5,15 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// Where the API is: scheme and authority, nothing more.
+use super::proxy::Proxy;
+
+/// Where the API is: scheme and authority, nothing more; and the proxy before it, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub(super) url: Url,
     /// The Host header exactly as it goes on the wire and into the signature: with the port unless it is the default.
     pub(super) host: String,
+    pub(super) proxy: Option<Proxy>,
 }
 
 impl Endpoint {
@@ -23,6 +26,28 @@ impl Endpoint {
             return Err("a region such as bj, bd, gz, su, fwh, hkg".to_owned());
         }
         format!("https://bcc.{region}.baidubce.com").parse()
+    }
+
+    /// The same, reached through `proxy`, or directly.
+    #[must_use]
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy, ..self }
+    }
+
+    /// What a person is told where an answer wants a user and a password for a proxy. What comes through a tunnel, no proxy of
+    /// ours has said.
+    pub(super) fn wants_a_user(&self) -> String {
+        match &self.proxy {
+            Some(proxy) if self.url.scheme() == "http" => proxy.wants_a_user(),
+            _ => "something on the way to the API answers as a proxy that wants a user and a password (407): check region or \
+                  endpoint, or name the proxy and its user in the environment"
+                .to_owned(),
+        }
+    }
+
+    /// The proxy that calls go through.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 }
 
@@ -41,7 +66,7 @@ impl FromStr for Endpoint {
             && url.password().is_none();
         let host = url.host_str().filter(|_| bare).ok_or_else(expected)?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        Ok(Self { url, host })
+        Ok(Self { url, host, proxy: None })
     }
 }
 

@@ -11,7 +11,9 @@ pub mod codes;
 pub mod credentials;
 pub mod endpoint;
 pub mod instance;
+mod keep_alive;
 pub mod key_file;
+pub mod proxy;
 pub mod sign;
 
 pub use answer::{Answer, NoAnswer, Reading, RequestId};
@@ -22,3 +24,4 @@ pub use credentials::{CredentialError, CredentialSource, Credentials};
 pub use endpoint::Endpoint;
 pub use instance::{InstanceId, InstanceState};
 pub use key_file::KeyFile;
+pub use proxy::{Proxies, Proxy, ProxyFault};

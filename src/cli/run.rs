@@ -45,6 +45,10 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
     let reader = Arc::new(Reader::new(config.broker.clone()));
     let lane = |lane: &config::Lane| {
+        if let Some(proxy) = lane.endpoint.proxy() {
+            let (name, variable, address) = (&lane.name, proxy.variable(), proxy.address());
+            info!(lane = %name, proxy = address, "calls go through the proxy of {variable}");
+        }
         let metrics = metrics.lane(lane.name.as_str());
         let replies = Arc::new(Replies::new(config.broker.clone()));
         let built = Lane::new(lane, config.retry, names, replies, reader.clone(), metrics);

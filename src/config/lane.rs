@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Raw, Reader, Table};
 use super::{LENGTH_OF_TIME, Purpose, at_most_a_day, is_name, within};
-use crate::bce::{Codes, CredentialSource, Endpoint, Reading, RequestId, Timeouts};
+use crate::bce::{Codes, CredentialSource, Endpoint, Proxies, ProxyFault, Reading, RequestId, Timeouts};
 use crate::job::{Confirm, Conflict};
 
 /// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is a word of routing keys, so it has no dot.
@@ -61,7 +61,7 @@ pub struct Lane {
     pub reading: Reading,
 }
 
-pub(super) fn read_lanes(reader: &mut Reader, purpose: Purpose) -> Vec<Lane> {
+pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpose) -> Vec<Lane> {
     let mut members = reader.members("lane");
     let only_default = members.is_empty();
     if only_default {
@@ -78,7 +78,25 @@ pub(super) fn read_lanes(reader: &mut Reader, purpose: Purpose) -> Vec<Lane> {
         }
         table.finish();
     }
+    if purpose == Purpose::Run {
+        for ProxyFault { variable, problem } in put_behind_proxies(&mut lanes, proxies) {
+            reader.fault(format!("environment {variable}"), problem);
+        }
+    }
     lanes
+}
+
+/// Returns what is wrong with the variables that name the lanes' proxies, each once.
+fn put_behind_proxies(lanes: &mut [Lane], proxies: &Proxies) -> Vec<ProxyFault> {
+    let mut faults = Vec::new();
+    for lane in lanes {
+        match proxies.of(&lane.endpoint) {
+            Ok(proxy) => lane.endpoint = lane.endpoint.clone().through(proxy),
+            Err(fault) if faults.contains(&fault) => {}
+            Err(fault) => faults.push(fault),
+        }
+    }
+    faults
 }
 
 fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Option<Lane> {

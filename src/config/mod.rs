@@ -17,6 +17,7 @@ use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Fault, Faults};
 use self::reader::{Raw, Reader, Table};
+use crate::bce::Proxies;
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -82,10 +83,10 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// What the configuration is read for: only the daemon needs keys.
+/// What the configuration is read for: only the daemon needs keys, and goes through proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To run lanes: their credentials must be there.
+    /// To run lanes: their credentials must be there, and the proxies to their endpoints be of use.
     Run,
     /// To talk to the broker.
     Talk,
@@ -123,13 +124,15 @@ pub fn read(
     environment: impl IntoIterator<Item = (String, String)>,
     purpose: Purpose,
 ) -> Result<Config, Faults> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let proxies = Proxies::read(&environment);
     let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane", "answer"])?;
     let broker = read_broker(reader.table("broker"));
     let retry = read_retry(reader.table("retry"));
     let http = read_http(reader.table("http"));
     let shutdown = read_shutdown(reader.table("shutdown"));
     let listed = reader.members("lane").len().max(1);
-    let mut lanes = read_lanes(&mut reader, purpose);
+    let mut lanes = read_lanes(&mut reader, &proxies, purpose);
     let is_whole = lanes.len() == listed;
     read_answers(&mut reader, &mut lanes, is_whole);
     reader.finish()?;

@@ -540,3 +540,38 @@ fn a_lane_asks_its_own_rules_before_those_of_all_lanes() {
     assert_eq!(meaning(lane, "B"), Some(Meaning::Failed(word("refused"))));
     assert_eq!(meaning(lane, "C"), Some(Meaning::Failed(word("not_found"))));
 }
+
+#[test]
+fn lanes_go_through_the_proxies_of_the_environment_where_they_are_run() {
+    let keys = File::of(b"access_key_id = 'ak'\nsecret_access_key = 'sk'");
+    let endpoints = ["https://bcc.bj.baidubce.com", "http://10.1.2.3", "https://api.example"];
+    let lanes = endpoints.iter().zip(["a", "b", "c"]).map(|(endpoint, name)| {
+        format!("[[lane]]\nname = '{name}'\nendpoint = '{endpoint}'\ncredentials_file = '{}'\n", keys.path())
+    });
+    let file: String = lanes.collect();
+    let environment = [("HTTPS_PROXY", "http://u:hush@p:1"), ("http_proxy", "q:2"), ("NO_PROXY", "example")];
+    let through = |config: &Config| -> Vec<Option<&'static str>> {
+        config.lanes.iter().map(|lane| lane.endpoint.proxy().map(crate::bce::Proxy::variable)).collect()
+    };
+    let config = read_with(&file, &environment, Purpose::Run).unwrap();
+    assert_eq!(through(&config), [Some("HTTPS_PROXY"), Some("http_proxy"), None]);
+    assert!(!format!("{config:?}").contains("hush"));
+    assert_eq!(through(&good(&file, &environment)), [None; 3], "nothing else calls the API");
+
+    let wrong =
+        [("HTTPS_PROXY", "socks5://u:hush@p"), ("http_proxy", "http://hush:port"), ("REVEILLE_LANE__0__RATE", "-1")];
+    let faults = read_with(&file, &wrong, Purpose::Run).unwrap_err();
+    assert!(!format!("{faults} {faults:?}").contains("hush"), "{faults}");
+    let found = lines(&faults);
+    // Two lanes go through the first, which is one fault.
+    let places = [
+        "environment REVEILLE_LANE__0__RATE: ",
+        "environment HTTPS_PROXY: names a SOCKS proxy",
+        "environment http_proxy: is no URL of a proxy",
+    ];
+    assert_eq!(found.len(), places.len(), "{found:#?}");
+    for (found, place) in found.iter().zip(places) {
+        assert!(found.starts_with(place), "{place}\n{found}");
+    }
+    assert!(read_with(&file, &wrong[..2], Purpose::Talk).is_ok());
+}

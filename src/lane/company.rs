@@ -37,11 +37,11 @@ pub(super) struct Called {
     pub(super) result: Result<Answer, NoAnswer>,
     /// A call for the company has been noted once, for all of them.
     pub(super) is_noted: bool,
-    /// The company's call may have started the instance, before the one that was answered.
+    /// A call before the one that was answered may have started the instance.
     pub(super) touched: bool,
 }
 
-/// No call was made for the job, but perhaps one for its company: the lane is paused, the job's deadline has passed, or
+/// No call was made for the job, but perhaps one that came to nothing, or one for its company: the lane is paused, the job's deadline has passed, or
 /// it is to be put back.
 #[derive(Debug)]
 pub(super) struct NotCalled {
@@ -76,8 +76,8 @@ struct Member {
 /// What a member learns.
 #[derive(Debug)]
 enum Told {
-    /// The answer to all of them.
-    Answer(Result<Answer, NoAnswer>),
+    /// The answer to all of them. `touched`: an earlier call may have started the instance.
+    Answer { result: Result<Answer, NoAnswer>, touched: bool },
     /// Nothing was called: to be called singly, in the turn that was waited for.
     Turn(OwnedSemaphorePermit),
     /// To be called singly, in a turn of its own.
@@ -143,7 +143,7 @@ impl Ticket {
         }
         if let Right::Seat(seat) = &mut self.0 {
             match seat.call(lane, instance, deadline).await {
-                Told::Answer(result) => return Ok(Called { result, is_noted: true, touched }),
+                Told::Answer { result, touched } => return Ok(Called { result, is_noted: true, touched }),
                 Told::Turn(slot) => self.0 = Right::Alone(slot),
                 Told::Singly { touched: by_all, is_counted: in_list } => {
                     (touched, is_counted) = (by_all, in_list);
@@ -155,7 +155,12 @@ impl Ticket {
                 }
             }
         }
-        let result = lane.start(instance, || in_time(deadline)).await;
+        let made = lane.start(instance, || in_time(deadline)).await;
+        touched |= made.touched;
+        let result = match made.result {
+            Err(NoAnswer::Stale { .. }) => return Err(NotCalled { touched }),
+            result => result,
+        };
         if let Ok(answer) = result.as_ref()
             && !is_counted
         {

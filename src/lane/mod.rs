@@ -81,6 +81,8 @@ pub struct Lane {
     endpoint: Endpoint,
     credentials: CredentialSource,
     client: Client,
+    /// The same, with a connection for each call.
+    fresh: Client,
     limiter: Limiter,
     polls: Polls,
     spare: Spare,
@@ -157,6 +159,8 @@ impl Lane {
         let credentials = lane.credentials.load()?;
         let seals = Seals::new(lane.name.as_str(), credentials.secret_access_key.expose_secret());
         let concurrency = lane.concurrency as usize;
+        let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
+            .with_reading(lane.reading.clone());
         let starts = left_to_starts(lane.rate, lane.confirm_share);
         Ok(Self {
             name: lane.name.clone(),
@@ -171,8 +175,8 @@ impl Lane {
             names: names.clone(),
             endpoint: lane.endpoint.clone(),
             credentials: lane.credentials.clone(),
-            client: Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
-                .with_reading(lane.reading.clone()),
+            fresh: client.fresh(),
+            client,
             limiter: Limiter::new(lane.rate, lane.burst),
             polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch(starts, starts, lane.concurrency, 1)),
             spare: Spare::new(lane.concurrency),

@@ -198,7 +198,9 @@ impl Lane {
             Err(error) => (Err(error), None),
         };
         let verdict = verdict::general(&answer);
-        self.changed(self.breaker.record_poll(&verdict, &answer));
+        if !matches!(answer, Err(NoAnswer::Stale { .. })) {
+            self.changed(self.breaker.record_poll(&verdict, &answer));
+        }
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!(lane = %self.name, "states are not told, so no instance is seen running: {refused}");
         }

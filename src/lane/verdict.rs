@@ -157,8 +157,10 @@ fn of_meaning(meaning: Meaning, answer: &Answer) -> Verdict {
 pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
-        Err(NoAnswer::Tls(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
-        Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_)) => return Verdict::Transient,
+        Err(NoAnswer::Tls(_) | NoAnswer::Proxy(_) | NoAnswer::NoKeys(_)) => return Verdict::LaneFault,
+        Err(NoAnswer::Unreachable(_) | NoAnswer::TimedOut | NoAnswer::Broken(_) | NoAnswer::Stale { .. }) => {
+            return Verdict::Transient;
+        }
     };
     match answer.status {
         _ if proves_nothing(answer) => Verdict::Transient,

@@ -64,9 +64,14 @@ impl Daemon {
 
     /// Starts it with one more variable in its environment.
     pub fn start_with(config: &str, variable: &str, value: &str) -> Self {
+        Self::start_in(config, &[(variable, value)])
+    }
+
+    /// Starts it with more variables in its environment.
+    pub fn start_in(config: &str, environment: &[(&str, &str)]) -> Self {
         let config = Config::write(config);
         let mut command = config.command(&["run"]);
-        command.env(variable, value);
+        command.envs(environment.iter().copied());
         Self { child: Child::start(command), config }
     }
 

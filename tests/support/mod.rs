@@ -6,6 +6,8 @@ pub mod calls;
 pub mod child;
 pub mod cluster;
 pub mod daemon;
+pub mod front;
+pub mod http_proxy;
 pub mod key_folder;
 pub mod lossy;
 pub mod pace;
@@ -15,6 +17,7 @@ pub mod queues;
 pub mod scene;
 pub mod sim;
 pub mod stage;
+pub mod tls;
 
 use std::time::Duration;
 

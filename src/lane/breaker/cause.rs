@@ -66,8 +66,8 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// Reads the result of a call, and what it means for its job. `was_answered`: the API has answered this lane before.
-    pub fn read(verdict: &Verdict, result: &Result<Answer, NoAnswer>, was_answered: bool) -> Self {
+    /// Reads the result of a call, and what it means for its job.
+    pub fn read(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Self {
         match (verdict, result) {
             (Verdict::ClockSkew { .. }, result) => Self::Fault(Cause {
                 kind: CauseKind::Clock,
@@ -84,20 +84,14 @@ impl Signal {
             (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Nothing,
             (Verdict::Throttled { .. }, _) => Self::Alive,
             (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Self::Good,
-            (_, result) => Self::NoAnswer(Cause { kind: CauseKind::Outage, text: outage(result, was_answered) }),
+            (_, result) => Self::NoAnswer(Cause { kind: CauseKind::Outage, text: outage(result) }),
         }
     }
 }
 
-fn outage(result: &Result<Answer, NoAnswer>, was_answered: bool) -> String {
+fn outage(result: &Result<Answer, NoAnswer>) -> String {
     let said = said(result);
     match result {
-        // At a lane's very first call that is more likely to be a name mistyped than an API that is out.
-        Err(NoAnswer::Unreachable(_)) if !was_answered => {
-            format!(
-                "{said}, and it never answered this lane: check region or endpoint; it is asked again every few seconds"
-            )
-        }
         Ok(answer) if answer.foreign => format!(
             "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
              gateways and proxies on the way; for one that only strips that header there is the lane's setting request_id"
@@ -109,6 +103,7 @@ fn outage(result: &Result<Answer, NoAnswer>, was_answered: bool) -> String {
 fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
     let (kind, remedy) = match result {
         Err(NoAnswer::NoKeys(_)) => (CauseKind::Keys, "nothing is sent until then"),
+        Err(NoAnswer::Proxy(fault)) => return Cause { kind: CauseKind::Endpoint, text: fault.clone() },
         Err(_) => (CauseKind::Endpoint, "check the lane's endpoint, and the certificates this machine trusts"),
         Ok(answer) if (300..400).contains(&answer.status) => (
             CauseKind::Endpoint,

@@ -34,7 +34,6 @@ pub struct Circuit {
     failing: BTreeSet<InstanceId>,
     /// Answers that show that the API is there, and what fails beside them fails by itself.
     answers: u64,
-    was_answered: bool,
     /// When the lane was paused, and had reason to be.
     pauses: VecDeque<(Timestamp, Timestamp)>,
 }
@@ -107,7 +106,6 @@ impl Circuit {
             state: State::Closed(Row::default()),
             failing: BTreeSet::new(),
             answers: 0,
-            was_answered: false,
             pauses: VecDeque::new(),
         }
     }
@@ -138,11 +136,6 @@ impl Circuit {
     /// Counts the answers that show that the API is there.
     pub fn answers(&self) -> u64 {
         self.answers
-    }
-
-    /// Whether the API has ever answered.
-    pub fn was_answered(&self) -> bool {
-        self.was_answered
     }
 
     /// How many of the calls that may be in flight are not to be just now: all where the API has to be probed first.
@@ -259,7 +252,6 @@ impl Circuit {
     }
 
     fn count_answer(&mut self, is_one: bool) {
-        self.was_answered |= is_one;
         self.answers = self.answers.wrapping_add(u64::from(is_one));
     }
 

@@ -88,7 +88,7 @@ impl Breaker {
         result: &Result<Answer, NoAnswer>,
     ) -> (Option<Change>, bool) {
         self.update(|circuit| {
-            let signal = Signal::read(verdict, result, circuit.was_answered());
+            let signal = Signal::read(verdict, result);
             let change = circuit.record(instance, &signal, Timestamp::now());
             (change, circuit.is_half_open())
         })
@@ -97,7 +97,7 @@ impl Breaker {
     /// Records what came of a probe.
     pub fn record_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         self.update(|circuit| {
-            let signal = Signal::read(&verdict::general(result), result, circuit.was_answered());
+            let signal = Signal::read(&verdict::general(result), result);
             circuit.record_probe(&signal, Timestamp::now())
         })
     }
@@ -105,7 +105,7 @@ impl Breaker {
     /// Records what came of asking for states.
     pub fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         self.update(|circuit| {
-            let signal = Signal::read(verdict, result, circuit.was_answered());
+            let signal = Signal::read(verdict, result);
             circuit.record_poll(&signal, Timestamp::now())
         })
     }
@@ -118,7 +118,7 @@ impl Breaker {
     /// Whose fault it is that a call failed. Asked after [`Breaker::record`], which says whether it was `on_trial`: that
     /// others are answered since is no evidence then, as the API may have come back in between.
     pub async fn attribute(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>, on_trial: bool) -> Blame {
-        let is_known = match Signal::read(verdict, result, true) {
+        let is_known = match Signal::read(verdict, result) {
             Signal::Fault(_) => return Blame::Lane,
             Signal::NoAnswer(_) if on_trial => {
                 timeout(self.evidence, self.until(|circuit| !circuit.is_half_open())).await.is_ok()

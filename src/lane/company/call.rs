@@ -21,27 +21,28 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
         if let Some(first) = members.next() {
             let _ = first.tell.send(Told::Turn(slot));
         }
-        return singly(members, false);
+        return singly(members, false, false);
     }
     let is_counted = way == Way::AskFirst;
     if is_counted {
-        let Some(stopped) = ask(lane, &instances).await else { return singly(members, false) };
+        let Some(stopped) = ask(lane, &instances).await else { return singly(members, false, false) };
         let (called, others) = members.into_iter().partition(|member| stopped.contains(&member.instance));
-        singly(others, true);
+        singly(others, false, true);
         members = called;
         if members.len() < 2 || lane.limited().await.is_err() {
-            return singly(members, true);
+            return singly(members, false, true);
         }
     }
     if !members.iter().any(|member| in_time(member.deadline)) {
-        return singly(members, is_counted);
+        return singly(members, false, is_counted);
     }
     let instances = || {
         let wanted = members.iter().filter(|member| in_time(member.deadline));
         distinct(wanted)
     };
     let batch = lane.start_batch(instances).await;
-    let (result, named, failed) = match batch {
+    let (result, named, failed) = match batch.result {
+        Err(NoAnswer::Stale { .. }) => return singly(members, batch.touched, is_counted),
         Ok((answer, (named, failed))) => (Ok(answer), named, failed),
         Err(error) => (Err(error), distinct(&members), None),
     };
@@ -60,10 +61,12 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
     for member in members {
         let told = match &reach {
             // Another job for this instance was called for, and had the answer; or a deadline had passed.
-            _ if !named.remove(&member.instance) => Told::Singly { touched: false, is_counted: true },
-            Reach::AllBut(failed) if !failed.contains(&member.instance) => Told::Answer(result.clone()),
-            Reach::AllBut(_) => Told::Singly { touched: false, is_counted },
-            Reach::Nobody { touched } => Told::Singly { touched: *touched, is_counted },
+            _ if !named.remove(&member.instance) => Told::Singly { touched: batch.touched, is_counted: true },
+            Reach::AllBut(failed) if !failed.contains(&member.instance) => {
+                Told::Answer { result: result.clone(), touched: batch.touched }
+            }
+            Reach::AllBut(_) => Told::Singly { touched: batch.touched, is_counted },
+            Reach::Nobody { touched } => Told::Singly { touched: *touched || batch.touched, is_counted },
         };
         // Who does not wait any more is gone, and its job back in its queue.
         let _ = member.tell.send(told);
@@ -95,9 +98,9 @@ impl Reach {
     }
 }
 
-fn singly(members: impl IntoIterator<Item = Member>, is_counted: bool) {
+fn singly(members: impl IntoIterator<Item = Member>, touched: bool, is_counted: bool) {
     for member in members {
-        let _ = member.tell.send(Told::Singly { touched: false, is_counted });
+        let _ = member.tell.send(Told::Singly { touched, is_counted });
     }
 }
 
@@ -111,6 +114,9 @@ fn distinct<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<InstanceId
 /// Those of `instances` that are stopped, in the turn that was waited for; `None` where that was not told.
 async fn ask(lane: &Lane, instances: &[InstanceId]) -> Option<HashSet<InstanceId>> {
     let listed = lane.states(instances).await;
+    if let Err(NoAnswer::Stale { .. }) = listed {
+        return None;
+    }
     if let Ok((answer, Some(states))) = &listed
         && !answer.foreign
     {

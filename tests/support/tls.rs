@@ -1,0 +1,74 @@
+//! Authorities, certificates, and servers that show them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+/// An authority that certifies servers.
+pub type Authority = CertifiedIssuer<'static, KeyPair>;
+
+pub fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// Shows a certificate of this authority's.
+pub fn vouched_for_by(authority: &Authority) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(server))
+}
+
+/// Speaks TLS in the place of the server at `address`, with the certificate of the moment. Returns its own address.
+pub async fn in_the_place_of(address: &str, certificate: watch::Receiver<TlsAcceptor>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().to_string();
+    let address = address.to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, address) = (certificate.borrow().clone(), address.clone());
+            tokio::spawn(async move {
+                if let Ok(mut client) = acceptor.accept(stream).await {
+                    let mut server = TcpStream::connect(address).await.unwrap();
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    own
+}
+
+/// A file for `SSL_CERT_FILE`: a daemon trusts whom its machine does, and this tells it whom. It goes with its test.
+pub struct Trusted(PathBuf);
+
+impl Trusted {
+    pub fn are(authority: &Authority) -> Self {
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trusted-{}.pem", uuid::Uuid::now_v7()));
+        std::fs::write(&file, authority.pem()).unwrap();
+        Self(file)
+    }
+
+    pub fn file(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Trusted {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
