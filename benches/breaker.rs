@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     println!(
-        "{:<20}{:>7}{:>8}{:>9}{:>9}{:>9}{:>8}{:>11}{:>9}{:>9}",
+        "{:<20}{:>7}{:>8}{:>9}{:>9}{:>9}{:>8}{:>13}{:>9}{:>8}",
         "failing", "rate", "calls", "of rate", "started", "charged", "pauses", "to find out", "after s", "back s"
     );
     let cases = [1, 4, 7, 12, 20].map(Case::Bad).into_iter();
@@ -174,7 +174,7 @@ async fn watch(case: Case, options: &Options) -> bool {
             let after = spent.last().map_or(0, |call| call.unix_micros - broken) as f64 / 1e6;
             let back = starts.iter().find(|call| is_good(call) && call.unix_micros >= mended);
             let back = back.map_or(f64::NAN, |call| (call.unix_micros - mended) as f64 / 1e6);
-            print!("{:>11}{after:>9.1}{back:>9.1}", spent.len());
+            print!("{:>13}{after:>9.1}{back:>8.1}", spent.len());
             as_promised &= spent.len() <= concurrency + MORE && charged == 0.0 && back <= 10.0;
         }
         println!();

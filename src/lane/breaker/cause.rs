@@ -61,8 +61,8 @@ pub enum Signal {
     Alive,
     /// Keys, clock and permission are good.
     Good,
-    /// Nothing: another one than the API throttles.
-    Nothing,
+    /// Nothing: another one than the API throttles. What to say where that is all there is to be had.
+    Nothing(Cause),
 }
 
 impl Signal {
@@ -81,23 +81,24 @@ impl Signal {
                     said(result)
                 ),
             }),
-            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Nothing,
+            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Nothing(outage(result)),
             (Verdict::Throttled { .. }, _) => Self::Alive,
             (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Self::Good,
-            (_, result) => Self::NoAnswer(Cause { kind: CauseKind::Outage, text: outage(result) }),
+            (_, result) => Self::NoAnswer(outage(result)),
         }
     }
 }
 
-fn outage(result: &Result<Answer, NoAnswer>) -> String {
+fn outage(result: &Result<Answer, NoAnswer>) -> Cause {
     let said = said(result);
-    match result {
+    let text = match result {
         Ok(answer) if answer.foreign => format!(
             "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
              gateways and proxies on the way; for one that only strips that header there is the lane's setting request_id"
         ),
         _ => format!("the API does not answer as it should ({said}): it is asked again every few seconds"),
-    }
+    };
+    Cause { kind: CauseKind::Outage, text }
 }
 
 fn fault(result: &Result<Answer, NoAnswer>) -> Cause {

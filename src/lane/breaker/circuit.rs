@@ -217,18 +217,19 @@ impl Circuit {
     pub fn record_probe(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
         self.count_answer(matches!(signal, Signal::Denied(_) | Signal::Alive | Signal::Good));
         match (&mut self.state, signal) {
-            (State::Open(pause), Signal::Nothing) => {
-                pause.probes = pause.probes.saturating_add(1);
-                None
-            }
-            (_, Signal::Nothing) => None,
-            (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause)) => {
+            (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause) | Signal::Nothing(cause)) => {
                 pause.cause = cause.clone();
                 pause.probes = pause.probes.saturating_add(1);
                 pause.is_certain = true;
                 None
             }
             (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
+            // Else a lane whose calls fail would wait for ever for a probe that tells.
+            (State::Closed(row), Signal::Nothing(cause)) if row.calls > 0 => {
+                let cause = cause.clone();
+                self.open(&cause, true, now)
+            }
+            (_, Signal::Nothing(_)) => None,
             (State::Closed(row), _) => {
                 row.calls = 0;
                 None

@@ -42,6 +42,8 @@ use crate::bce::{Answer, InstanceId, NoAnswer};
 /// for as many calls as tell.
 const EVIDENCE: Duration = Duration::from_secs(1);
 const LONGEST_EVIDENCE: Duration = Duration::from_secs(5);
+/// How long a failure on trial waits for the others of that trial, some of which may hang until their time-out.
+const LONGEST_TRIAL: Duration = Duration::from_secs(30);
 
 /// Whether a lane calls, and what its last calls say about that.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl Breaker {
         let is_known = match Signal::read(verdict, result) {
             Signal::Fault(_) => return Blame::Lane,
             Signal::NoAnswer(_) if on_trial => {
-                timeout(self.evidence, self.until(|circuit| !circuit.is_half_open())).await.is_ok()
+                timeout(LONGEST_TRIAL, self.until(|circuit| !circuit.is_half_open())).await.is_ok()
             }
             Signal::NoAnswer(_) => {
                 let answers = self.answers();
@@ -129,7 +131,7 @@ impl Breaker {
                 timeout(self.evidence, told).await.is_ok()
             }
             Signal::Denied(_) => true,
-            Signal::Alive | Signal::Good | Signal::Nothing => return Blame::Nobody,
+            Signal::Alive | Signal::Good | Signal::Nothing(_) => return Blame::Nobody,
         };
         match (self.is_open(), is_known) {
             (false, false) => Blame::Unknown,

@@ -454,9 +454,14 @@ fn another_ones_429_is_no_evidence_that_the_api_is_there() {
         assert!(fail(&breaker, [number]).is_empty());
         assert_eq!(record(&breaker, &id(900), &throttled, &gateways), None);
         assert_eq!(breaker.record_poll(&throttled, &gateways), None);
-        assert_eq!(breaker.record_probe(&gateways), None);
     }
     assert_eq!(fail(&breaker, [ENOUGH]), ["outage"]);
+    // Nor does a probe that is answered so let a lane call on whose calls fail, nor keep it waiting.
+    let breaker = self::breaker();
+    assert_eq!(breaker.record_probe(&gateways), None, "nothing fails");
+    fail(&breaker, [1; 30]);
+    assert_eq!(breaker.withheld(), CONCURRENCY);
+    assert_eq!(word(breaker.record_probe(&gateways)), Some("outage"));
 }
 
 /// Only `AccessDenied` tells of a permission that is gone.
