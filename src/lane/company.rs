@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::Lane;
+use super::breaker::Evidence;
 use super::run::is_late;
 use super::slots::Slots;
 use crate::bce::{Answer, InstanceId, NoAnswer};
@@ -35,8 +36,8 @@ enum Right {
 #[derive(Debug)]
 pub(super) struct Called {
     pub(super) result: Result<Answer, NoAnswer>,
-    /// A call for the company has been noted once, for all of them.
-    pub(super) is_noted: bool,
+    /// Of the company's call, which has been recorded once for all of them.
+    pub(super) evidence: Option<Evidence>,
     /// A call before the one that was answered may have started the instance.
     pub(super) touched: bool,
 }
@@ -77,7 +78,7 @@ struct Member {
 #[derive(Debug)]
 enum Told {
     /// The answer to all of them. `touched`: an earlier call may have started the instance.
-    Answer { result: Result<Answer, NoAnswer>, touched: bool },
+    Answer { result: Result<Answer, NoAnswer>, evidence: Evidence, touched: bool },
     /// Nothing was called: to be called singly, in the turn that was waited for.
     Turn(OwnedSemaphorePermit),
     /// To be called singly, in a turn of its own.
@@ -143,7 +144,9 @@ impl Ticket {
         }
         if let Right::Seat(seat) = &mut self.0 {
             match seat.call(lane, instance, deadline).await {
-                Told::Answer { result, touched } => return Ok(Called { result, is_noted: true, touched }),
+                Told::Answer { result, evidence, touched } => {
+                    return Ok(Called { result, evidence: Some(evidence), touched });
+                }
                 Told::Turn(slot) => self.0 = Right::Alone(slot),
                 Told::Singly { touched: by_all, is_counted: in_list } => {
                     (touched, is_counted) = (by_all, in_list);
@@ -166,7 +169,7 @@ impl Ticket {
         {
             lane.plan.saw_one(answer);
         }
-        Ok(Called { result, is_noted: false, touched })
+        Ok(Called { result, evidence: None, touched })
     }
 }
 

@@ -41,7 +41,7 @@ use tracing::{error, info, warn};
 
 pub use self::balance::Balance;
 use self::baton::Baton;
-use self::breaker::{Blame, Breaker, Cause, CauseKind, Change};
+use self::breaker::{Attribution, Breaker, Cause, CauseKind, Change, Evidence, Recorded};
 use self::intake::{left_to_starts, prefetch};
 use self::lease::Lease;
 use self::limiter::Limiter;
@@ -96,8 +96,8 @@ pub struct Lane {
     reader: Arc<Reader>,
     metrics: LaneMetrics,
     breaker: Breaker,
-    /// Held by the one that asks whether the API is there, for all that want to know.
-    looking: Mutex<()>,
+    /// Held while a probe asks whether the API is there, for all calls that want to know.
+    probing: Mutex<()>,
 }
 
 /// Channels of each of a lane's two publishers.
@@ -189,7 +189,7 @@ impl Lane {
             reader,
             metrics,
             breaker: Breaker::new(lane.rate, concurrency),
-            looking: Mutex::default(),
+            probing: Mutex::default(),
         })
     }
 
@@ -396,49 +396,51 @@ impl Lane {
         }
     }
 
-    /// Notes what a job's call says of the lane itself. Returns whether it was one of a trial that is not over.
-    fn note(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> bool {
-        let (change, on_trial) = self.breaker.record(instance, verdict, result);
-        self.changed(change);
-        on_trial
+    /// Records what a job's start call says of the lane itself.
+    fn record(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Evidence {
+        self.recorded(self.breaker.record(instance, verdict, result))
     }
 
-    /// Whether a job is not to pay for how its call ended, since others end so too. Where nobody else was called, a probe
-    /// tells whether the API is out.
-    async fn spares(
-        &self,
-        instance: &InstanceId,
-        verdict: &Verdict,
-        result: &Result<Answer, NoAnswer>,
-        on_trial: bool,
-    ) -> bool {
-        match self.breaker.attribute(verdict, result, on_trial).await {
-            Blame::Lane => return true,
-            Blame::Nobody => return false,
-            Blame::Job => {}
-            Blame::Unknown => {
-                self.look().await;
+    /// The same of a call that asked for states.
+    fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Evidence {
+        self.recorded(self.breaker.record_poll(verdict, result))
+    }
+
+    fn recorded(&self, Recorded { change, evidence }: Recorded) -> Evidence {
+        self.changed(change);
+        evidence
+    }
+
+    /// Whether a job is not to pay for how its call ended, since others end so too. Where others do not show it, a probe tells
+    /// whether the API is out.
+    async fn is_lane_outage(&self, instance: &InstanceId, call: Evidence) -> bool {
+        match self.breaker.attribute(call).await {
+            Some(Attribution::Lane) => return true,
+            Some(Attribution::NotFailed) => return false,
+            Some(Attribution::Job) => {}
+            None => {
+                self.probe_once().await;
                 if self.breaker.is_open() {
                     return true;
                 }
             }
         }
-        self.breaker.blame(instance);
+        self.breaker.remember_failing(instance);
         false
     }
 
-    /// Asks whether the API is there, once for all that want to know.
-    async fn look(&self) {
+    /// Asks whether the API is there, once for all calls that want to know.
+    async fn probe_once(&self) {
         let answers = self.breaker.answers();
-        let _looking = self.looking.lock().await;
+        let _probing = self.probing.lock().await;
         if self.breaker.answers() == answers && !self.breaker.is_open() {
-            self.changed(self.breaker.record_probe(&self.probe().await));
+            self.changed(self.breaker.record_look(&self.probe().await));
         }
     }
 
-    /// Ends a trial without a verdict, where nobody is left to be tried.
-    fn acquit(&self) {
-        self.changed(self.breaker.acquit());
+    /// Ends a trial without a verdict, where no job is left to be tried.
+    fn end_trial(&self) {
+        self.changed(self.breaker.end_trial());
     }
 
     fn changed(&self, change: Option<Change>) {

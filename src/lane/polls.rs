@@ -199,7 +199,7 @@ impl Lane {
         };
         let verdict = verdict::general(&answer);
         if !matches!(answer, Err(NoAnswer::Stale { .. })) {
-            self.changed(self.breaker.record_poll(&verdict, &answer));
+            self.record_poll(&verdict, &answer);
         }
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!(lane = %self.name, "states are not told, so no instance is seen running: {refused}");

@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use self::capacity::NO_CAPACITY;
-use super::breaker::Blame;
+use super::breaker::Attribution;
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
 use super::memory::{End, Key};
@@ -306,7 +306,7 @@ impl Job {
         let verdict = verdict::of_describe(&described, circumstances);
         let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.foreign);
         let result = described.map(|(answer, _)| answer);
-        let on_trial = lane.note(instance, &verdict, &result);
+        let evidence = lane.record_poll(&verdict, &result);
         let (outcome, ambiguous) = match verdict {
             Verdict::Started { .. } if self.confirm(lane) == Confirm::Running => {
                 return Next::GoOn {
@@ -320,7 +320,7 @@ impl Job {
             Verdict::Transient if is_told => (Outcome::Expired, !self.is_late_by(LAG)),
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
-            _ if lane.spares(instance, &verdict, &result, on_trial).await => return self.unharmed(true),
+            _ if lane.is_lane_outage(instance, evidence).await => return self.unharmed(true),
             // Not told this time. It is asked again, as often as a start would be tried.
             _ => match self.decide(lane, verdict, result) {
                 Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
@@ -359,20 +359,19 @@ impl Job {
                 result = described.map(|(answer, _)| answer);
             }
         }
-        let on_trial = !called.is_noted && lane.note(instance, &verdict, &result);
+        let by_itself = called.evidence.is_none();
+        let evidence = called.evidence.unwrap_or_else(|| lane.record(instance, &verdict, &result));
         debug!(lane = %lane.name, job = self.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
         drop(ticket);
-        if called.is_noted && verdict == Verdict::Transient {
+        if !by_itself && verdict == Verdict::Transient {
             // Not charged anyway: one call that failed is not followed by a probe for each of its jobs.
-            return match lane.breaker.attribute(&verdict, &result, false).await {
-                Blame::Lane => self.unharmed(true),
-                Blame::Job | Blame::Nobody | Blame::Unknown => {
-                    alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random())
-                }
+            return match lane.breaker.attribute(evidence).await {
+                Some(Attribution::Lane) => self.unharmed(true),
+                _ => alone_next_time(&self.progress, lane.retry, Timestamp::now(), rand::random()),
             };
         }
-        if lane.spares(instance, &verdict, &result, on_trial).await {
+        if lane.is_lane_outage(instance, evidence).await {
             return self.unharmed(true);
         }
         self.decide(lane, verdict, result)

@@ -36,7 +36,8 @@ const LAST_DELAY: Duration = Duration::from_secs(5);
 const COME_BACK: Duration = Duration::from_secs(4);
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// For what comes after a job's call, where a lane pauses: the evidence, a probe, and the broker's confirms.
+/// For what comes after a job's call, where a lane pauses: the evidence, a probe, and the broker's confirms. No trial goes on
+/// then that a job could wait for.
 const AFTER_A_CALL: Duration = Duration::from_secs(10);
 
 /// A message that came back this often is suspected of ending whoever touches it.
@@ -65,6 +66,10 @@ pub(super) async fn serve(
             () = stop.requested() => true,
             done = take_warily(tenure, &channel, &slots, &mut jobs) => done.map(|()| false)?,
         };
+        if stopped {
+            // Nobody is left to end a trial that jobs in flight wait for.
+            lane.breaker.interrupt();
+        }
         let mut emptied = true;
         if !stopped && !lane.breaker.is_open() {
             readiness.lane(lane.name(), LaneState::Held);
@@ -224,6 +229,15 @@ async fn take_warily(
         // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
         let first = lane.breaker.probes() as usize;
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
+            while let Some(ended) = jobs.try_join_next() {
+                tasks::ended(ended)?;
+            }
+            // A trial can be long, and polls are no part of it.
+            while jobs.len() >= lane.prefetch().into()
+                && let Some(ended) = jobs.join_next().await
+            {
+                tasks::ended(ended)?;
+            }
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
@@ -231,14 +245,14 @@ async fn take_warily(
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {
-                tasks::all(jobs).await?;
+                settle(lane, slots, jobs).await?;
             }
             let job = Job::admit(delivery, lane);
             let slot = slots.take(lane).await;
             job.wait_for_its_turn(lane).await;
             start(tenure, job, Ticket::alone(slot), jobs);
             if *suspect {
-                tasks::all(jobs).await?;
+                settle(lane, slots, jobs).await?;
             }
             if lane.breaker.is_open() {
                 return Ok(());
@@ -248,9 +262,18 @@ async fn take_warily(
     if lane.breaker.is_half_open() {
         // There is no other job to be tried, and the calls in flight may still tell.
         slots.all_free(lane).await;
-        lane.acquit();
+        lane.end_trial();
     }
     Ok(())
+}
+
+/// Waits for all `jobs`. Those that failed on trial wait for its end, so it is broken off once its calls are over.
+async fn settle(lane: &Lane, slots: &Slots, jobs: &mut Jobs) -> Result<(), lapin::Error> {
+    if lane.breaker.is_half_open() {
+        slots.all_free(lane).await;
+        lane.breaker.interrupt();
+    }
+    tasks::all(jobs).await
 }
 
 /// Has a job run, in a task of its own.

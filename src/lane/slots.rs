@@ -41,7 +41,7 @@ impl Slots {
         loop {
             let withheld = lane.breaker.withheld();
             let Ok(count @ 1..) = u32::try_from((lane.concurrency as usize).saturating_sub(withheld)) else {
-                lane.look().await;
+                lane.probe_once().await;
                 continue;
             };
             // Those withheld are free then, and stay free.
@@ -49,7 +49,7 @@ impl Slots {
             tokio::select! {
                 biased;
                 all = all => {
-                    let mut all = all.expect("nobody closes the semaphore");
+                    let mut all = all.expect("the semaphore is never closed");
                     // The call that gave back the last of them may have failed.
                     if lane.breaker.withheld() <= withheld {
                         return all.split(1).expect("at least one was acquired");

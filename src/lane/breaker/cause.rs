@@ -61,8 +61,8 @@ pub enum Signal {
     Alive,
     /// Keys, clock and permission are good.
     Good,
-    /// Nothing: another one than the API throttles. What to say where that is all there is to be had.
-    Nothing(Cause),
+    /// Another one than the API throttles, which tells nothing of the API. What to say where that is all there is to be had.
+    Inconclusive(Cause),
 }
 
 impl Signal {
@@ -81,7 +81,7 @@ impl Signal {
                     said(result)
                 ),
             }),
-            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Nothing(outage(result)),
+            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Inconclusive(outage(result)),
             (Verdict::Throttled { .. }, _) => Self::Alive,
             (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Self::Good,
             (_, result) => Self::NoAnswer(outage(result)),

@@ -34,6 +34,8 @@ pub struct Circuit {
     failing: BTreeSet<InstanceId>,
     /// Answers that show that the API is there, and what fails beside them fails by itself.
     answers: u64,
+    /// How often the lane was paused, or paused on after a trial.
+    openings: u64,
     /// When the lane was paused, and had reason to be.
     pauses: VecDeque<(Timestamp, Timestamp)>,
 }
@@ -89,6 +91,45 @@ struct Trial {
     has_news: bool,
 }
 
+/// What a call that was recorded has to be judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence {
+    kind: Kind,
+    /// It was one of a trial.
+    on_trial: bool,
+    was_open: bool,
+    /// As of before it was recorded.
+    answers: u64,
+    openings: u64,
+}
+
+impl Evidence {
+    /// Whether the call was one of a trial.
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+}
+
+/// How a call ended, as far as the lane goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fault,
+    NoAnswer,
+    Denied,
+    NotFailed,
+}
+
+/// Whose fault it is that a call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attribution {
+    /// The lane is paused for it.
+    Lane,
+    /// The API answers others.
+    Job,
+    /// It did not fail.
+    NotFailed,
+}
+
 /// What became of a lane.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
@@ -106,6 +147,7 @@ impl Circuit {
             state: State::Closed(Row::default()),
             failing: BTreeSet::new(),
             answers: 0,
+            openings: 0,
             pauses: VecDeque::new(),
         }
     }
@@ -138,29 +180,60 @@ impl Circuit {
         self.answers
     }
 
+    /// What a call that is about to be recorded has to be judged by.
+    pub fn evidence(&self, signal: &Signal) -> Evidence {
+        let kind = match signal {
+            Signal::Fault(_) => Kind::Fault,
+            Signal::NoAnswer(_) => Kind::NoAnswer,
+            Signal::Denied(_) => Kind::Denied,
+            Signal::Alive | Signal::Good | Signal::Inconclusive(_) => Kind::NotFailed,
+        };
+        let on_trial = self.is_half_open();
+        Evidence { kind, on_trial, was_open: self.paused().is_some(), answers: self.answers, openings: self.openings }
+    }
+
+    /// Whose fault it is that a call failed, once that is known. On trial others' answers are no evidence: the API may have come
+    /// back in between.
+    pub fn attribution(&self, call: &Evidence) -> Option<Attribution> {
+        match call.kind {
+            Kind::NotFailed => Some(Attribution::NotFailed),
+            Kind::Fault => Some(Attribution::Lane),
+            _ if call.was_open || self.openings != call.openings => Some(Attribution::Lane),
+            Kind::Denied => Some(Attribution::Job),
+            Kind::NoAnswer if call.on_trial => (!self.is_half_open()).then_some(Attribution::Lane),
+            Kind::NoAnswer => (self.answers != call.answers).then_some(Attribution::Job),
+        }
+    }
+
     /// How many of the calls that may be in flight are not to be just now: all where the API has to be probed first.
     pub fn withheld(&self) -> usize {
         let allowed = match &self.state {
             State::Closed(row) => (self.concurrency + BEYOND).saturating_sub(row.calls),
             State::HalfOpen(pause, trial) => trial_size(&pause.cause).saturating_sub(trial.failed),
-            // Whoever is let through learns that it is paused.
+            // A call that is let through finds the lane paused.
             State::Open(_) => self.concurrency,
         };
         self.concurrency.saturating_sub(allowed)
     }
 
-    /// For how long the lane was paused between two moments, and had reason to be.
+    /// For how long the lane was paused between two moments, and had reason to be, as far as is known by then.
     pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
-        let overlap = |(began, ended): &(Timestamp, Timestamp)| {
-            Duration::try_from((*ended).min(to).duration_since((*began).max(from))).unwrap_or_default()
+        let going_on = match &self.state {
+            State::Closed(_) => None,
+            State::Open(pause) | State::HalfOpen(pause, _) => Some((pause.since, to)),
         };
-        self.pauses.iter().map(overlap).sum()
+        let overlap = |(began, ended): (Timestamp, Timestamp)| {
+            Duration::try_from(ended.min(to).duration_since(began.max(from))).unwrap_or_default()
+        };
+        self.pauses.iter().copied().chain(going_on).map(overlap).sum()
     }
 
     /// Records what came of a call for `instance`.
     pub fn record(&mut self, instance: &InstanceId, signal: &Signal, now: Timestamp) -> Option<Change> {
         // A denial may be what all would meet.
-        self.count_answer(matches!(signal, Signal::Alive | Signal::Good));
+        if matches!(signal, Signal::Alive | Signal::Good) {
+            self.answers = self.answers.wrapping_add(1);
+        }
         if let Signal::Fault(cause) = signal {
             return self.open(cause, true, now);
         }
@@ -212,12 +285,22 @@ impl Circuit {
         }
     }
 
-    /// Records what came of a probe. In a pause, an answer puts the lane on trial; else it shows that the API is there, and
-    /// no answer that it is not.
+    /// Records what came of a probe that is to tell whose fault failures are: where it is answered the API is there, and else
+    /// it is not. It may have been made before the lane was paused, so it ends no pause.
+    pub fn record_look(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
+        if self.paused().is_some() {
+            return None;
+        }
+        self.record_probe(signal, now)
+    }
+
+    /// Records what came of a probe of a paused lane: an answer puts it on trial.
     pub fn record_probe(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
-        self.count_answer(matches!(signal, Signal::Denied(_) | Signal::Alive | Signal::Good));
+        if matches!(signal, Signal::Denied(_) | Signal::Alive | Signal::Good) {
+            self.answers = self.answers.wrapping_add(1);
+        }
         match (&mut self.state, signal) {
-            (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause) | Signal::Nothing(cause)) => {
+            (State::Open(pause), Signal::Fault(cause) | Signal::NoAnswer(cause) | Signal::Inconclusive(cause)) => {
                 pause.cause = cause.clone();
                 pause.probes = pause.probes.saturating_add(1);
                 pause.is_certain = true;
@@ -225,11 +308,15 @@ impl Circuit {
             }
             (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
             // Else a lane whose calls fail would wait for ever for a probe that tells.
-            (State::Closed(row), Signal::Nothing(cause)) if row.calls > 0 => {
+            (State::Closed(row), Signal::Inconclusive(cause)) if row.calls > 0 => {
                 let cause = cause.clone();
                 self.open(&cause, true, now)
             }
-            (_, Signal::Nothing(_)) => None,
+            (State::HalfOpen(_, trial), Signal::Inconclusive(cause)) if trial.failed > 0 => {
+                let cause = cause.clone();
+                self.open(&cause, true, now)
+            }
+            (_, Signal::Inconclusive(_)) => None,
             (State::Closed(row), _) => {
                 row.calls = 0;
                 None
@@ -245,19 +332,24 @@ impl Circuit {
         }
     }
 
+    /// Breaks a trial off: the next one begins with a probe. Jobs that failed on it are spared.
+    pub fn interrupt(&mut self) {
+        if let State::HalfOpen(pause, _) = &self.state {
+            let cause = pause.cause.clone();
+            let is_certain = pause.is_certain;
+            self.open(&cause, is_certain, pause.since);
+        }
+    }
+
     /// Ends a trial, where there is one and no job is left to be tried.
-    pub fn acquit(&mut self, now: Timestamp) -> Option<Change> {
+    pub fn end_trial(&mut self, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, trial) = &self.state else { return None };
         let had_reason = pause.is_certain || trial.failed == 0;
         self.close(had_reason, now)
     }
 
-    fn count_answer(&mut self, is_one: bool) {
-        self.answers = self.answers.wrapping_add(u64::from(is_one));
-    }
-
-    /// Notes that it was by its own fault that an instance failed.
-    pub fn blame(&mut self, instance: &InstanceId) {
+    /// Remembers that an instance fails by its own fault.
+    pub fn remember_failing(&mut self, instance: &InstanceId) {
         if self.failing.len() >= KNOWN {
             self.failing.pop_first();
         }
@@ -285,11 +377,12 @@ impl Circuit {
             return self.open(cause, false, now);
         }
         let (had_reason, alone) = (pause.is_certain, std::mem::take(&mut pause.tried));
-        alone.iter().for_each(|instance| self.blame(instance));
+        alone.iter().for_each(|instance| self.remember_failing(instance));
         self.close(had_reason, now)
     }
 
     fn open(&mut self, cause: &Cause, is_certain: bool, now: Timestamp) -> Option<Change> {
+        self.openings = self.openings.wrapping_add(1);
         let (pause, change) = match std::mem::replace(&mut self.state, State::Closed(Row::default())) {
             State::Open(pause) => (pause, None),
             State::HalfOpen(pause, _) => {
@@ -318,7 +411,8 @@ impl Circuit {
             }
             self.pauses.push_back((pause.since, now));
         }
-        Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or_default()))
+        // Where the clock was set back meanwhile, it may have been long.
+        Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or(Duration::MAX)))
     }
 }
 

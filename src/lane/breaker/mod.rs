@@ -7,11 +7,12 @@
 //! | state | leaves for | when |
 //! |---|---|---|
 //! | closed | open | a call says that keys, account, clock or endpoint are at fault |
-//! | | open | a row of instances fails that were not failing before, with no good answer between them |
-//! | | open | calls failed and a probe fails too |
+//! | | open | a row of instances fails that were not failing before, or is denied, or a row of polls fails |
+//! | | open | a probe fails that was made since calls failed |
 //! | open | half open | a probe is answered |
-//! | half open | closed | a call is answered as it should be, or those that fail are those that failed before |
-//! | | open | all calls of the trial failed, one of them for an instance that had not been tried |
+//! | half open | closed | a call is answered as it should be, or no job is left to be tried |
+//! | | closed | all calls of the trial failed, and none for an instance that was not known to fail |
+//! | | open | all calls of the trial failed, or a probe did, or a call says that something else is at fault |
 //!
 //! One failing call does not tell whose fault it is: the job's own, where the API answers others, and the lane's where others
 //! fail alike. So a failure waits a while for either ([`Breaker::attribute`]), and a probe tells where neither comes.
@@ -33,8 +34,8 @@ use tokio::time::timeout;
 
 use self::cause::Signal;
 pub use self::cause::{Cause, CauseKind};
-pub use self::circuit::Change;
 use self::circuit::Circuit;
+pub use self::circuit::{Attribution, Change, Evidence};
 use super::verdict::{self, Verdict};
 use crate::bce::{Answer, InstanceId, NoAnswer};
 
@@ -55,17 +56,13 @@ pub struct Breaker {
     evidence: Duration,
 }
 
-/// Whose fault it is that a call failed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The lane is paused for it.
-    Lane,
-    /// The API answers others.
-    Job,
-    /// It did not fail.
-    Nobody,
-    /// Nobody else was called meanwhile, or not enough were.
-    Unknown,
+/// What the recording of a call leaves behind.
+#[derive(Debug)]
+pub struct Recorded {
+    /// What changed by it.
+    pub change: Option<Change>,
+    /// For [`Breaker::attribute`].
+    pub evidence: Evidence,
 }
 
 impl Breaker {
@@ -82,67 +79,67 @@ impl Breaker {
         }
     }
 
-    /// Records what came of a call. Returns what changed by it, and whether it was one of a trial that is not over.
-    pub fn record(
-        &self,
-        instance: &InstanceId,
-        verdict: &Verdict,
-        result: &Result<Answer, NoAnswer>,
-    ) -> (Option<Change>, bool) {
+    /// Records what came of a call that was to start something.
+    pub fn record(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Recorded {
+        let signal = Signal::read(verdict, result);
         self.update(|circuit| {
-            let signal = Signal::read(verdict, result);
-            let change = circuit.record(instance, &signal, Timestamp::now());
-            (change, circuit.is_half_open())
-        })
-    }
-
-    /// Records what came of a probe.
-    pub fn record_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
-        self.update(|circuit| {
-            let signal = Signal::read(&verdict::general(result), result);
-            circuit.record_probe(&signal, Timestamp::now())
+            let evidence = circuit.evidence(&signal);
+            Recorded { change: circuit.record(instance, &signal, Timestamp::now()), evidence }
         })
     }
 
     /// Records what came of asking for states.
-    pub fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+    pub fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Recorded {
+        let signal = Signal::read(verdict, result);
         self.update(|circuit| {
-            let signal = Signal::read(verdict, result);
-            circuit.record_poll(&signal, Timestamp::now())
+            let evidence = circuit.evidence(&signal);
+            Recorded { change: circuit.record_poll(&signal, Timestamp::now()), evidence }
         })
     }
 
+    /// Records what came of a probe of a paused lane.
+    pub fn record_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        let signal = Signal::read(&verdict::general(result), result);
+        self.update(|circuit| circuit.record_probe(&signal, Timestamp::now()))
+    }
+
+    /// Records what came of a probe that was to show whose fault failures are.
+    pub fn record_look(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+        let signal = Signal::read(&verdict::general(result), result);
+        self.update(|circuit| circuit.record_look(&signal, Timestamp::now()))
+    }
+
+    /// Breaks a trial off: the next one begins with a probe. Jobs that failed on it are spared.
+    pub fn interrupt(&self) {
+        self.update(Circuit::interrupt);
+    }
+
     /// Ends a trial, where there is one and no job is left to be tried.
-    pub fn acquit(&self) -> Option<Change> {
-        self.update(|circuit| circuit.acquit(Timestamp::now()))
+    pub fn end_trial(&self) -> Option<Change> {
+        self.update(|circuit| circuit.end_trial(Timestamp::now()))
     }
 
-    /// Whose fault it is that a call failed. Asked after [`Breaker::record`], which says whether it was `on_trial`: that
-    /// others are answered since is no evidence then, as the API may have come back in between.
-    pub async fn attribute(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>, on_trial: bool) -> Blame {
-        let is_known = match Signal::read(verdict, result) {
-            Signal::Fault(_) => return Blame::Lane,
-            Signal::NoAnswer(_) if on_trial => {
-                timeout(LONGEST_TRIAL, self.until(|circuit| !circuit.is_half_open())).await.is_ok()
+    /// Whose fault it is that a call failed. `None` where that does not show in time.
+    pub async fn attribute(&self, call: Evidence) -> Option<Attribution> {
+        let mut attribution = None;
+        let known = async {
+            let mut changes = self.changed.subscribe();
+            loop {
+                changes.borrow_and_update();
+                attribution = self.circuit().attribution(&call);
+                if attribution.is_some() || changes.changed().await.is_err() {
+                    return;
+                }
             }
-            Signal::NoAnswer(_) => {
-                let answers = self.answers();
-                let told = self.until(|circuit| circuit.paused().is_some() || circuit.answers() != answers);
-                timeout(self.evidence, told).await.is_ok()
-            }
-            Signal::Denied(_) => true,
-            Signal::Alive | Signal::Good | Signal::Nothing(_) => return Blame::Nobody,
         };
-        match (self.is_open(), is_known) {
-            (false, false) => Blame::Unknown,
-            (false, true) if !on_trial => Blame::Job,
-            _ => Blame::Lane,
-        }
+        let longest = if call.is_on_trial() { LONGEST_TRIAL } else { self.evidence };
+        let _ = timeout(longest, known).await;
+        attribution
     }
 
-    /// Notes that an instance failed by its own fault: that it fails again is no evidence against the API.
-    pub fn blame(&self, instance: &InstanceId) {
-        self.circuit().blame(instance);
+    /// Remembers that an instance fails by its own fault: that it fails again is no evidence against the API.
+    pub fn remember_failing(&self, instance: &InstanceId) {
+        self.circuit().remember_failing(instance);
     }
 
     /// Whether no calls are to be made.

@@ -104,8 +104,8 @@ struct Lane {
     due: VecDeque<Job>,
     jobs: usize,
     in_flight: usize,
-    /// Jobs that failed and wait to learn whose fault it is, with what was answered when they began to.
-    waiting: Vec<(Job, u64, u64)>,
+    /// Jobs that failed and wait to learn whose fault it is, and since when.
+    waiting: Vec<(Job, u64, Evidence)>,
     is_probing: bool,
     next_slot: u64,
     /// When the pause began, and when the last one was over.
@@ -180,6 +180,7 @@ impl Lane {
         match event {
             Event::Called(job, is_good) => {
                 self.in_flight -= 1;
+                let evidence = self.circuit.evidence(&Self::signal(is_good));
                 let change = self.circuit.record(&job.instance(), &Self::signal(is_good), self.time());
                 self.changed(change);
                 if is_good {
@@ -188,7 +189,7 @@ impl Lane {
                         self.run.back.get_or_insert(self.now - self.api.out.1 * SECOND);
                     }
                 } else {
-                    self.waiting.push((job, self.now, self.circuit.answers()));
+                    self.waiting.push((job, self.now, evidence));
                     self.at(self.now + self.evidence, Event::Look);
                 }
             }
@@ -204,7 +205,12 @@ impl Lane {
             Event::Probed(is_good) => {
                 self.is_probing = false;
                 let was_open = self.circuit.paused().is_some();
-                let change = self.circuit.record_probe(&Self::signal(is_good), self.time());
+                let signal = Self::signal(is_good);
+                let change = if was_open {
+                    self.circuit.record_probe(&signal, self.time())
+                } else {
+                    self.circuit.record_look(&signal, self.time())
+                };
                 self.changed(change);
                 if was_open && self.circuit.paused().is_some() {
                     self.probe_later();
@@ -248,26 +254,30 @@ impl Lane {
 
     /// What becomes of the jobs that failed.
     fn judge(&mut self) {
-        let is_open = self.circuit.paused().is_some();
-        for (job, since, answers) in std::mem::take(&mut self.waiting) {
-            if is_open {
-                self.at(self.now + SECOND, Event::Due(job));
-            } else if self.circuit.answers() != answers {
-                self.run.charged += u64::from(!job.is_bad);
-                self.circuit.blame(&job.instance());
-                let attempts = job.attempts + 1;
-                if attempts < ATTEMPTS {
-                    let (initial, max) = (Duration::from_millis(500), Duration::from_secs(120));
-                    let delay = full_jitter(initial, max, attempts, self.chance.part());
-                    let due = self.now + u64::try_from(delay.as_micros()).unwrap();
-                    self.at(due, Event::Due(Job { attempts, ..job }));
-                }
-            } else {
-                self.waiting.push((job, since, answers));
-                if self.now >= since + self.evidence {
-                    self.look();
+        for (job, since, evidence) in std::mem::take(&mut self.waiting) {
+            match self.circuit.attribution(&evidence) {
+                Some(Attribution::Job) => self.charge(job),
+                Some(Attribution::Lane) => self.at(self.now + SECOND, Event::Due(job)),
+                Some(Attribution::NotFailed) => unreachable!("only those that failed wait"),
+                None => {
+                    self.waiting.push((job, since, evidence));
+                    if self.now >= since + self.evidence && !evidence.is_on_trial() {
+                        self.look();
+                    }
                 }
             }
+        }
+    }
+
+    fn charge(&mut self, job: Job) {
+        self.run.charged += u64::from(!job.is_bad);
+        self.circuit.remember_failing(&job.instance());
+        let attempts = job.attempts + 1;
+        if attempts < ATTEMPTS {
+            let (initial, max) = (Duration::from_millis(500), Duration::from_secs(120));
+            let delay = full_jitter(initial, max, attempts, self.chance.part());
+            let due = self.now + u64::try_from(delay.as_micros()).unwrap();
+            self.at(due, Event::Due(Job { attempts, ..job }));
         }
     }
 
@@ -351,6 +361,7 @@ fn an_outage_costs_no_more_calls_than_the_concurrency_and_five_and_no_job_an_att
             let (_, run) = share(rate, concurrency, Api { out: (20, 40), bad, ..WELL }, 60);
             let back = run.back.expect("it came back");
             println!("{rate:>8} {concurrency:>12} {:>8} {:>8} {:>8}", run.spent, run.charged, back / SECOND);
+            assert!(run.pauses == 1 && run.spent > 0, "{} pauses at {rate} a second", run.pauses);
             assert!(run.spent <= concurrency as u64 + 5, "{} calls at {rate} a second", run.spent);
             assert_eq!(run.charged, 0, "at {rate} calls a second");
             assert!(back <= 10 * SECOND);

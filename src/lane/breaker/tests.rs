@@ -37,7 +37,16 @@ fn record(
     verdict: &Verdict,
     result: &Result<Answer, NoAnswer>,
 ) -> Option<Change> {
-    breaker.record(instance, verdict, result).0
+    breaker.record(instance, verdict, result).change
+}
+
+fn record_poll(breaker: &Breaker, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+    breaker.record_poll(verdict, result).change
+}
+
+/// A call for this instance was not answered.
+fn failed(breaker: &Breaker, number: usize) -> Evidence {
+    breaker.record(&id(number), &Verdict::Transient, &TIMED_OUT).evidence
 }
 
 /// What came of calls for these instances, none of which was answered.
@@ -52,7 +61,7 @@ fn fail(breaker: &Breaker, numbers: impl IntoIterator<Item = usize>) -> Vec<&'st
 fn fail_alone(breaker: &Breaker, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
         assert!(fail(breaker, [number]).is_empty());
-        breaker.blame(&id(number));
+        breaker.remember_failing(&id(number));
         succeed(breaker, 80_000);
     }
 }
@@ -136,7 +145,7 @@ fn a_lane_of_few_calls_at_a_time_pauses_within_those_and_five() {
 }
 
 #[test]
-fn failures_in_a_row_and_calls_in_flight_are_never_more_than_the_concurrency_and_five() {
+fn as_many_calls_are_withheld_as_fail_in_a_row_beyond_five() {
     let breaker = breaker();
     let withheld = |failures: usize| {
         // As if the same one failed over and over: that is no news, and still a row.
@@ -145,7 +154,7 @@ fn failures_in_a_row_and_calls_in_flight_are_never_more_than_the_concurrency_and
     };
     assert_eq!([5, 1, 1, 1].map(withheld), [0, 1, 2, 3]);
     assert_eq!(withheld(CONCURRENCY - 3), CONCURRENCY, "a probe has to tell now");
-    probe(&breaker);
+    assert_eq!(breaker.record_look(&answered(200, "")), None);
     assert!(breaker.withheld() == 0 && !breaker.is_open());
     assert_eq!(withheld(6), 1);
     succeed(&breaker, 2);
@@ -157,9 +166,9 @@ fn a_probe_that_fails_beside_failing_calls_pauses_and_one_that_is_answered_does_
     for good in [answered(200, ""), answered(403, "AccessDenied"), answered(429, "")] {
         let breaker = breaker();
         fail(&breaker, [1]);
-        assert_eq!(breaker.record_probe(&good), None, "{good:?}");
+        assert_eq!(breaker.record_look(&good), None, "{good:?}");
         assert!(!breaker.is_open());
-        assert_eq!(word(breaker.record_probe(&answered(503, ""))), Some("outage"));
+        assert_eq!(word(breaker.record_look(&answered(503, ""))), Some("outage"));
     }
 }
 
@@ -170,7 +179,7 @@ fn five_instances_in_a_row_that_are_denied_pause() {
     let deny = |number| word(record(&breaker, &id(number), &DENIED, &denied));
     for number in 1..=30 {
         assert_eq!(deny(number), None);
-        breaker.blame(&id(number));
+        breaker.remember_failing(&id(number));
         assert_eq!(succeed(&breaker, 900), None);
     }
     assert!((1..=30).filter_map(deny).next().is_none(), "a second look is no news");
@@ -235,12 +244,12 @@ fn instances_that_fail_one_trial_after_the_other_end_the_trial() {
 fn a_trial_of_instances_that_were_failing_before_ends_the_trial() {
     let breaker = breaker();
     fail_alone(&breaker, 1..=30);
-    assert_eq!(word(breaker.record_probe(&TIMED_OUT)), Some("outage"));
+    assert_eq!(word(breaker.record_look(&TIMED_OUT)), Some("outage"));
     probe(&breaker);
     assert_eq!(fail(&breaker, 1..=5), ["works"]);
     assert!(fail(&breaker, 1..=30).is_empty());
     // One that was not is news.
-    assert_eq!(word(breaker.record_probe(&TIMED_OUT)), Some("outage"));
+    assert_eq!(word(breaker.record_look(&TIMED_OUT)), Some("outage"));
     probe(&breaker);
     assert!(fail(&breaker, [1, 2, 3, 31, 4]).is_empty());
     assert!(breaker.is_open());
@@ -273,7 +282,7 @@ fn one_instance_that_is_denied_on_every_trial_ends_it_and_five_do_not() {
         deny(number)
     };
     // That one was denied before does not make it a denied one.
-    breaker.blame(&id(1));
+    breaker.remember_failing(&id(1));
     assert_eq!([1, 2, 3, 1].map(trial), [None, None, None, Some("works")]);
     assert_eq!([21, 22, 23, 24, 25].map(deny)[4], Some("access_denied"));
     for number in [1, 2, 3, 4, 5, 1, 2, 3, 4, 5] {
@@ -287,15 +296,15 @@ fn a_poll_shows_that_the_api_is_there_or_not_and_nothing_of_starts() {
     let refused = answered(403, "AccessDenied");
     let breaker = breaker();
     for _ in 1..20 {
-        assert_eq!(breaker.record_poll(&DENIED, &refused), None, "to list is not to start");
+        assert_eq!(record_poll(&breaker, &DENIED, &refused), None, "to list is not to start");
     }
     for number in 1..5 {
         assert_eq!(record(&breaker, &id(number), &DENIED, &refused), None);
-        assert_eq!(breaker.record_poll(&Verdict::Transient, &answered(200, "")), None);
+        assert_eq!(record_poll(&breaker, &Verdict::Transient, &answered(200, "")), None);
     }
     assert_eq!(word(record(&breaker, &id(5), &DENIED, &refused)), Some("access_denied"), "good polls are no evidence");
     probe(&breaker);
-    assert_eq!(breaker.record_poll(&Verdict::Transient, &answered(200, "")), None);
+    assert_eq!(record_poll(&breaker, &Verdict::Transient, &answered(200, "")), None);
     assert!(breaker.is_half_open(), "and no trial");
 }
 
@@ -304,44 +313,51 @@ fn five_polls_in_a_row_without_an_answer_pause_too_but_no_denied_ones_and_not_be
     let breaker = breaker();
     let failing = |count| {
         (0..count)
-            .filter_map(|_| word(breaker.record_poll(&Verdict::Transient, &answered(503, ""))))
+            .filter_map(|_| word(record_poll(&breaker, &Verdict::Transient, &answered(503, ""))))
             .collect::<Vec<_>>()
     };
     assert!(failing(4).is_empty());
     assert_eq!(succeed(&breaker, 1), None);
     assert!(failing(4).is_empty());
-    assert_eq!(breaker.record_poll(&verdict::general(&answered(200, "")), &answered(200, "")), None);
+    assert_eq!(record_poll(&breaker, &verdict::general(&answered(200, "")), &answered(200, "")), None);
     for _ in 0..9 {
-        assert_eq!(breaker.record_poll(&DENIED, &answered(403, "AccessDenied")), None);
+        assert_eq!(record_poll(&breaker, &DENIED, &answered(403, "AccessDenied")), None);
     }
     assert_eq!(failing(5), ["outage"]);
-    assert_eq!(word(self::breaker().record_poll(&Verdict::LaneFault, &answered(401, ""))), Some("keys"));
+    assert_eq!(word(record_poll(&self::breaker(), &Verdict::LaneFault, &answered(401, ""))), Some("keys"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     let start = tokio::time::Instant::now();
-    // The API answers others: it is the job's.
+    // The API answers others: it is the job's. Also where that was before the question.
     let breaker = breaker();
-    fail(&breaker, [1]);
-    let (blame, _) =
-        tokio::join!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, false), async { succeed(&breaker, 2) });
-    assert!(blame == Blame::Job && start.elapsed() < EVIDENCE);
+    let call = failed(&breaker, 1);
+    succeed(&breaker, 2);
+    assert_eq!(breaker.attribute(call).await, Some(Attribution::Job));
+    let call = failed(&breaker, 1);
+    let (whose, _) = tokio::join!(breaker.attribute(call), async { succeed(&breaker, 2) });
+    assert_eq!(whose, Some(Attribution::Job));
     // It answers a probe.
-    fail(&breaker, [1]);
-    let (blame, ()) =
-        tokio::join!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, false), async { probe(&breaker) });
-    assert!(blame == Blame::Job && start.elapsed() < EVIDENCE);
+    let call = failed(&breaker, 1);
+    let look = async { breaker.record_look(&answered(200, "")) };
+    assert_eq!(tokio::join!(breaker.attribute(call), look), (Some(Attribution::Job), None));
     // Others fail too: it is the lane's.
-    let (blame, changes) =
-        tokio::join!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, false), async { fail(&breaker, 2..30) });
-    assert!(blame == Blame::Lane && changes == ["outage"] && start.elapsed() < EVIDENCE);
+    let call = failed(&breaker, 1);
+    let (whose, changes) = tokio::join!(breaker.attribute(call), async { fail(&breaker, 2..30) });
+    assert_eq!((whose, changes), (Some(Attribution::Lane), vec!["outage"]));
+    // Also where that is over again before the question.
+    let call = failed(&breaker, 1);
+    probe(&breaker);
+    succeed(&breaker, 2);
+    assert_eq!(breaker.attribute(call).await, Some(Attribution::Lane));
     // A good answer is a good answer, paused or not.
-    assert_eq!(breaker.attribute(&STARTED, &answered(200, ""), false).await, Blame::Nobody);
-    // There is nobody else: a probe has to tell.
-    let breaker = self::breaker();
-    fail(&breaker, [1]);
-    assert_eq!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, false).await, Blame::Unknown);
+    let good = breaker.record(&id(3), &STARTED, &answered(200, "")).evidence;
+    assert_eq!(breaker.attribute(good).await, Some(Attribution::NotFailed));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // There are no others: a probe has to tell.
+    let call = failed(&breaker, 1);
+    assert_eq!(breaker.attribute(call).await, None);
     assert_eq!(start.elapsed(), EVIDENCE);
 }
 
@@ -350,16 +366,30 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
 async fn a_call_that_failed_on_trial_is_not_charged_where_the_next_one_is_answered() {
     let breaker = paused();
     probe(&breaker);
-    let (_, on_trial) = breaker.record(&id(1), &Verdict::Transient, &TIMED_OUT);
-    assert!(on_trial);
+    let call = failed(&breaker, 1);
     let next = async { succeed(&breaker, 2) };
-    let (blame, works) = tokio::join!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, on_trial), next);
-    assert_eq!((blame, works), (Blame::Lane, Some("works")));
-    // Where there is no next one, a probe has to tell.
-    breaker.record_probe(&TIMED_OUT);
+    assert_eq!(tokio::join!(breaker.attribute(call), next), (Some(Attribution::Lane), Some("works")));
+    // Nor where the trial is broken off, and the next one begins with a probe.
+    breaker.record_look(&TIMED_OUT);
     probe(&breaker);
-    let (_, on_trial) = breaker.record(&id(1), &Verdict::Transient, &TIMED_OUT);
-    assert_eq!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, on_trial).await, Blame::Unknown);
+    let call = failed(&breaker, 1);
+    breaker.interrupt();
+    assert!(breaker.is_open());
+    assert_eq!(breaker.attribute(call).await, Some(Attribution::Lane));
+    // It waits for the others of its trial for longer than for any evidence.
+    probe(&breaker);
+    let (call, since) = (failed(&breaker, 1), tokio::time::Instant::now());
+    assert_eq!(breaker.attribute(call).await, None);
+    assert_eq!(since.elapsed(), LONGEST_TRIAL);
+}
+
+/// It may have been made before the lane was paused, and jobs are called only once the pause was ended in its place.
+#[test]
+fn a_probe_that_is_to_tell_whose_fault_a_failure_is_ends_no_pause() {
+    let breaker = breaker();
+    fail(&breaker, 1..=ENOUGH);
+    assert_eq!(breaker.record_look(&answered(200, "")), None);
+    assert!(breaker.is_open());
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,8 +397,7 @@ async fn a_slow_lane_waits_longer_for_evidence_and_not_for_long() {
     for (rate, waits) in [(1_000.0, 1), (20.0, 1), (5.0, 4), (0.01, 5)] {
         let breaker = Breaker::new(rate, CONCURRENCY);
         let start = tokio::time::Instant::now();
-        fail(&breaker, [1]);
-        assert_eq!(breaker.attribute(&Verdict::Transient, &TIMED_OUT, false).await, Blame::Unknown);
+        assert_eq!(breaker.attribute(failed(&breaker, 1)).await, None);
         assert_eq!(start.elapsed(), Duration::from_secs(waits), "{rate}");
     }
 }
@@ -378,19 +407,22 @@ async fn polls_that_work_do_not_hide_that_starts_fail_nor_charge_their_jobs() {
     let breaker = breaker();
     let (transient, good) = (answered(503, ""), answered(200, ""));
     let polled = verdict::general(&good);
+    let mut last = None;
     for number in 1..ENOUGH {
-        assert_eq!(record(&breaker, &id(number), &Verdict::Transient, &transient), None);
-        assert_eq!(breaker.record_poll(&polled, &good), None);
+        let recorded = breaker.record(&id(number), &Verdict::Transient, &transient);
+        assert_eq!(recorded.change, None);
+        last = Some(recorded.evidence);
+        assert_eq!(record_poll(&breaker, &polled, &good), None);
     }
     // While it waits to learn whether others fail as well, a poll that works is no evidence against the job.
     let rest = async {
         tokio::task::yield_now().await;
-        breaker.record_poll(&polled, &good);
+        record_poll(&breaker, &polled, &good);
         tokio::time::sleep(EVIDENCE / 2).await;
         record(&breaker, &id(ENOUGH), &Verdict::Transient, &transient)
     };
-    let (blame, change) = tokio::join!(breaker.attribute(&Verdict::Transient, &transient, false), rest);
-    assert_eq!((blame, word(change)), (Blame::Lane, Some("outage")));
+    let (whose, change) = tokio::join!(breaker.attribute(last.unwrap()), rest);
+    assert_eq!((whose, word(change)), (Some(Attribution::Lane), Some("outage")));
 }
 
 #[test]
@@ -412,9 +444,10 @@ fn the_time_of_a_pause_that_had_reason_is_told_and_of_no_other() {
     let fail = |circuit: &mut Circuit, numbers: std::ops::Range<usize>, now| {
         numbers.filter_map(|number| circuit.record(&id(number), &no_answer, time(now))).last()
     };
-    // From 10 to 40: probes failed.
+    // From 10 to 40: probes failed. It counts already while it lasts.
     assert!(fail(&mut circuit, 0..6, 10).is_some());
     circuit.record_probe(&no_answer, time(20));
+    assert_eq!(circuit.paused_between(time(0), time(25)).as_secs(), 15);
     circuit.record_probe(&good, time(30));
     assert_eq!(circuit.record(&id(1), &good, time(40)), Some(Change::Works(Duration::from_secs(30))));
     // From 50 to 70: all were answered, and what failed on the second trial had failed on the first one.
@@ -453,15 +486,15 @@ fn another_ones_429_is_no_evidence_that_the_api_is_there() {
     for number in 1..ENOUGH {
         assert!(fail(&breaker, [number]).is_empty());
         assert_eq!(record(&breaker, &id(900), &throttled, &gateways), None);
-        assert_eq!(breaker.record_poll(&throttled, &gateways), None);
+        assert_eq!(record_poll(&breaker, &throttled, &gateways), None);
     }
     assert_eq!(fail(&breaker, [ENOUGH]), ["outage"]);
     // Nor does a probe that is answered so let a lane call on whose calls fail, nor keep it waiting.
     let breaker = self::breaker();
-    assert_eq!(breaker.record_probe(&gateways), None, "nothing fails");
+    assert_eq!(breaker.record_look(&gateways), None, "nothing fails");
     fail(&breaker, [1; 30]);
     assert_eq!(breaker.withheld(), CONCURRENCY);
-    assert_eq!(word(breaker.record_probe(&gateways)), Some("outage"));
+    assert_eq!(word(breaker.record_look(&gateways)), Some("outage"));
 }
 
 /// Only `AccessDenied` tells of a permission that is gone.

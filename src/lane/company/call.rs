@@ -47,9 +47,8 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
         Err(error) => (Err(error), distinct(&members), None),
     };
     let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
-    if let Some(first) = members.first() {
-        lane.note(&first.instance, &verdict, &result);
-    }
+    let Some(first) = members.first() else { return };
+    let evidence = lane.record(&first.instance, &verdict, &result);
     // No earlier: the next call is one too many where this one failed.
     drop(slot);
     let reach = Reach::of(&verdict, &result, failed);
@@ -63,7 +62,7 @@ pub(super) async fn call(lane: &Lane, slot: OwnedSemaphorePermit, mut members: V
             // Another job for this instance was called for, and had the answer; or a deadline had passed.
             _ if !named.remove(&member.instance) => Told::Singly { touched: batch.touched, is_counted: true },
             Reach::AllBut(failed) if !failed.contains(&member.instance) => {
-                Told::Answer { result: result.clone(), touched: batch.touched }
+                Told::Answer { result: result.clone(), evidence, touched: batch.touched }
             }
             Reach::AllBut(_) => Told::Singly { touched: batch.touched, is_counted },
             Reach::Nobody { touched } => Told::Singly { touched: *touched || batch.touched, is_counted },
@@ -130,7 +129,7 @@ async fn ask(lane: &Lane, instances: &[InstanceId]) -> Option<HashSet<InstanceId
     let verdict = verdict::general(&result);
     // Who may not list may start all the same.
     if !matches!(verdict, Verdict::Failed(_) | Verdict::NoCapacity { .. }) {
-        lane.note(&instances[0], &verdict, &result);
+        lane.record(&instances[0], &verdict, &result);
     }
     None
 }
