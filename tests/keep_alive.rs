@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reveille::bce::{Client, Credentials, InstanceId, NoAnswer, Timeouts};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::support::account::Account;
 use crate::support::broker;
@@ -13,6 +14,7 @@ use crate::support::front::{Close, Front, Habit, Seen};
 use crate::support::pace::{Lateness, allowed, fullest};
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{LANE, Wishes, config};
+use crate::support::tls::{Trusted, authority, in_the_place_of, vouched_for_by};
 use crate::support::{PATIENCE, eventually};
 
 const JOBS: usize = 91;
@@ -69,6 +71,11 @@ impl Play {
         self.daemon.metric(&format!("reveille_api_requests_total{{{labels}}}")).await
     }
 
+    /// The calls that asked whether the API is well.
+    fn probes(&self) -> Vec<Seen> {
+        self.front.seen().into_iter().filter(|call| call.line.starts_with("GET /v2/instance?maxKeys")).collect()
+    }
+
     /// Every instance was started once, and no job lost an attempt.
     async fn is_unharmed(&self) {
         assert_eq!(self.daemon.charged().await, 0.0, "no job lost an attempt");
@@ -97,6 +104,29 @@ async fn calls_over_stale_connections_cost_no_job_and_keep_to_the_rate() {
     let times: Vec<i64> = seen.iter().map(|call| (call.at - seen[0].at).as_micros() as i64).collect();
     let most = fullest(&times, Duration::from_secs(1)) as f64;
     assert!(most <= allowed(RATE, BURST, lateness.longest()), "{most} calls in a second");
+}
+
+/// TLS ends without a word there, which is no end of the stream to rustls, but an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_over_stale_connections_with_tls_cost_no_job_either() {
+    let vhost = broker::vhost();
+    let sim = Sim::start(&["--fleet", &format!("Stopped={JOBS}"), "--boot-time", "1h"]);
+    let front = Front::before(&sim.address, Habit::ResetsUsed);
+    let ours = authority("the tests' own");
+    let (certificate, trusted) = (watch::Sender::new(vouched_for_by(&ours)), Trusted::are(&ours));
+    let url = format!("https://{}", in_the_place_of(&front.address, certificate.subscribe()).await);
+    let lane = format!("rate = {RATE:?}\nbatch = 1\nconnect_timeout = \"15s\"");
+    let config = config(&vhost.url, &url, &Wishes { lane: &lane, ..Wishes::default() });
+    let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.file());
+    daemon.ready().await;
+    daemon.takes_the_lane().await;
+    let account = Account::open(&vhost.url).await;
+    let mut play = Play { sim, front, daemon, account, _vhost: vhost };
+    play.submit().await;
+    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    play.is_unharmed().await;
+    assert!(play.calls("start", "stale").await >= 20.0);
+    assert_eq!(play.calls("start", "broken").await, 0.0);
 }
 
 /// What a stale connection swallowed may have been carried out: a 409 is not taken for somebody else's then.
@@ -132,7 +162,7 @@ async fn a_server_that_closes_idle_connections_quickly_costs_no_job() {
 
 /// An API that resets whatever it is sent is out: that is found out with one call more for each idle connection at most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_that_resets_fresh_connections_too_is_out_and_each_probe_has_a_connection_of_its_own() {
+async fn an_api_that_resets_fresh_connections_too_is_out() {
     let mut play = Play::begin(Habit::Keeps, "batch = 1\nconcurrency = 8").await;
     play.account.submit((1..=20).map(instance), json!({})).await;
     assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), 20)].into());
@@ -140,19 +170,29 @@ async fn an_api_that_resets_fresh_connections_too_is_out_and_each_probe_has_a_co
     let before = play.front.seen().len();
     play.account.submit((21..=JOBS).map(instance), json!({})).await;
     play.daemon.paused("outage", &["the connection to the API broke"]).await;
-    let probes = || -> Vec<Seen> {
-        play.front.seen().into_iter().filter(|call| call.line.starts_with("GET /v2/instance?maxKeys")).collect()
-    };
-    eventually("probes are made", async || (probes().len() >= 3).then_some(())).await;
-    let starts = play.front.seen().len() - before - probes().len();
+    eventually("probes are made", async || (play.probes().len() >= 3).then_some(())).await;
+    let starts = play.front.seen().len() - before - play.probes().len();
     assert!(starts <= 8 + 5 + 8, "{starts} calls to find out");
     play.front.set(Habit::ResetsUsed);
     assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    let probes = probes();
+    assert_eq!(play.daemon.charged().await, 0.0, "no job lost an attempt");
+}
+
+/// Those of before the outage would tell of what was before it: they lead nowhere, and one after the other fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_probe_has_a_connection_of_its_own() {
+    let mut play = Play::begin(Habit::Keeps, "batch = 1").await;
+    play.sim.faults(json!([{"fault": {"status": 503}}])).await;
+    play.submit().await;
+    play.daemon.paused("outage", &["HTTP 503"]).await;
+    eventually("probes are made", async || (play.probes().len() >= 3).then_some(())).await;
+    play.sim.faults(json!([])).await;
+    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+    let probes = play.probes();
     assert!(probes.iter().all(|probe| !probe.is_reused), "{probes:?}");
     let connections: BTreeSet<usize> = probes.iter().map(|probe| probe.connection).collect();
     assert_eq!(connections.len(), probes.len());
-    assert_eq!(play.daemon.charged().await, 0.0, "no job lost an attempt");
+    assert!(play.front.seen().iter().any(|call| call.is_reused), "others are used again");
 }
 
 #[tokio::test]
