@@ -107,7 +107,6 @@ async fn what_a_gateway_says_of_a_state_is_not_believed() {
     }
 }
 
-/// Neither in the confirm phase nor by a probe.
 #[tokio::test]
 async fn what_a_gateway_lists_is_not_believed() {
     let (mut stage, mut account) = stage("Stopped=3", SINGLY).await;
@@ -115,8 +114,9 @@ async fn what_a_gateway_lists_is_not_believed() {
     let list = json!({"isTruncated": false, "instances": shown}).to_string();
     stage.sim.faults(json!([{"fault": gateway(200, &list), "operations": ["list_by_ids"]}])).await;
     account.submit(instances(3), json!({"confirm": "running"})).await;
-    let polls = async || stage.sim.wire().await.iter().filter(|call| call.operation == "list_by_ids").count();
-    eventually("their states are asked for", async || (polls().await >= 1).then_some(())).await;
+    // The first time they are parked their start was accepted, and the second time a list was read.
+    let parked = r#"reveille_jobs_parked_total{cause="confirm",lane="prod"}"#;
+    eventually("a list was read", async || (stage.daemon.metric(parked).await >= 6.0).then_some(())).await;
     stage.sim.faults(json!([])).await;
     for outcome in stage.outcomes(3).await.values() {
         assert_eq!(outcome["outcome"], "running", "{outcome}");

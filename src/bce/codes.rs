@@ -2,7 +2,7 @@
 //!
 //! BCC documents no code for "out of stock", "balance too low" or throttling on a start
 //! (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>, <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0>). So the table guesses by the words
-//! that such codes have elsewhere, and whoever has met the real one writes a rule. A code that nothing matches is its job's own
+//! that such codes have elsewhere, and a rule is for the real one, once it is known. A code that nothing matches is its job's own
 //! matter.
 
 use std::collections::BTreeSet;
@@ -63,7 +63,7 @@ impl fmt::Display for Word {
 }
 
 /// A code, or what codes look like: `*` stands for any text, and letters are taken for the same in upper and lower case, since
-/// nobody has published how such a code is written.
+/// it is not published how such a code is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -85,7 +85,7 @@ impl Pattern {
 
     /// Whether it is one of the codes that no rule can give another meaning.
     pub fn is_fixed(&self) -> bool {
-        FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(&self.0))
+        is_fixed(&self.0)
     }
 }
 
@@ -110,7 +110,7 @@ impl Codes {
 
     /// What `code` means in an answer of this HTTP status; `None` where the status decides.
     pub fn meaning(&self, status: u16, code: &str) -> Option<Meaning> {
-        if !(400..600).contains(&status) || FIXED.contains(&code) {
+        if !(400..600).contains(&status) || is_fixed(code) {
             return None;
         }
         let rule = self.0.iter().find(|rule| matches(&rule.code.0, code));
@@ -126,6 +126,10 @@ const FIXED: [&str; 4] = [
     "Instance.StartExpiredInstance",
     "RequestExpired",
 ];
+
+fn is_fixed(code: &str) -> bool {
+    FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(code))
+}
 
 /// The keys or their signature are at fault (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>; the last two were seen in reports on
 /// the SDKs, such as <https://github.com/baidubce/bce-sdk-go/issues/104>).

@@ -36,7 +36,8 @@ pub(super) fn connected<C>(connection: C) -> C {
 }
 
 /// Awaits `sending`, and tells whether it went out over a connection that had been there before. Where that cannot be
-/// told, since one was made and an older one came free at the same moment, it says no.
+/// told, since one was made and an older one came free at the same moment, it says no. One that was made for another call and
+/// never used counts as used: the price is one call more.
 pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, bool) {
     let watching = async {
         let sent = sending.await;
@@ -46,7 +47,7 @@ pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, bool) {
 }
 
 /// Whether the connection was closed under the call, and if so, whether the call may have been carried out all the same:
-/// not where it could not be written to its end, as nobody can have read it whole then. A head that breaks off hyper does
+/// not where it could not be written to its end, as the server cannot have read it whole then. A head that breaks off hyper does
 /// not tell from none; the call may have been carried out in either case.
 pub(super) fn closed(causes: &[&(dyn Error + 'static)]) -> Option<MayHaveBeenCarriedOut> {
     let is_closed = causes.iter().any(|cause| {

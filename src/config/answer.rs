@@ -28,13 +28,12 @@ pub(super) fn read_answers(reader: &mut Reader, lanes: &mut [Lane], is_whole: bo
     let mut answers: Vec<Answer> = Vec::new();
     for member in reader.members("answer") {
         let mut table = reader.table(&member);
-        if let Some(answer) = read_answer(&mut table) {
-            if let Some(lane) =
-                answer.lane.as_ref().filter(|lane| is_whole && !lanes.iter().any(|one| one.name == **lane))
-            {
-                let names: Vec<&str> = lanes.iter().map(|lane| lane.name.as_str()).collect();
-                table.fault("lane", format!("there is no lane {lane}: expected one of {}", names.join(", ")));
-            }
+        let lane = table.optional("lane", "the name of a lane", |raw| LaneName::parse(raw.text()?));
+        if let Some(lane) = lane.as_ref().filter(|lane| is_whole && !lanes.iter().any(|one| one.name == **lane)) {
+            let names: Vec<&str> = lanes.iter().map(|lane| lane.name.as_str()).collect();
+            table.fault("lane", format!("there is no lane {lane}: expected one of {}", names.join(", ")));
+        }
+        if let Some(answer) = read_rule(&mut table).map(|rule| Answer { rule, lane }) {
             let code = answer.rule.code.as_str();
             let same =
                 |other: &Answer| other.rule.code.as_str().eq_ignore_ascii_case(code) && other.lane == answer.lane;
@@ -55,7 +54,7 @@ pub(super) fn read_answers(reader: &mut Reader, lanes: &mut [Lane], is_whole: bo
     }
 }
 
-fn read_answer(table: &mut Table<'_>) -> Option<Answer> {
+fn read_rule(table: &mut Table<'_>) -> Option<Rule> {
     for (key, example) in [("code", "*Stock*"), ("meaning", "no_capacity")] {
         if !table.has(key) {
             table.fault(key, format!("missing: expected one such as {example}"));
@@ -69,7 +68,6 @@ fn read_answer(table: &mut Table<'_>) -> Option<Answer> {
     let has_reason = table.has("reason");
     let reason = table.optional("reason", REASON, |raw| Word::parse(raw.text()?));
     let meaning = table.optional("meaning", MEANING, Raw::text_owned);
-    let lane = table.optional("lane", "the name of a lane", |raw| LaneName::parse(raw.text()?));
     let ours = |word: Word, own: &[&str]| {
         Reason::built_in(word.as_str()).is_none() && word.as_str() != "unreadable" || own.contains(&word.as_str())
     };
@@ -103,5 +101,5 @@ fn read_answer(table: &mut Table<'_>) -> Option<Answer> {
         }
         None | Some(_) => {}
     }
-    Some(Answer { rule: Rule { code: code?, meaning }, lane })
+    Some(Rule { code: code?, meaning })
 }

@@ -354,8 +354,12 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
         &["r.toml: answer[0].reason: beside this meaning: expected it with no_capacity or failed alone"],
     ),
     (
-        "[[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n[[answer]]\ncode = 'a'\nmeaning = 'retry'\nlane = 'c'",
-        &["r.toml: answer[0].lane: there is no lane c: expected one of a, b"],
+        "[[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n[[answer]]\ncode = '*'\nlane = 'c'",
+        &[
+            "r.toml: answer[0].lane: there is no lane c: expected one of a, b",
+            "r.toml: answer[0].meaning: missing: exp",
+            "r.toml: answer[0].code: \"*\" is wrong: expected 1 to 128 letters",
+        ],
     ),
     (
         "[[lane]]\nname = 'a'\nendpoint = 'https://h/v2'\n[[answer]]\ncode = 'a'\nmeaning = 'retry'\nlane = 'a'",

@@ -86,7 +86,7 @@ impl Limiter {
         self.state().take(now, now).is_none()
     }
 
-    /// Whether a slot is free just now and nobody waits for one. It is not taken.
+    /// Whether a slot is free just now and no call waits for one. It is not taken.
     pub fn is_free(&self) -> bool {
         let Ok(_turn) = self.turn.try_lock() else { return false };
         self.state().is_free(Instant::now())

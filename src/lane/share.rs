@@ -1,4 +1,4 @@
-//! A part of a lane's rate, for calls that are to leave the rest to starts.
+//! A part of a lane's rate, for calls that may take no more than that while others wait.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What jobs may take whose machine is not to be had just now. Hundreds of them may wait, and each call for one is likely to be
-//! in vain, so others go first: they take a slot of the limiter that nobody wants, or a small share of the rate, and of the calls
-//! in flight no more than that share either. Who comes away empty-handed is put back, with nothing charged.
+//! in vain, so others go first: they take a slot of the limiter that no call wants, or a small share of the rate, and of the calls
+//! in flight no more than that share either. A job that gets neither is put back, with nothing charged.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_capacity_takes_what_nobody_wants_or_a_tenth() {
+    async fn jobs_that_wait_for_capacity_take_what_no_call_wants_or_a_tenth() {
         let (limiter, spare) = (Limiter::new(20.0, 1), Spare::new(32));
         assert!(limiter.is_free() && spare.take(&limiter).is_some());
         assert!(limiter.is_free(), "to look takes nothing");
@@ -58,7 +58,7 @@ mod tests {
         let _: Result<(), _> = tokio::time::timeout(Duration::from_secs(100), busy).await;
         assert!((150..=210).contains(&taken) && starts > 1_990, "{taken} beside {starts}");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!((0..9).all(|_| spare.take(&limiter).is_some()), "nobody wants it");
+        assert!((0..9).all(|_| spare.take(&limiter).is_some()), "no call wants it");
     }
 
     #[tokio::test(start_paused = true)]
