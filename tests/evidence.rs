@@ -88,6 +88,28 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     stage.daemon.works_again().await;
 }
 
+/// A job whose call failed on trial waits for the others of that trial, and a stop ends it.
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {
+    let retry = "initial = \"200ms\"\nmax = \"1s\"\n[shutdown]\ngrace = \"3s\"";
+    let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
+    stage.wake(&id(1)).await;
+    paused(&stage, "keys").await;
+    fails_always(&stage, &[id(1)], json!({"status": 500})).await;
+    eventually("it has failed on trial", async || {
+        stage.sim.log().await.iter().any(|call| call.status == Some(500)).then_some(())
+    })
+    .await;
+    stage.daemon.stop().await;
+    let output = stage.daemon.child.output();
+    assert!(!output.contains("still in flight after the grace"), "{output}");
+    stage.sim.faults(json!([])).await;
+    stage.daemon.start_again();
+    let outcome = stage.outcome().await;
+    assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
+}
+
 /// As many as make an outage fail again and again, and are due before anything new.
 #[tokio::test]
 async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
