@@ -21,7 +21,20 @@ pub enum Meaning {
     /// It will not get better: failed with this reason.
     Failed(Word),
     /// Every call will be answered so: the lane pauses.
-    LaneFault,
+    LaneFault(AtFault),
+}
+
+/// What is at fault where every call is answered so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtFault {
+    /// The keys, or what was signed with them.
+    Keys,
+    /// The account is not open for BCC.
+    NotOpened,
+    /// The account can start nothing, as a guess or a rule has it.
+    Account,
+    /// The endpoint.
+    Endpoint,
 }
 
 /// A reason as events and metrics have it: 1 to 40 of `a-z 0-9 _`. Kept for the life of the process, so make one only of what is
@@ -142,8 +155,8 @@ const NO_CAPACITY: Meaning = Meaning::NoCapacity(Word("no_capacity"));
 const BUILT_IN: [(&str, Meaning); 27] = [
     // Known: documented by Baidu for other services (cloud.baidu.com/doc/AIGC_SEC/s/llvyoiys7, …/doc/AIHC/s/kmbknv7gq), as the
     // account not opened for the service, and the version in the path.
-    ("OptInRequired", Meaning::LaneFault),
-    ("InvalidVersion", Meaning::LaneFault),
+    ("OptInRequired", Meaning::LaneFault(AtFault::NotOpened)),
+    ("InvalidVersion", Meaning::LaneFault(AtFault::Endpoint)),
     // Known from Baidu's Terraform provider, which repeats BCC calls on it until its time-out (resource_baiducloud_instance.go).
     ("OperationDenied", Meaning::Retry),
     // Likely: none is published for BCC. Baidu's and like gateways use these beside a status other than 429.
@@ -172,24 +185,19 @@ const BUILT_IN: [(&str, Meaning); 27] = [
     ("*ExceedQuota*", NO_CAPACITY),
     // Likely: the account cannot pay, by the words of other clouds: PAY.INSUFFICIENT_BALANCE (Alibaba), BalanceNotEnough,
     // AccountArrears. What speaks of an instance that is overdue is no fault of the lane, and not meant.
-    ("*Insufficient*Balance*", Meaning::LaneFault),
-    ("*Balance*Insufficient*", Meaning::LaneFault),
-    ("*BalanceNotEnough*", Meaning::LaneFault),
-    ("*AccountArrear*", Meaning::LaneFault),
+    ("*Insufficient*Balance*", Meaning::LaneFault(AtFault::Account)),
+    ("*Balance*Insufficient*", Meaning::LaneFault(AtFault::Account)),
+    ("*BalanceNotEnough*", Meaning::LaneFault(AtFault::Account)),
+    ("*AccountArrear*", Meaning::LaneFault(AtFault::Account)),
 ];
 
-/// Whether a code says that the keys or their signature are at fault.
-pub fn is_of_keys(code: &str) -> bool {
-    OF_KEYS.contains(&code)
-}
-
 fn built_in(status: u16, code: &str) -> Option<Meaning> {
-    let of_keys = is_of_keys(code).then_some(Meaning::LaneFault);
+    let of_keys = OF_KEYS.contains(&code).then_some(Meaning::LaneFault(AtFault::Keys));
     let listed = || BUILT_IN.iter().find(|(pattern, _)| matches(pattern, code)).map(|(_, meaning)| *meaning);
     let meaning = of_keys.or_else(listed)?;
     let fits = match meaning {
         // A 409 is about the instance, and a 5xx about the API.
-        Meaning::LaneFault => status != 409 && status != 429 && status < 500,
+        Meaning::LaneFault(_) => status != 409 && status != 429 && status < 500,
         // That is what a 429 means, and a 5xx is tried again anyway.
         Meaning::Retry | Meaning::NoCapacity(_) | Meaning::Failed(_) => status != 429,
         Meaning::Throttled => true,
@@ -308,8 +316,15 @@ mod tests {
             }
             assert_eq!(codes.meaning(429, code), None, "a 429 is one");
         }
-        for code in ["InsufficientBalance", "PAY.INSUFFICIENT_BALANCE", "OptInRequired", "InvalidAccessKeyId"] {
-            assert_eq!(codes.meaning(403, code), Some(Meaning::LaneFault), "{code}");
+        let faults = [
+            ("InsufficientBalance", AtFault::Account),
+            ("PAY.INSUFFICIENT_BALANCE", AtFault::Account),
+            ("OptInRequired", AtFault::NotOpened),
+            ("InvalidVersion", AtFault::Endpoint),
+            ("InvalidAccessKeyId", AtFault::Keys),
+        ];
+        for (code, fault) in faults {
+            assert_eq!(codes.meaning(403, code), Some(Meaning::LaneFault(fault)), "{code}");
             for status in [409, 429, 500] {
                 assert_eq!(codes.meaning(status, code), None, "{status} {code}");
             }

@@ -19,7 +19,7 @@ pub mod sign;
 pub use answer::{Answer, NoAnswer, Reading, RequestId};
 pub use calls::{MOST_IDS, Operation};
 pub use client::{Client, Timeouts};
-pub use codes::{Codes, Meaning, Word};
+pub use codes::{AtFault, Codes, Meaning, Word};
 pub use credentials::{CredentialError, CredentialSource, Credentials};
 pub use endpoint::Endpoint;
 pub use instance::{InstanceId, InstanceState};

@@ -3,7 +3,7 @@
 use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName};
 use crate::bce::codes::{Pattern, Rule};
-use crate::bce::{Codes, Meaning, Word};
+use crate::bce::{AtFault, Codes, Meaning, Word};
 use crate::outcome::Reason;
 
 /// The reasons of reveille's own that a rule with the meaning `failed` can give: those that an answer of the API decides.
@@ -74,7 +74,7 @@ fn read_rule(table: &mut Table<'_>) -> Option<Rule> {
     let (meaning, own) = match meaning.as_deref()? {
         "retry" => (Meaning::Retry, None),
         "throttled" => (Meaning::Throttled, None),
-        "lane_fault" => (Meaning::LaneFault, None),
+        "lane_fault" => (Meaning::LaneFault(AtFault::Account), None),
         "no_capacity" => {
             let word = reason.or_else(|| Word::parse(NO_CAPACITY_REASON))?;
             (Meaning::NoCapacity(word), Some((word, &[NO_CAPACITY_REASON][..])))

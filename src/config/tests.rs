@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::bce::{Codes, CredentialSource, Meaning, RequestId, Timeouts, Word};
+use crate::bce::{AtFault, Codes, CredentialSource, Meaning, RequestId, Timeouts, Word};
 use crate::job::{Confirm, Conflict};
 
 /// A file that is gone with the test.
@@ -532,7 +532,7 @@ fn a_lane_asks_its_own_rules_before_those_of_all_lanes() {
     let [a, b] = &config.lanes[..] else { panic!("{:?}", config.lanes) };
     let meaning = |lane: &Lane, code| lane.reading.codes.meaning(403, code);
     assert_eq!(meaning(a, "OutOfStock"), Some(Meaning::NoCapacity(word("no_stock"))));
-    assert_eq!(meaning(b, "OutOfStock"), Some(Meaning::LaneFault));
+    assert_eq!(meaning(b, "OutOfStock"), Some(Meaning::LaneFault(AtFault::Account)));
     for lane in [a, b] {
         assert_eq!(meaning(lane, "own.code"), Some(Meaning::Failed(word("own_end"))));
         assert_eq!(meaning(lane, "Another.Code"), None);

@@ -149,7 +149,7 @@ fn of_meaning(meaning: Meaning, answer: &Answer) -> Verdict {
         Meaning::NoCapacity(word) => Verdict::NoCapacity { reason: Reason::named(word) },
         Meaning::Throttled => Verdict::Throttled { retry_after: answer.retry_after },
         Meaning::Failed(word) => Verdict::Failed(Reason::named(word)),
-        Meaning::LaneFault => Verdict::LaneFault,
+        Meaning::LaneFault(_) => Verdict::LaneFault,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an answer says of the lane, and why a lane is paused.
 
-use crate::bce::{Answer, NoAnswer, codes};
+use crate::bce::{Answer, AtFault, Meaning, NoAnswer};
 use crate::lane::verdict::{self, Verdict};
 use crate::outcome::Reason;
 
@@ -101,6 +101,8 @@ fn outage(result: &Result<Answer, NoAnswer>) -> Cause {
     Cause { kind: CauseKind::Outage, text }
 }
 
+const KEYS: (CauseKind, &str) = (CauseKind::Keys, "put valid keys where the lane takes them from");
+
 fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
     let (kind, remedy) = match result {
         Err(NoAnswer::NoKeys(_)) => (CauseKind::Keys, "nothing is sent until then"),
@@ -110,18 +112,19 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
             CauseKind::Endpoint,
             "redirects are not followed; check the lane's endpoint or region, and any proxy on the way",
         ),
-        Ok(answer) if answer.code.as_deref() == Some("OptInRequired") => {
-            (CauseKind::Account, "the account has to be opened for BCC, or paid for")
-        }
-        Ok(answer) if answer.code.as_deref() == Some("InvalidVersion") => {
-            (CauseKind::Endpoint, "it is no BCC endpoint that reveille knows; check the lane's endpoint or region")
-        }
-        Ok(answer) if answer.status != 401 && answer.code.as_deref().is_some_and(|code| !codes::is_of_keys(code)) => (
-            CauseKind::Account,
-            "by this code the account can start nothing; see to its balance and quotas, or give the code another meaning \
-             with an [[answer]] rule",
-        ),
-        Ok(_) => (CauseKind::Keys, "put valid keys where the lane takes them from"),
+        Ok(Answer { meaning: Some(Meaning::LaneFault(fault)), .. }) => match fault {
+            AtFault::Keys => KEYS,
+            AtFault::NotOpened => (CauseKind::Account, "the account has to be opened for BCC, or paid for"),
+            AtFault::Account => (
+                CauseKind::Account,
+                "by this code the account can start nothing; see to its balance and quotas, or give the code another \
+                 meaning with an [[answer]] rule",
+            ),
+            AtFault::Endpoint => {
+                (CauseKind::Endpoint, "it is no BCC endpoint that reveille knows; check the lane's endpoint or region")
+            }
+        },
+        Ok(_) => KEYS,
     };
     Cause { kind, text: format!("{}: {remedy}", said(result)) }
 }

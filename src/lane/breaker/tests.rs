@@ -1,6 +1,7 @@
 //! Which answers pause a lane, and which end that.
 
 use super::*;
+use crate::bce::{AtFault, Codes, Meaning};
 use crate::outcome::Reason;
 
 fn id(number: usize) -> InstanceId {
@@ -8,8 +9,9 @@ fn id(number: usize) -> InstanceId {
 }
 
 fn answered(status: u16, code: &str) -> Result<Answer, NoAnswer> {
+    let meaning = Codes::default().meaning(status, code);
     let code = (!code.is_empty()).then(|| code.to_owned());
-    Ok(Answer { status, code, ..Answer::default() })
+    Ok(Answer { status, code, meaning, ..Answer::default() })
 }
 
 const TIMED_OUT: Result<Answer, NoAnswer> = Err(NoAnswer::TimedOut);
@@ -511,17 +513,18 @@ fn any_number_of_jobs_with_codes_of_their_own_pause_nothing() {
 
 #[test]
 fn a_code_that_faults_the_lane_and_is_not_of_the_keys_is_the_accounts() {
-    let cause = |status, code| match record(&breaker(), &id(1), &Verdict::LaneFault, &answered(status, code)) {
+    let cause = |result: &Result<Answer, NoAnswer>| match record(&breaker(), &id(1), &Verdict::LaneFault, result) {
         Some(Change::Paused(cause)) => cause,
         other => panic!("{other:?}"),
     };
-    for code in ["InsufficientBalance", "Own.Code"] {
-        let cause = cause(403, code);
+    let meaning = Some(Meaning::LaneFault(AtFault::Account));
+    let by_rule = Answer { status: 403, code: Some("Own.Code".to_owned()), meaning, ..Answer::default() };
+    for (result, code) in [(answered(403, "InsufficientBalance"), "InsufficientBalance"), (Ok(by_rule), "Own.Code")] {
+        let cause = cause(&result);
         assert_eq!(cause.kind, CauseKind::Account);
         assert!(cause.text.contains(code) && cause.text.contains("[[answer]]"), "{}", cause.text);
     }
-    for code in ["SignatureDoesNotMatch", "AuthError", ""] {
-        assert_eq!(cause(400, code).kind, CauseKind::Keys, "{code}");
+    for (status, code) in [(400, "SignatureDoesNotMatch"), (400, "AuthError"), (401, ""), (401, "Own.Code")] {
+        assert_eq!(cause(&answered(status, code)).kind, CauseKind::Keys, "{code}");
     }
-    assert_eq!(cause(401, "Own.Code").kind, CauseKind::Keys);
 }

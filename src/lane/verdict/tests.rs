@@ -1,7 +1,7 @@
 //! A test for every row of the table of verdicts.
 
 use super::*;
-use crate::bce::Codes;
+use crate::bce::{AtFault, Codes};
 
 const POLICIES: [Conflict; 3] = [Conflict::Fail, Conflict::Accept, Conflict::Verify];
 
@@ -268,7 +268,7 @@ fn a_code_that_means_something_is_read_by_its_meaning_whatever_the_status_and_th
         (Meaning::Throttled, Verdict::Throttled { retry_after: None }),
         (Meaning::Failed(word("no_stock")), Verdict::Failed(own)),
         (Meaning::Failed(word("access_denied")), Verdict::Failed(Reason::AccessDenied)),
-        (Meaning::LaneFault, Verdict::LaneFault),
+        (Meaning::LaneFault(AtFault::Account), Verdict::LaneFault),
     ] {
         for status in [400, 401, 403, 404, 409, 429, 500, 503] {
             let result = Ok(Answer { meaning: Some(meaning), ..answer(status, "Own.Code") });
