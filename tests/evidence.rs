@@ -88,6 +88,28 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     stage.daemon.works_again().await;
 }
 
+/// Nothing but a start can tell then that the API is back.
+async fn works_again_although_lists_fail_so(fault: Value) {
+    let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
+    stage.sim.faults(json!([{"fault": {"status": 503}}])).await;
+    stage.wake(&id(1)).await;
+    paused(&stage, "outage").await;
+    stage.sim.faults(json!([{"fault": fault, "operations": ["list"]}])).await;
+    let outcome = stage.outcome().await;
+    assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
+    stage.daemon.works_again().await;
+}
+
+#[tokio::test]
+async fn a_lane_whose_lists_fail_works_again_once_starts_do() {
+    works_again_although_lists_fail_so(json!({"status": 503})).await;
+}
+
+#[tokio::test]
+async fn a_lane_whose_lists_a_gateway_throttles_works_again_once_starts_do() {
+    works_again_although_lists_fail_so(json!({"status": 429, "gateway": true})).await;
+}
+
 /// A job whose call failed on trial waits for the others of that trial, and a stop ends it.
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {

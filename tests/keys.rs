@@ -150,6 +150,20 @@ async fn nothing_is_called_with_keys_that_have_expired_and_new_ones_are_taken_up
     assert_eq!(stage.daemon.metric(PAUSED).await, 0.0);
 }
 
+/// One answer with a wrong date would else be the last one: nothing is sent with keys that have expired by it.
+#[tokio::test]
+async fn a_date_far_ahead_does_not_end_the_life_of_keys() {
+    let folder = KeyFolder::new();
+    folder.rename(&format!("{}expires_at = {}\n", keys(KEY, SECRET), Timestamp::now() + 1.hour()));
+    let mut stage = stage(&folder).await;
+    let clock = |offset: &str| serde_json::json!({"offset": offset, "tolerance": "24h"});
+    stage.sim.control("PUT", "clock", clock("5h")).await;
+    stage.wake("i-sim00001").await;
+    logged(&stage, "by the API's clock, which is 18000 seconds ahead of ours").await;
+    stage.sim.control("PUT", "clock", clock("0s")).await;
+    assert_unharmed(&stage.outcome().await);
+}
+
 /// The lanes of one account have one file between them, or each its own: every lane follows its own.
 #[tokio::test]
 async fn every_lane_follows_its_own_file() {

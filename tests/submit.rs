@@ -6,7 +6,7 @@ use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
 use crate::support::child::{run, unread};
-use crate::support::daemon::Config;
+use crate::support::daemon::{Config, Daemon};
 use crate::support::eventually;
 use crate::support::lossy::Lossy;
 use crate::support::stage::{Stage, Wishes, config};
@@ -74,6 +74,23 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
         ran.errors
     );
     assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
+}
+
+/// The lane's queues are there a moment before they are bound, and what comes in between would be a dead letter.
+#[tokio::test]
+async fn a_lane_that_is_only_being_set_up_is_given_no_jobs() {
+    let stage = Stage::set().await;
+    let lanes = (1..=20).map(|number| format!("[[lane]]\nname = \"new{number}\"\nendpoint = {:?}\n", stage.sim.url()));
+    let more = config(&stage.vhost.url, &stage.sim.url(), &Wishes::default()) + &lanes.collect::<String>();
+    let daemon = Daemon::start(&more);
+    let submitted = eventually("the last lane takes a job", async || {
+        let ran = run(daemon.config.command(&["submit", "--lane", "new20", "i-sim00001"]), "").await;
+        (ran.code == Some(0)).then_some(ran)
+    })
+    .await;
+    stage.queues.has("reveille.dead", 0, 0).await;
+    eventually("it is called", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    assert!(stage.dead().await.is_empty(), "{}", submitted.errors);
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ impl Client {
     pub async fn start(&self, instance: &InstanceId) -> Result<Answer, NoAnswer> {
         let path = format!("/v2/instance/{instance}");
         let query = Some(("start", ""));
-        let request = Request { method: Method::PUT, path: &path, query, body: None, limit: ONE };
+        let request =
+            Request { method: Method::PUT, path: &path, query, body: None, limit: ONE, asks_for_the_time: false };
         self.send(request).await.map(|(answer, _)| answer)
     }
 
@@ -77,7 +78,8 @@ impl Client {
             instance: Shown,
         }
         let path = format!("/v2/instance/{instance}");
-        let request = Request { method: Method::GET, path: &path, query: None, body: None, limit: ONE };
+        let request =
+            Request { method: Method::GET, path: &path, query: None, body: None, limit: ONE, asks_for_the_time: false };
         let (answer, body) = self.send(request).await?;
         let described = if answer.foreign { None } else { serde_json::from_slice::<Described>(&body.bytes).ok() };
         Ok((answer, described.map(|described| InstanceState::parse(&described.instance.status))))
@@ -90,7 +92,14 @@ impl Client {
     /// [`NoAnswer`] where none came.
     pub async fn probe(&self) -> Result<Answer, NoAnswer> {
         let query = Some(("maxKeys", "1"));
-        let request = Request { method: Method::GET, path: "/v2/instance", query, body: None, limit: ONE };
+        let request = Request {
+            method: Method::GET,
+            path: "/v2/instance",
+            query,
+            body: None,
+            limit: ONE,
+            asks_for_the_time: true,
+        };
         self.send(request).await.map(|(answer, _)| answer)
     }
 
@@ -109,6 +118,7 @@ impl Client {
             query: Some(("maxKeys", "100")),
             body: Some(ids(instances)),
             limit: MANY,
+            asks_for_the_time: false,
         };
         let (answer, body) = self.send(request).await?;
         let states = if is_told(&answer) { states(instances, &body) } else { None };
@@ -128,6 +138,7 @@ impl Client {
             query: Some(("start", "")),
             body: Some(ids(instances)),
             limit: ONE,
+            asks_for_the_time: false,
         };
         let (answer, body) = self.send(request).await?;
         let failed = if is_told(&answer) { failed(instances, &body) } else { None };

@@ -72,6 +72,15 @@ impl Exchange {
 struct Queue {
     name: String,
     arguments: Arguments,
+    is_baton: bool,
+}
+
+impl Queue {
+    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+        let options = QueueDeclareOptions::durable();
+        let declared = channel.queue_declare(self.name.as_str().into(), options, table(&self.arguments)).await;
+        declared.map(drop).map_err(|source| DeclareError { what: "queue", name: self.name.clone(), source })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +178,7 @@ impl Topology {
             ("x-single-active-consumer", Argument::Flag(true)),
             ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
         ];
-        self.queue(names.baton_of(lane), quorum(baton));
+        self.queues.push(Queue { name: names.baton_of(lane), arguments: quorum(baton), is_baton: true });
     }
 
     fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
@@ -178,7 +187,7 @@ impl Topology {
     }
 
     fn queue(&mut self, name: String, arguments: Arguments) {
-        self.queues.push(Queue { name, arguments });
+        self.queues.push(Queue { name, arguments, is_baton: false });
     }
 
     fn bind(&mut self, source: String, target: Target, destination: String, key: &str) {
@@ -187,23 +196,25 @@ impl Topology {
 
     /// Declares everything. What is there already stays as it is.
     ///
+    /// Batons come last: once a lane's is there, the lane takes jobs, and no sooner does `submit` let one be sent.
+    ///
     /// An exchange has its bindings at once: what comes to one with an alternate exchange before it has them ends among
     /// the dead letters, and there are jobs on their way when one is declared again.
     ///
     /// # Errors
     /// [`DeclareError`], naming what exists with other arguments.
     pub async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
-        for queue in &self.queues {
-            channel
-                .queue_declare(queue.name.as_str().into(), QueueDeclareOptions::durable(), table(&queue.arguments))
-                .await
-                .map_err(|source| DeclareError { what: "queue", name: queue.name.clone(), source })?;
+        for queue in self.queues.iter().filter(|queue| !queue.is_baton) {
+            queue.declare(channel).await?;
         }
         for exchange in &self.exchanges {
             exchange.declare(channel).await?;
             for binding in self.bindings.iter().filter(|binding| binding.source == exchange.name) {
                 binding.declare(channel).await?;
             }
+        }
+        for queue in self.queues.iter().filter(|queue| queue.is_baton) {
+            queue.declare(channel).await?;
         }
         Ok(())
     }

@@ -96,7 +96,8 @@ fn is_urgent(job: &Job) -> bool {
     job.priority == Some(Priority::Urgent)
 }
 
-/// A queue nobody ever declared takes nothing: its jobs would end among the dead letters as unroutable.
+/// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
+/// not bound yet, and the lane's baton is declared after that.
 async fn check_lane(
     connection: &Connection,
     names: &Names,
@@ -111,6 +112,7 @@ async fn check_lane(
     for (used, queue, lacking) in [
         (others, names.jobs_of(lane), format!("there is no lane {lane}")),
         (urgent, names.urgent_of(lane), format!("lane {lane} takes no urgent jobs")),
+        (true, names.baton_of(lane), format!("lane {lane} is not set up yet")),
     ] {
         if !used {
             continue;

@@ -32,7 +32,7 @@ use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, dela
 use crate::config::Retry;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
-use crate::retry::full_jitter;
+use crate::retry::{full_jitter, half_jitter};
 
 /// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
 const POISONED_AT: i64 = 20;
@@ -380,7 +380,11 @@ impl Job {
     /// See [`decide`]. The time for which the lane was paused is no time for which its jobs failed.
     fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
         let now = Timestamp::now();
-        let past = Past { progress: &self.progress, failing_for: failing_for(&self.progress, lane, now) };
+        let past = Past {
+            progress: &self.progress,
+            failing_for: failing_for(&self.progress, lane, now),
+            is_doubtful: lane.breaker.is_doubtful(),
+        };
         match decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random()) {
             Next::Park { progress, delay, cause: NO_CAPACITY } => {
                 let deadline = self.job.as_ref().and_then(|job| job.deadline);
@@ -498,13 +502,15 @@ struct Past<'a> {
     progress: &'a Progress,
     /// See [`failing_for`].
     failing_for: Duration,
+    /// No start of the lane's succeeds just now.
+    is_doubtful: bool,
 }
 
 /// What follows from a verdict, for a job with this past. `random` is from [0, 1).
 fn decide(
     verdict: Verdict,
     result: Result<Answer, NoAnswer>,
-    Past { progress, failing_for }: Past<'_>,
+    Past { progress, failing_for, is_doubtful }: Past<'_>,
     confirm: Confirm,
     retry: Retry,
     now: Timestamp,
@@ -549,7 +555,12 @@ fn decide(
         Verdict::Transient | Verdict::Verify => {
             let failing_since = progress.failing_since.unwrap_or(now);
             if attempts < retry.max_attempts && failing_for < retry.give_up_after {
-                let delay = full_jitter(retry.initial, retry.max, attempts, random);
+                let delay = if is_doubtful {
+                    // Else an outage of starts alone would use up all attempts of a small fleet within a minute.
+                    half_jitter(retry.max, retry.max, 1, random)
+                } else {
+                    full_jitter(retry.initial, retry.max, attempts, random)
+                };
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
                 return park(progress, delay, "transient");
             }

@@ -19,6 +19,10 @@ const POLLS: usize = 5;
 pub const BEYOND: usize = 5;
 /// Calls of a trial. Where six calls in ten fail by chance, all of them fail in one trial of thirteen.
 const TRIAL: usize = 5;
+/// After so many probes in vain, a quarter of a minute, one start is tried all the same: it may be that only lists fail.
+const IN_VAIN: u32 = 12;
+/// So many instances that failed since the last good answer leave a doubt whether any start works.
+const DOUBT: usize = 5;
 /// Failing instances that are known at a time, of some 50 bytes each. Of more, some are taken for new again.
 const KNOWN: usize = 50_000;
 /// Pauses that are remembered. Of more, the oldest count as time for which jobs failed.
@@ -32,6 +36,8 @@ pub struct Circuit {
     state: State,
     /// Instances whose last call failed, or was denied, by their own fault. That they fail again is no news.
     failing: BTreeSet<InstanceId>,
+    /// Instances without an answer since the last good one, as many as leave a doubt.
+    doubts: BTreeSet<InstanceId>,
     /// Answers that show that the API is there, and what fails beside them fails by itself.
     answers: u64,
     /// How often the lane was paused, or paused on after a trial.
@@ -89,6 +95,16 @@ struct Trial {
     failed: usize,
     /// One of them was not failing before, and failed on trial for the first time in this pause.
     has_news: bool,
+    /// No probe was answered before.
+    is_unprobed: bool,
+}
+
+impl Trial {
+    /// How many calls tell whether the pause is over. A denial is no chance, so one is enough; and where no probe is answered,
+    /// most likely neither is a call.
+    fn size(&self, cause: &Cause) -> usize {
+        if self.is_unprobed || cause.kind == CauseKind::AccessDenied { 1 } else { TRIAL }
+    }
 }
 
 /// What a call that was recorded has to be judged by.
@@ -146,6 +162,7 @@ impl Circuit {
             concurrency,
             state: State::Closed(Row::default()),
             failing: BTreeSet::new(),
+            doubts: BTreeSet::new(),
             answers: 0,
             openings: 0,
             pauses: VecDeque::new(),
@@ -160,6 +177,11 @@ impl Circuit {
     /// Why no calls are to be made, if so.
     pub fn paused(&self) -> Option<&Cause> {
         if let State::Open(pause) = &self.state { Some(&pause.cause) } else { None }
+    }
+
+    /// Whether hardly any start seems to work, be the API there or not.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubts.len() >= DOUBT
     }
 
     /// Whether only a few jobs are to be called.
@@ -209,7 +231,7 @@ impl Circuit {
     pub fn withheld(&self) -> usize {
         let allowed = match &self.state {
             State::Closed(row) => (self.concurrency + BEYOND).saturating_sub(row.calls),
-            State::HalfOpen(pause, trial) => trial_size(&pause.cause).saturating_sub(trial.failed),
+            State::HalfOpen(pause, trial) => trial.size(&pause.cause).saturating_sub(trial.failed),
             // A call that is let through finds the lane paused.
             State::Open(_) => self.concurrency,
         };
@@ -236,6 +258,11 @@ impl Circuit {
         }
         if let Signal::Fault(cause) = signal {
             return self.open(cause, true, now);
+        }
+        match signal {
+            Signal::NoAnswer(_) if !self.is_doubtful() => _ = self.doubts.insert(instance.clone()),
+            Signal::Good => self.doubts.clear(),
+            _ => {}
         }
         let enough = self.outage_after();
         let news = (!self.failing.contains(instance)).then(|| instance.clone());
@@ -304,6 +331,9 @@ impl Circuit {
                 pause.cause = cause.clone();
                 pause.probes = pause.probes.saturating_add(1);
                 pause.is_certain = true;
+                if pause.cause.kind == CauseKind::Outage && pause.probes.is_multiple_of(IN_VAIN) {
+                    self.half_open(true);
+                }
                 None
             }
             (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
@@ -324,11 +354,17 @@ impl Circuit {
             // Whether jobs are denied too, only jobs can tell.
             (State::Open(pause), _) => {
                 pause.probes = pause.probes.saturating_add(1);
-                let pause = Pause { tried: std::mem::take(&mut pause.tried), cause: pause.cause.clone(), ..*pause };
-                self.state = State::HalfOpen(pause, Trial::default());
+                self.half_open(false);
                 None
             }
             (State::HalfOpen(..), _) => None,
+        }
+    }
+
+    fn half_open(&mut self, is_unprobed: bool) {
+        if let State::Open(pause) = &mut self.state {
+            let pause = Pause { tried: std::mem::take(&mut pause.tried), cause: pause.cause.clone(), ..*pause };
+            self.state = State::HalfOpen(pause, Trial { is_unprobed, ..Trial::default() });
         }
     }
 
@@ -344,6 +380,10 @@ impl Circuit {
     /// Ends a trial, where there is one and no job is left to be tried.
     pub fn end_trial(&mut self, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, trial) = &self.state else { return None };
+        if trial.is_unprobed {
+            self.interrupt();
+            return None;
+        }
         let had_reason = pause.is_certain || trial.failed == 0;
         self.close(had_reason, now)
     }
@@ -368,12 +408,12 @@ impl Circuit {
         // Those that were denied before the pause may have been among the first that all are denied.
         let is_known = cause.kind != CauseKind::AccessDenied && self.failing.contains(instance);
         trial.has_news |= !is_tried && !is_known;
-        if trial.failed < trial_size(&pause.cause) {
+        if trial.failed < trial.size(&pause.cause) {
             return None;
         }
         // One job after the other that is denied, and none that is not: that is no matter of theirs.
         let all_are_denied = cause.kind == CauseKind::AccessDenied && pause.tried.len() >= DENIED;
-        if trial.has_news || all_are_denied {
+        if trial.has_news || trial.is_unprobed || all_are_denied {
             return self.open(cause, false, now);
         }
         let (had_reason, alone) = (pause.is_certain, std::mem::take(&mut pause.tried));
@@ -414,9 +454,4 @@ impl Circuit {
         // Where the clock was set back meanwhile, it may have been long.
         Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or(Duration::MAX)))
     }
-}
-
-/// How many calls tell whether a pause is over. A denial is no chance, so one is enough.
-fn trial_size(cause: &Cause) -> usize {
-    if cause.kind == CauseKind::AccessDenied { 1 } else { TRIAL }
 }

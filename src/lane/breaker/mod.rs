@@ -9,7 +9,7 @@
 //! | closed | open | a call says that keys, account, clock or endpoint are at fault |
 //! | | open | a row of instances fails that were not failing before, or is denied, or a row of polls fails |
 //! | | open | a probe fails that was made since calls failed |
-//! | open | half open | a probe is answered |
+//! | open | half open | a probe is answered, or many in a row are not: then for one call |
 //! | half open | closed | a call is answered as it should be, or no job is left to be tried |
 //! | | closed | all calls of the trial failed, and none for an instance that was not known to fail |
 //! | | open | all calls of the trial failed, or a probe did, or a call says that something else is at fault |
@@ -155,6 +155,11 @@ impl Breaker {
     /// Waits until no calls are to be made.
     pub async fn opened(&self) {
         self.until(|circuit| circuit.paused().is_some()).await;
+    }
+
+    /// Whether hardly any start seems to work, be the API there or not: jobs that fail are tried again slowly then.
+    pub fn is_doubtful(&self) -> bool {
+        self.circuit().is_doubtful()
     }
 
     /// Whether only a few jobs are to be called, until one is answered as it should be.

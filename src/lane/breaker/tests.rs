@@ -385,6 +385,41 @@ async fn a_call_that_failed_on_trial_is_not_charged_where_the_next_one_is_answer
     assert_eq!(since.elapsed(), LONGEST_TRIAL);
 }
 
+/// Lists may be all that fails.
+#[test]
+fn after_many_probes_in_vain_one_start_is_tried() {
+    let breaker = breaker();
+    fail(&breaker, 1..=ENOUGH);
+    let in_vain = |answer: &Result<Answer, NoAnswer>| {
+        (1..100).find(|_| breaker.record_probe(answer).is_some() || breaker.is_half_open())
+    };
+    assert_eq!(in_vain(&TIMED_OUT), Some(12));
+    assert_eq!(breaker.withheld(), CONCURRENCY - 1);
+    assert!(fail(&breaker, [1]).is_empty() && breaker.is_open(), "it was tried before, and that tells nothing");
+    // A gateway's 429 to each probe is as good as none. With no job to be tried, the pause goes on.
+    let gateways = Ok(Answer { status: 429, foreign: true, ..Answer::default() });
+    assert_eq!(in_vain(&gateways), Some(12));
+    assert_eq!(breaker.end_trial(), None);
+    assert!(breaker.is_open());
+    assert_eq!(in_vain(&TIMED_OUT), Some(12));
+    assert_eq!(succeed(&breaker, 2), Some("works"));
+    // Bad keys are no matter of lists.
+    let breaker = paused();
+    assert!((0..100).all(|_| breaker.record_probe(&answered(401, "")).is_none() && breaker.is_open()));
+}
+
+#[test]
+fn five_instances_that_fail_with_no_good_answer_between_leave_a_doubt() {
+    let breaker = breaker();
+    fail(&breaker, [1, 2, 3, 4, 1, 2, 3, 4]);
+    assert!(!breaker.is_doubtful());
+    fail(&breaker, [5]);
+    breaker.record_look(&answered(200, ""));
+    assert!(breaker.is_doubtful(), "that a probe is answered takes no doubt away");
+    succeed(&breaker, 6);
+    assert!(!breaker.is_doubtful());
+}
+
 /// It may have been made before the lane was paused, and jobs are called only once the pause was ended in its place.
 #[test]
 fn a_probe_that_is_to_tell_whose_fault_a_failure_is_ends_no_pause() {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Conclusion, Job, Next};
+use super::{Conclusion, Job, NOT_THE_APIS, Next};
 use crate::bce::InstanceId;
 use crate::broker::Confirmed;
 use crate::job::{Confirming, Progress};
@@ -49,6 +49,8 @@ impl Job {
                 if outcome == Outcome::Running {
                     lane.metrics.runs(now.duration_since(confirming.since));
                 }
+                let is_foreign = told.answer.as_ref().is_ok_and(|answer| answer.foreign);
+                let why = if is_foreign { format!("{why}; {NOT_THE_APIS}") } else { why };
                 let explanation = (!why.is_empty()).then_some(why);
                 let attempts = self.progress.attempts;
                 Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })

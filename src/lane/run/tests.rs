@@ -40,7 +40,7 @@ fn decided(verdict: Verdict, progress: &Progress) -> Next {
 /// What follows where the lane was paused for so long since the job first failed.
 fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Next {
     let failing_for = progress.failing_since.map_or(Duration::ZERO, |since| elapsed(since, now()));
-    let past = Past { progress, failing_for: failing_for.saturating_sub(paused) };
+    let past = Past { progress, failing_for: failing_for.saturating_sub(paused), is_doubtful: false };
     decide(verdict, Err(NoAnswer::TimedOut), past, Confirm::Accepted, RETRY, now(), 0.5)
 }
 
@@ -60,7 +60,7 @@ fn a_job_waits_until_not_before() {
 #[test]
 fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running() {
     let decided = |verdict, confirm| {
-        let past = Past { progress: &progress(), failing_for: Duration::ZERO };
+        let past = Past { progress: &progress(), failing_for: Duration::ZERO, is_doubtful: false };
         decide(verdict, Ok(Answer { status: 200, ..Answer::default() }), past, confirm, RETRY, now(), 0.5)
     };
     for ambiguous in [false, true] {
@@ -128,6 +128,18 @@ fn time_exhausts_too_but_only_from_the_first_failure_on() {
     assert_eq!(own.failing_since, failing.failing_since);
 }
 
+/// Eight attempts would else be used up within a minute.
+#[test]
+fn where_no_start_succeeds_a_job_is_tried_again_slowly() {
+    for (attempts, random, delay) in [(0, 0.0, 30), (0, 1.0, 60), (1, 0.5, 45)] {
+        let progress = Progress { attempts, ..progress() };
+        let past = Past { progress: &progress, failing_for: Duration::ZERO, is_doubtful: true };
+        let next = decide(Verdict::Transient, Err(NoAnswer::TimedOut), past, Confirm::Accepted, RETRY, now(), random);
+        let Next::Park { progress, delay: waits, .. } = next else { panic!("{next:?}") };
+        assert_eq!((progress.attempts, waits), (attempts + 1, Duration::from_secs(delay)));
+    }
+}
+
 #[test]
 fn throttling_and_lane_faults_cost_no_attempt() {
     let asked_for = Duration::from_secs(7);
@@ -165,7 +177,7 @@ fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothin
     let answer = || Ok(Answer { status: 403, ..Answer::default() });
     let at = |progress: &Progress, seconds, random| {
         let now = now() + Duration::from_secs(seconds);
-        let past = Past { progress, failing_for: Duration::from_secs(seconds) };
+        let past = Past { progress, failing_for: Duration::from_secs(seconds), is_doubtful: false };
         decide(none(), answer(), past, Confirm::Accepted, retry, now, random)
     };
     let mut last = progress();
@@ -202,7 +214,7 @@ fn no_job_waits_beyond_its_deadline() {
 fn a_job_that_ends_over_an_answer_of_another_one_than_the_api_says_so() {
     let tired = Progress { attempts: 2, ..progress() };
     let page = Ok(Answer { status: 404, foreign: true, ..Answer::default() });
-    let past = Past { progress: &tired, failing_for: Duration::ZERO };
+    let past = Past { progress: &tired, failing_for: Duration::ZERO, is_doubtful: false };
     let next = decide(Verdict::Transient, page, past, Confirm::Accepted, RETRY, now(), 0.5);
     let Next::Conclude(end) = next else { panic!("{next:?}") };
     assert_eq!((end.outcome, end.ambiguous), (Outcome::Failed(Reason::Exhausted), true));
