@@ -94,6 +94,24 @@ async fn a_forged_death_does_not_end_what_passes_dead_letters_on() {
     assert_eq!(header(&letter.properties, "x-reveille-reason"), "unreadable");
 }
 
+/// With what RabbitMQ wrote into its headers the first time, as "Move messages" leaves them.
+#[tokio::test]
+async fn an_unreadable_dead_letter_that_is_put_back_stays_whole() {
+    let mut stage = Stage::with(Wishes { fleet: "Stopped=1", ..Wishes::default() }).await;
+    let body = vec![b'x'; 90_000];
+    stage.message(BasicProperties::default().with_message_id("large".into()), &body).await;
+    for _ in 0..3 {
+        let data = stage.event().await["data"].clone();
+        assert_eq!((&data["job_id"], &data["outcome"]), (&json!("large"), &json!("rejected")), "{data}");
+        stage.queues.has("reveille.dead", 1, 0).await;
+        let letter = stage.dead().await.remove(0);
+        assert_eq!(letter.data, body);
+        let headers = letter.properties.headers().clone().expect("RabbitMQ's");
+        assert!(headers.inner().contains_key("x-death"), "{headers:?}");
+        stage.message(letter.properties, &letter.data).await;
+    }
+}
+
 /// A queue that takes nothing, and one that RabbitMQ closes connections over.
 #[tokio::test]
 async fn replies_that_nobody_takes_hold_up_neither_memory_nor_another_lanes() {

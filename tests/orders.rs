@@ -86,6 +86,22 @@ async fn an_event_that_the_daemon_did_not_publish_ends_no_job() {
     assert_eq!(stage.sim.instance("i-sim00002").await["starts"], 1, "it was called");
 }
 
+/// "Move messages" moves the letters of all lanes.
+#[tokio::test]
+async fn a_dead_letter_of_another_lane_is_told_of() {
+    let mut stage = Stage::set().await;
+    let letter = headers(&[
+        ("x-reveille-outcome", "failed"),
+        ("x-reveille-dead-at", "2026-11-25T07:30:00Z"),
+        ("x-reveille-lane", "other"),
+    ]);
+    let letter = letter.with_message_id("letter".into());
+    stage.message(letter, json!({"instance_id": INSTANCE}).to_string().as_bytes()).await;
+    assert_eq!(stage.outcome().await["outcome"], "started");
+    let output = stage.daemon.child.output();
+    assert!(output.contains("it was another lane's") && output.contains(r#"before="other""#), "{output}");
+}
+
 /// As the management page's "Move messages" does it.
 #[tokio::test]
 async fn a_dead_letter_that_is_moved_back_as_it_is_is_tried_afresh_and_has_events_of_its_own() {

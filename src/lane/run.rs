@@ -30,6 +30,7 @@ use super::{Lane, Tenure};
 use crate::bce::{Answer, InstanceId, NoAnswer};
 use crate::broker::{Confirmed, Delivery, Message, Outgoing, Reply, Unacked, delay};
 use crate::config::Retry;
+use crate::headers::Headers;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
 use crate::retry::{full_jitter, half_jitter};
@@ -42,6 +43,8 @@ const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Later than a copy of the job that is in hand just now.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
+/// The header of a dead letter that names its lane.
+const LANE: &str = "x-reveille-lane";
 /// Said of a job whose last answer tells nothing of it.
 const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
 /// Into the queue of due jobs, which nobody takes from while the lane is paused.
@@ -122,11 +125,12 @@ impl Job {
         let order = order(lane, &message, &progress, is_copy);
         progress.order = Some(order.as_str().to_owned());
         if Progress::is_put_back(&message.properties) {
-            info!(
-                lane = lane.name(),
-                job = progress.job_id,
-                "a dead letter was put back: a new order, with fresh attempts"
-            );
+            let (lane, job) = (lane.name(), &progress.job_id);
+            info!(lane, job, "a dead letter was put back: a new order, with fresh attempts");
+            if let Some(before) = Headers(message.properties.headers().as_ref()).text(LANE).filter(|name| *name != lane)
+            {
+                warn!(lane, job, before, "it was another lane's, and is called with the account of this one");
+            }
         }
         // Else what is left of it is kept: that is better than what it does to RabbitMQ.
         let is_put_aside = unreadable.is_some() && is_movable;

@@ -1,5 +1,6 @@
 //! The header of a message: its properties and the size of its body (AMQP 0-9-1 specification, 4.2.6.1).
 
+use super::death;
 use super::load::VALUE;
 use super::table::{self, Bytes, Unfit};
 use crate::job::BODY_LIMIT;
@@ -8,8 +9,8 @@ use crate::job::BODY_LIMIT;
 /// message rejected.
 pub const UNREADABLE: &str = "x-reveille-unreadable";
 
-/// The header of an unreadable message that RabbitMQ 3.10 may not put aside: `x-death` is in it, or may be. Where that is not as
-/// RabbitMQ writes it, the process that passes dead letters on for all queues of the node ends for good over it.
+/// The header of an unreadable message that RabbitMQ 3.10 may not put aside: an `x-death` is in it, or may be, that is not as
+/// RabbitMQ writes it.
 pub const IMMOVABLE: &str = "x-reveille-immovable";
 
 /// Largest body that is passed on, in bytes: an event says what its job said, and some kilobytes more.
@@ -142,7 +143,7 @@ fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> 
     let theirs = kept.iter().find(|(place, _)| *place == HEADERS).map_or(&[][..], |(_, table)| &table[LENGTH..]);
     let mut headers = vec![0; LENGTH];
     headers.extend(entry(UNREADABLE, problem));
-    if is_cut || theirs.windows(DEATH.len()).any(|bytes| bytes == DEATH) {
+    if is_cut || !death::is_harmless(theirs) {
         headers.extend(entry(IMMOVABLE, "x-death"));
     }
     let mut sound: Vec<_> = table::sound(theirs).filter(|(name, _)| is_of_use(name)).collect();
@@ -174,10 +175,6 @@ fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> 
 const LARGEST_KEPT: usize = 2 * 1024;
 /// A table's length comes before it, in so many bytes.
 const LENGTH: usize = 4;
-
-/// The name of RabbitMQ's header as it is encoded in a table, behind its length. It may also be inside of a text: then one is
-/// not put aside that could have been.
-const DEATH: &[u8] = b"\x07x-death";
 
 /// Whether a header is of use although the message cannot be read: where it is in a stream, how often it was delivered,
 /// which job it is, and of which trace.

@@ -11,6 +11,7 @@
 //! [`load`] measures how much memory messages take.
 
 mod content;
+mod death;
 mod load;
 mod method;
 mod sieve;

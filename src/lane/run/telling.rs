@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::{Conclusion, Job};
+use super::{Conclusion, Job, LANE};
 use crate::broker::{Confirmed, Outgoing};
 use crate::headers::Headers;
 use crate::job::{self, Progress};
@@ -91,7 +91,7 @@ impl Job {
         let text = |text: &str| AMQPValue::LongString(text.into());
         set(job::OUTCOME, text(conclusion.outcome.as_str()));
         set("x-reveille-reason", text(conclusion.outcome.reason()));
-        set("x-reveille-lane", text(lane.name.as_str()));
+        set(LANE, text(lane.name.as_str()));
         set(job::DEAD_AT, text(&now.to_string()));
         set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
         if let Some(explanation) = &conclusion.explanation {
