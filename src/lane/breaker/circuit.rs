@@ -265,7 +265,8 @@ impl Circuit {
             _ => {}
         }
         let enough = self.outage_after();
-        let news = (!self.failing.contains(instance)).then(|| instance.clone());
+        let is_failure = matches!(signal, Signal::NoAnswer(_) | Signal::Denied(_));
+        let news = (is_failure && !self.failing.contains(instance)).then(|| instance.clone());
         match (&mut self.state, signal) {
             (State::Closed(row), Signal::NoAnswer(cause)) => {
                 row.calls += 1;

@@ -121,7 +121,11 @@ impl Breaker {
 
     /// Whose fault it is that a call failed. `None` where that does not show in time.
     pub async fn attribute(&self, call: Evidence) -> Option<Attribution> {
-        let mut attribution = None;
+        // As it is for nearly all calls.
+        let mut attribution = self.circuit().attribution(&call);
+        if attribution.is_some() {
+            return attribution;
+        }
         let known = async {
             let mut changes = self.changed.subscribe();
             loop {
