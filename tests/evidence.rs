@@ -85,8 +85,7 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     for outcome in stage.outcomes(30).await.values() {
         assert_eq!((&outcome["reason"], &outcome["attempts"]), (&json!("exhausted"), &json!(2)), "{outcome}");
     }
-    let held = r#""prod":"held""#;
-    eventually("it is shown", async || stage.daemon.get("/readyz").await.1.contains(held).then_some(())).await;
+    stage.daemon.is_held().await;
     stage.daemon.works_again().await;
 }
 
@@ -99,8 +98,7 @@ async fn works_again_although_lists_fail_so(fault: Value) {
     stage.sim.faults(json!([{"fault": fault, "operations": ["list"]}])).await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
-    let held = r#""prod":"held""#;
-    eventually("it is shown", async || stage.daemon.get("/readyz").await.1.contains(held).then_some(())).await;
+    stage.daemon.is_held().await;
     stage.daemon.works_again().await;
 }
 

@@ -81,7 +81,8 @@ pub(super) struct Body {
 }
 
 impl Client {
-    /// A client for `endpoint`, through the proxy that it names and no other, that keeps up to `connections` idle connections open, each for a second and a half.
+    /// A client for `endpoint`, through the proxy that it names and no other. It keeps up to `connections` idle connections, each
+    /// for [`keep_alive::LONGEST_IDLE`].
     ///
     /// # Errors
     /// Where TLS cannot be set up, for instance without any trusted root certificate on the machine.
@@ -187,8 +188,8 @@ impl Client {
 
     fn sign(&self, request: Request<'_>, credentials: &Credentials) -> Result<RequestBuilder, NoAnswer> {
         let now = self.account.clock.now();
-        let by_ours = credentials.expired(Timestamp::now());
         if let Some(expires_at) = credentials.expires_at.filter(|_| credentials.expired(now)) {
+            let by_ours = credentials.expired(Timestamp::now());
             // Where only the API's clock has it so, as its answers told, another answer has to tell whether that is right.
             if by_ours || !request.asks_for_the_time {
                 let id = &credentials.access_key_id;

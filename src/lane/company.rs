@@ -42,8 +42,8 @@ pub(super) struct Called {
     pub(super) touched: bool,
 }
 
-/// No call was made for the job, but perhaps one that came to nothing, or one for its company: the lane is paused, the job's deadline has passed, or
-/// it is to be put back.
+/// No call was made for the job, but perhaps one that came to nothing, or one for its company: the lane is paused, the job's
+/// deadline has passed, or it is to be put back.
 #[derive(Debug)]
 pub(super) struct NotCalled {
     /// That call may have started the instance.

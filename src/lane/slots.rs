@@ -40,12 +40,12 @@ impl Slots {
         let _first = self.line.lock().await;
         loop {
             let withheld = lane.breaker.withheld();
-            let Ok(count @ 1..) = u32::try_from((lane.concurrency as usize).saturating_sub(withheld)) else {
+            let Some(free) = u32::try_from(withheld).ok().filter(|free| *free < lane.concurrency) else {
                 lane.probe_once().await;
                 continue;
             };
             // Those withheld are free then, and stay free.
-            let all = self.slots.clone().acquire_many_owned(lane.concurrency - count + 1);
+            let all = self.slots.clone().acquire_many_owned(free + 1);
             tokio::select! {
                 biased;
                 all = all => {

@@ -150,6 +150,12 @@ impl Daemon {
         }
     }
 
+    /// Waits until `/readyz` shows its lane as held.
+    pub async fn is_held(&self) {
+        let held = format!(r#""{LANE}":"held""#);
+        eventually("it is shown", async || self.get("/readyz").await.1.contains(&held).then_some(())).await;
+    }
+
     /// What was said of the one pause of its lane, when that is over.
     pub async fn works_again(&self) {
         let output = self.child.output();

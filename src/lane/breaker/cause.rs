@@ -94,7 +94,8 @@ fn outage(result: &Result<Answer, NoAnswer>) -> Cause {
     let text = match result {
         Ok(answer) if answer.foreign => format!(
             "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
-             gateways and proxies on the way; for one that only strips that header there is the lane's setting request_id = \"optional\""
+             gateways and proxies on the way; for one that only strips that header there is the lane's setting \
+             request_id = \"optional\""
         ),
         _ => format!("the API does not answer as it should ({said}): it is asked again every few seconds"),
     };

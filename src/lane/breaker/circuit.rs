@@ -339,14 +339,8 @@ impl Circuit {
             }
             (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
             // Else a lane whose calls fail would wait for ever for a probe that tells.
-            (State::Closed(row), Signal::Inconclusive(cause)) if row.calls > 0 => {
-                let cause = cause.clone();
-                self.open(&cause, true, now)
-            }
-            (State::HalfOpen(_, trial), Signal::Inconclusive(cause)) if trial.failed > 0 => {
-                let cause = cause.clone();
-                self.open(&cause, true, now)
-            }
+            (State::Closed(row), Signal::Inconclusive(cause)) if row.calls > 0 => self.open(cause, true, now),
+            (State::HalfOpen(_, trial), Signal::Inconclusive(cause)) if trial.failed > 0 => self.open(cause, true, now),
             (_, Signal::Inconclusive(_)) => None,
             (State::Closed(row), _) => {
                 row.calls = 0;
@@ -391,10 +385,7 @@ impl Circuit {
 
     /// Remembers that an instance fails by its own fault.
     pub fn remember_failing(&mut self, instance: &InstanceId) {
-        if self.failing.len() >= KNOWN {
-            self.failing.pop_first();
-        }
-        self.failing.insert(instance.clone());
+        know(&mut self.failing, instance);
     }
 
     /// Records a failure on trial. Once as many failed as belong to a trial, the lane is paused on; or it works, since all
@@ -402,10 +393,7 @@ impl Circuit {
     fn tried(&mut self, instance: &InstanceId, cause: &Cause, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, trial) = &mut self.state else { return None };
         trial.failed += 1;
-        if pause.tried.len() >= KNOWN {
-            pause.tried.pop_first();
-        }
-        let is_tried = !pause.tried.insert(instance.clone());
+        let is_tried = !know(&mut pause.tried, instance);
         // Those that were denied before the pause may have been among the first that all are denied.
         let is_known = cause.kind != CauseKind::AccessDenied && self.failing.contains(instance);
         trial.has_news |= !is_tried && !is_known;
@@ -455,4 +443,12 @@ impl Circuit {
         // Where the clock was set back meanwhile, it may have been long.
         Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or(Duration::MAX)))
     }
+}
+
+/// Adds an instance to those that are known. Returns whether it was none of them.
+fn know(known: &mut BTreeSet<InstanceId>, instance: &InstanceId) -> bool {
+    if known.len() >= KNOWN {
+        known.pop_first();
+    }
+    known.insert(instance.clone())
 }
