@@ -28,9 +28,9 @@ soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a 
 	@tests/support/setup broker
 	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test suite soak -- --ignored --nocapture
 
-bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets; pauses
+bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets; pauses; many lanes
 	@tests/support/setup broker
-	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate && cargo bench --bench fleet && cargo bench --bench pause && cargo bench --bench breaker
+	cargo bench --bench sign && cargo bench --bench throughput && cargo bench --bench rate && cargo bench --bench fleet && cargo bench --bench pause && cargo bench --bench breaker && cargo bench --bench lanes
 
 build: ## release binaries: target/release/reveille and target/release/bcc-sim
 	cargo build --release

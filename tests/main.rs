@@ -12,6 +12,7 @@ mod client;
 mod clock;
 mod cluster;
 mod confirm;
+mod connections;
 mod deadline;
 mod evidence;
 mod fleet;

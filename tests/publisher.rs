@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use reveille::broker::{Connection, Outgoing, PublishError, connect};
+use reveille::broker::{Connection, Outgoing, PublishError, Traffic, connect};
 use reveille::config::Broker;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -48,7 +48,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
             .await
             .unwrap();
     }
-    let publisher = connection.publisher(4);
+    let publisher = connection.publisher(Traffic::Jobs, 4);
     let mut publishing = JoinSet::new();
     for number in 0..4000 {
         let publisher = publisher.clone();
@@ -83,7 +83,7 @@ async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes(
     let connection = connect(&broker, "test").await.unwrap();
     let channel = connection.channel().await.unwrap();
     channel.queue_declare("q".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
-    let publisher = connection.publisher(4);
+    let publisher = connection.publisher(Traffic::Jobs, 4);
     for _ in 0..8 {
         let to = |exchange: &str| {
             let (exchange, key) = (exchange.to_owned(), "q".to_owned());
@@ -150,7 +150,7 @@ async fn later(seconds: u64) {
 async fn what_is_never_confirmed_holds_up_no_other_message_beyond_its_first_half_minute() {
     const CHANNELS: usize = 4;
     let stuck = Stuck::set().await;
-    let publisher = stuck.connection.publisher(CHANNELS);
+    let publisher = stuck.connection.publisher(Traffic::Jobs, CHANNELS);
     let unconfirmed = tokio::spawn({
         let publisher = publisher.clone();
         async move { publisher.publish(to("stuck")).await }
@@ -180,9 +180,8 @@ async fn what_is_never_confirmed_holds_up_no_other_message_beyond_its_first_half
 #[tokio::test]
 async fn what_is_never_confirmed_takes_no_more_channels_than_it_may() {
     const MESSAGES: usize = 10;
-    let mut stuck = Stuck::set().await;
-    stuck.connection.set_alone(2);
-    let publisher = stuck.connection.publisher(1);
+    let stuck = Stuck::set().await;
+    let publisher = stuck.connection.publisher(Traffic::Jobs, 1);
     let before = stuck.channels();
     let mut publishing = JoinSet::new();
     for _ in 0..MESSAGES {
@@ -191,8 +190,8 @@ async fn what_is_never_confirmed_takes_no_more_channels_than_it_may() {
     }
     eventually("all are on their way", async || (stuck.channels() == before + 1).then_some(())).await;
     later(30).await;
-    eventually("two are on their way again", async || (stuck.channels() == before + 2).then_some(())).await;
-    assert_eq!(stuck.channels(), before + 2);
+    eventually("four are on their way again", async || (stuck.channels() == before + 4).then_some(())).await;
+    assert_eq!(stuck.channels(), before + 4);
     stuck.has_it("resume");
     while let Some(published) = publishing.join_next().await {
         let _confirmed = published.unwrap().unwrap();

@@ -111,14 +111,12 @@ async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn more_lanes_than_the_broker_has_channels_for_are_refused() {
-    let node = crate::support::broker::Node::start(&["--conf", "channel_max = 20"]);
-    let more = "[[lane]]\nname = \"second\"";
-    let wishes = Wishes { lane: more, ..Wishes::default() };
-    let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &wishes));
+async fn a_broker_whose_connections_have_too_few_channels_for_a_lane_is_refused() {
+    let node = crate::support::broker::Node::start(&["--conf", "channel_max = 3"]);
+    let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &Wishes::default()));
     assert_eq!(daemon.child.ended().await.code(), Some(2));
     let output = daemon.child.output();
-    assert!(output.contains("2 lanes need 30 channels") && output.contains("channel_max"), "{output}");
+    assert!(output.contains("3 channels, and a lane needs 4: raise its channel_max"), "{output}");
 }
 
 #[tokio::test]

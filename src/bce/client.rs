@@ -18,6 +18,7 @@ use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::keep_alive;
 use super::sign::{self, SignedHeaders};
+use super::tls;
 
 /// What the official SDKs send with a body.
 const JSON: &str = "application/json;charset=utf-8";
@@ -80,18 +81,29 @@ pub(super) struct Body {
     pub whole: bool,
 }
 
+/// No client for an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no TLS, for instance without any trusted root certificate on the machine.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The HTTP client could not be built, or its proxy.
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+}
+
 impl Client {
     /// A client for `endpoint`, through the proxy that it names and no other. It keeps up to `connections` idle connections, each
     /// for [`keep_alive::LONGEST_IDLE`].
     ///
     /// # Errors
-    /// Where TLS cannot be set up, for instance without any trusted root certificate on the machine.
+    /// [`ClientError`].
     pub fn new(
         endpoint: Endpoint,
         credentials: Credentials,
         timeouts: Timeouts,
         connections: usize,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, ClientError> {
         let http = builder(&endpoint, timeouts)?
             .pool_max_idle_per_host(connections)
             .pool_idle_timeout(keep_alive::LONGEST_IDLE)
@@ -258,8 +270,9 @@ impl Client {
     }
 }
 
-fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, reqwest::Error> {
+fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, ClientError> {
     let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::config()?)
         // The environment was read by us.
         .no_proxy()
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))

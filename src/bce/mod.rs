@@ -15,10 +15,11 @@ mod keep_alive;
 pub mod key_file;
 pub mod proxy;
 pub mod sign;
+mod tls;
 
 pub use answer::{Answer, NoAnswer, Reading, RequestId};
 pub use calls::{MOST_IDS, Operation};
-pub use client::{Client, Timeouts};
+pub use client::{Client, ClientError, Timeouts};
 pub use codes::{AtFault, Codes, Meaning, Word};
 pub use credentials::{CredentialError, CredentialSource, Credentials};
 pub use endpoint::Endpoint;

@@ -1,26 +1,22 @@
 //! The connection to RabbitMQ.
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio::time::timeout;
 
+use super::channels::{Lent, Shares, Traffic};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::publisher::{Outgoing, PublishError, Publisher};
 use super::topology::{DeclareError, Topology};
 use crate::config::{Broker, SMALLEST_FRAME};
-use crate::retry::full_jitter;
 
-/// Ceilings of the delay between tries to connect.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long one try may take, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
@@ -29,13 +25,10 @@ const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 const ROOM: usize = 47 * 1024 * 1024;
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
-/// How soon what was deleted is declared again although no message was refused for want of it.
-const DECLARE_EVERY: Duration = Duration::from_secs(60);
-/// Between two declarations at least, however many messages are refused.
-const DECLARE_PAUSE: Duration = Duration::from_secs(1);
-/// Channels of a publisher for what is published once more, at most: each may be one more copy in a queue that confirms
-/// nothing.
-const MOST_ALONE: usize = 64;
+/// Channels to publish over where no lanes are served: replies that wait have one each.
+const UNDIVIDED: usize = 32;
+/// Channels that declare at the same time, at most: RabbitMQ takes most of its time over a new queue to wait for disks.
+const DECLARING: usize = 8;
 
 /// An open connection.
 #[derive(Debug)]
@@ -43,8 +36,8 @@ pub struct Connection {
     inner: Arc<lapin::Connection>,
     /// Publishers tell by it that an exchange or a queue seems to be missing.
     missing: Arc<Notify>,
-    /// Channels of each publisher for what is published once more.
-    alone: usize,
+    shares: Shares,
+    is_closing: AtomicBool,
     loads: Arc<Loads>,
     /// For the messages that each lane has in hand, in bytes.
     room: usize,
@@ -122,6 +115,18 @@ pub fn is_not_found(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
+/// How many channels the broker lets the user have in all, or those of the whole node, where the connection was lost over one
+/// more. RabbitMQ says so in words alone.
+pub(super) fn channels_of_the_user(error: &lapin::Error) -> Option<usize> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    most_channels(error.get_message().as_str())
+}
+
+fn most_channels(text: &str) -> Option<usize> {
+    let (_, limit) = text.split_once("number of channels opened")?.1.rsplit_once('(')?;
+    limit.strip_suffix(')')?.parse().ok()
+}
+
 fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => Some(error.kind()),
@@ -142,22 +147,22 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
             Err(ConnectError::SmallFrames { address: broker.address(), largest: inner.configuration().frame_max() })
         }
         Ok(Ok(inner)) => {
-            Ok(Connection { inner: Arc::new(inner), missing: Arc::default(), alone: 1, loads, room: ROOM })
+            let inner = Arc::new(inner);
+            let shares = Shares::undivided(&inner, UNDIVIDED.min(inner.configuration().channel_max().into()));
+            let (missing, is_closing) = Default::default();
+            Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
         }
         Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
         Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
     }
 }
 
-/// Why there is no connection with everything declared on it.
+/// Why something is not declared.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No connection.
+pub enum DeclareFailure {
+    /// The broker refused it.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Something could not be declared.
-    #[error(transparent)]
-    Declare(#[from] DeclareError),
+    Refused(#[from] DeclareError),
     /// The channel for it broke.
     #[error("no channel of RabbitMQ's to declare exchanges and queues: {source}")]
     Broken {
@@ -169,48 +174,6 @@ pub enum OpenError {
     TimedOut,
 }
 
-impl OpenError {
-    /// Whether the broker will say the same however often it is asked.
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Declare(error) if error.is_refusal())
-    }
-}
-
-/// Connects and declares `topology`, and tries again until that succeeds: a broker that just started has its
-/// listeners before its queues. `failed` is told of every failure.
-///
-/// # Errors
-/// [`OpenError`], where trying again is of no use.
-pub async fn open(
-    broker: &Broker,
-    name: &str,
-    topology: &Topology,
-    mut failed: impl FnMut(&OpenError),
-) -> Result<Connection, OpenError> {
-    let mut failures = 0;
-    loop {
-        match try_open(broker, name, topology).await {
-            Ok(connection) => {
-                info!(broker = broker.address(), "connected");
-                return Ok(connection);
-            }
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                failures += 1;
-                warn!("{error}; trying again");
-                failed(&error);
-                sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
-            }
-        }
-    }
-}
-
-async fn try_open(broker: &Broker, name: &str, topology: &Topology) -> Result<Connection, OpenError> {
-    let connection = connect(broker, name).await?;
-    connection.declare(topology).await?;
-    Ok(connection)
-}
-
 impl Connection {
     /// Opens a channel.
     ///
@@ -220,16 +183,23 @@ impl Connection {
         self.inner.create_channel().await
     }
 
-    /// A publisher, whose messages wait for no other publisher's. `channels`, one or more, take turns: while the messages
-    /// of one wait for their confirms, those of the next are on their way.
-    pub fn publisher(&self, channels: usize) -> Publisher {
-        Publisher::new(&self.inner, self.missing.clone(), channels.max(1), self.alone)
+    /// A publisher, whose messages wait for no other publisher's. While the messages of one group wait for their confirms,
+    /// those of the next are on their way: up to so many `groups`, one or more.
+    pub fn publisher(&self, traffic: Traffic, groups: usize) -> Publisher {
+        Publisher::new(&self.shares, traffic, groups, self.missing.clone())
     }
 
-    /// Lets each publisher have so many channels, up to 64, for what is published once more; one, where nobody says so.
-    /// What finds none free waits for its turn.
-    pub fn set_alone(&mut self, channels: usize) {
-        self.alone = channels.clamp(1, MOST_ALONE);
+    /// Divides `channels`, [`FEWEST`](super::channels::FEWEST) or more, among the traffic of up to so many `lanes`.
+    pub(super) fn divide_channels(&mut self, channels: usize, lanes: usize) {
+        self.shares = Shares::divide(&self.inner, channels, lanes);
+    }
+
+    /// Lends a channel for a moment, to look at a queue or to publish one message.
+    ///
+    /// # Errors
+    /// The broker's.
+    pub async fn lend(&self) -> Result<Lent, lapin::Error> {
+        self.shares.again.lend().await
     }
 
     /// How many channels the broker lets the connection have.
@@ -243,8 +213,13 @@ impl Connection {
     }
 
     /// Shares the memory for messages in hand among so many lanes, one or more.
-    pub fn set_lanes(&mut self, lanes: usize) {
+    pub(super) fn set_lanes(&mut self, lanes: usize) {
         self.room = ROOM / lanes.max(1);
+    }
+
+    /// Has what is missing told through `missing` from now on.
+    pub(super) fn tell_of_missing(&mut self, missing: Arc<Notify>) {
+        self.missing = missing;
     }
 
     /// For the messages of a lane.
@@ -252,7 +227,7 @@ impl Connection {
         Room { loads: self.loads.clone(), bytes: self.room }
     }
 
-    /// Has [`Connection::keep_declared`] see to what seems to be missing.
+    /// Has [`Connections::keep_declared`](super::Connections::keep_declared) see to what seems to be missing.
     pub fn something_is_missing(&self) {
         self.missing.notify_one();
     }
@@ -262,7 +237,7 @@ impl Connection {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish_alone(&self, message: Arc<Outgoing>) -> Result<(), PublishError> {
-        publish_alone(&self.inner, message).await
+        publish_alone(self.lend().await.map_err(PublishError::Broken)?, message).await
     }
 
     /// The heartbeat agreed on. A broker that hears nothing for two of them takes the connection for dead.
@@ -298,29 +273,22 @@ impl Connection {
         ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
     }
 
-    /// Declares `topology` again when a publisher misses something of it, and once a minute, since a level of the delay
-    /// ladder can be missing without anybody publishing to it. Never ends.
-    pub async fn keep_declared(&self, topology: &Topology) -> Infallible {
-        let mut told: Option<String> = None;
-        loop {
-            tokio::select! {
-                () = self.missing.notified() => {}
-                () = sleep(DECLARE_EVERY) => {}
-            }
-            let failure = self.declare(topology).await.err().map(|error| error.to_string());
-            // Told when it begins and when it changes: what nobody mends is tried every second.
-            if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {
-                warn!("what seems to be missing cannot be declared again: {failure}");
-            }
-            told = failure;
-            sleep(DECLARE_PAUSE).await;
+    /// Declares `topology`.
+    ///
+    /// # Errors
+    /// [`DeclareFailure`].
+    pub(super) async fn declare(&self, topology: &Topology) -> Result<(), DeclareFailure> {
+        let broken = |source| DeclareFailure::Broken { source };
+        let mut lent = vec![self.lend().await.map_err(broken)?];
+        while lent.len() < DECLARING
+            && let Some(more) = self.shares.again.lend_more().await
+        {
+            lent.push(more.map_err(broken)?);
         }
-    }
-
-    async fn declare(&self, topology: &Topology) -> Result<(), OpenError> {
-        let channel = self.channel().await.map_err(|source| OpenError::Broken { source })?;
-        // Its work is done with this, and a channel goes with its last handle.
-        Ok(timeout(DECLARE_TIMEOUT, topology.declare(&channel)).await.map_err(|_| OpenError::TimedOut)??)
+        let channels: Vec<&Channel> = lent.iter().map(Lent::channel).collect();
+        timeout(DECLARE_TIMEOUT, topology.declare(&channels)).await.map_err(|_| DeclareFailure::TimedOut)??;
+        lent.into_iter().for_each(Lent::keep);
+        Ok(())
     }
 
     /// Whether the broker takes no messages at present.
@@ -328,13 +296,32 @@ impl Connection {
         self.inner.status().blocked()
     }
 
+    /// Whether we have closed it, or are about to.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
     /// Closes the connection: what is unacked goes back to its queue.
-    pub async fn close(self) {
+    pub async fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
         if self.is_blocked() {
             // Nothing would be sent.
             return;
         }
         // Whatever goes wrong while closing, the broker does the same when the socket goes.
         let _ = timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_channels_is_read_from_the_words_of_rabbitmq() {
+        let told = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (5)";
+        assert_eq!(most_channels(told), Some(5));
+        let other = "NOT_ALLOWED - connection refused for user 'guest': user connection limit (1) is reached";
+        assert_eq!(most_channels(other), None);
     }
 }

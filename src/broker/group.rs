@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, ErrorKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::channels::{Channels, Lent};
 use super::publisher::{FIRST_PATIENCE, Outgoing, PublishError};
 
 /// Messages published together at most.
@@ -31,55 +32,62 @@ pub(super) struct Request {
     pub(super) waiting: oneshot::Sender<Word>,
 }
 
-/// Publishes what is requested, in groups, until nobody can request any more.
-pub(super) async fn publish_groups(connection: Arc<lapin::Connection>, mut requests: mpsc::UnboundedReceiver<Request>) {
-    let mut kept = None;
-    let mut group = Vec::with_capacity(GROUP);
-    while requests.recv_many(&mut group, GROUP).await > 0 {
-        let (messages, waiting): (Vec<_>, Vec<_>) =
-            group.drain(..).map(|request| (request.message, request.waiting)).unzip();
-        let words = match take_or_open(&connection, &mut kept).await {
-            Ok(channel) => publish_together(&connection, channel, &mut kept, &messages).await,
-            Err(error) => messages.iter().map(|_| Err(PublishError::Broken(error.clone()))).collect(),
-        };
-        for (waiting, word) in waiting.into_iter().zip(words) {
-            // Whoever no longer waits has lost its delivery too.
-            let _ = waiting.send(word);
+/// Publishes what is requested, in groups, of which up to `groups` are on their way at a time, until nobody can request
+/// any more. What is requested while none may go is the next group.
+pub(super) async fn publish_groups(
+    channels: Arc<Channels>,
+    groups: usize,
+    mut requests: mpsc::UnboundedReceiver<Request>,
+) {
+    let turns = Arc::new(Semaphore::new(groups));
+    while let Some(first) = requests.recv().await {
+        let turn = turns.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(next) = requests.try_recv()
+        {
+            group.push(next);
         }
+        let lent = channels.lend().await;
+        tokio::spawn(async move {
+            publish_group(lent, group).await;
+            drop(turn);
+        });
+    }
+}
+
+async fn publish_group(lent: Result<Lent, lapin::Error>, group: Vec<Request>) {
+    let (messages, waiting): (Vec<_>, Vec<_>) =
+        group.into_iter().map(|request| (request.message, request.waiting)).unzip();
+    let words = match lent {
+        Ok(lent) => publish_together(lent, &messages).await,
+        Err(error) => messages.iter().map(|_| Err(PublishError::Broken(error.clone()))).collect(),
+    };
+    for (waiting, word) in waiting.into_iter().zip(words) {
+        // Whoever no longer waits has lost its delivery too.
+        let _ = waiting.send(word);
     }
 }
 
 /// Publishes one message over a channel of its own: slow, and independent of every other.
-pub(super) async fn publish_alone(connection: &lapin::Connection, message: Arc<Outgoing>) -> Word {
-    let channel = take_or_open(connection, &mut None).await.map_err(PublishError::Broken)?;
-    let confirm = publish(&channel, &message).await;
+pub(super) async fn publish_alone(lent: Lent, message: Arc<Outgoing>) -> Word {
+    let confirm = publish(lent.channel(), &message).await;
+    if matches!(confirm, Ok(Confirmation::Ack(_))) {
+        lent.keep();
+    }
     judge(&[message], vec![confirm]).pop().unwrap_or(Ok(()))
 }
 
-async fn take_or_open(connection: &lapin::Connection, kept: &mut Option<Channel>) -> Result<Channel, lapin::Error> {
-    if let Some(channel) = kept.take() {
-        return Ok(channel);
-    }
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
-}
-
-/// Keeps `channel` unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
+/// Keeps the channel unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
 /// Nor where a message was rejected: over a channel that first met a queue while that had no leader, RabbitMQ 3.10 rejects
 /// what is for it until the node of the last one is back.
-async fn publish_together(
-    connection: &lapin::Connection,
-    channel: Channel,
-    kept: &mut Option<Channel>,
-    messages: &[Arc<Outgoing>],
-) -> Vec<Word> {
-    let confirms = join_all(messages.iter().map(|message| publish(&channel, message)));
-    let Some(confirms) = within(FIRST_PATIENCE, connection, confirms).await else {
+async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
+    let confirms = join_all(messages.iter().map(|message| publish(lent.channel(), message)));
+    let Some(confirms) = within(FIRST_PATIENCE, &lent.connection(), confirms).await else {
         return messages.iter().map(|message| Err(PublishError::unconfirmed(message, FIRST_PATIENCE))).collect();
     };
     if confirms.iter().all(|confirm| matches!(confirm, Ok(Confirmation::Ack(_)))) {
-        *kept = Some(channel);
+        lent.keep();
     }
     judge(messages, confirms)
 }

@@ -1,6 +1,8 @@
 //! RabbitMQ: connection, topology, confirmed publishing, the delay ladder. Knows nothing of BCC.
 
+pub mod channels;
 pub mod connection;
+pub mod connections;
 pub mod delay;
 pub mod delivery;
 mod group;
@@ -12,12 +14,14 @@ pub mod replies;
 pub mod subscription;
 pub mod topology;
 
-pub use connection::{Connection, OpenError, Room, connect, is_access_refused, is_not_found, open};
+pub use channels::{Lent, Traffic};
+pub use connection::{Connection, Room, connect, is_access_refused, is_not_found};
+pub use connections::{BrokerState, Connections, OpenError, Place};
 pub use delivery::{Delivery, Message, Unacked};
 pub use inbound::SEEN;
 pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};
-pub use read_back::Reader;
+pub use read_back::{ReadBack, ReadBackError, Reader};
 pub use replies::{Replies, Reply};
 pub use subscription::{Subscription, hang_up};
 pub use topology::Topology;

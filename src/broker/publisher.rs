@@ -1,7 +1,6 @@
 //! Publishing with proof.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::{BasicProperties, ConnectionState, ErrorKind};
@@ -9,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::channels::{Channels, Shares, Traffic};
 use super::group::{Request, publish_alone, publish_groups, within};
 use crate::retry::full_jitter;
 
@@ -108,35 +108,22 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// of each other needs publishers of its own.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    connection: Arc<lapin::Connection>,
-    intakes: Arc<[mpsc::UnboundedSender<Request>]>,
-    turn: Arc<AtomicUsize>,
+    requests: mpsc::UnboundedSender<Request>,
     /// Channels for what is published once more.
-    alone: Arc<Semaphore>,
-    /// Wakes [`super::Connection::keep_declared`].
+    again: Arc<Channels>,
+    /// How many of them may be in use at a time.
+    again_turns: Arc<Semaphore>,
+    /// Wakes what declares.
     missing: Arc<Notify>,
 }
 
 impl Publisher {
-    pub(super) fn new(
-        connection: &Arc<lapin::Connection>,
-        missing: Arc<Notify>,
-        channels: usize,
-        alone: usize,
-    ) -> Self {
-        let intake = |_| {
-            // Bounded by whoever publishes: each waits for the broker's word.
-            let (intake, requests) = mpsc::unbounded_channel();
-            tokio::spawn(publish_groups(connection.clone(), requests));
-            intake
-        };
-        Self {
-            connection: connection.clone(),
-            intakes: (0..channels).map(intake).collect(),
-            turn: Arc::default(),
-            alone: Arc::new(Semaphore::new(alone)),
-            missing,
-        }
+    pub(super) fn new(shares: &Shares, traffic: Traffic, groups: usize, missing: Arc<Notify>) -> Self {
+        // Bounded by whoever publishes: each waits for the broker's word.
+        let (requests, requested) = mpsc::unbounded_channel();
+        tokio::spawn(publish_groups(shares.of(traffic).clone(), groups.max(1), requested));
+        let again_turns = Arc::new(Semaphore::new(shares.again_each));
+        Self { requests, again: shares.again.clone(), again_turns, missing }
     }
 
     /// Publishes once and waits for the broker's word.
@@ -145,17 +132,18 @@ impl Publisher {
     /// [`PublishError`].
     pub async fn try_publish(&self, message: Arc<Outgoing>) -> Result<Confirmed, PublishError> {
         let closed = || PublishError::Broken(ErrorKind::InvalidConnectionState(ConnectionState::Closed).into());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.intakes.len();
         let (waiting, word) = oneshot::channel();
-        self.intakes[turn].send(Request { message, waiting }).map_err(|_| closed())?;
+        self.requests.send(Request { message, waiting }).map_err(|_| closed())?;
         word.await.map_err(|_| closed())?.map(Confirmed)
     }
 
     /// Publishes a message that was not confirmed, over a channel of its own: where its queue confirms nothing for long,
     /// it would hold up a group for as long.
     async fn publish_once_more(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
-        let _turn = self.alone.acquire().await.expect("nobody closes the semaphore");
-        let word = within(patience, &self.connection, publish_alone(&self.connection, message.clone())).await;
+        let _turn = self.again_turns.acquire().await.expect("nobody closes the semaphore");
+        let lent = self.again.lend().await.map_err(PublishError::Broken)?;
+        let connection = lent.connection();
+        let word = within(patience, &connection, publish_alone(lent, message.clone())).await;
         word.unwrap_or_else(|| Err(PublishError::unconfirmed(&message, patience))).map(Confirmed)
     }
 

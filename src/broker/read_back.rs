@@ -1,13 +1,16 @@
 //! Reading back the end of a stream.
 
-use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::message::Delivery as Delivered;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::sync::Mutex;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::connection::{ConnectError, connect};
 use super::{Connection, Message, Subscription};
@@ -16,6 +19,10 @@ use crate::headers::Headers;
 
 /// Messages on their way to us at most, which may be large: a stream sends none to who does not set a bound.
 const PREFETCH: u16 = 100;
+/// Messages on their way to one lane.
+const IN_HAND: usize = 16;
+/// How long RabbitMQ may take over the next message. Large ones take long all together.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The argument to consume from somewhere, and the header that tells where a message is.
 const OFFSET: &str = "x-stream-offset";
 
@@ -28,89 +35,134 @@ pub enum ReadBackError {
     /// The channel or the connection broke.
     #[error(transparent)]
     Broken(#[from] lapin::Error),
+    /// Nothing came for long.
+    #[error("RabbitMQ sent nothing for {PATIENCE:?}")]
+    TimedOut,
 }
 
-/// Reads streams back, over a connection of its own: a stream delivers its messages faster than anything else has use of the
-/// connection meanwhile.
+/// Reads back the end of the outcomes' log, over a connection of its own: a stream delivers its messages faster than
+/// anything else has use of the connection meanwhile.
 ///
-/// Reads that come together take turns on one connection, which goes with the last of them: lapin takes eight MiB of
-/// memory for each, and a replica may take fifty lanes over at once.
+/// Lanes that ask while it is read are served together by the next reading, so that a replica which takes over hundreds of
+/// them reads the log a few times. The connection goes with the last of them: lapin takes eight MiB of memory for each.
 #[derive(Debug)]
 pub struct Reader {
     broker: Arc<Broker>,
-    shared: std::sync::Mutex<Weak<Turns>>,
+    stream: String,
+    /// How many messages are read back.
+    count: u32,
+    asked: std::sync::Mutex<Asked>,
 }
 
-/// Whoever has the lock reads.
-type Turns = Mutex<Option<Connection>>;
+#[derive(Debug, Default)]
+struct Asked {
+    /// By lane: the first word of the routing keys of its messages.
+    lanes: HashMap<String, Lane>,
+    /// There is a task that serves them.
+    is_served: bool,
+}
 
-impl Reader {
-    /// Nothing is opened yet.
-    pub fn new(broker: Arc<Broker>) -> Self {
-        Self { broker, shared: std::sync::Mutex::default() }
-    }
+type Lane = mpsc::Sender<Result<Message, Arc<ReadBackError>>>;
 
-    /// Hands the messages of `stream` to `each`, from about `count` before the last one on, until that breaks it off.
-    /// One that cannot be read comes with an empty body.
+/// The messages of a lane, as they are read. Dropped, it asks for no more of them.
+#[derive(Debug)]
+pub struct ReadBack(mpsc::Receiver<Result<Message, Arc<ReadBackError>>>);
+
+impl ReadBack {
+    /// The next one; `None` where the reading ended. One that cannot be read comes with an empty body.
     ///
     /// # Errors
     /// [`ReadBackError`]; what came before was handed over.
-    pub async fn read_back(
-        &self,
-        stream: &str,
-        count: u32,
-        mut each: impl FnMut(&Message) -> ControlFlow<()>,
-    ) -> Result<(), ReadBackError> {
-        let turns = self.turns();
-        let mut shared = turns.lock().await;
-        Ok(read(self.connection(&mut shared).await?, stream, count, &mut each).await?)
+    pub async fn next(&mut self) -> Option<Result<Message, Arc<ReadBackError>>> {
+        self.0.recv().await
+    }
+}
+
+impl Reader {
+    /// Reads about the last `count` messages of `stream`. Nothing is opened yet.
+    pub fn new(broker: Arc<Broker>, stream: String, count: u32) -> Self {
+        Self { broker, stream, count, asked: std::sync::Mutex::default() }
     }
 
-    fn turns(&self) -> Arc<Turns> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let turns = Arc::default();
-            *shared = Arc::downgrade(&turns);
-            turns
-        })
+    /// Reads back what has to do with a lane, until whoever asks has what is wanted. The stream has no end to be seen: what
+    /// is written to it meanwhile comes too.
+    pub fn read_back(self: &Arc<Self>, lane: &str) -> ReadBack {
+        let (sender, receiver) = mpsc::channel(IN_HAND);
+        let mut asked = self.asked();
+        asked.lanes.insert(lane.to_owned(), sender);
+        if !std::mem::replace(&mut asked.is_served, true) {
+            tokio::spawn(self.clone().serve());
+        }
+        ReadBack(receiver)
     }
 
-    async fn connection<'a>(&self, shared: &'a mut Option<Connection>) -> Result<&'a Connection, ConnectError> {
-        match shared.take().filter(Connection::is_open) {
-            Some(connection) => Ok(shared.insert(connection)),
-            None => Ok(shared.insert(connect(&self.broker, "reveille read back").await?)),
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads for those who asked, and again for those who did meanwhile.
+    async fn serve(self: Arc<Self>) {
+        let mut kept = None;
+        loop {
+            let lanes = {
+                let mut asked = self.asked();
+                asked.is_served = !asked.lanes.is_empty();
+                std::mem::take(&mut asked.lanes)
+            };
+            if lanes.is_empty() {
+                return;
+            }
+            if let Err(error) = self.read(&mut kept, &lanes).await {
+                let error = Arc::new(error);
+                for lane in lanes.values() {
+                    // Whoever has what is wanted does not listen any more.
+                    let _ = lane.send(Err(error.clone())).await;
+                }
+            }
+        }
+    }
+
+    async fn read(&self, kept: &mut Option<Connection>, lanes: &HashMap<String, Lane>) -> Result<(), ReadBackError> {
+        let connection = match kept.take().filter(Connection::is_open) {
+            Some(connection) => kept.insert(connection),
+            None => kept.insert(connect(&self.broker, "reveille read back").await?),
+        };
+        let opening = open(connection, &self.stream, self.count);
+        let Some(mut messages) = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::TimedOut)?? else {
+            return Ok(());
+        };
+        let mut all_have_theirs = std::pin::pin!(join_all(lanes.values().map(mpsc::Sender::closed)));
+        let mut acks = JoinSet::new();
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = &mut all_have_theirs => return Ok(()),
+                next = timeout(PATIENCE, messages.next()) => next.map_err(|_| ReadBackError::TimedOut)?,
+            };
+            let Some(next) = next else { return Ok(()) };
+            let Delivered { routing_key, properties, data: body, acker, .. } = next?;
+            let lane = routing_key.as_str().split('.').next().and_then(|lane| lanes.get(lane));
+            if let Some(lane) = lane {
+                // Whoever has what is wanted does not listen any more.
+                let _ = lane.send(Ok(Message { properties, body })).await;
+            }
+            // Asks for the next one; of a stream nothing is taken away. Nobody waits for it: lapin leaves some unanswered
+            // that are on their way as the connection ends, and messages that came before that are yet to be read.
+            acks.spawn(async move { acker.ack(BasicAckOptions::default()).await });
+            while acks.try_join_next().is_some() {}
         }
     }
 }
 
-/// The offset of one of the last messages.
-async fn last(connection: &Connection, stream: &str) -> Result<Option<i64>, lapin::Error> {
+/// Subscribes to a stream from `count` before the last message on. `None` where there is none.
+async fn open(connection: &Connection, stream: &str, count: u32) -> Result<Option<Subscription>, lapin::Error> {
     let mut end = consume(connection, stream, AMQPValue::LongString("last".into())).await?;
-    let last = end.next().await.transpose()?;
-    Ok(last.map(|last| Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0)))
-}
-
-/// Reads from `count` before the last message on.
-async fn read(
-    connection: &Connection,
-    stream: &str,
-    count: u32,
-    each: &mut impl FnMut(&Message) -> ControlFlow<()>,
-) -> Result<(), lapin::Error> {
-    let Some(last) = last(connection, stream).await? else { return Ok(()) };
+    let Some(last) = end.next().await.transpose()? else { return Ok(None) };
+    // A broker that lets the user have few channels is asked for one after the other.
+    end.close().await;
+    let last = Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0);
     let from = AMQPValue::LongLongInt((last - i64::from(count)).max(0));
-    let mut messages = consume(connection, stream, from).await?;
-    let mut acks = JoinSet::new();
-    while let Some(message) = messages.next().await {
-        let Delivered { properties, data: body, acker, .. } = message?;
-        if each(&Message { properties, body }).is_break() {
-            break;
-        }
-        // Asks for the next one; of a stream nothing is taken away. Nobody waits for it: lapin leaves some unanswered
-        // that are on their way as the connection ends, and messages that came before that are yet to be read.
-        acks.spawn(async move { acker.ack(BasicAckOptions::default()).await });
-    }
-    Ok(())
+    consume(connection, stream, from).await.map(Some)
 }
 
 async fn consume(connection: &Connection, stream: &str, from: AMQPValue) -> Result<Subscription, lapin::Error> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use futures_util::future::try_join_all;
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
@@ -194,7 +195,7 @@ impl Topology {
         self.bindings.push(Binding { source, target, destination, key: key.to_owned() });
     }
 
-    /// Declares everything. What is there already stays as it is.
+    /// Declares everything, over `channels` at the same time. What is there already stays as it is.
     ///
     /// Batons come last: once a lane's is there, the lane takes jobs, and no sooner does `submit` let one be sent.
     ///
@@ -203,20 +204,16 @@ impl Topology {
     ///
     /// # Errors
     /// [`DeclareError`], naming what exists with other arguments.
-    pub async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
-        for queue in self.queues.iter().filter(|queue| !queue.is_baton) {
-            queue.declare(channel).await?;
-        }
+    pub async fn declare(&self, channels: &[&Channel]) -> Result<(), DeclareError> {
+        let queues = |batons| self.queues.iter().filter(move |queue| queue.is_baton == batons).map(Part::Queue);
+        spread(channels, queues(false).collect()).await?;
+        let Some(first) = channels.first() else { return Ok(()) };
         for exchange in &self.exchanges {
-            exchange.declare(channel).await?;
-            for binding in self.bindings.iter().filter(|binding| binding.source == exchange.name) {
-                binding.declare(channel).await?;
-            }
+            exchange.declare(first).await?;
+            let of_it = |binding: &&Binding| binding.source == exchange.name;
+            spread(channels, self.bindings.iter().filter(of_it).map(Part::Binding).collect()).await?;
         }
-        for queue in self.queues.iter().filter(|queue| queue.is_baton) {
-            queue.declare(channel).await?;
-        }
-        Ok(())
+        spread(channels, queues(true).collect()).await
     }
 
     /// As RabbitMQ's `definitions.json`, for import with `rabbitmqctl import_definitions` or the management page.
@@ -249,6 +246,29 @@ impl Topology {
             .collect();
         json!({"exchanges": exchanges, "queues": queues, "bindings": bindings})
     }
+}
+
+/// What can be declared at the same time as others of its kind.
+enum Part<'a> {
+    Queue(&'a Queue),
+    Binding(&'a Binding),
+}
+
+/// Declares `parts`, each over one of `channels`.
+async fn spread(channels: &[&Channel], parts: Vec<Part<'_>>) -> Result<(), DeclareError> {
+    let declaring = channels.iter().enumerate().map(|(first, channel)| {
+        let parts = parts.iter().skip(first).step_by(channels.len());
+        async move {
+            for part in parts {
+                match part {
+                    Part::Queue(queue) => queue.declare(channel).await?,
+                    Part::Binding(binding) => binding.declare(channel).await?,
+                }
+            }
+            Ok(())
+        }
+    });
+    try_join_all(declaring).await.map(drop)
 }
 
 /// For people: a line each.
@@ -300,6 +320,11 @@ impl DeclareError {
     /// Whether the broker will say the same however often it is asked.
     pub fn is_refusal(&self) -> bool {
         remedy(&self.source).is_some()
+    }
+
+    /// What the broker said.
+    pub(super) fn said(&self) -> &lapin::Error {
+        &self.source
     }
 }
 

@@ -1,20 +1,21 @@
 //! `reveille run`: the daemon, wired together.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Failure;
-use crate::broker::{self, Connection, Names, Reader, Replies, Topology};
+use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
-use crate::lane::{self, Balance, Lane, LaneError, Stop};
-use crate::retry::full_jitter;
+use crate::lane::{Balance, Lane, Stop};
 use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
@@ -42,8 +43,16 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     daemon.run().await.map(|()| ExitCode::SUCCESS)
 }
 
+/// Events of the log that a lane reads back as it is taken over: far more than it can have had in hand, and read in a tenth
+/// of a second …
+const EVENTS: u32 = 4_000;
+/// … and more of them for each further lane, whose events are among them.
+const EVENTS_OF_ANOTHER: u32 = 100;
+
 fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
-    let reader = Arc::new(Reader::new(config.broker.clone()));
+    let others = u32::try_from(config.lanes.len() - 1).unwrap_or(u32::MAX);
+    let events = EVENTS.saturating_add(others.saturating_mul(EVENTS_OF_ANOTHER));
+    let reader = Arc::new(Reader::new(config.broker.clone(), names.outcomes_log(), events));
     let lane = |lane: &config::Lane| {
         if let Some(proxy) = lane.endpoint.proxy() {
             let (name, variable, address) = (&lane.name, proxy.variable(), proxy.address());
@@ -56,12 +65,6 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
     };
     config.lanes.iter().map(lane).collect()
 }
-
-/// A connection that lasted this long was a good one: the next failure is the first of its kind.
-const GOOD_WHILE: Duration = Duration::from_secs(60);
-/// Ceilings of the delay before the next connection.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Lanes that are told to stop are given back within the grace and the broker's answers. How long those may take.
 const GIVING_BACK: Duration = Duration::from_secs(5);
@@ -77,117 +80,72 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Connects, serves, and connects again whenever the connection is lost, until a stop is requested.
+    /// Connects, and runs every lane until a stop is requested.
     async fn run(&self) -> Result<(), Failure> {
         let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name));
-        let mut losses = 0;
-        loop {
-            let opening = broker::open(&self.config.broker, "reveille", &topology, |error| {
-                self.readiness.broker(&error.to_string());
-            });
-            let mut connection = tokio::select! {
-                () = self.stop.requested() => return Ok(()),
-                opened = opening => opened.map_err(|error| Failure::Usage(error.to_string()))?,
-            };
-            self.divide_channels(&mut connection)?;
-            let connection = Arc::new(connection);
-            let since = Instant::now();
-            self.set_connected(CONNECTED, true);
-            let Err(error) = self.serve(&connection, &topology).await else {
-                let replies = async {
-                    for lane in &self.lanes {
-                        lane.replies_sent().await;
-                    }
-                };
-                // They have given up by then.
-                let _ = timeout(self.stop.grace, replies).await;
-                if let Some(connection) = Arc::into_inner(connection) {
-                    connection.close().await;
-                }
-                return Ok(());
-            };
-            // What was in flight is dropped: the broker gives it to whoever holds the baton next.
-            error!("the connection to RabbitMQ is lost, connecting again: {error}");
-            self.set_connected(&format!("lost: {error}"), false);
-            for lane in &self.lanes {
-                lane.dropped(&self.readiness);
-            }
-            drop(connection);
-            losses = if since.elapsed() > GOOD_WHILE { 1 } else { losses + 1 };
-            tokio::select! {
-                () = self.stop.requested() => return Ok(()),
-                () = sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, losses, rand::random())) => {}
-            }
+        let show = show_broker(self.readiness.clone(), self.metrics.clone());
+        let connections = Connections::new(self.config.broker.clone(), topology, self.lanes.len(), show);
+        let connections = Arc::new(connections);
+        tokio::select! {
+            () = self.stop.requested() => return Ok(()),
+            opened = connections.open_first() => opened.map_err(|error| Failure::Usage(error.to_string()))?,
         }
+        self.serve(&connections).await;
+        let replies = join_all(self.lanes.iter().map(|lane| lane.replies_sent()));
+        // They have given up by then.
+        let _ = timeout(self.stop.grace, replies).await;
+        connections.close().await;
+        Ok(())
     }
 
-    fn divide_channels(&self, connection: &mut Connection) -> Result<(), Failure> {
-        // And one to declare with, and one to count the replicas.
-        let (lanes, needed, max) = (self.lanes.len(), self.lanes.len() * lane::CHANNELS + 2, connection.channel_max());
-        if needed <= max {
-            // A lane's baton needs no more than one. Half of the rest is left alone, since a channel that is given up
-            // takes a moment to be closed.
-            connection.set_alone(1 + (max - needed) / 2 / (2 * lanes));
-            connection.set_lanes(lanes);
-            return Ok(());
-        }
-        Err(Failure::Usage(format!(
-            "{lanes} lanes need {needed} channels, and RabbitMQ lets a connection have {max}: raise its channel_max, or give \
-             some lanes to another daemon"
-        )))
-    }
-
-    fn set_connected(&self, state: &str, connected: bool) {
-        self.readiness.broker(state);
-        self.metrics.broker_connected.set(connected.into());
-        self.metrics.broker_blocked.set(0);
-        if !connected {
-            self.metrics.replicas.set(0);
-        }
-    }
-
-    /// Runs every lane, until all are given back, a stop has had its time, or the connection is lost.
-    async fn serve(&self, connection: &Arc<Connection>, topology: &Topology) -> Result<(), LaneError> {
-        let mut lanes: JoinSet<Result<(), LaneError>> = JoinSet::new();
+    /// Runs every lane, until all are given back, or a stop has had its time.
+    async fn serve(&self, connections: &Arc<Connections>) {
+        let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
         let balance = Balance::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
-            let (connection, readiness, stop) = (connection.clone(), self.readiness.clone(), self.stop.clone());
+            let (connections, readiness, stop) = (connections.clone(), self.readiness.clone(), self.stop.clone());
             let balance = balance.clone();
-            lanes.spawn(async move { lane.run(&connection, &readiness, &balance, &stop).await });
-        }
-        let blocked = |reason: Option<String>| match reason {
-            Some(reason) => {
-                warn!("RabbitMQ takes no messages, waiting: {reason}");
-                self.readiness.broker(&format!("blocked: {reason}"));
-                self.metrics.broker_blocked.set(1);
-            }
-            None => {
-                info!("RabbitMQ takes messages again");
-                self.set_connected(CONNECTED, true);
-            }
-        };
-        let served = tokio::select! {
-            ended = tasks::all(&mut lanes) => ended,
-            error = connection.lost(blocked) => Err(error.into()),
-            never = connection.keep_declared(topology) => match never {},
-            never = balance.keep_even(connection, &self.stop) => match never {},
-            () = self.stop_is_overdue(connection) => {
-                warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
+            lanes.spawn(async move {
+                lane.run(&connections, &readiness, &balance, &stop).await;
                 Ok(())
+            });
+        }
+        tokio::select! {
+            Ok(()) = tasks::all(&mut lanes) => {}
+            never = connections.keep_declared() => match never {},
+            never = balance.keep_even(connections, &self.stop) => match never {},
+            () = self.stop_is_overdue(connections) => {
+                warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }
-        };
-        // Aborted and waited for, so that no two generations of a lane's tasks ever run at once.
+        }
+        // Aborted and waited for, so that no lane's task acks anything once the connections are closed.
         lanes.shutdown().await;
-        served
     }
 
     /// Waits until a stop is requested and has had its time. While the broker takes no messages lapin sends nothing at
     /// all, so no lane could be given back however long that is waited for.
-    async fn stop_is_overdue(&self, connection: &Connection) {
+    async fn stop_is_overdue(&self, connections: &Connections) {
         self.stop.requested().await;
         sleep(self.stop.grace).await;
-        if !connection.is_blocked() {
+        if !connections.is_blocked().await {
             sleep(GIVING_BACK).await;
+        }
+    }
+}
+
+/// Shows in `/readyz` and in the metrics how the daemon stands with the broker.
+fn show_broker(readiness: Arc<Readiness>, metrics: Metrics) -> impl Fn(&BrokerState) {
+    move |state| {
+        let (shown, connected, blocked) = match state {
+            BrokerState::Connected => (CONNECTED.to_owned(), true, false),
+            BrokerState::Blocked(reason) => (format!("blocked: {reason}"), true, true),
+            BrokerState::Disconnected(reason) => (reason.clone(), false, false),
+        };
+        readiness.broker(&shown);
+        metrics.broker_connected.set(connected.into());
+        metrics.broker_blocked.set(blocked.into());
+        if !connected {
+            metrics.replicas.set(0);
         }
     }
 }

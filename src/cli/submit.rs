@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use self::report::{Ended, Report};
 use super::{Failure, print, tell};
-use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, Subscription};
+use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, Subscription, Traffic};
 use crate::config::{Config, LaneName};
 use crate::job::{Confirm, Job, Priority};
 use crate::outcome;
@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     // Subscribed before the first job goes out, so that no outcome is missed.
     let events = if arguments.wait { Some(subscribe(&connection, &names, &lane).await?) } else { None };
 
-    let submitted = submit(&connection.publisher(4), &names, &lane, &batch, jobs).await?;
+    let submitted = submit(&connection.publisher(Traffic::Jobs, 4), &names, &lane, &batch, jobs).await?;
     let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
     tell(format_args!("{jobs} submitted to lane {lane} as batch {}", Shown(&batch)));
     let code = match events {

@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::roll_call::{self, RollCall};
 use super::{FIRST_RETRY, LONGEST_RETRY, LaneError, Stop};
-use crate::broker::{Connection, Names};
+use crate::broker::{Connection, Connections, Names};
 use crate::retry::full_jitter;
 use crate::telemetry::Metrics;
 
@@ -51,7 +51,7 @@ fn surplus(held: usize, lanes: usize, replicas: usize) -> usize {
     held.saturating_sub(lanes.div_ceil(replicas.max(1)))
 }
 
-/// What this replica knows of how lanes are shared, as long as one connection lasts.
+/// What this replica knows of how lanes are shared.
 #[derive(Debug)]
 pub struct Balance {
     queue: String,
@@ -151,9 +151,10 @@ impl Balance {
         sleep(longest.mul_f64(rand::random())).await;
     }
 
-    /// Notes that we stand in line for a lane's baton.
-    pub(super) fn in_line(&self, lane: &str) {
+    /// Notes that we stand in line for a lane's baton, as long as what is returned lives.
+    pub(super) fn in_line(self: &Arc<Self>, lane: &str) -> InLine {
         self.sharing().in_line.insert(lane.to_owned());
+        InLine { lane: lane.to_owned(), balance: self.clone() }
     }
 
     /// Takes a lane whose baton has come to us; `None` is for the baton to be passed on.
@@ -180,27 +181,36 @@ impl Balance {
 
     async fn count(&self, connection: &Connection) -> Option<usize> {
         let counting = async {
-            let channel = connection.channel().await?;
-            roll_call::count(&channel, &self.queue).await
+            let lent = connection.lend().await?;
+            let counted = roll_call::count(lent.channel(), &self.queue).await?;
+            lent.keep();
+            Ok::<_, LaneError>(counted)
         };
         timeout(PATIENCE, counting).await.ok()?.ok()?
     }
 
     /// Has this replica counted once it stands in line for every lane, and gives lanes back where it has more than its
     /// share, until `stop` says so. Never ends.
-    pub async fn keep_even(&self, connection: &Connection, stop: &Stop) -> Infallible {
+    pub async fn keep_even(&self, connections: &Connections, stop: &Stop) -> Infallible {
         let mut failures = 0;
         loop {
+            let counting = connections.over_any(async |connection| {
+                let ended = self.count_and_give_back(connection).await;
+                connection.something_is_missing();
+                ended
+            });
             tokio::select! {
                 // Who is about to go is not counted any more, so that the others' shares are right as its lanes come.
                 () = stop.requested() => std::future::pending().await,
-                ended = self.count_and_give_back(connection) => match ended {
-                    Ok(never) => match never {},
-                    Err(error) => warn!("lanes are not shared evenly, for want of the number of replicas: {error}"),
+                ended = counting => match ended {
+                    Some(Ok(never)) => match never {},
+                    Some(Err(error)) => {
+                        warn!("lanes are not shared evenly, for want of the number of replicas: {error}");
+                    }
+                    None => {}
                 },
             }
             self.saw(None);
-            connection.something_is_missing();
             failures += 1;
             sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
         }
@@ -231,6 +241,19 @@ impl Balance {
                 roll_call.rest(LOOK_EVERY).await?;
             }
         }
+    }
+}
+
+/// Our place in the line for a lane's baton.
+#[derive(Debug)]
+pub(super) struct InLine {
+    lane: String,
+    balance: Arc<Balance>,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.balance.sharing().in_line.remove(&self.lane);
     }
 }
 

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::LaneError;
 use super::lease::Lease;
-use crate::broker::{Connection, Outgoing, Publisher, Subscription, is_not_found};
+use crate::broker::{Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
 
 /// After the confirm of a baton, or the last one that came: who is given none by then was forgotten.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
@@ -77,13 +77,14 @@ impl Batons {
     async fn forsaken(&self, connection: &Connection) -> Result<(), LaneError> {
         loop {
             sleep(LOOK_EVERY).await;
-            // Of its own, since it is closed where the queue is gone.
-            let channel = connection.channel().await?;
-            let queue = match self.look(&channel).await {
+            // Not that of the subscription, since it is closed where the queue is gone.
+            let lent = connection.lend().await?;
+            let queue = match self.look(lent.channel()).await {
                 Ok(queue) => queue,
                 Err(error) if is_not_found(&error) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
+            lent.keep();
             // With a single active consumer RabbitMQ counts that one alone, and makes the next one active in its place.
             match (queue.consumer_count(), queue.message_count()) {
                 (1.., _) => {}
@@ -101,7 +102,7 @@ impl Baton {
         let channel = connection.channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let batons = Batons { queue, publisher: connection.publisher(1) };
+        let batons = Batons { queue, publisher: connection.publisher(Traffic::Batons, 1) };
         let subscription = Subscription::open(channel, &batons.queue, options, none).await?;
         batons.add(&new_id()).await?;
         Ok(Self { batons, subscription, kept: None, is_crowded: false })

@@ -54,7 +54,7 @@ pub use self::stop::Stop;
 use self::survived::Survived;
 use self::verdict::Verdict;
 use crate::bce::{Answer, Client, CredentialSource, Endpoint, InstanceId, NoAnswer};
-use crate::broker::{Connection, Delivery, Names, Outgoing, Publisher, Reader, Replies, Room};
+use crate::broker::{Connection, Connections, Delivery, Names, Outgoing, Publisher, Reader, Replies, Room, Traffic};
 use crate::config;
 use crate::job::{Confirm, Conflict};
 use crate::outcome;
@@ -100,12 +100,8 @@ pub struct Lane {
     probing: Mutex<()>,
 }
 
-/// Channels of each of a lane's two publishers.
-const PUBLISHER_CHANNELS: usize = 4;
-/// Channels that a lane needs at most: its publishers', the baton's and its publisher's, one more of each publisher for
-/// what is published once more, and the intake's. One that stands by needs four: the baton's, its publisher's two, and
-/// one to look at its queue.
-pub const CHANNELS: usize = 2 * (PUBLISHER_CHANNELS + 1) + 4;
+/// Groups of messages of each of a lane's two publishers that are on their way at a time, each over a channel.
+const GROUPS: usize = 4;
 
 /// Ceilings of the delay before a lane whose channel broke is run again.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -125,6 +121,15 @@ const HICCUP: Duration = Duration::from_secs(5);
 
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it may take until a lost connection is told to be so.
+const LOSS_TOLD: Duration = Duration::from_secs(1);
+
+/// Why a lane is no longer run over a connection.
+enum Ended {
+    Stopped,
+    Lost,
+}
 
 /// Why a lane stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -203,33 +208,56 @@ impl Lane {
         self.name.as_str()
     }
 
-    /// Runs the lane until `stop` says so; again where only a channel broke, which is nothing to the other lanes, and
-    /// where the lane was given to another replica, since that one may go.
-    ///
-    /// # Errors
-    /// The connection broke: everything unacked goes back to its queue.
+    /// Runs the lane until `stop` says so, over one connection after the other.
     pub async fn run(
+        self: Arc<Self>,
+        connections: &Connections,
+        readiness: &Readiness,
+        balance: &Arc<Balance>,
+        stop: &Stop,
+    ) {
+        tokio::select! {
+            () = stop.requested() => return,
+            () = balance.turn() => {}
+        }
+        loop {
+            let place = tokio::select! {
+                () = stop.requested() => return,
+                place = connections.place() => place,
+            };
+            tokio::select! {
+                ended = self.clone().run_over(place.connection(), readiness, balance, stop) => match ended {
+                    Ended::Stopped => return,
+                    // Why it was lost is about to be told.
+                    Ended::Lost => drop(timeout(LOSS_TOLD, place.lost()).await),
+                },
+                () = place.lost() => {}
+            }
+            self.dropped(readiness);
+        }
+    }
+
+    /// Runs the lane until `stop` says so; again where only a channel broke, which is nothing to the other lanes, and
+    /// where the lane was given to another replica, since that one may go. Where the connection is lost, everything unacked
+    /// goes back to its queue.
+    async fn run_over(
         self: Arc<Self>,
         connection: &Connection,
         readiness: &Readiness,
         balance: &Arc<Balance>,
         stop: &Stop,
-    ) -> Result<(), LaneError> {
+    ) -> Ended {
         let mut failures = 0;
-        tokio::select! {
-            () = stop.requested() => return Ok(()),
-            () = balance.turn() => {}
-        }
         loop {
             let since = Instant::now();
             let mut baton = None;
             let error = match self.clone().stand_by_and_run(&mut baton, connection, readiness, balance, stop).await {
-                Ok(()) if stop.is_requested() => return Ok(()),
+                Ok(()) if stop.is_requested() => return Ended::Stopped,
                 Ok(()) => continue,
                 Err(error) => error,
             };
             if !connection.is_open() {
-                return Err(error);
+                return Ended::Lost;
             }
             failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
             error!(lane = %self.name, "the lane is run anew: {error}");
@@ -242,7 +270,7 @@ impl Lane {
                 sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
             };
             tokio::select! {
-                () = stop.requested() => return Ok(()),
+                () = stop.requested() => return Ended::Stopped,
                 () = anew => {}
             }
         }
@@ -265,7 +293,7 @@ impl Lane {
             subscribed = self.subscribe(connection) => subscribed?,
         };
         let in_line = baton.insert(subscribed);
-        balance.in_line(self.name());
+        let _in_line = balance.in_line(self.name());
         readiness.lane(self.name(), LaneState::StandingBy);
         let taken = async {
             in_line.held(connection).await?;
@@ -483,11 +511,11 @@ struct Tenure {
 
 impl Tenure {
     fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
-        let publisher = || connection.publisher(PUBLISHER_CHANNELS);
+        let publisher = |traffic| connection.publisher(traffic, GROUPS);
         Self {
             lane,
-            outcomes: publisher(),
-            jobs: publisher(),
+            outcomes: publisher(Traffic::Outcomes),
+            jobs: publisher(Traffic::Jobs),
             frame_max: connection.frame_max(),
             room: connection.room(),
         }

@@ -3,29 +3,21 @@
 //! Killed between an outcome's confirm and the ack of its job, a lane finds the job handed out again: as a touched one,
 //! with an API that may have recovered. So whoever takes a lane over reads the end of the outcomes' log first.
 
-use std::ops::ControlFlow;
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::Tenure;
 use super::memory::End;
+use super::seal::Mark;
+use super::{Lane, Tenure};
 use crate::bce::InstanceId;
 use crate::headers::Headers;
 use crate::outcome::Outcome;
 
-/// Events read back, of all lanes: far more than one lane can have had in hand, and read in a tenth of a second.
-const EVENTS: u32 = 4_000;
 /// What was said this long before the lane's last word was acked long since. An id that is used again the next morning
 /// is another order.
 const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
-/// Without the log the lane runs all the same.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 #[derive(Deserialize)]
 struct Event {
     id: String,
@@ -49,27 +41,14 @@ struct Told {
 /// nothing else is.
 pub(super) async fn recall(tenure: &Tenure, until: &str) {
     let lane = &tenure.lane;
-    let log = lane.names.outcomes_log();
-    let (mut told, mut is_whole) = (Vec::new(), false);
-    let reading = lane.reader.read_back(&log, EVENTS, |message| {
-        let Ok(event) = serde_json::from_slice::<Event>(&message.body) else { return ControlFlow::Continue(()) };
-        is_whole = event.id == until;
-        if is_whole {
-            return ControlFlow::Break(());
-        }
-        // Anybody may have published the others.
-        if let Some(order) = lane.seals.open(Headers(message.properties.headers().as_ref()), &message.body) {
-            told.extend(serde_json::from_value(event.data).ok().map(|told: Told| (order, told)));
-        }
-        ControlFlow::Continue(())
-    });
-    let failure = match timeout(PATIENCE, reading).await {
-        Ok(Ok(())) => (!is_whole).then(|| "it ended before our own announcement".to_owned()),
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("not within {PATIENCE:?}")),
-    };
+    let mut told = Vec::new();
+    let failure = read_back(lane, until, &mut told).await.err();
     match failure {
-        Some(failure) => warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}"),
+        // Without the log the lane runs all the same.
+        Some(failure) => {
+            let log = lane.names.outcomes_log();
+            warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
+        }
         // What did reach the log is in it.
         None => lane.memory.forget_unsaid(),
     }
@@ -90,4 +69,24 @@ pub(super) async fn recall(tenure: &Tenure, until: &str) {
         }
     }
     debug!(lane = lane.name(), recalled, "what was said last is read back");
+}
+
+/// Reads what the lane told of which order.
+///
+/// # Errors
+/// What kept it from being read up to the event `until`, in words.
+async fn read_back(lane: &Lane, until: &str, told: &mut Vec<(Mark, Told)>) -> Result<(), String> {
+    let mut messages = lane.reader.read_back(lane.name());
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(|error| error.to_string())?;
+        let Ok(event) = serde_json::from_slice::<Event>(&message.body) else { continue };
+        if event.id == until {
+            return Ok(());
+        }
+        // Anybody may have published the others.
+        if let Some(order) = lane.seals.open(Headers(message.properties.headers().as_ref()), &message.body) {
+            told.extend(serde_json::from_value(event.data).ok().map(|told: Told| (order, told)));
+        }
+    }
+    Err("it ended before our own announcement".to_owned())
 }

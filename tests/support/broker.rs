@@ -32,7 +32,12 @@ impl Vhost {
 
     /// One on a node that no other test has a vhost of.
     pub fn alone() -> Self {
-        Self::of(Arc::new(Node::start(&[])), 1)
+        Self::alone_with(&[])
+    }
+
+    /// The same with arguments of the node.
+    pub fn alone_with(arguments: &[&str]) -> Self {
+        Self::of(Arc::new(Node::start(arguments)), 1)
     }
 }
 

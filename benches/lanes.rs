@@ -1,0 +1,110 @@
+//! What many lanes in one daemon cost: until all are held on a new broker, memory, how fast jobs spread over them end, and how
+//! long a replica that stood by takes to hold them all once the first one was killed. The real daemon on a private RabbitMQ
+//! node, with `bcc-sim`.
+//!
+//! `cargo bench --bench lanes -- [--jobs 1000]`
+//!
+//! Exit code 1 if 500 lanes were not held within 30 s, took 150 MiB or more, or ended jobs at less than a fifth of the pace
+//! of one lane.
+
+mod common;
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde_json::json;
+
+use crate::common::Cargo;
+use crate::support::account::Account;
+use crate::support::broker::Vhost;
+use crate::support::daemon::Daemon;
+use crate::support::eventually_within;
+use crate::support::sim::Sim;
+
+/// For lanes to be held, and for jobs to end.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// For the daemon to come to rest before its memory is read.
+const REST: Duration = Duration::from_secs(3);
+const MOST_SECONDS: f64 = 30.0;
+const MOST_KIB: u64 = 150 * 1024;
+const LEAST_SHARE: f64 = 0.2;
+
+#[derive(Parser)]
+struct Options {
+    /// Spread over the lanes.
+    #[arg(long, default_value_t = 1000)]
+    jobs: usize,
+    #[command(flatten)]
+    cargo: Cargo,
+}
+
+struct Measured {
+    /// Seconds until all lanes are held.
+    held: f64,
+    /// While they idle.
+    kib: u64,
+    jobs_per_second: f64,
+}
+
+fn main() -> ExitCode {
+    let Some(options) = common::options("lanes", |options: &Options| &options.cargo) else {
+        return ExitCode::SUCCESS;
+    };
+    println!("{:>6}{:>8}{:>8}{:>13}{:>9}{:>11}", "lanes", "held/s", "MiB", "connections", "jobs/s", "taken/s");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let [one, .., most] = [1, 50, 140, 500].map(|lanes| runtime.block_on(measure(lanes, options.jobs)));
+    let is_well =
+        most.held <= MOST_SECONDS && most.kib < MOST_KIB && most.jobs_per_second >= LEAST_SHARE * one.jobs_per_second;
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn measure(lanes: usize, jobs: usize) -> Measured {
+    let vhost = Vhost::alone();
+    let sim = Sim::start(&["--log", "warn", "--fleet", &format!("Stopped={jobs}")]);
+    let mut config = format!("[broker]\nurl = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n", vhost.url);
+    for lane in 0..lanes {
+        // As many calls a second in all, however many lanes there are.
+        let rate = 10_000 / lanes;
+        config +=
+            &format!("[[lane]]\nname = \"lane-{lane}\"\nendpoint = {:?}\nrate = {rate}\nburst = {rate}\n", sim.url());
+    }
+    let start = Instant::now();
+    let mut daemon = Daemon::start_logging(&config, "reveille=info");
+    all_held(&daemon, lanes).await;
+    let held = start.elapsed().as_secs_f64();
+    tokio::time::sleep(REST).await;
+    let kib = daemon.child.memory("VmRSS");
+    let listed = vhost.node.ctl(&["list_connections", "--no-table-headers", "vhost"]);
+    let connections = listed.lines().filter(|line| *line == vhost.name).count();
+
+    let mut account = Account::of_the_log(&vhost.url);
+    let start = Instant::now();
+    for lane in 0..lanes {
+        let instances = (lane + 1..=jobs).step_by(lanes).map(|number| format!("i-sim{number:05}"));
+        account.submit_to(&format!("lane-{lane}"), instances, json!({})).await;
+    }
+    account.close(PATIENCE).await;
+    let jobs_per_second = jobs as f64 / start.elapsed().as_secs_f64();
+
+    let heir = Daemon::start_logging(&config, "reveille=info");
+    heir.ready().await;
+    // Some lanes are its own by now.
+    let start = Instant::now();
+    daemon.kill().await;
+    all_held(&heir, lanes).await;
+    let taken = start.elapsed().as_secs_f64();
+    println!("{lanes:>6}{held:>8.1}{:>8}{connections:>13}{jobs_per_second:>9.0}{taken:>11.1}", kib / 1024);
+    Measured { held, kib, jobs_per_second }
+}
+
+async fn all_held(daemon: &Daemon, lanes: usize) {
+    eventually_within(PATIENCE, "all lanes are held", async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (daemon.get("/readyz").await.1.matches(r#":"held""#).count() == lanes).then_some(())
+    })
+    .await;
+}
