@@ -14,6 +14,7 @@ mod cluster;
 mod confirm;
 mod deadline;
 mod evidence;
+mod files;
 mod fleet;
 mod gateway;
 mod inbound;
