@@ -70,6 +70,32 @@ fn wrong_usage_has_the_exit_code_2() {
     assert!(errors.contains("RUST_LOG"), "{errors}");
 }
 
+#[test]
+fn a_variable_that_only_looks_like_a_setting_is_warned_about_with_the_right_name() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config::write(&format!("[http]\nlisten = \"{}\"", listener.local_addr().unwrap()));
+    let with = |arguments: &[&str], more: Option<(&str, &str)>| {
+        let mut command = config.command(arguments);
+        command
+            .env("REVEILLE_BROKER_URL", "amqp://u:hush@h")
+            .env("REVEILLE_PORT_9464_TCP", "tcp://10.0.0.7")
+            .envs(more);
+        run(command)
+    };
+    let warning = "environment REVEILLE_BROKER_URL: is not read; did you mean REVEILLE_BROKER__URL?";
+    let (output, errors) = with(&["topology"], None);
+    assert!(output.status.success());
+    assert_eq!(errors, format!("reveille: warning: {warning}\n"));
+    // It ends for want of its port.
+    let (output, errors) = with(&["run"], None);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.lines().any(|line| line.contains("WARN") && line.ends_with(warning)), "{errors}");
+    let (output, errors) = with(&["run"], Some(("REVEILLE_LANE__0__RATE", "0")));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("has 2 faults") && errors.ends_with(&format!("\n  warning: {warning}\n")), "{errors}");
+    assert!(!errors.contains("hush") && !errors.contains("9464"), "{errors}");
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -21,6 +21,9 @@ use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     telemetry::init_logs().map_err(Failure::Usage)?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     let metrics = Metrics::new();
     let readiness = Arc::new(Readiness::new(config.lanes.iter().map(|lane| lane.name.as_str())));
     let listen = config.http.listen;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod lane;
+mod near_miss;
 mod reader;
 
 use std::fmt;
@@ -19,7 +20,7 @@ pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Fault, Faults};
 use self::reader::{Raw, Reader, Table};
 use crate::bce::Proxies;
-use crate::file::{self, LARGEST_CONFIGURATION, LARGEST_SECRET};
+use crate::file::{self, LARGEST_CONFIGURATION, LARGEST_SECRET, OPEN_TO_ALL};
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub http: Http,
     /// `[shutdown]`
     pub shutdown: Shutdown,
+    /// What looks wrong and is not refused: to be told once there is a place to tell it.
+    pub warnings: Vec<Fault>,
 }
 
 /// How RabbitMQ is reached, and what the names there begin with.
@@ -137,8 +140,8 @@ pub fn read(
     let mut lanes = read_lanes(&mut reader, &proxies, purpose);
     let is_whole = lanes.len() == listed;
     read_answers(&mut reader, &mut lanes, is_whole);
-    reader.finish()?;
-    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown })
+    let warnings = reader.finish()?;
+    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown, warnings })
 }
 
 impl Default for Broker {
@@ -162,7 +165,12 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     let password = table.secret("password", |text| Ok(text.to_owned()));
     let from_file = table.optional("password_file", "a path", Raw::text_owned).and_then(|path| {
         match read_password(Path::new(&path)) {
-            Ok(password) => Some(password),
+            Ok((password, is_open)) => {
+                if is_open {
+                    table.warn("password_file", format!("{path} {OPEN_TO_ALL}"));
+                }
+                Some(password)
+            }
             Err(problem) => {
                 let expected = "expected a file with the password";
                 table.fault("password_file", format!("cannot read {path}: {problem}; {expected}"));
@@ -180,12 +188,12 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     broker
 }
 
-/// The password in a file.
-fn read_password(path: &Path) -> Result<String, String> {
+/// The password in a file, and whether every user of the machine may read it.
+fn read_password(path: &Path) -> Result<(String, bool), String> {
     let file = file::read(path, LARGEST_SECRET).map_err(|error| error.to_string())?;
     match file.text.expose_secret().trim_end_matches(['\r', '\n']) {
         "" => Err("it is empty".to_owned()),
-        password => Ok(password.to_owned()),
+        password => Ok((password.to_owned(), file.is_open)),
     }
 }
 
