@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-batch test-rabbitmq4 soak bench build
+.PHONY: help demo test test-batch test-rabbitmq4 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -23,6 +23,14 @@ test-batch: ## the tests of faults with lanes that call 20 jobs together
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
+
+deny: ## licences, duplicates and sources of all dependencies, by deny.toml; installs cargo-deny where it is missing
+	@tests/support/setup deny
+	target/deny/bin/cargo-deny --locked check licenses bans sources
+
+advisories: ## known faults of dependencies (RustSec); needs github.com, and fails without
+	@tests/support/setup deny
+	target/deny/bin/cargo-deny --locked check advisories
 
 soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
 	@tests/support/setup broker

@@ -16,13 +16,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use futures_util::future::join;
+use futures_util::{StreamExt, stream};
+use lapin::BasicProperties;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::common::Cargo;
-use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
 use crate::support::eventually_within;
+use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 
 /// For lanes to be held, and for jobs to end.
@@ -81,13 +85,21 @@ async fn measure(lanes: usize, jobs: usize) -> Measured {
     let listed = vhost.node.ctl(&["list_connections", "--no-table-headers", "vhost"]);
     let connections = listed.lines().filter(|line| *line == vhost.name).count();
 
-    let mut account = Account::of_the_log(&vhost.url);
+    let queues = Queues::connect(&vhost.url).await;
+    let mut events = queues.listen("reveille.outcomes", "*.started").await;
     let start = Instant::now();
-    for lane in 0..lanes {
-        let instances = (lane + 1..=jobs).step_by(lanes).map(|number| format!("i-sim{number:05}"));
-        account.submit_to(&format!("lane-{lane}"), instances, json!({})).await;
-    }
-    account.close(PATIENCE).await;
+    let submitting = (0..jobs).map(async |number| {
+        let body = json!({ "instance_id": format!("i-sim{:05}", number + 1) }).to_string();
+        let properties = BasicProperties::default().with_message_id(number.to_string().into());
+        queues.publish("reveille.jobs", &format!("lane-{}", number % lanes), properties, body.as_bytes()).await;
+    });
+    let ended = async {
+        for _ in 0..jobs {
+            events.next().await.expect("subscribed").expect("open");
+        }
+    };
+    let both = join(stream::iter(submitting).buffer_unordered(200).collect::<()>(), ended);
+    timeout(PATIENCE, both).await.expect("all jobs end");
     let jobs_per_second = jobs as f64 / start.elapsed().as_secs_f64();
 
     let heir = Daemon::start_logging(&config, "reveille=info");

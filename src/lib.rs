@@ -8,6 +8,7 @@
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
 //! - [`lane`]: the way of a job from delivery to ack ([`lane::run`]), and what decides on it ([`lane::verdict`])
+//! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
 //! - [`tasks`]: waiting for tasks that end in nothing but an error
@@ -22,6 +23,7 @@ pub mod bce;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod file;
 pub mod headers;
 pub mod job;
 pub mod lane;

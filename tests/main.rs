@@ -15,6 +15,7 @@ mod confirm;
 mod connections;
 mod deadline;
 mod evidence;
+mod files;
 mod fleet;
 mod gateway;
 mod inbound;

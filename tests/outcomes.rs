@@ -218,3 +218,33 @@ async fn the_final_outcome_also_goes_to_whoever_asked() {
     stage.all_acked().await;
     assert!(stage.queues.take_all("reveille.delay.01").await.is_empty(), "the daemon's own queues take no replies");
 }
+
+/// RabbitMQ returns such a reply as one that no queue took, and delivers it.
+#[tokio::test]
+async fn a_direct_reply_arrives_and_is_not_told_as_a_lost_one() {
+    use futures_util::StreamExt;
+    use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+
+    const DIRECT: &str = "amq.rabbitmq.reply-to";
+    let stage = Stage::set().await;
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut replies = channel.basic_consume(DIRECT.into(), "".into(), options, Default::default()).await.unwrap();
+    let asked = BasicProperties::default().with_reply_to(DIRECT.into()).with_message_id("direct".into());
+    let options = BasicPublishOptions::default();
+    let body = br#"{"instance_id":"i-sim00001"}"#;
+    channel.basic_publish("reveille.jobs".into(), "prod".into(), options, body, asked).await.unwrap();
+    let reply = replies.next().await.unwrap().unwrap();
+    let event: serde_json::Value = serde_json::from_slice(&reply.data).unwrap();
+    assert_eq!(event["data"]["job_id"], "direct");
+    // One that is lost is told, and comes after it.
+    let asked = BasicProperties::default().with_reply_to("no-such-queue".into()).with_message_id("lost".into());
+    stage.message(asked, br#"{"instance_id":"i-sim00002"}"#).await;
+    let log = eventually("the lost one is told", async || {
+        let log = stage.daemon.child.output();
+        log.contains("no reply given").then_some(log)
+    })
+    .await;
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("no reply given")).collect();
+    assert!(told.len() == 1 && told[0].contains("no-such-queue"), "{told:?}");
+}

@@ -70,6 +70,57 @@ fn wrong_usage_has_the_exit_code_2() {
     assert!(errors.contains("RUST_LOG"), "{errors}");
 }
 
+#[test]
+fn a_rust_log_that_would_silence_the_daemon_is_refused_with_an_example() {
+    use std::os::unix::ffi::OsStrExt;
+
+    // It ends for want of its port, where it starts.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config::write(&format!("[http]\nlisten = \"{}\"", listener.local_addr().unwrap()));
+    for (value, named) in [
+        ("verbose", r#"RUST_LOG "verbose": verbose is no level"#),
+        ("reveille:debug", "did you mean reveille?"),
+        ("revielle=debug", "did you mean reveille?"),
+        ("hyper=debug", "it names nothing that logs here"),
+    ] {
+        let mut command = config.command(&["run"]);
+        command.env("RUST_LOG", value);
+        let (output, errors) = run(command);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(named) && errors.contains("reveille=debug or info,lapin=warn"), "{value}: {errors}");
+    }
+    let mut command = config.command(&["run"]);
+    command.env("RUST_LOG", std::ffi::OsStr::from_bytes(b"d\xffbug"));
+    let (output, errors) = run(command);
+    assert!(output.status.code() == Some(2) && errors.contains("RUST_LOG is not UTF-8"), "{errors}");
+}
+
+#[test]
+fn a_variable_that_only_looks_like_a_setting_is_warned_about_with_the_right_name() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config::write(&format!("[http]\nlisten = \"{}\"", listener.local_addr().unwrap()));
+    let with = |arguments: &[&str], more: Option<(&str, &str)>| {
+        let mut command = config.command(arguments);
+        command
+            .env("REVEILLE_BROKER_URL", "amqp://u:hush@h")
+            .env("REVEILLE_PORT_9464_TCP", "tcp://10.0.0.7")
+            .envs(more);
+        run(command)
+    };
+    let warning = "environment REVEILLE_BROKER_URL: is not read; did you mean REVEILLE_BROKER__URL?";
+    let (output, errors) = with(&["topology"], None);
+    assert!(output.status.success());
+    assert_eq!(errors, format!("reveille: warning: {warning}\n"));
+    // It ends for want of its port.
+    let (output, errors) = with(&["run"], None);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.lines().any(|line| line.contains("WARN") && line.ends_with(warning)), "{errors}");
+    let (output, errors) = with(&["run"], Some(("REVEILLE_LANE__0__RATE", "0")));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("has 2 faults") && errors.ends_with(&format!("\n  warning: {warning}\n")), "{errors}");
+    assert!(!errors.contains("hush") && !errors.contains("9464"), "{errors}");
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

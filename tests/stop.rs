@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::account::Account;
+use crate::support::child::Child;
 use crate::support::stage::{Stage, Wishes, in_batches};
 use crate::support::{PATIENCE, eventually};
 
@@ -74,6 +75,41 @@ async fn a_second_signal_stops_at_once() {
     stage.daemon.child.signal("TERM");
     assert_eq!(stage.daemon.child.ended().await.code(), Some(128 + 15));
     stage.back(1).await;
+}
+
+/// A terminal that is closed sends it twice.
+#[tokio::test]
+async fn a_hangup_stops_gracefully_however_often_it_comes() {
+    let mut stage = Stage::with(Wishes { sim: &["--latency", "2s"], ..Wishes::default() }).await;
+    stage.wake("i-sim00001").await;
+    eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
+    stage.daemon.child.signal("HUP");
+    eventually("the stop has begun", async || stage.daemon.child.output().contains("a second signal").then_some(()))
+        .await;
+    stage.daemon.child.signal("HUP");
+    assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
+    assert_eq!(stage.outcome().await["outcome"], "started");
+}
+
+#[tokio::test]
+async fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    let daemon = stage.daemon.config.command(&["run"]);
+    let mut command = std::process::Command::new("/usr/bin/nohup");
+    command.env_clear().arg(daemon.get_program()).args(daemon.get_args());
+    command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    stage.daemon.child = Child::start(command);
+    stage.daemon.ready().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.daemon.child.pid())).unwrap();
+    let has_hangup = |line: &str| {
+        let mask = status.lines().find_map(|text| text.strip_prefix(line)).unwrap().trim();
+        u64::from_str_radix(mask, 16).unwrap() & 1 == 1
+    };
+    assert!(has_hangup("SigIgn:") && !has_hangup("SigCgt:"), "{status}");
+    stage.daemon.child.signal("HUP");
+    // Would else be the second one, which stops at once.
+    stage.daemon.stop().await;
 }
 
 #[tokio::test]

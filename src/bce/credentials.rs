@@ -1,15 +1,12 @@
 //! Keys: where they come from, and how they are kept from being seen.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// No credentials file is read beyond this many bytes: keys and a session token have a few thousand.
-const FILE_LIMIT: u64 = 64 * 1024;
+use crate::file::{self, LARGEST_SECRET};
 
 /// A pair of keys and, for temporary ones (STS), their session token. Secrets do not print and are wiped on drop.
 #[derive(Debug, Clone)]
@@ -92,9 +89,9 @@ impl CredentialSource {
     pub fn load(&self) -> Result<Credentials, CredentialError> {
         match self {
             Self::Environment => from_environment(|name| std::env::var(name).ok()),
-            Self::File(path) => read(path)
+            Self::File(path) => file::read(path, LARGEST_SECRET)
                 .map_err(|source| CredentialError::Unreadable { path: path.clone(), source })
-                .and_then(|text| parse(path, &text)),
+                .and_then(|file| parse(path, &file.text)),
         }
     }
 }
@@ -114,17 +111,6 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Credent
         session_token,
         expires_at: None,
     })
-}
-
-/// The text of the file at `path`.
-pub(super) fn read(path: &Path) -> io::Result<SecretString> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
-    let text = SecretString::from(text);
-    if text.expose_secret().len() as u64 > FILE_LIMIT {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {FILE_LIMIT} bytes")));
-    }
-    Ok(text)
 }
 
 /// The keys in the text of the file at `path`.

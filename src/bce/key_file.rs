@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::credentials::{self, CredentialError, Credentials};
+use crate::file::{self, LARGEST_SECRET, SmallFile};
 
 /// Tells when there is something new in a credentials file, however it came there: renamed over the old one, written
 /// into it, or behind a link that now points elsewhere.
@@ -18,8 +19,8 @@ pub struct KeyFile {
     reported: bool,
 }
 
-/// The text, or why there was none.
-type Seen = Result<SecretString, io::ErrorKind>;
+/// What was in the file, or why it could not be read.
+type Seen = Result<SmallFile, io::ErrorKind>;
 
 impl KeyFile {
     /// The file at `path`, not looked at yet.
@@ -32,14 +33,19 @@ impl KeyFile {
         &self.path
     }
 
+    /// Whether every user of the machine may read what the last look saw.
+    pub fn is_open(&self) -> bool {
+        matches!(self.seen, Some(Ok(SmallFile { is_open: true, .. })))
+    }
+
     /// Reads the file. What is in it is reported once, when two looks in a row saw the same: the first may have come
     /// while somebody was writing. Blocks for as long as the file system does.
     pub fn look(&mut self) -> Option<Result<Credentials, CredentialError>> {
-        let read = credentials::read(&self.path);
+        let read = file::read(&self.path, LARGEST_SECRET);
         self.judge(read)
     }
 
-    fn judge(&mut self, read: io::Result<SecretString>) -> Option<Result<Credentials, CredentialError>> {
+    fn judge(&mut self, read: io::Result<SmallFile>) -> Option<Result<Credentials, CredentialError>> {
         if !self.seen.as_ref().is_some_and(|seen| is_same(seen, &read)) {
             self.reported = false;
             self.seen = Some(read.map_err(|error| error.kind()));
@@ -49,15 +55,15 @@ impl KeyFile {
             return None;
         }
         Some(match read {
-            Ok(text) => credentials::parse(&self.path, &text),
+            Ok(file) => credentials::parse(&self.path, &file.text),
             Err(source) => Err(CredentialError::Unreadable { path: self.path.clone(), source }),
         })
     }
 }
 
-fn is_same(seen: &Seen, read: &io::Result<SecretString>) -> bool {
+fn is_same(seen: &Seen, read: &io::Result<SmallFile>) -> bool {
     match (seen, read) {
-        (Ok(seen), Ok(read)) => seen.expose_secret() == read.expose_secret(),
+        (Ok(seen), Ok(read)) => seen.is_open == read.is_open && seen.text.expose_secret() == read.text.expose_secret(),
         (Err(seen), Err(read)) => *seen == read.kind(),
         _ => false,
     }
@@ -67,16 +73,20 @@ fn is_same(seen: &Seen, read: &io::Result<SecretString>) -> bool {
 mod tests {
     use super::*;
 
-    fn text(id: &str) -> io::Result<SecretString> {
-        Ok(format!("access_key_id = '{id}'\nsecret_access_key = 'hush'").into())
+    fn file(text: &str) -> io::Result<SmallFile> {
+        Ok(SmallFile { text: text.to_owned().into(), is_open: false })
     }
 
-    fn missing() -> io::Result<SecretString> {
+    fn text(id: &str) -> io::Result<SmallFile> {
+        file(&format!("access_key_id = '{id}'\nsecret_access_key = 'hush'"))
+    }
+
+    fn missing() -> io::Result<SmallFile> {
         Err(io::ErrorKind::NotFound.into())
     }
 
     /// The key id that a look reports, or the error.
-    fn reported(file: &mut KeyFile, read: io::Result<SecretString>) -> Option<String> {
+    fn reported(file: &mut KeyFile, read: io::Result<SmallFile>) -> Option<String> {
         let report = file.judge(read)?;
         Some(report.map_or_else(|error| error.to_string(), |keys| keys.access_key_id))
     }
@@ -91,26 +101,37 @@ mod tests {
     }
 
     #[test]
+    fn permissions_that_change_are_reported_as_a_text_that_changes() {
+        let mut keys = KeyFile::new("/keys".into());
+        let with = |is_open| text("a").map(|file| SmallFile { is_open, ..file });
+        let mut look = |is_open| (reported(&mut keys, with(is_open)).is_some(), keys.is_open());
+        let looks = [false, false, true, true, true, false, false].map(&mut look);
+        let expected = [false, true, false, true, false, false, true];
+        assert_eq!(looks.map(|(is_reported, _)| is_reported), expected);
+        assert_eq!(looks.map(|(_, is_open)| is_open), [false, false, true, true, true, false, false]);
+    }
+
+    #[test]
     fn a_file_that_is_being_written_is_not_believed() {
-        let mut file = KeyFile::new("/keys".into());
+        let mut keys = KeyFile::new("/keys".into());
         for half in ["", "access_key_id = 'a'", "access_key_id = 'a'\nsecret_access_key = 'hu'"] {
-            assert_eq!(reported(&mut file, Ok(half.to_owned().into())), None);
+            assert_eq!(reported(&mut keys, file(half)), None);
         }
-        assert_eq!(reported(&mut file, text("a")), None);
-        assert_eq!(reported(&mut file, text("a")).as_deref(), Some("a"));
+        assert_eq!(reported(&mut keys, text("a")), None);
+        assert_eq!(reported(&mut keys, text("a")).as_deref(), Some("a"));
     }
 
     #[test]
     fn what_is_wrong_with_it_is_reported_once_and_shows_no_secret() {
-        let mut file = KeyFile::new("/keys".into());
-        assert_eq!(reported(&mut file, missing()), None);
-        let error = reported(&mut file, missing()).unwrap();
+        let mut keys = KeyFile::new("/keys".into());
+        assert_eq!(reported(&mut keys, missing()), None);
+        let error = reported(&mut keys, missing()).unwrap();
         assert!(error.contains("/keys") && error.contains("expected"), "{error}");
-        assert_eq!(reported(&mut file, missing()), None);
-        let torn = || Ok("secret_access_key = 'hush".to_owned().into());
-        assert_eq!(reported(&mut file, torn()), None);
-        let error = reported(&mut file, torn()).unwrap();
+        assert_eq!(reported(&mut keys, missing()), None);
+        let torn = || file("secret_access_key = 'hush");
+        assert_eq!(reported(&mut keys, torn()), None);
+        let error = reported(&mut keys, torn()).unwrap();
         assert!(error.contains("/keys") && !error.contains("hush"), "{error}");
-        assert!(!format!("{file:?}").contains("hush"));
+        assert!(!format!("{keys:?}").contains("hush"));
     }
 }

@@ -17,6 +17,8 @@ const TRIES: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Replies that are on their way at a time, each over a channel of its own.
 const AT_A_TIME: usize = 32;
+/// What the addresses of direct reply-to begin with, which are no queues.
+const DIRECT: &str = "amq.rabbitmq.reply-to.";
 /// For replies that wait, in KiB.
 const ROOM: u32 = 4 * 1024;
 
@@ -106,6 +108,8 @@ impl Replies {
         loop {
             match self.connection().await?.publish_alone(message.clone()).await {
                 Err(PublishError::Broken(_)) if tries < TRIES => tries += 1,
+                // RabbitMQ says so of those it has delivered too: that no queue took them.
+                Err(PublishError::Returned { .. }) if message.key.starts_with(DIRECT) => return Ok(()),
                 word => return Ok(word?),
             }
         }

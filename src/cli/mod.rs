@@ -119,10 +119,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
         Command::Submit(submit) => {
-            in_runtime(|| load(arguments.config, Purpose::Talk), async |config| submit::run(&submit, &config).await)
+            in_runtime(|| load_and_warn(arguments.config), async |config| submit::run(&submit, &config).await)
         }
         Command::Topology(topology) => {
-            load(arguments.config, Purpose::Talk).and_then(|config| topology::run(topology, &config))
+            load_and_warn(arguments.config).and_then(|config| topology::run(topology, &config))
         }
     };
     done.unwrap_or_else(|failure| {
@@ -133,6 +133,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
 
 fn load(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
     Ok(config::load(path.as_deref(), purpose)?)
+}
+
+/// For commands that keep no log.
+fn load_and_warn(path: Option<PathBuf>) -> Result<Config, Failure> {
+    let config = load(path, Purpose::Talk)?;
+    for warning in &config.warnings {
+        tell(format_args!("reveille: warning: {warning}"));
+    }
+    Ok(config)
 }
 
 fn in_runtime(

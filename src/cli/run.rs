@@ -1,6 +1,7 @@
 //! `reveille run`: the daemon, wired together.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,9 @@ use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     telemetry::init_logs().map_err(Failure::Usage)?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     let metrics = Metrics::new();
     let readiness = Arc::new(Readiness::new(config.lanes.iter().map(|lane| lane.name.as_str())));
     let listen = config.http.listen;
@@ -150,32 +154,57 @@ fn show_broker(readiness: Arc<Readiness>, metrics: Metrics) -> impl Fn(&BrokerSt
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// `None` where it is ignored.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn open() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
     }
 
-    async fn next(&mut self) -> SignalKind {
+    /// The first one asks for a graceful stop. The second stops at once, unless it is SIGHUP: a terminal that is closed
+    /// sends that twice, and systemd (`SendSIGHUP=`) sends it right after SIGTERM.
+    async fn obey(mut self, request: watch::Sender<bool>) {
         tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = hung_up(&mut self.hangup) => {}
+        }
+        info!("stopping: jobs in flight are finished; a second signal, SIGTERM or SIGINT, stops at once");
+        request.send_replace(true);
+        let signal = tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),
-        }
-    }
-
-    /// The first one asks for a graceful stop, the second stops at once.
-    async fn obey(mut self, request: watch::Sender<bool>) {
-        self.next().await;
-        info!("stopping: jobs in flight are finished; a second signal stops at once");
-        request.send_replace(true);
-        let signal = self.next().await;
+        };
         warn!("stopping at once: what is in flight goes back to its queue");
         // As a shell reports a process that a signal ended.
         std::process::exit(128 + signal.as_raw_value());
     }
+}
+
+/// Never returns where it is ignored.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => pending().await,
+    }
+}
+
+/// Whether the process was started so, as `nohup` does it: a handler would undo that. Linux tells; elsewhere it reads as
+/// not ignored.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A bit for each signal, from the first one on.
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0)
 }

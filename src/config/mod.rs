@@ -2,6 +2,7 @@
 
 mod answer;
 mod lane;
+mod near_miss;
 mod reader;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
+use secrecy::ExposeSecret;
 
 use self::answer::read_answers;
 use self::lane::read_lanes;
@@ -18,6 +20,7 @@ pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Fault, Faults};
 use self::reader::{Raw, Reader, Table};
 use crate::bce::Proxies;
+use crate::file::{self, LARGEST_CONFIGURATION, LARGEST_SECRET, OPEN_TO_ALL};
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Config {
     pub http: Http,
     /// `[shutdown]`
     pub shutdown: Shutdown,
+    /// What looks wrong and is not refused: to be told once there is a place to tell it.
+    pub warnings: Vec<Fault>,
 }
 
 /// How RabbitMQ is reached, and what the names there begin with.
@@ -103,8 +108,8 @@ pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
     let path = named.or_else(|| default.exists().then(|| default.to_owned()));
     let Some(path) = path else { return read(None, environment(), purpose) };
     let name = path.display().to_string();
-    match std::fs::read_to_string(&path) {
-        Ok(text) => read(Some((&name, &text)), environment(), purpose),
+    match file::read(&path, LARGEST_CONFIGURATION) {
+        Ok(file) => read(Some((&name, file.text.expose_secret())), environment(), purpose),
         Err(error) => Err(Faults::one(name, format!("cannot be read: {error}; expected a TOML file"))),
     }
 }
@@ -135,8 +140,8 @@ pub fn read(
     let mut lanes = read_lanes(&mut reader, &proxies, purpose);
     let is_whole = lanes.len() == listed;
     read_answers(&mut reader, &mut lanes, is_whole);
-    reader.finish()?;
-    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown })
+    let warnings = reader.finish()?;
+    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown, warnings })
 }
 
 impl Default for Broker {
@@ -159,13 +164,19 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     }
     let password = table.secret("password", |text| Ok(text.to_owned()));
     let from_file = table.optional("password_file", "a path", Raw::text_owned).and_then(|path| {
-        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
-        let read = read.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
-        let read = read.and_then(|text| if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text) });
-        read.map_err(|problem| {
-            table.fault("password_file", format!("cannot read {path}: {problem}; expected a file with the password"));
-        })
-        .ok()
+        match read_password(Path::new(&path)) {
+            Ok((password, is_open)) => {
+                if is_open {
+                    table.warn("password_file", format!("{path} {OPEN_TO_ALL}"));
+                }
+                Some(password)
+            }
+            Err(problem) => {
+                let expected = "expected a file with the password";
+                table.fault("password_file", format!("cannot read {path}: {problem}; {expected}"));
+                None
+            }
+        }
     });
     if let Some(password) = password.or(from_file) {
         broker.uri.authority.userinfo.password = password;
@@ -175,6 +186,15 @@ fn read_broker(mut table: Table<'_>) -> Broker {
     });
     table.finish();
     broker
+}
+
+/// The password in a file, and whether every user of the machine may read it.
+fn read_password(path: &Path) -> Result<(String, bool), String> {
+    let file = file::read(path, LARGEST_SECRET).map_err(|error| error.to_string())?;
+    match file.text.expose_secret().trim_end_matches(['\r', '\n']) {
+        "" => Err("it is empty".to_owned()),
+        password => Ok((password.to_owned(), file.is_open)),
+    }
 }
 
 /// Longest name of anything in AMQP 0-9-1, in bytes: lapin panics over a longer one.

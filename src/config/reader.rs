@@ -7,14 +7,14 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use toml::Value;
 
+use super::near_miss;
 use crate::text::Shown;
 
-/// What the environment's names begin with. A name counts only with `__` in it: container platforms put variables
-/// such as `REVEILLE_PORT_9464_TCP` there on their own.
+/// What the names of variables begin with.
 const PREFIX: &str = "REVEILLE_";
 const SEPARATOR: &str = "__";
 
-/// One thing that is wrong with the configuration.
+/// One thing that is wrong with the configuration, or looks wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The file and key, or the variable.
@@ -29,24 +29,28 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with the configuration.
+/// Everything that is wrong with the configuration, and what looks wrong beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
 
 impl std::error::Error for Faults {}
 
 impl Faults {
     /// One that hides all others.
     pub(super) fn one(place: String, problem: String) -> Self {
-        Self(vec![Fault { place, problem }])
+        Self { faults: vec![Fault { place, problem }], warnings: Vec::new() }
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
+        let count = self.faults.len();
         write!(f, "the configuration has {count} {}:", if count == 1 { "fault" } else { "faults" })?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+        self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 
@@ -64,7 +68,12 @@ pub struct Raw {
 pub struct Reader {
     tables: BTreeMap<String, BTreeMap<String, Raw>>,
     file: String,
+    /// The tables and keys there are, as far as they were read.
+    settings: Vec<(String, &'static str)>,
+    /// Variables that are no settings.
+    others: Vec<String>,
     faults: Vec<Fault>,
+    warnings: Vec<Fault>,
 }
 
 impl Reader {
@@ -80,7 +89,14 @@ impl Reader {
         lists: &[&str],
     ) -> Result<Self, Faults> {
         let (name, text) = file.unwrap_or(("configuration", ""));
-        let mut reader = Self { tables: BTreeMap::new(), file: name.to_owned(), faults: Vec::new() };
+        let mut reader = Self {
+            tables: BTreeMap::new(),
+            file: name.to_owned(),
+            settings: Vec::new(),
+            others: Vec::new(),
+            faults: Vec::new(),
+            warnings: Vec::new(),
+        };
         match text.parse::<toml::Table>() {
             Ok(root) => reader.lay_file(root, tables, lists),
             Err(error) => {
@@ -92,8 +108,9 @@ impl Reader {
         let mut environment: Vec<(String, String)> = environment.into_iter().collect();
         environment.sort();
         for (variable, value) in environment {
-            if let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains(SEPARATOR)) {
-                reader.lay_variable(&variable, path, value, tables, lists);
+            match variable.strip_prefix(PREFIX).filter(|_| near_miss::is_setting(&variable)) {
+                Some(path) => reader.lay_variable(&variable, path, value, tables, lists),
+                None => reader.others.push(variable),
             }
         }
         Ok(reader)
@@ -181,9 +198,20 @@ impl Reader {
         self.faults.push(Fault { place, problem });
     }
 
-    /// `Err` with every fault noted, if there is one.
-    pub fn finish(self) -> Result<(), Faults> {
-        if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
+    /// Notes what looks wrong and is not refused.
+    pub fn warn(&mut self, place: String, problem: String) {
+        self.warnings.push(Fault { place, problem });
+    }
+
+    /// What looks wrong, once all tables were read; `Err` with every fault noted, if there is one.
+    pub fn finish(mut self) -> Result<Vec<Fault>, Faults> {
+        for variable in std::mem::take(&mut self.others) {
+            if let Some(problem) = near_miss::problem(&variable, &self.settings) {
+                self.warn(format!("environment {variable}"), problem);
+            }
+        }
+        let Self { faults, warnings, .. } = self;
+        if faults.is_empty() { Ok(warnings) } else { Err(Faults { faults, warnings }) }
     }
 }
 
@@ -239,8 +267,15 @@ impl Table<'_> {
         self.reader.fault(place, problem);
     }
 
+    /// Notes what looks wrong with `key` and is not refused.
+    pub fn warn(&mut self, key: &str, problem: String) {
+        let place = format!("{}: {}.{key}", self.reader.file, self.name);
+        self.reader.warn(place, problem);
+    }
+
     /// Every key still there is an unknown one.
     pub fn finish(self) {
+        self.reader.settings.extend(self.known.iter().map(|key| (self.name.clone(), *key)));
         for (key, setting) in self.settings {
             let hint = nearest(&key, &self.known);
             self.reader.fault(setting.place, format!("no such setting{hint}"));

@@ -207,6 +207,21 @@ fn the_password_can_come_from_a_file_of_its_own() {
 }
 
 #[test]
+fn a_password_that_every_user_may_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let file = File::of(b"hush");
+    let environment = [("REVEILLE_BROKER__PASSWORD_FILE", file.path())];
+    for (mode, warnings) in [(0o600, 0), (0o440, 0), (0o644, 1)] {
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let config = good("", &environment);
+        let told: Vec<String> = config.warnings.iter().map(Fault::to_string).collect();
+        assert_eq!(told.len(), warnings, "{mode:o}: {told:?}");
+        assert!(told.iter().all(|told| told.contains(file.path()) && told.contains("chmod 600")), "{told:?}");
+    }
+}
+
+#[test]
 fn an_address_of_ipv6_is_not_taken_for_localhost() {
     let config = good("[broker]\nurl = 'amqps://u:p@[2001:db8::7]:5671/v'", &[]);
     assert_eq!(config.broker.uri.authority.host, "2001:db8::7");

@@ -14,7 +14,7 @@
 
 use std::mem::replace;
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueuePurgeOptions};
@@ -25,7 +25,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::LaneError;
-use super::lease::Lease;
+use super::lease::{Lease, Moment};
 use crate::broker::{Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
 
 /// After the confirm of a baton, or the last one that came: who is given none by then was forgotten.
@@ -151,10 +151,10 @@ impl Baton {
     }
 
     /// Adds a baton, and takes what batons come until that one does. Returns when it was asked for.
-    async fn ask(&mut self) -> Result<SystemTime, LaneError> {
+    async fn ask(&mut self) -> Result<Moment, LaneError> {
         let mut crowd = CROWD;
         loop {
-            let (asked, id) = (SystemTime::now(), new_id());
+            let (asked, id) = (Moment::now(), new_id());
             if self.given(&id, crowd).await? {
                 return Ok(asked);
             }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::Lane;
 use crate::bce::{CredentialError, CredentialSource, Credentials, KeyFile};
+use crate::file::OPEN_TO_ALL;
 
 /// Between two looks at the file. What is new is taken when two of them saw it.
 const EVERY: Duration = Duration::from_millis(500);
@@ -49,6 +50,9 @@ impl Lane {
             Ok(credentials) => {
                 if std::mem::take(broken) {
                     info!(%lane, "{path} can be read again");
+                }
+                if file.is_open() {
+                    warn!(%lane, "{path} {OPEN_TO_ALL}");
                 }
                 let access_key_id = credentials.access_key_id.clone();
                 let secret_access_key = credentials.secret_access_key.clone();

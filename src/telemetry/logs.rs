@@ -1,5 +1,7 @@
 //! Log lines.
 
+use std::env::{self, VarError};
+use std::ffi::OsStr;
 use std::fmt::{self, Debug};
 use std::io::IsTerminal;
 
@@ -13,31 +15,41 @@ use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::directives;
 use crate::text::Shown;
 
-/// Logs to standard error. `RUST_LOG` says what, by target and level, as in `reveille=debug,lapin=warn`.
+/// Logs to standard error, in colour on a terminal unless `NO_COLOR` is set. `RUST_LOG` says what, by target and level, as
+/// in `reveille=debug,lapin=warn`.
 ///
 /// # Errors
-/// Where `RUST_LOG` cannot be read.
+/// `RUST_LOG` cannot be read, or names what there is not.
 pub fn init_logs() -> Result<(), String> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(text) if !text.is_empty() => text
-            .parse::<Targets>()
-            .map_err(|error| format!("RUST_LOG {text:?}: {error}; expected, for instance, reveille=debug"))?,
-        // What lapin says of a broken connection we say ourselves, once and with what follows from it.
-        _ => Targets::new()
+    let filter = match env::var("RUST_LOG") {
+        Ok(text) => directives::read(&text).map_err(|problem| format!("RUST_LOG {text:?}: {problem}"))?,
+        Err(VarError::NotPresent) => None,
+        Err(VarError::NotUnicode(_)) => return Err("RUST_LOG is not UTF-8: expected a text".to_owned()),
+    };
+    // What lapin says of a broken connection we say ourselves, once and with what follows from it.
+    let usual = || {
+        Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target("reveille", LevelFilter::INFO)
-            .with_target("lapin", LevelFilter::OFF),
+            .with_target("lapin", LevelFilter::OFF)
     };
+    let filter = filter.unwrap_or_else(usual);
     // At that level lapin shows the login, password and all.
     let no_login = filter_fn(|event| !(*event.level() == Level::TRACE && event.target().starts_with("lapin")));
     let format = tracing_subscriber::fmt::layer()
         .fmt_fields(OneLine)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(is_coloured(std::io::stderr().is_terminal(), env::var_os("NO_COLOR").as_deref()));
     tracing_subscriber::registry().with(format).with(filter).with(no_login).init();
     Ok(())
+}
+
+/// By <https://no-color.org>: any text in `NO_COLOR` but an empty one.
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Fields as they look by default, with what they hold escaped: much of it was written by others.
@@ -76,6 +88,15 @@ mod tests {
     use tracing::{info, info_span};
 
     use super::*;
+
+    #[test]
+    fn there_is_colour_on_a_terminal_unless_it_is_not_wanted() {
+        assert!(is_coloured(true, None));
+        assert!(is_coloured(true, Some(OsStr::new(""))));
+        assert!(!is_coloured(true, Some(OsStr::new("1"))));
+        assert!(!is_coloured(true, Some(OsStr::new("0"))));
+        assert!(!is_coloured(false, None));
+    }
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);

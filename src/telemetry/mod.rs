@@ -1,5 +1,6 @@
 //! Metrics, health and logs.
 
+mod directives;
 mod health;
 mod http;
 mod logs;

@@ -1,6 +1,8 @@
 //! Reads what is to be submitted, and finds all that is wrong with it before anything is.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Failure, tell};
@@ -10,6 +12,8 @@ use crate::text::Shown;
 
 /// More faults than this help nobody.
 const FAULTS_SHOWN: usize = 20;
+/// Of a file of jobs, in bytes: room for millions of ids, or for hundreds of thousands of whole jobs.
+const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// The jobs of `ids` and of the lines of `file`, each instance once.
 ///
@@ -18,9 +22,11 @@ const FAULTS_SHOWN: usize = 20;
 pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<Vec<Job>, Failure> {
     let text = match file {
         None => String::new(),
-        Some(path) if path == Path::new("-") => std::io::read_to_string(std::io::stdin())
+        Some(path) if path == Path::new("-") => read_text(io::stdin(), LARGEST)
             .map_err(|error| Failure::Usage(format!("cannot read standard input: {error}")))?,
-        Some(path) => std::fs::read_to_string(path)
+        // Not only regular files: a shell hands over a FIFO for `<(command)`.
+        Some(path) => File::open(path)
+            .and_then(|file| read_text(file, LARGEST))
             .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?,
     };
     // As editors of another system put it there.
@@ -54,6 +60,17 @@ pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<V
         tell(format_args!("{repeated} instances were named more than once and are submitted once"));
     }
     Ok(jobs)
+}
+
+/// All of `from`, unless that is more than `limit` bytes.
+fn read_text(from: impl Read, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    from.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        let problem = format!("it has more than {limit} bytes: expected fewer, in several files");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(text)
 }
 
 fn read(line: &str, batch: &str) -> Result<Job, String> {
@@ -99,6 +116,15 @@ mod tests {
             assert_eq!(read.last().unwrap().instance_id.as_str(), "i-0001", "{first}");
         }
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_never_ends_is_not_read_to_its_end() {
+        assert_eq!(read_text(&b"i-0000"[..], 6).unwrap(), "i-0000");
+        for endless in [&b"i-00001"[..], &[0; 100]] {
+            let error = read_text(endless, 6).unwrap_err().to_string();
+            assert_eq!(error, "it has more than 6 bytes: expected fewer, in several files");
+        }
     }
 
     #[test]
