@@ -13,8 +13,10 @@ use tracing::{info, warn};
 
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
+use super::losses;
 use super::publisher::{Outgoing, PublishError, Publisher};
-use super::topology::{DeclareError, Topology};
+use super::refusal::DeclareError;
+use super::topology::Topology;
 use crate::config::{Broker, SMALLEST_FRAME};
 use crate::retry::full_jitter;
 
@@ -180,7 +182,8 @@ impl OpenError {
 /// listeners before its queues. `failed` is told of every failure.
 ///
 /// # Errors
-/// [`OpenError`], where trying again is of no use.
+/// [`OpenError`], where trying again is of no use: a refusal of `topology`, as long as it was never declared. Once it was,
+/// whatever is missing may be on its way back: a vhost that is set up anew has its permissions last.
 pub async fn open(
     broker: &Broker,
     name: &str,
@@ -194,7 +197,7 @@ pub async fn open(
                 info!(broker = broker.address(), "connected");
                 return Ok(connection);
             }
-            Err(error) if error.is_final() => return Err(error),
+            Err(error) if error.is_final() && !topology.was_declared() => return Err(error),
             Err(error) => {
                 failures += 1;
                 warn!("{error}; trying again");
@@ -318,9 +321,15 @@ impl Connection {
     }
 
     async fn declare(&self, topology: &Topology) -> Result<(), OpenError> {
-        let channel = self.channel().await.map_err(|source| OpenError::Broken { source })?;
-        // Its work is done with this, and a channel goes with its last handle.
-        Ok(timeout(DECLARE_TIMEOUT, topology.declare(&channel)).await.map_err(|_| OpenError::TimedOut)??)
+        let declaring = async {
+            let lost = losses::find(topology, self).await;
+            let channel = self.channel().await.map_err(|source| OpenError::Broken { source })?;
+            // Its work is done with this, and a channel goes with its last handle.
+            topology.declare(&channel).await?;
+            losses::tell(topology, &lost);
+            Ok(())
+        };
+        timeout(DECLARE_TIMEOUT, declaring).await.map_err(|_| OpenError::TimedOut)?
     }
 
     /// Whether the broker takes no messages at present.

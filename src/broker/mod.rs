@@ -3,17 +3,21 @@
 pub mod connection;
 pub mod delay;
 pub mod delivery;
+mod descent;
 mod group;
 mod inbound;
+mod losses;
 pub mod names;
 pub mod publisher;
 mod read_back;
+mod refusal;
 pub mod replies;
 pub mod subscription;
 pub mod topology;
 
 pub use connection::{Connection, OpenError, Room, connect, is_access_refused, is_not_found, open};
 pub use delivery::{Delivery, Message, Unacked};
+pub use descent::CutShort;
 pub use inbound::SEEN;
 pub use names::{Names, urgent_key};
 pub use publisher::{Confirmed, Outgoing, PublishError, Publisher};

@@ -79,7 +79,9 @@ struct Daemon {
 impl Daemon {
     /// Connects, serves, and connects again whenever the connection is lost, until a stop is requested.
     async fn run(&self) -> Result<(), Failure> {
-        let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name));
+        let lost = self.metrics.queues_lost.clone();
+        let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name))
+            .telling_losses(move |queues| lost.inc_by(queues as u64));
         let mut losses = 0;
         loop {
             let opening = broker::open(&self.config.broker, "reveille", &topology, |error| {
