@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-batch test-rabbitmq4 deny advisories soak bench build
+.PHONY: help demo test test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -20,9 +20,13 @@ test-batch: ## the tests of faults with lanes that call 20 jobs together
 	    stop:: ambiguity:: api_faults:: pause:: evidence:: retries:: confirm:: fleet:: queues:: publisher:: poison:: unreadable:: \
 	    mended:: network:: broker_lost:: baton:: replicas:: cluster::
 
-test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
+test-rabbitmq4: ## all tests on RabbitMQ 4.0, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
+
+test-rabbitmq43: ## all tests on RabbitMQ 4.3, from Debian 14 in a folder below target/; needs root and debootstrap
+	@tests/support/setup rabbitmq43 python
+	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq43 cargo test -- --test-threads=8
 
 deny: ## licences, duplicates and sources of all dependencies, by deny.toml; installs cargo-deny where it is missing
 	@tests/support/setup deny

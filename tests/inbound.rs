@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::account::Account;
 use crate::support::broker::{self, Node, Vhost};
 use crate::support::daemon::Daemon;
-use crate::support::python::publish_odd;
+use crate::support::python::{publish_odd, try_publish_odd};
 use crate::support::queues::{Queues, header};
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, config};
@@ -158,8 +158,11 @@ async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     eventually("it is called", async || (stage.sim.calls_made().await > 0).then_some(())).await;
     stage.queues.publish("reveille.outcomes", "prod.noise", BasicProperties::default(), &vec![b'x'; 10_000_000]).await;
     // This ends the test's own listener, which has nothing between it and lapin.
-    let odd: Vec<(&str, &str)> = ODD.iter().map(|(kind, _)| (*kind, "{}")).collect();
-    publish_odd(&stage.vhost.url, "reveille.outcomes", "prod.noise", &odd);
+    for (kind, _) in ODD {
+        // RabbitMQ 4.3 takes no such address for a stream, and closes the connection over it.
+        let is_taken = try_publish_odd(&stage.vhost.url, "reveille.outcomes", "prod.noise", &[(kind, "{}")]);
+        assert!(is_taken || kind == "reply_to", "{kind}");
+    }
     stage.sim.faults(json!([])).await;
     let ran = submitting.await.expect("it ends");
     let (output, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
@@ -203,7 +206,10 @@ async fn headers_that_burst_the_frame_once_rabbitmq_has_added_to_them_are_reject
     let odd = &outcomes["frame:131072"];
     assert_eq!((&odd["outcome"], &odd["ambiguous"]), (&json!("rejected"), &json!(true)), "it was handed out before");
     let problem = odd["error_message"].as_str().unwrap();
-    assert!(problem.contains("take a frame of 13109") && problem.contains("at most 131072 can be read"), "{problem}");
+    // From RabbitMQ 4.3 on it is two numbers that are added.
+    let added = ["take a frame of 13109", "take a frame of 13112"];
+    assert!(added.iter().any(|size| problem.contains(size)), "{problem}");
+    assert!(problem.contains("at most 131072 can be read"), "{problem}");
     stage.queues.has("reveille.dead", 1, 0).await;
     assert!(!stage.daemon.child.output().contains("is lost"), "{}", stage.daemon.child.output());
 }

@@ -29,6 +29,7 @@ mod outcomes;
 mod pause;
 mod permissions;
 mod poison;
+mod policies;
 mod private_node;
 mod proxies;
 mod publisher;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
@@ -150,9 +150,10 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
         let got = channel.basic_get("reveille.jobs.prod".into(), BasicGetOptions::default()).await.unwrap();
         taken.push(got.expect("all are there").delivery);
     }
-    let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    // RabbitMQ 4.3 does not count what comes back by `basic.nack`.
+    let back = BasicRejectOptions { requeue: true };
     for _ in 0..3 {
-        taken[SUSPECT - 1].nack(back).await.unwrap();
+        taken[SUSPECT - 1].reject(back).await.unwrap();
         let again = eventually("it is there again", async || {
             channel.basic_get("reveille.jobs.prod".into(), BasicGetOptions::default()).await.unwrap()
         });
@@ -160,7 +161,7 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     }
     // They come again in the order in which they go back.
     for delivery in taken {
-        delivery.nack(back).await.unwrap();
+        delivery.reject(back).await.unwrap();
     }
 
     stage.sim.faults(json!([{"fault": {"hang": "before"}}])).await;

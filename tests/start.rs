@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, BasicRejectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
 
@@ -162,12 +162,54 @@ async fn a_queue_with_other_arguments_is_named_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn more_queues_than_the_vhost_may_have_are_refused_and_nothing_is_to_be_deleted() {
+    let vhost = crate::support::broker::vhost();
+    vhost.node.ctl(&["set_vhost_limits", "-p", &vhost.name, r#"{"max-queues": 10}"#]);
+    let mut daemon = Daemon::start(&config(&vhost.url, "http://127.0.0.1:9", &Wishes::default()));
+    assert_eq!(daemon.child.ended().await.code(), Some(2));
+    let output = daemon.child.output();
+    assert!(output.contains("these lanes need 25 queues: raise the limit"), "{output}");
+    assert!(output.contains("set_vhost_limits") && !output.contains("delete"), "{output}");
+}
+
+#[tokio::test]
 async fn a_broker_whose_connections_have_too_few_channels_for_a_lane_is_refused() {
     let node = crate::support::broker::Node::start(&["--conf", "channel_max = 3"]);
     let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &Wishes::default()));
     assert_eq!(daemon.child.ended().await.code(), Some(2));
     let output = daemon.child.output();
     assert!(output.contains("3 channels, and a lane needs 4: raise its channel_max"), "{output}");
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_refused_at_first_and_waited_for_once_everything_was_there() {
+    let mut stage = Stage::set().await;
+    let ctl = |arguments: &[&str]| stage.vhost.node.ctl(arguments);
+    let vhost = stage.vhost.name.as_str();
+    let other = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+    other.ready().await;
+    // As it is set up anew: the vhost, the user's right to enter it, and the rest.
+    ctl(&["delete_vhost", vhost]);
+    let waits = async |daemon: &Daemon, words: &str| {
+        eventually(words, async || daemon.get("/readyz").await.1.contains(words).then_some(())).await;
+        assert_eq!(daemon.get("/readyz").await.0, 503);
+    };
+    waits(&stage.daemon, "NOT_ALLOWED").await;
+    ctl(&["add_vhost", vhost]);
+    ctl(&["set_permissions", "-p", vhost, "guest", "^$", "^$", "^$"]);
+    for daemon in [&stage.daemon, &other] {
+        waits(daemon, "ACCESS_REFUSED").await;
+    }
+    let mut third = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+    assert_eq!(third.child.ended().await.code(), Some(2), "it never had what it needs: {}", third.child.output());
+    assert!(third.child.output().contains("give the user permission"), "{}", third.child.output());
+
+    ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"]);
+    for daemon in [&stage.daemon, &other] {
+        daemon.ready().await;
+    }
+    stage.daemon.stop().await;
+    other.takes_the_lane().await;
 }
 
 #[tokio::test]
@@ -222,7 +264,8 @@ async fn a_message_delivered_too_often_is_poisoned_before_it_is_touched() {
     for _ in 0..20 {
         let queue = "reveille.jobs.prod".into();
         let got = channel.basic_get(queue, BasicGetOptions::default()).await.unwrap().expect("it is there again");
-        got.delivery.acker.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.unwrap();
+        // RabbitMQ 4.3 does not count what comes back by `basic.nack`.
+        got.delivery.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
     }
     stage.wake("i-sim00002").await;
     stage.daemon.start_again();

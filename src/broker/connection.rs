@@ -13,14 +13,17 @@ use tokio::time::timeout;
 use super::channels::{Lent, Shares, Traffic};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
+use super::losses;
 use super::publisher::{Outgoing, PublishError, Publisher};
-use super::topology::{DeclareError, Topology};
+use super::refusal::DeclareError;
+use super::topology::Topology;
 use crate::config::{Broker, SMALLEST_FRAME};
 
 /// How long one try may take, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long declaring may take: two seconds where 24 quorum queues are new, and more for every further lane.
+/// How long declaring may take, and how much longer for each queue: new quorum queues take from 5 to 20 ms each.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
+const DECLARE_TIMEOUT_OF_A_QUEUE: Duration = Duration::from_millis(100);
 /// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, less than 64 MiB.
 const ROOM: usize = 47 * 1024 * 1024;
 /// What stands for the heartbeat where neither side wants one.
@@ -170,8 +173,11 @@ pub enum DeclareFailure {
         source: lapin::Error,
     },
     /// The broker took too long over it.
-    #[error("RabbitMQ did not declare exchanges and queues within {DECLARE_TIMEOUT:?}")]
-    TimedOut,
+    #[error("RabbitMQ did not declare exchanges and queues within {patience:?}")]
+    TimedOut {
+        /// How long it was waited for.
+        patience: Duration,
+    },
 }
 
 impl Connection {
@@ -278,17 +284,24 @@ impl Connection {
     /// # Errors
     /// [`DeclareFailure`].
     pub(super) async fn declare(&self, topology: &Topology) -> Result<(), DeclareFailure> {
-        let broken = |source| DeclareFailure::Broken { source };
-        let mut lent = vec![self.lend().await.map_err(broken)?];
-        while lent.len() < DECLARING
-            && let Some(more) = self.shares.again.lend_more().await
-        {
-            lent.push(more.map_err(broken)?);
-        }
-        let channels: Vec<&Channel> = lent.iter().map(Lent::channel).collect();
-        timeout(DECLARE_TIMEOUT, topology.declare(&channels)).await.map_err(|_| DeclareFailure::TimedOut)??;
-        lent.into_iter().for_each(Lent::keep);
-        Ok(())
+        let declaring = async {
+            let lost = losses::find(topology, self).await;
+            let broken = |source| DeclareFailure::Broken { source };
+            let mut lent = vec![self.lend().await.map_err(broken)?];
+            while lent.len() < DECLARING
+                && let Some(more) = self.shares.again.lend_more().await
+            {
+                lent.push(more.map_err(broken)?);
+            }
+            let channels: Vec<&Channel> = lent.iter().map(Lent::channel).collect();
+            topology.declare(&channels).await?;
+            lent.into_iter().for_each(Lent::keep);
+            losses::tell(topology, &lost);
+            Ok(())
+        };
+        let patience =
+            DECLARE_TIMEOUT + DECLARE_TIMEOUT_OF_A_QUEUE * u32::try_from(topology.queues.len()).unwrap_or(u32::MAX);
+        timeout(patience, declaring).await.map_err(|_| DeclareFailure::TimedOut { patience })?
     }
 
     /// Whether the broker takes no messages at present.

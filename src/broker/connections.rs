@@ -94,13 +94,13 @@ pub struct Connections {
     missing: Arc<Notify>,
     /// Locked while a connection is opened: whoever needs one waits for that one.
     open: Mutex<Vec<Arc<Open>>>,
-    losses: Arc<std::sync::Mutex<Losses>>,
+    record: Arc<std::sync::Mutex<Record>>,
     observer: Observer,
 }
 
 /// What the losses so far say of the next connection.
 #[derive(Debug, Default)]
-struct Losses {
+struct Record {
     /// There was one since a connection was last opened.
     is_fresh: bool,
     /// In a row, none of which had lasted.
@@ -156,8 +156,8 @@ impl Connections {
         lanes: usize,
         observer: impl Fn(&BrokerState) + Send + Sync + 'static,
     ) -> Self {
-        let (missing, open, losses) = Default::default();
-        Self { broker, topology, lanes, missing, open, losses, observer: Arc::new(observer) }
+        let (missing, open, record) = Default::default();
+        Self { broker, topology, lanes, missing, open, record, observer: Arc::new(observer) }
     }
 
     /// Opens the first one, and tries again until that succeeds: a broker that just started has its listeners before its
@@ -171,7 +171,7 @@ impl Connections {
         let first = loop {
             match self.try_open(true).await {
                 Ok(first) => break first,
-                Err(error) if error.is_final() => return Err(error),
+                Err(error) if error.is_final() && !self.topology.was_declared() => return Err(error),
                 Err(error) => self.failed(&error, &mut failures).await,
             }
         };
@@ -200,7 +200,7 @@ impl Connections {
             return Some(take(open));
         }
         let is_first = open.is_empty();
-        if let Some(channels) = self.losses().channels.filter(|_| !is_first) {
+        if let Some(channels) = self.record().channels.filter(|_| !is_first) {
             // They are of the user, and not of each connection.
             let places: usize = open.iter().map(|open| open.places).sum();
             (self.observer)(&BrokerState::Disconnected(format!(
@@ -211,7 +211,7 @@ impl Connections {
             return None;
         }
         let mut failures = 0;
-        let pause = self.losses().pause();
+        let pause = self.record().pause();
         sleep(pause).await;
         let opened = loop {
             match self.try_open(is_first).await {
@@ -228,7 +228,7 @@ impl Connections {
         *failures += 1;
         warn!("{error}; trying again");
         if let Some(most) = error.source().and_then(channels_of_the_user) {
-            self.losses().learn(most);
+            self.record().learn(most);
         }
         (self.observer)(&BrokerState::Disconnected(error.to_string()));
         sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, *failures, rand::random())).await;
@@ -236,7 +236,7 @@ impl Connections {
 
     async fn try_open(&self, is_first: bool) -> Result<Arc<Open>, OpenError> {
         let mut connection = connect(&self.broker, "reveille").await?;
-        let channels = connection.channel_max().min(self.losses().channels.unwrap_or(usize::MAX));
+        let channels = connection.channel_max().min(self.record().channels.unwrap_or(usize::MAX));
         let places = lanes_for(channels);
         if places == 0 {
             return Err(OpenError::TooFewChannels { address: self.broker.address(), channels });
@@ -248,7 +248,7 @@ impl Connections {
             connection.declare(&self.topology).await?;
         }
         info!(broker = self.broker.address(), "connected");
-        self.losses().opened = Some(Instant::now());
+        self.record().opened = Some(Instant::now());
         Ok(self.watched(connection, places))
     }
 
@@ -257,7 +257,7 @@ impl Connections {
         let (tell, lost) = watch::channel(None);
         let connection = Arc::new(connection);
         let open = Open { connection: connection.clone(), taken: AtomicUsize::new(0), places, lost };
-        let (observer, losses) = (self.observer.clone(), self.losses.clone());
+        let (observer, record) = (self.observer.clone(), self.record.clone());
         tokio::spawn(async move {
             let blocked = |reason: Option<String>| match reason {
                 Some(reason) => {
@@ -275,20 +275,20 @@ impl Connections {
             }
             // What was in flight is dropped: the broker gives it to whoever holds the baton next.
             error!("the connection to RabbitMQ is lost, connecting again: {lost}");
-            let mut losses = losses.lock().unwrap_or_else(PoisonError::into_inner);
-            losses.is_fresh = true;
+            let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
+            record.is_fresh = true;
             if let Some(most) = channels_of_the_user(&lost) {
-                losses.learn(most);
+                record.learn(most);
             }
-            drop(losses);
+            drop(record);
             observer(&BrokerState::Disconnected(format!("lost: {lost}")));
             tell.send_replace(Some(lost.to_string()));
         });
         Arc::new(open)
     }
 
-    fn losses(&self) -> std::sync::MutexGuard<'_, Losses> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Uses one of the connections for as long as that lasts, once there is one. `None` where it was lost.
@@ -346,7 +346,7 @@ fn take(open: &Arc<Open>) -> Place {
     Place(open.clone())
 }
 
-impl Losses {
+impl Record {
     /// How long to wait before the next connection.
     fn pause(&mut self) -> Duration {
         if !std::mem::take(&mut self.is_fresh) {

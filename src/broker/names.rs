@@ -1,5 +1,6 @@
 //! What exchanges and queues are called.
 
+use super::delay::LEVELS;
 use crate::config::LaneName;
 
 /// The names of exchanges and queues, all under one prefix.
@@ -51,6 +52,12 @@ impl Names {
     /// The exchange and the queue of a level of the delay ladder.
     pub fn delay(&self, level: u32) -> String {
         self.name(&format!("delay.{level:02}"))
+    }
+
+    /// The level of the delay ladder that a queue is.
+    pub fn level_of(&self, queue: &str) -> Option<u32> {
+        let level = queue.strip_prefix(self.prefix.as_str())?.strip_prefix(".delay.")?.parse().ok()?;
+        (level < LEVELS).then_some(level)
     }
 
     /// The exchange at the ladder's foot.

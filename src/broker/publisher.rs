@@ -54,7 +54,9 @@ pub enum PublishError {
         text: String,
     },
     /// A queue rejected it: full, or without a majority.
-    #[error("a queue behind exchange {exchange:?} rejected the message with routing key {key:?}")]
+    #[error(
+        "a queue behind exchange {exchange:?} rejected the message with routing key {key:?}: it is full, as a policy may have it, or without a majority"
+    )]
     Rejected {
         /// The exchange published to.
         exchange: String,

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::try_join_all;
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::{Channel, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::delay;
+use super::losses::OnLoss;
 use super::names::{Names, urgent_key};
+use super::refusal::DeclareError;
 use crate::config::LaneName;
 
 /// Above the 20 deliveries after which the daemon ends a job itself, with an event: what comes back even more often is a
@@ -50,6 +52,9 @@ enum Argument {
 
 type Arguments = BTreeMap<&'static str, Argument>;
 
+/// What was refused, what it is called, and the broker's words.
+type Refused<'a> = (&'static str, &'a str, lapin::Error);
+
 #[derive(Debug)]
 struct Exchange {
     name: String,
@@ -58,29 +63,40 @@ struct Exchange {
 }
 
 impl Exchange {
-    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+    async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
         let kind = match self.kind {
             Kind::Topic => ExchangeKind::Topic,
             Kind::Fanout => ExchangeKind::Fanout,
         };
         let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let declared = channel.exchange_declare(self.name.as_str().into(), kind, options, table(&self.arguments)).await;
-        declared.map_err(|source| DeclareError { what: "exchange", name: self.name.clone(), source })
+        declared.map_err(|source| ("exchange", self.name.as_str(), source))
     }
 }
 
+/// When a queue is declared: each that is another's witness comes after that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Log,
+    /// Once all else is there.
+    Baton,
+}
+
 #[derive(Debug)]
-struct Queue {
-    name: String,
+pub(super) struct Queue {
+    pub(super) name: String,
     arguments: Arguments,
-    is_baton: bool,
+    turn: Turn,
+    /// Of a queue with jobs or dead letters: another one that is declared after it, so that it was there if that one is.
+    pub(super) witness: Option<String>,
 }
 
 impl Queue {
-    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+    async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
         let options = QueueDeclareOptions::durable();
         let declared = channel.queue_declare(self.name.as_str().into(), options, table(&self.arguments)).await;
-        declared.map(drop).map_err(|source| DeclareError { what: "queue", name: self.name.clone(), source })
+        declared.map(drop).map_err(|source| ("queue", self.name.as_str(), source))
     }
 }
 
@@ -108,14 +124,14 @@ struct Binding {
 }
 
 impl Binding {
-    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+    async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
         let (to, from, key) = (self.destination.as_str().into(), self.source.as_str().into(), self.key.as_str().into());
         let none = FieldTable::default();
         let bound = match self.target {
             Target::Queue => channel.queue_bind(to, from, key, QueueBindOptions::default(), none).await,
             Target::Exchange => channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), none).await,
         };
-        bound.map_err(|source| DeclareError { what: "binding of", name: self.destination.clone(), source })
+        bound.map_err(|source| ("binding of", self.destination.as_str(), source))
     }
 }
 
@@ -124,30 +140,46 @@ impl Binding {
 pub struct Topology {
     /// Each after those it is bound to.
     exchanges: Vec<Exchange>,
-    queues: Vec<Queue>,
+    pub(super) queues: Vec<Queue>,
     bindings: Vec<Binding>,
+    was_declared: AtomicBool,
+    pub(super) on_loss: OnLoss,
 }
 
 impl Topology {
     /// The topology of `lanes`.
     pub fn new<'a>(names: &Names, lanes: impl IntoIterator<Item = &'a LaneName>) -> Self {
         let mut topology = Self::default();
+        let log = names.outcomes_log();
         topology.exchange(names.unroutable(), Kind::Fanout, None);
-        topology.queue(names.dead(), quorum([("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))]));
+        topology.queue(names.dead(), quorum([("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))]), Some(&log));
         topology.bind(names.unroutable(), Target::Queue, names.dead(), "");
-
-        topology.exchange(names.outcomes(), Kind::Topic, None);
-        topology.queue(names.outcomes_log(), outcomes_log());
-        topology.bind(names.outcomes(), Target::Queue, names.outcomes_log(), "#");
 
         topology.ladder(names);
 
-        topology.queue(names.replicas(), quorum([]));
+        topology.queue(names.replicas(), quorum([]), None);
         topology.exchange(names.jobs(), Kind::Topic, Some(names.unroutable()));
         for lane in lanes {
             topology.lane(names, lane);
         }
+
+        // The last of what all lanes share, as it is the witness of it: no policy has a stream expire.
+        topology.exchange(names.outcomes(), Kind::Topic, None);
+        topology.queue(log.clone(), outcomes_log(), None);
+        topology.bind(names.outcomes(), Target::Queue, log, "#");
         topology
+    }
+
+    /// Has `on_loss` told how many queues were found missing, each time.
+    #[must_use]
+    pub fn telling_losses(mut self, on_loss: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.on_loss = OnLoss(Box::new(on_loss));
+        self
+    }
+
+    /// Whether all of it was declared before. From then on a refusal is a thing that passes: somebody works on the broker.
+    pub fn was_declared(&self) -> bool {
+        self.was_declared.load(Ordering::Relaxed)
     }
 
     fn ladder(&mut self, names: &Names) {
@@ -158,7 +190,8 @@ impl Topology {
             // No alternate exchange here: where a level's queue is missing, it would take jobs for dead letters, and confirm
             // them. Without one they are kept a level higher, or refused, until the queue is declared again.
             self.exchange(names.delay(level), Kind::Topic, None);
-            self.queue(names.delay(level), quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]));
+            let arguments = quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]);
+            self.queue(names.delay(level), arguments, Some(&names.outcomes_log()));
             self.bind(names.delay(level), Target::Queue, names.delay(level), &delay::pattern(level, '1'));
             self.bind(names.delay(level), Target::Exchange, below, &delay::pattern(level, '0'));
             for key in delay::strays() {
@@ -168,18 +201,22 @@ impl Topology {
     }
 
     fn lane(&mut self, names: &Names, lane: &LaneName) {
-        let limit = || [("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
-        self.queue(names.jobs_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        let arguments = || {
+            let limit = [("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
+            quorum_dead_lettering("", Some(names.dead()), limit)
+        };
+        let baton = names.baton_of(lane);
+        self.queue(names.jobs_of(lane), arguments(), Some(&baton));
         self.bind(names.jobs(), Target::Queue, names.jobs_of(lane), lane.as_str());
-        self.queue(names.urgent_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        self.queue(names.urgent_of(lane), arguments(), Some(&baton));
         self.bind(names.jobs(), Target::Queue, names.urgent_of(lane), &urgent_key(lane));
-        self.queue(names.due_of(lane), quorum_dead_lettering("", Some(names.dead()), limit()));
+        self.queue(names.due_of(lane), arguments(), Some(&baton));
         self.bind(names.delay_return(), Target::Queue, names.due_of(lane), &format!("#.{lane}"));
-        let baton = [
+        let arguments = quorum([
             ("x-single-active-consumer", Argument::Flag(true)),
             ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
-        ];
-        self.queues.push(Queue { name: names.baton_of(lane), arguments: quorum(baton), is_baton: true });
+        ]);
+        self.queues.push(Queue { name: baton, arguments, turn: Turn::Baton, witness: None });
     }
 
     fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
@@ -187,8 +224,8 @@ impl Topology {
         self.exchanges.push(Exchange { name, kind, arguments });
     }
 
-    fn queue(&mut self, name: String, arguments: Arguments) {
-        self.queues.push(Queue { name, arguments, is_baton: false });
+    fn queue(&mut self, name: String, arguments: Arguments, witness: Option<&str>) {
+        self.queues.push(Queue { name, arguments, turn: Turn::First, witness: witness.map(str::to_owned) });
     }
 
     fn bind(&mut self, source: String, target: Target, destination: String, key: &str) {
@@ -205,15 +242,24 @@ impl Topology {
     /// # Errors
     /// [`DeclareError`], naming what exists with other arguments.
     pub async fn declare(&self, channels: &[&Channel]) -> Result<(), DeclareError> {
-        let queues = |batons| self.queues.iter().filter(move |queue| queue.is_baton == batons).map(Part::Queue);
-        spread(channels, queues(false).collect()).await?;
+        let declared = self.try_declare(channels).await;
+        let queues = self.queues.len();
+        declared.map_err(|(what, name, source)| DeclareError { what, name: name.to_owned(), queues, source })?;
+        self.was_declared.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn try_declare(&self, channels: &[&Channel]) -> Result<(), Refused<'_>> {
         let Some(first) = channels.first() else { return Ok(()) };
+        let queues = |turn| self.queues.iter().filter(move |queue| queue.turn == turn).map(Part::Queue);
+        spread(channels, queues(Turn::First).collect()).await?;
+        spread(channels, queues(Turn::Log).collect()).await?;
         for exchange in &self.exchanges {
             exchange.declare(first).await?;
             let of_it = |binding: &&Binding| binding.source == exchange.name;
             spread(channels, self.bindings.iter().filter(of_it).map(Part::Binding).collect()).await?;
         }
-        spread(channels, queues(true).collect()).await
+        spread(channels, queues(Turn::Baton).collect()).await
     }
 
     /// As RabbitMQ's `definitions.json`, for import with `rabbitmqctl import_definitions` or the management page.
@@ -255,7 +301,7 @@ enum Part<'a> {
 }
 
 /// Declares `parts`, each over one of `channels`.
-async fn spread(channels: &[&Channel], parts: Vec<Part<'_>>) -> Result<(), DeclareError> {
+async fn spread<'a>(channels: &[&Channel], parts: Vec<Part<'a>>) -> Result<(), Refused<'a>> {
     let declaring = channels.iter().enumerate().map(|(first, channel)| {
         let parts = parts.iter().skip(first).step_by(channels.len());
         async move {
@@ -305,41 +351,6 @@ fn list(arguments: &Arguments) -> String {
         })
         .collect();
     arguments.join(" ")
-}
-
-/// A declaration the broker refused.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot declare {what} {name}: {source}{}", remedy(.source).map(|remedy| format!("; {remedy}")).unwrap_or_default())]
-pub struct DeclareError {
-    what: &'static str,
-    name: String,
-    source: lapin::Error,
-}
-
-impl DeclareError {
-    /// Whether the broker will say the same however often it is asked.
-    pub fn is_refusal(&self) -> bool {
-        remedy(&self.source).is_some()
-    }
-
-    /// What the broker said.
-    pub(super) fn said(&self) -> &lapin::Error {
-        &self.source
-    }
-}
-
-/// What to do about what no second try would mend.
-fn remedy(error: &lapin::Error) -> Option<&'static str> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-    match error.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
-            Some("it exists with other arguments: empty and delete it, or set another broker.prefix")
-        }
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-            Some("give the user permission to configure, write and read names with the prefix")
-        }
-        _ => None,
-    }
 }
 
 fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Arguments {

@@ -86,7 +86,9 @@ struct Daemon {
 impl Daemon {
     /// Connects, and runs every lane until a stop is requested.
     async fn run(&self) -> Result<(), Failure> {
-        let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name));
+        let lost = self.metrics.queues_lost.clone();
+        let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name))
+            .telling_losses(move |queues| lost.inc_by(queues as u64));
         let show = show_broker(self.readiness.clone(), self.metrics.clone());
         let connections = Connections::new(self.config.broker.clone(), topology, self.lanes.len(), show);
         let connections = Arc::new(connections);

@@ -98,6 +98,8 @@ fn is_urgent(job: &Job) -> bool {
 
 /// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
 /// not bound yet, and the lane's baton is declared after that.
+///
+/// Where the user may not look, which takes no permission before RabbitMQ 4.3, that is said and the jobs go out all the same.
 async fn check_lane(
     connection: &Connection,
     names: &Names,
@@ -124,6 +126,12 @@ async fn check_lane(
                     "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
                     config.broker.address()
                 )));
+            }
+            Err(error) if broker::is_access_refused(&error) => {
+                tell(format_args!(
+                    "cannot look for lane {lane}, so its jobs are submitted unseen, and become dead letters if there is none: {error}"
+                ));
+                return Ok(());
             }
             Err(error) => return Err(unseen(error)),
         }

@@ -151,7 +151,11 @@ impl Intake {
         self.turns.took(queue);
         let lane = &self.tenure.lane;
         let delivery = delivery.ok_or_else(|| LaneError::Cancelled(queues(lane)[queue].clone()))?;
-        Ok(delivery?.into())
+        let delivery: Delivery = delivery?.into();
+        if queue == DUE {
+            lane.descents.look_at(&delivery.message, lane);
+        }
+        Ok(delivery)
     }
 
     /// Has every delivery put back, or ended, that came before the subscriptions ended, without a call.

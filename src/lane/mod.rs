@@ -7,6 +7,7 @@ mod breaker;
 mod call;
 mod company;
 mod confirm;
+mod descents;
 mod gathering;
 mod intake;
 mod keys;
@@ -42,6 +43,7 @@ use tracing::{error, info, warn};
 pub use self::balance::Balance;
 use self::baton::Baton;
 use self::breaker::{Attribution, Breaker, Cause, CauseKind, Change, Evidence, Recorded};
+use self::descents::Descents;
 use self::intake::{left_to_starts, prefetch};
 use self::lease::Lease;
 use self::limiter::Limiter;
@@ -91,6 +93,7 @@ pub struct Lane {
     survived: Arc<Survived>,
     plan: Plan,
     lease: Lease,
+    descents: Descents,
     replies: Arc<Replies>,
     /// Reads back what was said.
     reader: Arc<Reader>,
@@ -137,8 +140,11 @@ pub enum LaneError {
     /// The channel or the connection broke.
     #[error(transparent)]
     Broken(#[from] lapin::Error),
-    /// The broker ended a subscription: its queue was deleted, or its node went.
-    #[error("the broker ended the subscription to {0}: was the queue deleted?")]
+    /// The broker ended a subscription: its queue was deleted, its node went, or, from RabbitMQ 4.3 on, a delivery was held
+    /// for too long.
+    #[error(
+        "the broker ended the subscription to {0}: was the queue deleted, or a delivery held longer than its consumer_timeout?"
+    )]
     Cancelled(String),
     /// The subscription to the baton has ended without a word of the broker's.
     #[error("the broker forgot the subscription to {0}: was the queue deleted?")]
@@ -190,6 +196,7 @@ impl Lane {
             survived: Arc::default(),
             plan: Plan::default(),
             lease: Lease::new(),
+            descents: Descents::default(),
             replies,
             reader,
             metrics,

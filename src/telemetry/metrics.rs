@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    histogram_opts, opts,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, histogram_opts, opts,
 };
 
 use crate::bce::Operation;
@@ -34,6 +34,9 @@ pub struct Metrics {
     credentials_expire: IntGaugeVec,
     clock_offset: IntGaugeVec,
     lane_rate: GaugeVec,
+    delays_cut_short: IntCounterVec,
+    /// Queues that were found missing although they had been there, and declared again.
+    pub queues_lost: IntCounter,
     /// 1 while there is a connection to RabbitMQ.
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ takes no messages, for want of memory or disk.
@@ -125,6 +128,18 @@ impl Metrics {
                 &["lane"],
             )
             .expect(DECLARED_RIGHT),
+            delays_cut_short: counter(
+                opts!(
+                    "reveille_delays_cut_short_total",
+                    "Jobs that RabbitMQ let out of the delay ladder before their time, as a policy has it."
+                ),
+                &["lane"],
+            ),
+            queues_lost: IntCounter::new(
+                "reveille_queues_lost_total",
+                "Queues that were gone, with what was in them, and are declared again.",
+            )
+            .expect(DECLARED_RIGHT),
             broker_connected: IntGauge::new("reveille_broker_connected", "1 while connected to RabbitMQ.")
                 .expect(DECLARED_RIGHT),
             broker_blocked: IntGauge::new(
@@ -152,6 +167,8 @@ impl Metrics {
         metrics.register(&metrics.credentials_expire);
         metrics.register(&metrics.clock_offset);
         metrics.register(&metrics.lane_rate);
+        metrics.register(&metrics.delays_cut_short);
+        metrics.register(&metrics.queues_lost);
         metrics.register(&metrics.broker_connected);
         metrics.register(&metrics.broker_blocked);
         metrics.register(&metrics.replicas);
@@ -177,6 +194,7 @@ impl Metrics {
             credentials_expire: self.credentials_expire.with_label_values(&[lane]),
             clock_offset: self.clock_offset.with_label_values(&[lane]),
             rate: self.lane_rate.with_label_values(&[lane]),
+            delays_cut_short: self.delays_cut_short.with_label_values(&[lane]),
             in_flight: self.jobs_in_flight.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
@@ -215,6 +233,8 @@ pub struct LaneMetrics {
     pub clock_offset: IntGauge,
     /// Calls per second that may be made just now; 0 where this replica does not run the lane.
     pub rate: Gauge,
+    /// Jobs that came out of the delay ladder before their time.
+    pub delays_cut_short: IntCounter,
     in_flight: IntGauge,
     lane: String,
     metrics: Metrics,

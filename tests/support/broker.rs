@@ -170,7 +170,7 @@ pub fn jobs_left(url: &str) -> BTreeMap<String, u32> {
     let query = format!(
         r#"[io:format("~s ~b~n", [Name, Count]) || Q <- rabbit_amqqueue:list(<<"{vhost}">>),
             amqqueue:get_type(Q) =:= rabbit_quorum_queue, {{resource, _, queue, Name}} <- [amqqueue:get_name(Q)],
-            {{ok, {{_, Count}}, _}} <- [ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1)]],
+            {{ok, {{_, Count}}, _}} <- [ra:leader_query(amqqueue:get_pid(Q), {{rabbit_fifo, query_messages_total, []}})]],
            done."#
     );
     let answer = ctl(&folder, &["eval", &query]);

@@ -143,6 +143,12 @@ impl Cluster {
         }
     }
 
+    /// Whether a node that sees no others can be told to pause. From 4.3 on it cannot: without a majority it confirms nothing.
+    pub fn can_pause(&self) -> bool {
+        let version = block_in_place(|| self.nodes[0].ctl(&["eval", "rabbit_misc:version()."]));
+        !version.contains("4.3.")
+    }
+
     /// What nodes do that see others no more: [`IGNORE`], as by default, or [`PAUSE`] in the minority.
     pub fn partitions_are(&self, handled: &str) {
         let setting = format!("application:set_env(rabbit, cluster_partition_handling, {handled}).");
