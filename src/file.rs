@@ -13,7 +13,7 @@ pub const LARGEST_CONFIGURATION: u64 = 1024 * 1024;
 /// The largest file of keys or of a password, in bytes.
 pub const LARGEST_SECRET: u64 = 64 * 1024;
 /// What is to be said after the path of a secret that [`SmallFile::is_open`].
-pub const OPEN_TO_ALL: &str = "can be read by every user of this machine: make it readable by the daemon alone, \
+pub const OPEN_TO_ALL: &str = "has a mode that lets every user read it: make it readable by the daemon alone, \
                                as with chmod 600 (in Kubernetes, defaultMode: 0440 and an fsGroup)";
 /// Permission to read for others than the owner and the group.
 const READ_BY_OTHERS: u32 = 0o004;

@@ -93,7 +93,7 @@ async fn keys_that_are_replaced_by_what_is_no_regular_file_stay_in_force_until_t
 
 #[tokio::test]
 async fn keys_that_every_user_may_read_are_warned_about_once_for_each_version() {
-    const WARNING: &str = "bce.toml can be read by every user of this machine";
+    const WARNING: &str = "bce.toml has a mode that lets every user read it";
     let folder = KeyFolder::new();
     let path = folder.file();
     folder.rename(&keys(KEY, SECRET));

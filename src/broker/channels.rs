@@ -1,8 +1,8 @@
 //! The channels that a connection publishes over, and how those that the broker allows are divided.
 //!
 //! A lane has two channels for good: its baton's and its intake's. All others are lent out for as long as messages are on
-//! their way, and kept for the next ones. Batons, outcomes, jobs and what is published once more have shares of their own,
-//! so that a queue which confirms nothing can use up one share and no other.
+//! their way, and kept for the next ones. Batons, outcomes, jobs and what is published once more have shares of their own: queues
+//! which confirm nothing can use up the share of their own kind, and the last one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,14 +16,17 @@ const OF_A_LANE: usize = 2;
 const OF_A_CONNECTION: usize = 1;
 /// Below so many there are no shares: everything is published over the same ones.
 const FEWEST_SHARED: usize = 8;
-/// For batons at most: each is on its way for a moment, twice in a heartbeat.
-const MOST_FOR_BATONS: usize = 16;
 /// Most channels of one publisher for what is published once more: each may be one more copy in a queue that confirms nothing.
 const MOST_AGAIN: usize = 64;
 
 /// How many lanes fit on a connection of so many channels: each is to find one more to publish over.
 pub fn lanes_for(channels: usize) -> usize {
     channels.saturating_sub(OF_A_CONNECTION) / (OF_A_LANE + 1)
+}
+
+/// How many channels so many lanes need, with one to look at queues and to declare them.
+pub(super) fn needed_by(lanes: usize) -> usize {
+    OF_A_CONNECTION + (OF_A_LANE + 1) * lanes + 1
 }
 
 /// The fewest channels that a connection with a lane needs.
@@ -46,33 +49,38 @@ pub(super) struct Shares {
     batons: Arc<Channels>,
     outcomes: Arc<Channels>,
     jobs: Arc<Channels>,
-    /// For what is published once more, for declarations and for looks at queues.
+    /// For looks at queues, and to declare what was deleted.
+    pub(super) looks: Arc<Channels>,
+    /// For what is published once more.
     pub(super) again: Arc<Channels>,
     /// Of those, for one publisher.
     pub(super) again_each: usize,
 }
 
 impl Shares {
-    /// All traffic over the same channels, of which there are so many, one or more.
-    pub(super) fn undivided(connection: &Arc<Connection>, channels: usize) -> Self {
-        let all = Arc::new(Channels::new(connection, channels.max(1)));
+    /// All over the same channels, of which there are so many, one or more. Up to `kept` of them are kept while they idle.
+    pub(super) fn undivided(connection: &Arc<Connection>, channels: usize, kept: usize) -> Self {
+        let all = Arc::new(Channels::new(connection, channels.max(1), kept));
         let again_each = (channels / FEWEST_SHARED).max(1);
-        Self { batons: all.clone(), outcomes: all.clone(), jobs: all.clone(), again: all, again_each }
+        let [batons, outcomes, jobs, looks, again] = std::array::from_fn(|_| all.clone());
+        Self { batons, outcomes, jobs, looks, again, again_each }
     }
 
     /// Divides what so many lanes leave of so many channels.
     pub(super) fn divide(connection: &Arc<Connection>, channels: usize, lanes: usize) -> Self {
         let left = channels.saturating_sub(OF_A_CONNECTION + lanes * OF_A_LANE);
         if left < FEWEST_SHARED {
-            return Self::undivided(connection, left);
+            return Self::undivided(connection, left, left);
         }
-        let batons = (left / FEWEST_SHARED).min(MOST_FOR_BATONS);
-        let third = (left - batons) / 3;
-        let share = |channels| Arc::new(Channels::new(connection, channels));
+        // A baton is on its way for a moment, twice in a heartbeat, and a stuck one is not to hold up another lane's.
+        let (looks, batons) = (1, (left / FEWEST_SHARED).min(lanes));
+        let third = (left - looks - batons) / 3;
+        let share = |channels| Arc::new(Channels::new(connection, channels, channels));
         Self {
             batons: share(batons),
             outcomes: share(third),
             jobs: share(third),
+            looks: share(looks),
             again: share(third),
             // A lane has one publisher of outcomes and one of jobs.
             again_each: (third / (2 * lanes.max(1))).clamp(1, MOST_AGAIN),
@@ -93,12 +101,14 @@ impl Shares {
 pub(super) struct Channels {
     connection: Arc<Connection>,
     turns: Arc<Semaphore>,
+    /// How many are kept while they idle.
+    kept: usize,
     idle: Mutex<Vec<Channel>>,
 }
 
 impl Channels {
-    fn new(connection: &Arc<Connection>, most: usize) -> Self {
-        Self { connection: connection.clone(), turns: Arc::new(Semaphore::new(most)), idle: Mutex::default() }
+    fn new(connection: &Arc<Connection>, most: usize, kept: usize) -> Self {
+        Self { connection: connection.clone(), turns: Arc::new(Semaphore::new(most)), kept, idle: Mutex::default() }
     }
 
     /// Lends a channel, once there is one.
@@ -150,8 +160,12 @@ impl Lent {
 
     /// Gives it back, to be lent again: nothing is on its way over it, and nothing went wrong with it.
     pub fn keep(mut self) {
-        if let Some((channel, turn)) = self.lent.take() {
-            self.of.idle().push(channel);
+        let of = self.of.clone();
+        let mut idle = of.idle();
+        if idle.len() < of.kept
+            && let Some((channel, turn)) = self.lent.take()
+        {
+            idle.push(channel);
             drop(turn);
         }
     }
@@ -176,5 +190,6 @@ mod tests {
     #[test]
     fn a_connection_has_as_many_lanes_as_find_a_channel_to_publish_over() {
         assert_eq!([FEWEST - 1, FEWEST, 6, 7, 20, 2047].map(lanes_for), [0, 1, 1, 2, 6, 682]);
+        assert_eq!([1, 2, 10].map(needed_by), [5, 8, 32]);
     }
 }

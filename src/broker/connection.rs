@@ -28,8 +28,9 @@ const DECLARE_TIMEOUT_OF_A_QUEUE: Duration = Duration::from_millis(100);
 const ROOM: usize = 47 * 1024 * 1024;
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
-/// Channels to publish over where no lanes are served: replies that wait have one each.
+/// Channels to publish over where no lanes are served: replies that wait have one each. And how many of them are kept.
 const UNDIVIDED: usize = 32;
+const UNDIVIDED_KEPT: usize = 4;
 /// Channels that declare at the same time, at most: RabbitMQ takes most of its time over a new queue to wait for disks.
 const DECLARING: usize = 8;
 
@@ -118,9 +119,9 @@ pub fn is_not_found(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
-/// How many channels the broker lets the user have in all, or those of the whole node, where the connection was lost over one
-/// more. RabbitMQ says so in words alone.
-pub(super) fn channels_of_the_user(error: &lapin::Error) -> Option<usize> {
+/// How many channels a user may have in all, or those of the whole node, where the connection was lost over one more.
+/// RabbitMQ says so in words alone.
+pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     most_channels(error.get_message().as_str())
 }
@@ -151,7 +152,8 @@ pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectE
         }
         Ok(Ok(inner)) => {
             let inner = Arc::new(inner);
-            let shares = Shares::undivided(&inner, UNDIVIDED.min(inner.configuration().channel_max().into()));
+            let shares =
+                Shares::undivided(&inner, UNDIVIDED.min(inner.configuration().channel_max().into()), UNDIVIDED_KEPT);
             let (missing, is_closing) = Default::default();
             Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
         }
@@ -189,23 +191,26 @@ impl Connection {
         self.inner.create_channel().await
     }
 
-    /// A publisher, whose messages wait for no other publisher's. While the messages of one group wait for their confirms,
+    /// A publisher, whose messages wait for no other's as long as there are channels for its traffic. While the messages of one group wait for their confirms,
     /// those of the next are on their way: up to so many `groups`, one or more.
     pub fn publisher(&self, traffic: Traffic, groups: usize) -> Publisher {
         Publisher::new(&self.shares, traffic, groups, self.missing.clone())
     }
 
-    /// Divides `channels`, [`FEWEST`](super::channels::FEWEST) or more, among the traffic of up to so many `lanes`.
-    pub(super) fn divide_channels(&mut self, channels: usize, lanes: usize) {
-        self.shares = Shares::divide(&self.inner, channels, lanes);
+    /// Makes it the connection of up to `places` lanes of `lanes` in all, which make do with `channels`, and share the memory for
+    /// messages in hand with the others. `missing` is notified where a message is refused for want of an exchange or a queue.
+    pub(super) fn for_lanes(&mut self, channels: usize, places: usize, lanes: usize, missing: Arc<Notify>) {
+        self.shares = Shares::divide(&self.inner, channels, places);
+        self.room = ROOM / lanes.max(1);
+        self.missing = missing;
     }
 
-    /// Lends a channel for a moment, to look at a queue or to publish one message.
+    /// Lends a channel for a moment, to look at a queue.
     ///
     /// # Errors
     /// The broker's.
     pub async fn lend(&self) -> Result<Lent, lapin::Error> {
-        self.shares.again.lend().await
+        self.shares.looks.lend().await
     }
 
     /// How many channels the broker lets the connection have.
@@ -216,16 +221,6 @@ impl Connection {
     /// The largest frame agreed on, in bytes: 8,192 to 1,048,576.
     pub fn frame_max(&self) -> usize {
         self.inner.configuration().frame_max() as usize
-    }
-
-    /// Shares the memory for messages in hand among so many lanes, one or more.
-    pub(super) fn set_lanes(&mut self, lanes: usize) {
-        self.room = ROOM / lanes.max(1);
-    }
-
-    /// Has what is missing told through `missing` from now on.
-    pub(super) fn tell_of_missing(&mut self, missing: Arc<Notify>) {
-        self.missing = missing;
     }
 
     /// For the messages of a lane.
@@ -243,7 +238,7 @@ impl Connection {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish_alone(&self, message: Arc<Outgoing>) -> Result<(), PublishError> {
-        publish_alone(self.lend().await.map_err(PublishError::Broken)?, message).await
+        publish_alone(self.shares.again.lend().await.map_err(PublishError::Broken)?, message).await
     }
 
     /// The heartbeat agreed on. A broker that hears nothing for two of them takes the connection for dead.

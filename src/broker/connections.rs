@@ -4,16 +4,17 @@
 //! by itself: where its connection is lost it has a place on another, and the lanes on the others notice nothing.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::channels::{FEWEST, lanes_for};
-use super::connection::{ConnectError, Connection, DeclareFailure, channels_of_the_user, connect};
+use super::allowance::Allowance;
+use super::channels::{FEWEST, lanes_for, needed_by};
+use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
 use super::topology::Topology;
 use crate::config::Broker;
 use crate::retry::full_jitter;
@@ -21,25 +22,28 @@ use crate::retry::full_jitter;
 /// Ceilings of the delay between tries to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// A connection that lasted this long was a good one: the next loss is the first of its kind.
-const GOOD_WHILE: Duration = Duration::from_secs(60);
 /// First ceiling of the delay before a connection that was lost is replaced.
 const FIRST_REPLACED: Duration = Duration::from_millis(200);
+/// A connection that lasted this long was a good one: the next loss is the first of its kind.
+const GOOD_WHILE: Duration = Duration::from_secs(60);
 /// How soon what was deleted is declared again although no message was refused for want of it.
 const DECLARE_EVERY: Duration = Duration::from_secs(60);
 /// Between two declarations at least, however many messages are refused.
 const DECLARE_PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks for a place where the broker lets the user have no more channels.
+/// Between two looks for a connection, where none may be opened or there is none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long RabbitMQ may count the channels of a connection that is gone.
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// How the daemon stands with the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerState {
-    /// All that are asked for are there.
+    /// Every lane has an open connection.
     Connected,
-    /// It takes no messages at present, for this reason.
+    /// The same, but the broker takes no messages at present, for this reason.
     Blocked(String),
-    /// There is none, or none for some lanes, for this reason.
+    /// At least one lane has no connection, for this reason.
     Disconnected(String),
 }
 
@@ -74,8 +78,8 @@ impl OpenError {
         }
     }
 
-    /// The broker's own words, where it ended what was begun.
-    fn source(&self) -> Option<&lapin::Error> {
+    /// What the broker said, where it ended what was begun.
+    fn said(&self) -> Option<&lapin::Error> {
         match self {
             Self::Declare(DeclareFailure::Broken { source }) => Some(source),
             Self::Declare(DeclareFailure::Refused(error)) => Some(error.said()),
@@ -84,68 +88,76 @@ impl OpenError {
     }
 }
 
-type Observer = Arc<dyn Fn(&BrokerState) + Send + Sync>;
+/// All connections that lanes are served over.
+#[derive(Clone)]
+pub struct Connections(Arc<Shared>);
 
-/// See the module.
-pub struct Connections {
+struct Shared {
     broker: Arc<Broker>,
     topology: Topology,
     lanes: usize,
+    /// Notified where a message is refused for want of an exchange or a queue.
     missing: Arc<Notify>,
-    /// Locked while a connection is opened: whoever needs one waits for that one.
-    open: Mutex<Vec<Arc<Open>>>,
-    record: Arc<std::sync::Mutex<Record>>,
-    observer: Observer,
+    /// Held while a connection is opened: other lanes wait for the same one.
+    opening: Mutex<()>,
+    state: std::sync::Mutex<State>,
+    observer: Box<dyn Fn(&BrokerState) + Send + Sync>,
 }
 
-/// What the losses so far say of the next connection.
-#[derive(Debug, Default)]
-struct Record {
-    /// There was one since a connection was last opened.
-    is_fresh: bool,
-    /// In a row, none of which had lasted.
-    count: u32,
-    opened: Option<Instant>,
-    /// How many channels to do with, where the broker has lost a connection over more.
-    channels: Option<usize>,
+#[derive(Default)]
+struct State {
+    open: Vec<Arc<Link>>,
+    /// Lanes that wait for a place.
+    waiting: usize,
+    /// Why the last connection was lost, or none could be opened.
+    problem: String,
+    shown: Option<BrokerState>,
+    retries: Retries,
+    allowance: Allowance,
 }
 
 /// A connection, as long as it lasts.
 #[derive(Debug)]
-struct Open {
+struct Link {
     connection: Arc<Connection>,
-    /// Lanes that have a place on it, and how many can have.
-    taken: AtomicUsize,
+    /// Of lanes.
     places: usize,
-    /// Why it was lost.
-    lost: watch::Receiver<Option<String>>,
+    channels: usize,
+    /// One for the link itself, and one for each lane that has a place on it.
+    users: Arc<()>,
+    lost: watch::Receiver<bool>,
+    blocked: std::sync::Mutex<Option<String>>,
 }
 
 /// A lane's place on a connection. Dropped, it is another's.
 #[derive(Debug)]
-pub struct Place(Arc<Open>);
+pub struct Place {
+    link: Arc<Link>,
+    _user: Arc<()>,
+}
 
 impl Place {
     /// The connection.
-    pub fn connection(&self) -> &Arc<Connection> {
-        &self.0.connection
+    pub fn connection(&self) -> &Connection {
+        &self.link.connection
     }
 
     /// Waits until the connection is lost.
     pub async fn lost(&self) {
-        lost(&self.0).await;
+        self.link.lost().await;
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+impl Link {
+    async fn lost(&self) {
+        // A watcher that is gone means a lost connection as well.
+        let _ = self.lost.clone().wait_for(|lost| *lost).await;
     }
-}
 
-async fn lost(open: &Open) {
-    // That nobody is left to tell of it says the same.
-    let _ = open.lost.clone().wait_for(Option::is_some).await;
+    fn place(self: &Arc<Self>) -> Option<Place> {
+        let is_free = self.connection.is_open() && Arc::strong_count(&self.users) <= self.places;
+        is_free.then(|| Place { link: self.clone(), _user: self.users.clone() })
+    }
 }
 
 impl Connections {
@@ -156,8 +168,8 @@ impl Connections {
         lanes: usize,
         observer: impl Fn(&BrokerState) + Send + Sync + 'static,
     ) -> Self {
-        let (missing, open, record) = Default::default();
-        Self { broker, topology, lanes, missing, open, record, observer: Arc::new(observer) }
+        let (missing, opening, state) = Default::default();
+        Self(Arc::new(Shared { broker, topology, lanes, missing, opening, state, observer: Box::new(observer) }))
     }
 
     /// Opens the first one, and tries again until that succeeds: a broker that just started has its listeners before its
@@ -166,147 +178,144 @@ impl Connections {
     /// # Errors
     /// [`OpenError`], where trying again is of no use.
     pub async fn open_first(&self) -> Result<(), OpenError> {
-        let mut open = self.open.lock().await;
-        let mut failures = 0;
-        let first = loop {
-            match self.try_open(true).await {
-                Ok(first) => break first,
-                Err(error) if error.is_final() && !self.topology.was_declared() => return Err(error),
-                Err(error) => self.failed(&error, &mut failures).await,
+        let _opening = self.0.opening.lock().await;
+        loop {
+            match self.open().await {
+                Some(error) if error.is_final() && !self.0.topology.was_declared() => return Err(error),
+                _ if self.any().is_some() => return Ok(()),
+                _ => {}
             }
-        };
-        open.push(first);
-        Ok(())
+        }
     }
 
-    /// A place for a lane, once there is one. What the broker refuses is waited for: it let us in before.
+    /// A place for a lane, once there is one. What the broker refuses is waited for: the first connection was accepted.
     pub async fn place(&self) -> Place {
+        if let Some(place) = self.free_place() {
+            return place;
+        }
+        let _waiting = Waiting::new(self.0.clone());
+        let _opening = self.0.opening.lock().await;
         loop {
-            if let Some(place) = self.find_or_open().await {
-                if !place.connection().is_blocked() {
-                    (self.observer)(&BrokerState::Connected);
-                }
+            if let Some(place) = self.free_place() {
                 return place;
             }
-            sleep(LOOK_EVERY).await;
+            self.open().await;
         }
     }
 
-    async fn find_or_open(&self) -> Option<Place> {
-        let mut open = self.open.lock().await;
-        open.retain(|open| open.connection.is_open());
-        let free = |open: &&Arc<Open>| open.taken.load(Ordering::Relaxed) < open.places;
-        if let Some(open) = open.iter().find(free) {
-            return Some(take(open));
-        }
-        let is_first = open.is_empty();
-        if let Some(channels) = self.record().channels.filter(|_| !is_first) {
-            // They are of the user, and not of each connection.
-            let places: usize = open.iter().map(|open| open.places).sum();
-            (self.observer)(&BrokerState::Disconnected(format!(
-                "RabbitMQ lets the user have too few channels: {channels} are enough for {places} of {} lanes; raise max-channels of \
-                 the user",
-                self.lanes
-            )));
+    fn free_place(&self) -> Option<Place> {
+        self.0.state().open.iter().find_map(Link::place)
+    }
+
+    /// Tries to open one more connection, once, where the broker is known to allow it. Returns why it is not open.
+    async fn open(&self) -> Option<OpenError> {
+        let (pause, is_first, allowed) = {
+            let mut state = self.0.state();
+            state.open.retain(|link| link.connection.is_open());
+            let taken: usize = state.open.iter().map(|link| link.channels).sum();
+            let allowed = state.allowance.channels(Instant::now()).map(|channels| channels.saturating_sub(taken));
+            (state.retries.pause(), state.open.is_empty(), allowed)
+        };
+        if allowed.is_some_and(|channels| lanes_for(channels) == 0) {
+            self.0.change(|state| {
+                let places: usize = state.open.iter().map(|link| link.places).sum();
+                state.problem = format!(
+                    "RabbitMQ allows too few channels, which are enough for {places} of {} lanes: raise max-channels of the user, or \
+                     channel_max_per_node",
+                    self.0.lanes
+                );
+            });
+            sleep(LOOK_EVERY).await;
             return None;
         }
-        let mut failures = 0;
-        let pause = self.record().pause();
-        sleep(pause).await;
-        let opened = loop {
-            match self.try_open(is_first).await {
-                Ok(opened) => break opened,
-                Err(error) => self.failed(&error, &mut failures).await,
+        // Where they are counted, those of a connection that was lost are for a moment more.
+        sleep(if allowed.is_some() { pause.max(COUNTED) } else { pause }).await;
+        match self.try_open(is_first, allowed).await {
+            Ok((connection, places, channels)) => {
+                info!(broker = self.0.broker.address(), "connected");
+                let link = self.watched(connection, places, channels);
+                self.0.change(|state| {
+                    state.retries.opened();
+                    state.open.push(link);
+                });
+                None
             }
-        };
-        let place = take(&opened);
-        open.push(opened);
-        Some(place)
-    }
-
-    async fn failed(&self, error: &OpenError, failures: &mut u32) {
-        *failures += 1;
-        warn!("{error}; trying again");
-        if let Some(most) = error.source().and_then(channels_of_the_user) {
-            self.record().learn(most);
+            Err(error) => {
+                warn!("{error}; trying again");
+                self.0.change(|state| {
+                    state.retries.failures += 1;
+                    state.problem = error.to_string();
+                    state.learn(error.said());
+                });
+                Some(error)
+            }
         }
-        (self.observer)(&BrokerState::Disconnected(error.to_string()));
-        sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, *failures, rand::random())).await;
     }
 
-    async fn try_open(&self, is_first: bool) -> Result<Arc<Open>, OpenError> {
-        let mut connection = connect(&self.broker, "reveille").await?;
-        let channels = connection.channel_max().min(self.record().channels.unwrap_or(usize::MAX));
-        let places = lanes_for(channels);
+    async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
+        let Shared { broker, topology, lanes, missing, .. } = &*self.0;
+        let mut connection = connect(broker, "reveille").await?;
+        let max = connection.channel_max();
+        // Where they are counted, no more are used than it takes, so that as many daemons as can share them.
+        let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));
+        let places = lanes_for(channels).min(*lanes);
         if places == 0 {
-            return Err(OpenError::TooFewChannels { address: self.broker.address(), channels });
+            return Err(OpenError::TooFewChannels { address: broker.address(), channels: max });
         }
-        connection.divide_channels(channels, places.min(self.lanes));
-        connection.set_lanes(self.lanes);
-        connection.tell_of_missing(self.missing.clone());
+        connection.for_lanes(channels, places, *lanes, missing.clone());
         if is_first {
-            connection.declare(&self.topology).await?;
+            connection.declare(topology).await?;
         }
-        info!(broker = self.broker.address(), "connected");
-        self.record().opened = Some(Instant::now());
-        Ok(self.watched(connection, places))
+        Ok((connection, places, channels))
     }
 
     /// Follows how a connection does, until it is lost.
-    fn watched(&self, connection: Connection, places: usize) -> Arc<Open> {
-        let (tell, lost) = watch::channel(None);
-        let connection = Arc::new(connection);
-        let open = Open { connection: connection.clone(), taken: AtomicUsize::new(0), places, lost };
-        let (observer, record) = (self.observer.clone(), self.record.clone());
+    fn watched(&self, connection: Connection, places: usize, channels: usize) -> Arc<Link> {
+        let (tell, lost) = watch::channel(false);
+        let (connection, users, blocked) = (Arc::new(connection), Arc::default(), std::sync::Mutex::default());
+        let link = Arc::new(Link { connection, places, channels, users, lost, blocked });
+        let (watched, shared) = (link.clone(), self.0.clone());
         tokio::spawn(async move {
-            let blocked = |reason: Option<String>| match reason {
-                Some(reason) => {
-                    warn!("RabbitMQ takes no messages, waiting: {reason}");
-                    observer(&BrokerState::Blocked(reason));
+            let blocked = |reason: Option<String>| {
+                match &reason {
+                    Some(reason) => warn!("RabbitMQ takes no messages, waiting: {reason}"),
+                    None => info!("RabbitMQ takes messages again"),
                 }
-                None => {
-                    info!("RabbitMQ takes messages again");
-                    observer(&BrokerState::Connected);
-                }
+                *watched.blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+                shared.change(|_| {});
             };
-            let lost = connection.lost(blocked).await;
-            if connection.is_closing() {
-                return;
+            let error = watched.connection.lost(blocked).await;
+            if !watched.connection.is_closing() {
+                // What was in flight is dropped: the broker gives it to whoever holds the baton next.
+                error!("the connection to RabbitMQ is lost, connecting again: {error}");
+                shared.change(|state| {
+                    state.open.retain(|link| !Arc::ptr_eq(link, &watched));
+                    state.retries.is_lost = true;
+                    state.problem = format!("lost: {error}");
+                    state.learn(Some(&error));
+                });
             }
-            // What was in flight is dropped: the broker gives it to whoever holds the baton next.
-            error!("the connection to RabbitMQ is lost, connecting again: {lost}");
-            let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
-            record.is_fresh = true;
-            if let Some(most) = channels_of_the_user(&lost) {
-                record.learn(most);
-            }
-            drop(record);
-            observer(&BrokerState::Disconnected(format!("lost: {lost}")));
-            tell.send_replace(Some(lost.to_string()));
+            tell.send_replace(true);
         });
-        Arc::new(open)
-    }
-
-    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        link
     }
 
     /// Uses one of the connections for as long as that lasts, once there is one. `None` where it was lost.
     pub async fn over_any<T>(&self, using: impl AsyncFnOnce(&Connection) -> T) -> Option<T> {
-        let open = loop {
-            if let Some(open) = self.any().await {
-                break open;
+        let link = loop {
+            if let Some(link) = self.any() {
+                break link;
             }
             sleep(LOOK_EVERY).await;
         };
         tokio::select! {
-            used = using(&open.connection) => Some(used),
-            () = lost(&open) => None,
+            used = using(&link.connection) => Some(used),
+            () = link.lost() => None,
         }
     }
 
-    async fn any(&self) -> Option<Arc<Open>> {
-        self.open.lock().await.iter().find(|open| open.connection.is_open()).cloned()
+    fn any(&self) -> Option<Arc<Link>> {
+        self.0.state().open.iter().find(|link| link.connection.is_open()).cloned()
     }
 
     /// Declares the topology again when a publisher misses something of it, and once a minute, since a level of the delay
@@ -315,10 +324,10 @@ impl Connections {
         let mut told: Option<String> = None;
         loop {
             tokio::select! {
-                () = self.missing.notified() => {}
+                () = self.0.missing.notified() => {}
                 () = sleep(DECLARE_EVERY) => {}
             }
-            let declared = self.over_any(async |connection| connection.declare(&self.topology).await).await;
+            let declared = self.over_any(async |connection| connection.declare(&self.0.topology).await).await;
             let failure = declared.and_then(Result::err).map(|error| error.to_string());
             // Told when it begins and when it changes: what nobody mends is tried every second.
             if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {
@@ -329,44 +338,102 @@ impl Connections {
         }
     }
 
-    /// Whether the broker takes no messages at present.
-    pub async fn is_blocked(&self) -> bool {
-        self.open.lock().await.iter().any(|open| open.connection.is_blocked())
+    /// Whether the broker takes no messages over any connection at present.
+    pub fn is_blocked(&self) -> bool {
+        self.0.state().open.iter().all(|link| link.connection.is_blocked())
     }
 
     /// Closes all: what is unacked goes back to its queue.
     pub async fn close(&self) {
-        let open = std::mem::take(&mut *self.open.lock().await);
-        futures_util::future::join_all(open.iter().map(|open| open.connection.close())).await;
+        let open = std::mem::take(&mut self.0.state().open);
+        join_all(open.iter().map(|link| link.connection.close())).await;
     }
 }
 
-fn take(open: &Arc<Open>) -> Place {
-    open.taken.fetch_add(1, Ordering::Relaxed);
-    Place(open.clone())
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and tells what it is now, where that is something else.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let now = state.summary();
+        // Told under the lock, so that what is told last is what holds.
+        if state.shown.as_ref() != Some(&now) {
+            (self.observer)(&now);
+            state.shown = Some(now);
+        }
+    }
 }
 
-impl Record {
-    /// How long to wait before the next connection.
+impl State {
+    fn summary(&self) -> BrokerState {
+        let blocked = |link: &Arc<Link>| link.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.waiting > 0 || self.open.is_empty() {
+            BrokerState::Disconnected(self.problem.clone())
+        } else {
+            self.open.iter().find_map(blocked).map_or(BrokerState::Connected, BrokerState::Blocked)
+        }
+    }
+
+    fn learn(&mut self, said: Option<&lapin::Error>) {
+        let Some((said, most)) = said.and_then(|said| Some((said, limit_of_channels(said)?))) else { return };
+        let now = Instant::now();
+        self.allowance.learn(most, now);
+        let left = self.allowance.channels(now).unwrap_or_default();
+        warn!(
+            "RabbitMQ allows {most} channels in all: reveille makes do with {left}, which are enough for {} lanes, and tries more after \
+             ten minutes; raise max-channels of the user (rabbitmqctl set_user_limits) or channel_max_per_node: {said}",
+            lanes_for(left)
+        );
+    }
+}
+
+/// A lane that waits for a place, as long as this lives.
+struct Waiting(Arc<Shared>);
+
+impl Waiting {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.change(|state| state.waiting += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.change(|state| state.waiting -= 1);
+    }
+}
+
+/// How soon the next try to connect is made.
+#[derive(Debug, Default)]
+struct Retries {
+    /// Since a connection was last opened.
+    failures: u32,
+    /// A connection was lost since then.
+    is_lost: bool,
+    /// Connections in a row that did not last.
+    losses: u32,
+    opened: Option<Instant>,
+}
+
+impl Retries {
     fn pause(&mut self) -> Duration {
-        if !std::mem::take(&mut self.is_fresh) {
+        if self.failures > 0 {
+            return full_jitter(FIRST_RETRY, LONGEST_RETRY, self.failures, rand::random());
+        }
+        if !std::mem::take(&mut self.is_lost) {
             return Duration::ZERO;
         }
         let has_lasted = self.opened.is_none_or(|opened| opened.elapsed() > GOOD_WHILE);
-        self.count = if has_lasted { 1 } else { self.count + 1 };
-        full_jitter(FIRST_REPLACED, LONGEST_RETRY, self.count, rand::random())
+        self.losses = if has_lasted { 1 } else { self.losses + 1 };
+        full_jitter(FIRST_REPLACED, LONGEST_RETRY, self.losses, rand::random())
     }
 
-    /// The broker lets the user have so many channels in all. Those of replies, of `submit` and of other replicas count too:
-    /// so it is fewer each time.
-    fn learn(&mut self, most: usize) {
-        let fewer = self.channels.map_or(most.saturating_sub(1), |channels| channels - channels / 4);
-        let fewer = fewer.min(most).max(FEWEST);
-        self.channels = Some(fewer);
-        warn!(
-            "RabbitMQ lets the user have {most} channels in all (max-channels): reveille makes do with {fewer}, which are enough \
-             for {} lanes; raise it with rabbitmqctl set_user_limits, and restart reveille",
-            lanes_for(fewer)
-        );
+    fn opened(&mut self) {
+        self.failures = 0;
+        self.opened = Some(Instant::now());
     }
 }

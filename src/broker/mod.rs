@@ -1,5 +1,6 @@
 //! RabbitMQ: connection, topology, confirmed publishing, the delay ladder. Knows nothing of BCC.
 
+mod allowance;
 pub mod channels;
 pub mod connection;
 pub mod connections;

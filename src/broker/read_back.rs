@@ -23,6 +23,8 @@ const PREFETCH: u16 = 100;
 const IN_HAND: usize = 16;
 /// How long RabbitMQ may take over the next message. Large ones take long all together.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a whole reading may take: a lane whose announcement is not in the log would keep all others waiting.
+const LONGEST: Duration = Duration::from_secs(60);
 /// The argument to consume from somewhere, and the header that tells where a message is.
 const OFFSET: &str = "x-stream-offset";
 
@@ -37,6 +39,9 @@ pub enum ReadBackError {
     Broken(#[from] lapin::Error),
     /// Nothing came for long.
     #[error("RabbitMQ sent nothing for {PATIENCE:?}")]
+    Silent,
+    /// What was looked for did not come.
+    #[error("it was read for {LONGEST:?}")]
     TimedOut,
 }
 
@@ -112,7 +117,8 @@ impl Reader {
             if lanes.is_empty() {
                 return;
             }
-            if let Err(error) = self.read(&mut kept, &lanes).await {
+            let read = timeout(LONGEST, self.read(&mut kept, &lanes)).await;
+            if let Err(error) = read.unwrap_or(Err(ReadBackError::TimedOut)) {
                 let error = Arc::new(error);
                 for lane in lanes.values() {
                     // Whoever has what is wanted does not listen any more.
@@ -128,7 +134,7 @@ impl Reader {
             None => kept.insert(connect(&self.broker, "reveille read back").await?),
         };
         let opening = open(connection, &self.stream, self.count);
-        let Some(mut messages) = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::TimedOut)?? else {
+        let Some(mut messages) = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::Silent)?? else {
             return Ok(());
         };
         let mut all_have_theirs = std::pin::pin!(join_all(lanes.values().map(mpsc::Sender::closed)));
@@ -137,7 +143,7 @@ impl Reader {
             let next = tokio::select! {
                 biased;
                 _ = &mut all_have_theirs => return Ok(()),
-                next = timeout(PATIENCE, messages.next()) => next.map_err(|_| ReadBackError::TimedOut)?,
+                next = timeout(PATIENCE, messages.next()) => next.map_err(|_| ReadBackError::Silent)?,
             };
             let Some(next) = next else { return Ok(()) };
             let Delivered { routing_key, properties, data: body, acker, .. } = next?;

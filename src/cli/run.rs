@@ -91,7 +91,6 @@ impl Daemon {
             .telling_losses(move |queues| lost.inc_by(queues as u64));
         let show = show_broker(self.readiness.clone(), self.metrics.clone());
         let connections = Connections::new(self.config.broker.clone(), topology, self.lanes.len(), show);
-        let connections = Arc::new(connections);
         tokio::select! {
             () = self.stop.requested() => return Ok(()),
             opened = connections.open_first() => opened.map_err(|error| Failure::Usage(error.to_string()))?,
@@ -105,7 +104,7 @@ impl Daemon {
     }
 
     /// Runs every lane, until all are given back, or a stop has had its time.
-    async fn serve(&self, connections: &Arc<Connections>) {
+    async fn serve(&self, connections: &Connections) {
         let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
         let balance = Balance::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
@@ -133,7 +132,7 @@ impl Daemon {
     async fn stop_is_overdue(&self, connections: &Connections) {
         self.stop.requested().await;
         sleep(self.stop.grace).await;
-        if !connections.is_blocked().await {
+        if !connections.is_blocked() {
             sleep(GIVING_BACK).await;
         }
     }

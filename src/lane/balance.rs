@@ -144,7 +144,7 @@ impl Balance {
         self.metrics.replicas.set(i64::try_from(replicas.unwrap_or(0)).unwrap_or(i64::MAX));
     }
 
-    /// Waits for a lane's turn to subscribe for the first time.
+    /// Waits for a lane's turn to subscribe over a new connection.
     pub(super) async fn turn(&self) {
         let others = u32::try_from(self.sharing().lanes).unwrap_or(u32::MAX).saturating_sub(1);
         let longest = START_GAP.saturating_mul(others).min(LONGEST_START);
@@ -194,6 +194,7 @@ impl Balance {
     pub async fn keep_even(&self, connections: &Connections, stop: &Stop) -> Infallible {
         let mut failures = 0;
         loop {
+            let since = Instant::now();
             let counting = connections.over_any(async |connection| {
                 let ended = self.count_and_give_back(connection).await;
                 connection.something_is_missing();
@@ -211,7 +212,7 @@ impl Balance {
                 },
             }
             self.saw(None);
-            failures += 1;
+            failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
             sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
         }
     }

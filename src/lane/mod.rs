@@ -125,7 +125,7 @@ const HICCUP: Duration = Duration::from_secs(5);
 /// How long subscribing to the baton may take. Nothing is in hand then, so it costs nothing to begin anew.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long it may take until a lost connection is told to be so.
+/// Longest wait for what is known of a lost connection, before another one is asked for.
 const LOSS_TOLD: Duration = Duration::from_secs(1);
 
 /// Why a lane is no longer run over a connection.
@@ -223,19 +223,18 @@ impl Lane {
         balance: &Arc<Balance>,
         stop: &Stop,
     ) {
-        tokio::select! {
-            () = stop.requested() => return,
-            () = balance.turn() => {}
-        }
         loop {
+            let placed = async {
+                balance.turn().await;
+                connections.place().await
+            };
             let place = tokio::select! {
                 () = stop.requested() => return,
-                place = connections.place() => place,
+                place = placed => place,
             };
             tokio::select! {
                 ended = self.clone().run_over(place.connection(), readiness, balance, stop) => match ended {
                     Ended::Stopped => return,
-                    // Why it was lost is about to be told.
                     Ended::Lost => drop(timeout(LOSS_TOLD, place.lost()).await),
                 },
                 () = place.lost() => {}

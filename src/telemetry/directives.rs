@@ -4,7 +4,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 /// The crates that log through `tracing`.
-const CRATES: [&str; 3] = [OURS, "lapin", "amq_protocol_tcp"];
+const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const OURS: &str = "reveille";
 /// The modules of ours.
 const MODULES: [&str; 13] = [
