@@ -27,7 +27,6 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
         anyhow::anyhow!("cannot listen on {listen} for metrics and health: {error}; set http.listen")
     })?;
     info!(version = env!("CARGO_PKG_VERSION"), http = %listener.local_addr().unwrap_or(listen), "reveille runs");
-    tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
 
     let (request, stop) = Stop::new(config.shutdown.grace);
     let signals = Signals::open().map_err(|error| anyhow::anyhow!("cannot listen to signals: {error}"))?;
@@ -35,6 +34,8 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 
     let names = Names::new(&config.broker.prefix);
     let lanes = lanes(&config, &names, &metrics)?;
+    // The first scrape sees every lane.
+    tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
         tokio::spawn(lane.clone().follow_keys());
     }
@@ -49,7 +50,7 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
             let (name, variable, address) = (&lane.name, proxy.variable(), proxy.address());
             info!(lane = %name, proxy = address, "calls go through the proxy of {variable}");
         }
-        let metrics = metrics.lane(lane.name.as_str());
+        let metrics = metrics.lane(lane.name.as_str(), &lane.reading.codes.reasons());
         let replies = Arc::new(Replies::new(config.broker.clone()));
         let built = Lane::new(lane, config.retry, names, replies, reader.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))

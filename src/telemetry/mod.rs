@@ -8,4 +8,4 @@ mod metrics;
 pub use health::{CONNECTED, LaneState, Readiness};
 pub use http::{bind, serve};
 pub use logs::init_logs;
-pub use metrics::{LaneMetrics, Metrics};
+pub use metrics::{LaneMetrics, Metrics, ParkCause};
