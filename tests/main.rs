@@ -16,6 +16,7 @@ mod deadline;
 mod evidence;
 mod fleet;
 mod gateway;
+mod http_port;
 mod inbound;
 mod keep_alive;
 mod keys;

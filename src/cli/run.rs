@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::Failure;
+use super::{Failure, descriptors};
 use crate::broker::{self, Connection, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
 use crate::lane::{self, Balance, Lane, LaneError, Stop};
@@ -20,6 +20,7 @@ use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     telemetry::init_logs().map_err(Failure::Usage)?;
+    descriptors::reserve(&config.lanes)?;
     let metrics = Metrics::new();
     let readiness = Arc::new(Readiness::new(config.lanes.iter().map(|lane| lane.name.as_str())));
     let listen = config.http.listen;
