@@ -8,8 +8,8 @@ demo: ## wake a simulated fleet of 200 machines here, end to end, in under a min
 	@tests/support/setup broker
 	@deploy/demo
 
-test: ## format, lints and all tests, on a private RabbitMQ; installs what is missing
-	@tests/support/setup broker python
+test: ## format, lints and all tests, on a private RabbitMQ and a private Prometheus; installs what is missing
+	@tests/support/setup broker python prometheus
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test -- --test-threads=8 # they wait more than they work
@@ -21,7 +21,7 @@ test-batch: ## the tests of faults with lanes that call 20 jobs together
 	    mended:: network:: broker_lost:: baton:: replicas:: cluster::
 
 test-rabbitmq4: ## all tests on RabbitMQ 4, from Debian 13 in a folder below target/; needs root and debootstrap
-	@tests/support/setup rabbitmq4 python
+	@tests/support/setup rabbitmq4 python prometheus
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
 
 soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
