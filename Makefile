@@ -8,8 +8,8 @@ demo: ## wake a simulated fleet of 200 machines here, end to end, in under a min
 	@tests/support/setup broker
 	@deploy/demo
 
-test: ## format, lints and all tests, on a private RabbitMQ; installs what is missing
-	@tests/support/setup broker python
+test: ## format, lints and all tests, on a private RabbitMQ and a private Prometheus; installs what is missing
+	@tests/support/setup broker python prometheus
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test -- --test-threads=8 # they wait more than they work
@@ -21,11 +21,11 @@ test-batch: ## the tests of faults with lanes that call 20 jobs together
 	    mended:: network:: broker_lost:: baton:: replicas:: cluster::
 
 test-rabbitmq4: ## all tests on RabbitMQ 4.0, from Debian 13 in a folder below target/; needs root and debootstrap
-	@tests/support/setup rabbitmq4 python
+	@tests/support/setup rabbitmq4 python prometheus
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
 
 test-rabbitmq43: ## all tests on RabbitMQ 4.3, from Debian 14 in a folder below target/; needs root and debootstrap
-	@tests/support/setup rabbitmq43 python
+	@tests/support/setup rabbitmq43 python prometheus
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq43 cargo test -- --test-threads=8
 
 deny: ## licences, duplicates and sources of all dependencies, by deny.toml; installs cargo-deny where it is missing

@@ -79,7 +79,7 @@ pub enum Reason {
 
 impl Outcome {
     /// Every outcome there is, but for reasons that are configured.
-    const ALL: [Self; 17] = [
+    pub const ALL: [Self; 17] = [
         Self::Started,
         Self::Running,
         Self::AlreadyDone,

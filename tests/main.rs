@@ -1,5 +1,6 @@
 //! All tests that need a broker, the simulator or the daemon, as one program: they mostly wait, and so can do it together.
 
+mod alerts;
 mod ambiguity;
 mod answers;
 mod api_faults;
@@ -18,6 +19,7 @@ mod evidence;
 mod files;
 mod fleet;
 mod gateway;
+mod http_port;
 mod inbound;
 mod keep_alive;
 mod keys;

@@ -108,6 +108,12 @@ async fn an_api_that_fails_pauses_the_lane() {
     pauses_and_goes_on(json!([{"fault": {"status": 503}}]), "outage", &["HTTP 503", WAIT]).await;
 }
 
+/// With the API's request id, and so the API's word: but nothing was asked to go on in another protocol.
+#[tokio::test]
+async fn an_api_that_switches_protocols_pauses_the_lane() {
+    pauses_and_goes_on(json!([{"fault": {"status": 101}}]), "outage", &["HTTP 101", WAIT]).await;
+}
+
 #[tokio::test]
 async fn an_api_that_hangs_pauses_the_lane() {
     let (stage, account) = stage_with("timeout = \"5s\"").await;

@@ -121,6 +121,15 @@ impl Codes {
         Self(rules.into_iter().collect())
     }
 
+    /// The reasons that rules give, one of each rule that gives any.
+    pub fn reasons(&self) -> Vec<Word> {
+        let of_rule = |rule: &Rule| match rule.meaning {
+            Meaning::NoCapacity(word) | Meaning::Failed(word) => Some(word),
+            Meaning::Retry | Meaning::Throttled | Meaning::LaneFault(_) => None,
+        };
+        self.0.iter().filter_map(of_rule).collect()
+    }
+
     /// What `code` means in an answer of this HTTP status; `None` where the status decides.
     pub fn meaning(&self, status: u16, code: &str) -> Option<Meaning> {
         if !(400..600).contains(&status) || is_fixed(code) {
@@ -296,6 +305,7 @@ mod tests {
         assert_eq!(codes.meaning(503, "SlowDown"), Some(Meaning::Retry));
         assert_eq!(codes.meaning(429, "SlowDown"), Some(Meaning::Retry));
         assert_eq!(codes.meaning(403, "TooManyRequests"), Some(Meaning::Throttled));
+        assert_eq!(codes.reasons(), [word("lanes_own"), word("no_stock")]);
         for status in [200, 302] {
             assert_eq!(codes.meaning(status, "Bcc.NoStock"), None, "{status}");
         }

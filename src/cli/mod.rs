@@ -1,5 +1,6 @@
 //! The commands: a file for each, and here what they share.
 
+mod descriptors;
 mod run;
 mod submit;
 mod topology;

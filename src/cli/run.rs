@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::Failure;
+use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
 use crate::lane::{Balance, Lane, Stop};
@@ -25,6 +25,7 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    descriptors::reserve(&config.lanes)?;
     let metrics = Metrics::new();
     let readiness = Arc::new(Readiness::new(config.lanes.iter().map(|lane| lane.name.as_str())));
     let listen = config.http.listen;
@@ -32,7 +33,6 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
         anyhow::anyhow!("cannot listen on {listen} for metrics and health: {error}; set http.listen")
     })?;
     info!(version = env!("CARGO_PKG_VERSION"), http = %listener.local_addr().unwrap_or(listen), "reveille runs");
-    tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
 
     let (request, stop) = Stop::new(config.shutdown.grace);
     let signals = Signals::open().map_err(|error| anyhow::anyhow!("cannot listen to signals: {error}"))?;
@@ -40,6 +40,8 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 
     let names = Names::new(&config.broker.prefix);
     let lanes = lanes(&config, &names, &metrics)?;
+    // The first scrape sees every lane.
+    tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
         tokio::spawn(lane.clone().follow_keys());
     }
@@ -62,7 +64,7 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
             let (name, variable, address) = (&lane.name, proxy.variable(), proxy.address());
             info!(lane = %name, proxy = address, "calls go through the proxy of {variable}");
         }
-        let metrics = metrics.lane(lane.name.as_str());
+        let metrics = metrics.lane(lane.name.as_str(), &lane.reading.codes.reasons());
         let replies = Arc::new(Replies::new(config.broker.clone()));
         let built = Lane::new(lane, config.retry, names, replies, reader.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))

@@ -173,6 +173,7 @@ impl Lane {
         let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, concurrency)?
             .with_reading(lane.reading.clone());
         let starts = left_to_starts(lane.rate, lane.confirm_share);
+        metrics.paused(None, &CauseKind::ALL.map(CauseKind::as_str));
         Ok(Self {
             name: lane.name.clone(),
             conflict: lane.conflict,

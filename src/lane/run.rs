@@ -18,7 +18,6 @@ use lapin::types::FieldTable;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
-use self::capacity::NO_CAPACITY;
 use super::breaker::Attribution;
 use super::company::{NotCalled, Ticket};
 use super::confirm::LAG;
@@ -34,6 +33,7 @@ use crate::headers::Headers;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress};
 use crate::outcome::{Outcome, Reason};
 use crate::retry::{full_jitter, half_jitter};
+use crate::telemetry::ParkCause;
 
 /// A message delivered this often before, and never acked, is suspected of ending whoever touches it.
 const POISONED_AT: i64 = 20;
@@ -92,7 +92,7 @@ enum Next {
     Park {
         progress: Progress,
         delay: Duration,
-        cause: &'static str,
+        cause: ParkCause,
     },
     /// Once the instance runs the job is done. `started` is to be said first, where it was our doing.
     GoOn {
@@ -198,7 +198,7 @@ impl Job {
         let next = match turn {
             Some(None) => {
                 drop(ticket);
-                self.later(false, AFTER_ITS_COPY, "copy")
+                self.later(false, AFTER_ITS_COPY, ParkCause::Copy)
             }
             _ => self.next(lane, ticket).await,
         };
@@ -236,9 +236,9 @@ impl Job {
                 self.expire(lane, instance).await
             }
             First::Call(instance) => self.call(lane, instance, ticket).await,
-            First::Wait(delay) => self.later(false, *delay, "not_before"),
+            First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
             First::GiveWay(delay) => self.give_way(*delay),
-            First::Anew => self.later(false, INTO_THE_QUEUE, "put_back"),
+            First::Anew => self.later(false, INTO_THE_QUEUE, ParkCause::PutBack),
             // Whoever had it before may have called for it.
             First::End(outcome, explanation) => {
                 Next::Conclude(self.conclusion(*outcome, self.progress.touched, explanation))
@@ -247,19 +247,19 @@ impl Job {
     }
 
     /// Back for later with nothing charged to it. `touched`: a call was made.
-    fn later(&self, touched: bool, delay: Duration, cause: &'static str) -> Next {
+    fn later(&self, touched: bool, delay: Duration, cause: ParkCause) -> Next {
         let progress = Progress { touched: self.progress.touched || touched, ..self.progress.clone() };
         Next::Park { progress, delay, cause }
     }
 
     /// Back because the lane is paused.
     fn unharmed(&self, touched: bool) -> Next {
-        self.later(touched, INTO_THE_QUEUE, "paused")
+        self.later(touched, INTO_THE_QUEUE, ParkCause::Paused)
     }
 
     /// Back because the lane is paused, or it is not the job's turn after all.
     fn not_called(&self, lane: &Lane, touched: bool) -> Next {
-        self.later(touched, INTO_THE_QUEUE, if lane.breaker.is_open() { "paused" } else { "put_back" })
+        self.later(touched, INTO_THE_QUEUE, if lane.breaker.is_open() { ParkCause::Paused } else { ParkCause::PutBack })
     }
 
     /// How a copy of this job ended here.
@@ -390,9 +390,9 @@ impl Job {
             is_doubtful: lane.breaker.is_doubtful(),
         };
         match decide(verdict, result, past, self.confirm(lane), lane.retry, now, rand::random()) {
-            Next::Park { progress, delay, cause: NO_CAPACITY } => {
+            Next::Park { progress, delay, cause: ParkCause::NoCapacity } => {
                 let deadline = self.job.as_ref().and_then(|job| job.deadline);
-                Next::Park { progress, delay: delay.min(capacity::left(deadline, now)), cause: NO_CAPACITY }
+                Next::Park { progress, delay: delay.min(capacity::left(deadline, now)), cause: ParkCause::NoCapacity }
             }
             next => next,
         }
@@ -436,7 +436,7 @@ impl Job {
         tenure: &Tenure,
         progress: &Progress,
         delay: Duration,
-        cause: &'static str,
+        cause: ParkCause,
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &tenure.lane;
         let mut headers = FieldTable::default();
@@ -445,7 +445,7 @@ impl Job {
         let (properties, body) = (self.message.forward(headers, tenure.frame_max), self.message.body.clone());
         let proof = tenure.jobs.publish(Outgoing { exchange, key, properties, body }).await?;
         lane.metrics.parked(cause);
-        debug!(lane = %lane.name, job = progress.job_id, ?delay, cause, "parked");
+        debug!(lane = %lane.name, job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
         Ok(proof)
     }
 }
@@ -497,7 +497,7 @@ fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f6
     let setbacks = progress.setbacks.saturating_add(1);
     let delay = full_jitter(retry.initial, retry.max, setbacks, random);
     let progress = Progress { setbacks, touched: true, failing_since: Some(now), ..progress.clone() };
-    Next::Park { progress, delay, cause: "transient" }
+    Next::Park { progress, delay, cause: ParkCause::Transient }
 }
 
 /// How far a job has come.
@@ -523,7 +523,7 @@ fn decide(
     let attempts = progress.attempts.saturating_add(1);
     let setbacks = progress.setbacks.saturating_add(1);
     let park = |progress: Progress, delay, cause| Next::Park {
-        progress: Progress { setbacks, touched: true, no_capacity: cause == NO_CAPACITY, ..progress },
+        progress: Progress { setbacks, touched: true, no_capacity: cause == ParkCause::NoCapacity, ..progress },
         delay,
         cause,
     };
@@ -536,26 +536,30 @@ fn decide(
         Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
         // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
         Verdict::Failed(Reason::AccessDenied) if !progress.denied => {
-            return park(Progress { denied: true, ..progress.clone() }, uncounted, "access_denied");
+            return park(Progress { denied: true, ..progress.clone() }, uncounted, ParkCause::AccessDenied);
         }
         Verdict::Failed(reason) => (Outcome::Failed(reason), false),
         Verdict::Throttled { retry_after } => {
             let delay = retry_after.map_or(uncounted, |asked| asked.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER));
             let failing_since = progress.failing_since.map(|since| since.checked_add(delay).unwrap_or(since));
-            return park(Progress { failing_since, ..progress.clone() }, delay, "throttled");
+            return park(Progress { failing_since, ..progress.clone() }, delay, ParkCause::Throttled);
         }
         Verdict::NoCapacity { reason } => {
             let failing_since = progress.failing_since.unwrap_or(now);
             let rest = retry.give_up_after.saturating_sub(failing_for);
             if !rest.is_zero() {
                 let delay = capacity::backoff(setbacks, rest, random);
-                return park(Progress { failing_since: Some(failing_since), ..progress.clone() }, delay, NO_CAPACITY);
+                return park(
+                    Progress { failing_since: Some(failing_since), ..progress.clone() },
+                    delay,
+                    ParkCause::NoCapacity,
+                );
             }
             // The API has said that it started nothing.
             (Outcome::Failed(reason), false)
         }
         // Spared: the lane is paused.
-        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, "paused"),
+        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, ParkCause::Paused),
         Verdict::Transient | Verdict::Verify => {
             let failing_since = progress.failing_since.unwrap_or(now);
             if attempts < retry.max_attempts && failing_for < retry.give_up_after {
@@ -566,7 +570,7 @@ fn decide(
                     full_jitter(retry.initial, retry.max, attempts, random)
                 };
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
-                return park(progress, delay, "transient");
+                return park(progress, delay, ParkCause::Transient);
             }
             // One of the calls may have succeeded unseen.
             (Outcome::Failed(Reason::Exhausted), true)

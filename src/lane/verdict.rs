@@ -131,10 +131,10 @@ fn proves_nothing(answer: &Answer) -> bool {
     answer.foreign && !matches!(answer.status, 300..=399 | 429)
 }
 
-/// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come) and 425 (it came
-/// too early).
+/// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come), 425 (it came
+/// too early) and 101 (it goes on in another protocol, for which nothing of ours asks).
 pub(super) fn is_none(answer: &Answer) -> bool {
-    matches!(answer.status, 408 | 425 | 500..)
+    matches!(answer.status, ..200 | 408 | 425 | 500..)
 }
 
 /// Whether the API has judged the call, as it does not with a 5xx that means nothing else.

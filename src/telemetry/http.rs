@@ -1,8 +1,11 @@
 //! `/metrics`, `/livez` and `/readyz`: read only.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,13 +13,29 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use super::{Metrics, Readiness};
 
 /// The text format of Prometheus
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Connections open at a time. The port takes no more of the process's descriptors, whatever comes: the rest is for lanes.
+pub const MAX_CONNECTIONS: usize = 32;
+/// From the connection to the end of the request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the connection to the end of the answer. Prometheus gives up as early, unless it is told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are read ahead, and so the largest request line and headers. Nothing here reads a body.
+const BUFFER: usize = 8 * 1024;
+/// After a connection that could not be accepted, as where no descriptor is left.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Opens the port.
 ///
@@ -26,14 +45,51 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(listen).await
 }
 
-/// Answers until the process ends.
-pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Arc<Readiness>) -> io::Result<()> {
+/// Answers until the process ends, each connection once.
+///
+/// Beyond [`MAX_CONNECTIONS`] the oldest is closed, not the newest refused: who scrapes is done in moments, so the oldest is one
+/// that dawdles.
+pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Arc<Readiness>) -> Infallible {
     let router = Router::new()
         .route("/metrics", get(render))
         .with_state(metrics)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready).with_state(readiness));
-    axum::serve(listener, router).await
+    let (mut open, mut failing) = (VecDeque::new(), false);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!("cannot accept connections for metrics and health, trying on: {error}");
+                }
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        failing = false;
+        open.retain(|connection: &JoinHandle<()>| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+            // Its descriptor is free then.
+            let _ = oldest.await;
+        }
+        open.push_back(tokio::spawn(answer(stream, router.clone())));
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_buf_size(BUFFER)
+        // A connection that is kept idle takes the place of one that asks.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // What goes wrong is the client's affair.
+    let _ = timeout(TIMEOUT, connection).await;
 }
 
 async fn render(State(metrics): State<Metrics>) -> Response {

@@ -7,6 +7,6 @@ mod logs;
 mod metrics;
 
 pub use health::{CONNECTED, LaneState, Readiness};
-pub use http::{bind, serve};
+pub use http::{MAX_CONNECTIONS, bind, serve};
 pub use logs::init_logs;
-pub use metrics::{LaneMetrics, Metrics};
+pub use metrics::{LaneMetrics, Metrics, ParkCause};

@@ -75,6 +75,17 @@ impl Daemon {
         Self { child: Child::start(command), config }
     }
 
+    /// Starts it with these limits of open files, the soft and the hard one.
+    pub fn start_limited(config: &str, soft: u64, hard: u64) -> Self {
+        let config = Config::write(config);
+        let reveille = config.command(&["run"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -Sn "$1" && ulimit -Hn "$2" && shift 2 && exec "$@""#, "sh"]);
+        command.args([soft.to_string(), hard.to_string()]).arg(reveille.get_program()).args(reveille.get_args());
+        command.env_clear().envs(reveille.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self { child: Child::start(command), config }
+    }
+
     /// SIGKILL, as the kernel would do it.
     pub async fn kill(&mut self) {
         self.child.signal("KILL");

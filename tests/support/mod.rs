@@ -11,6 +11,7 @@ pub mod http_proxy;
 pub mod key_folder;
 pub mod lossy;
 pub mod pace;
+pub mod prometheus;
 pub mod proxy;
 pub mod python;
 pub mod queues;

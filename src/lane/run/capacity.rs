@@ -8,9 +8,8 @@ use super::{Job, Next, elapsed, failing_for, is_late};
 use crate::job::Progress;
 use crate::lane::Lane;
 use crate::retry::half_jitter;
+use crate::telemetry::ParkCause;
 
-/// Why such a job is parked after its call.
-pub(super) const NO_CAPACITY: &str = "no_capacity";
 /// Ceilings of its delay, at first and at last. It is no less than half of that.
 const FIRST: Duration = Duration::from_secs(30);
 const LAST: Duration = Duration::from_secs(5 * 60);
@@ -46,6 +45,6 @@ impl Job {
     /// while.
     pub(super) fn give_way(&self, delay: Duration) -> Next {
         let progress = Progress { setbacks: self.progress.setbacks.saturating_add(1), ..self.progress.clone() };
-        Next::Park { progress, delay, cause: "gave_way" }
+        Next::Park { progress, delay, cause: ParkCause::GaveWay }
     }
 }

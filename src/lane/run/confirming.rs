@@ -10,6 +10,7 @@ use crate::lane::company::Ticket;
 use crate::lane::confirm::{self, Sight, Step};
 use crate::lane::{Lane, Tenure};
 use crate::outcome::Outcome;
+use crate::telemetry::ParkCause;
 
 impl Job {
     /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and
@@ -32,7 +33,7 @@ impl Job {
             return if lane.breaker.is_open() {
                 self.unharmed(false)
             } else {
-                self.later(false, delay, "poll_postponed")
+                self.later(false, delay, ParkCause::PollPostponed)
             };
         };
         // What ended the call ends the others' too, and is nothing to the job.
@@ -43,7 +44,7 @@ impl Job {
         match confirm::judge(told.sight, confirming, lane.confirm_timeout, now) {
             Step::Wait(confirming, delay) => {
                 let progress = Progress { confirming: Some(confirming), ..self.progress.clone() };
-                Next::Park { progress, delay, cause: "confirm" }
+                Next::Park { progress, delay, cause: ParkCause::Confirm }
             }
             Step::End { outcome, ambiguous, why } => {
                 if outcome == Outcome::Running {
@@ -86,7 +87,7 @@ impl Job {
         };
         let delay = confirm::delay(&confirming, lane.confirm_timeout, Timestamp::now());
         let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
-        let kept = self.park(tenure, &progress, delay, "confirm").await?;
+        let kept = self.park(tenure, &progress, delay, ParkCause::Confirm).await?;
         Ok(kept.with(told))
     }
 }

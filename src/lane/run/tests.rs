@@ -109,7 +109,7 @@ fn a_transient_failure_counts_and_the_last_one_exhausts() {
 fn a_call_for_several_that_failed_is_charged_to_nobody() {
     let Next::Park { progress: next, delay, cause } = alone_next_time(&progress(), RETRY, now(), 0.5) else { panic!() };
     assert_eq!((next.attempts, next.setbacks, next.touched), (0, 1, true));
-    assert_eq!((next.failing_since, delay, cause), (Some(now()), Duration::from_millis(500), "transient"));
+    assert_eq!((next.failing_since, delay, cause), (Some(now()), Duration::from_millis(500), ParkCause::Transient));
     // From then on it pays for itself.
     let Next::Park { progress: own, .. } = decided(Verdict::Transient, &next) else { panic!() };
     assert_eq!((own.attempts, own.setbacks), (1, 2));
@@ -185,7 +185,7 @@ fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothin
         for random in [0.0, 1.0] {
             let Next::Park { progress, delay, cause } = at(&last, seconds, random) else { panic!() };
             let expected = if random == 0.0 { most / 2 } else { most };
-            assert_eq!((delay, cause), (Duration::from_secs(expected), "no_capacity"));
+            assert_eq!((delay, cause), (Duration::from_secs(expected), ParkCause::NoCapacity));
             assert_eq!((progress.attempts, progress.failing_since), (0, Some(now())), "from the first time on");
             assert!(progress.no_capacity && progress.touched);
         }

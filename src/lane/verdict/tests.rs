@@ -296,10 +296,12 @@ fn that_no_machine_is_to_be_had_says_nothing_of_a_state() {
 }
 
 #[test]
-fn a_5xx_whose_code_means_something_is_judged_and_any_other_is_none() {
+fn a_5xx_whose_code_means_something_is_judged_and_any_other_is_none_nor_is_a_101() {
     for (status, code, judged) in [
         (503, "", false),
         (500, "InternalError", false),
+        (101, "", false),
+        (204, "", true),
         (503, "Instance.NoStock", true),
         (403, "Bcc.ZoneClosed", true),
         (409, "Instance.StartInstanceWhenCreating", true),

@@ -74,8 +74,8 @@ impl Wire {
         };
         let kind = match (self.status, self.hang, self.reset) {
             (Some(status), None, None) => {
-                if !(200..=599).contains(&status) {
-                    return Err(format!("status {status}: an answer has one from 200 to 599"));
+                if !matches!(status, 101 | 200..=599) {
+                    return Err(format!("status {status}: an answer has one from 200 to 599, or 101"));
                 }
                 if self.location.as_ref().is_some_and(|text| text.bytes().any(|byte| byte.is_ascii_control())) {
                     return Err("location: no control characters can be sent in a header".into());

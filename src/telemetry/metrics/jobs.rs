@@ -1,0 +1,163 @@
+//! What becomes of jobs.
+
+use jiff::SignedDuration;
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, histogram_opts, opts};
+
+use super::Families;
+use crate::bce::Word;
+use crate::outcome::{Outcome, Reason};
+
+/// Seconds: a job can wait for a schedule or through many retries.
+const BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
+
+/// Why a job was put back for later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkCause {
+    /// A call failed, and may go well the next time.
+    Transient,
+    /// The API, or a gateway, has too many calls.
+    Throttled,
+    /// The lane is paused.
+    Paused,
+    /// It was denied, and gets a second look.
+    AccessDenied,
+    /// No machine was to be had.
+    NoCapacity,
+    /// The same, and others wanted to be called.
+    GaveWay,
+    /// Its `not_before` is yet to come.
+    NotBefore,
+    /// To see whether its instance runs.
+    Confirm,
+    /// That could not be asked in time.
+    PollPostponed,
+    /// Another copy of the job is in hand just now.
+    Copy,
+    /// It was not its turn after all.
+    PutBack,
+}
+
+impl ParkCause {
+    /// All there are.
+    const ALL: [Self; 11] = [
+        Self::Transient,
+        Self::Throttled,
+        Self::Paused,
+        Self::AccessDenied,
+        Self::NoCapacity,
+        Self::GaveWay,
+        Self::NotBefore,
+        Self::Confirm,
+        Self::PollPostponed,
+        Self::Copy,
+        Self::PutBack,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::Paused => "paused",
+            Self::AccessDenied => "access_denied",
+            Self::NoCapacity => "no_capacity",
+            Self::GaveWay => "gave_way",
+            Self::NotBefore => "not_before",
+            Self::Confirm => "confirm",
+            Self::PollPostponed => "poll_postponed",
+            Self::Copy => "copy",
+            Self::PutBack => "put_back",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Jobs {
+    ended: IntCounterVec,
+    duration: HistogramVec,
+    in_flight: IntGaugeVec,
+    parked: IntCounterVec,
+    pub(super) delays_cut_short: IntCounterVec,
+    confirm_duration: HistogramVec,
+}
+
+impl Jobs {
+    pub(super) fn new(families: &mut Families) -> Self {
+        Self {
+            ended: families.counter(
+                opts!("reveille_jobs_total", "Jobs ended, by outcome and, for failures, reason."),
+                &["lane", "outcome", "reason"],
+            ),
+            duration: families.histogram(
+                histogram_opts!(
+                    "reveille_job_duration_seconds",
+                    "From a job's first delivery to its outcome, waits between tries included.",
+                    BUCKETS.to_vec()
+                ),
+                &["lane"],
+            ),
+            in_flight: families
+                .gauge(opts!("reveille_jobs_in_flight", "Jobs being called, published or acked."), &["lane"]),
+            parked: families.counter(
+                opts!("reveille_jobs_parked_total", "Times a job was put back for later, by cause."),
+                &["lane", "cause"],
+            ),
+            delays_cut_short: families.counter(
+                opts!(
+                    "reveille_delays_cut_short_total",
+                    "Jobs that RabbitMQ let out of the delay ladder before their time, as a policy has it."
+                ),
+                &["lane"],
+            ),
+            confirm_duration: families.histogram(
+                histogram_opts!(
+                    "reveille_confirm_duration_seconds",
+                    "From an accepted start to the poll that found the instance running.",
+                    BUCKETS.to_vec()
+                ),
+                &["lane"],
+            ),
+        }
+    }
+
+    /// Makes a lane's counters and gauges. Its rules give these `reasons` beside the built-in ones.
+    pub(super) fn zero(&self, lane: &str, reasons: &[Word]) {
+        let configured = reasons.iter().map(|reason| Outcome::Failed(Reason::named(*reason)));
+        for outcome in Outcome::ALL.into_iter().chain(configured) {
+            self.ended.with_label_values(&[lane, outcome.as_str(), outcome.reason()]);
+        }
+        for cause in ParkCause::ALL {
+            self.parked.with_label_values(&[lane, cause.as_str()]);
+        }
+        self.in_flight.with_label_values(&[lane]);
+    }
+
+    pub(super) fn ended(&self, lane: &str, outcome: Outcome, duration: SignedDuration) {
+        self.ended.with_label_values(&[lane, outcome.as_str(), outcome.reason()]).inc();
+        self.duration.with_label_values(&[lane]).observe(duration.as_secs_f64().max(0.0));
+    }
+
+    pub(super) fn runs(&self, lane: &str, duration: SignedDuration) {
+        self.confirm_duration.with_label_values(&[lane]).observe(duration.as_secs_f64().max(0.0));
+    }
+
+    pub(super) fn parked(&self, lane: &str, cause: ParkCause) {
+        self.parked.with_label_values(&[lane, cause.as_str()]).inc();
+    }
+
+    pub(super) fn in_flight(&self, lane: &str) -> InFlight {
+        let gauge = self.in_flight.with_label_values(&[lane]);
+        gauge.inc();
+        InFlight(gauge)
+    }
+}
+
+/// One job in flight.
+#[derive(Debug)]
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

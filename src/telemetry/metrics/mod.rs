@@ -1,0 +1,194 @@
+//! Every metric there is, declared in this folder and nowhere else.
+//!
+//! What ends, parks or pauses is counted from 0: `rate` and `increase` see nothing of what a counter had before Prometheus first
+//! saw it. Calls and histograms have a series from their first on: to have all of them would be a hundred lines more for a lane.
+
+mod calls;
+mod jobs;
+mod lanes;
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use self::calls::Calls;
+use self::jobs::Jobs;
+pub use self::jobs::{InFlight, ParkCause};
+use self::lanes::Lanes;
+use crate::bce::{Operation, Word};
+use crate::outcome::Outcome;
+
+/// The metrics of the process.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    families: Families,
+    jobs: Jobs,
+    calls: Calls,
+    lanes: Lanes,
+    /// Queues that were found missing although they had been there, and declared again.
+    pub queues_lost: IntCounter,
+    /// 1 while every lane has a connection to RabbitMQ.
+    pub broker_connected: IntGauge,
+    /// 1 while RabbitMQ takes no messages, for want of memory or disk.
+    pub broker_blocked: IntGauge,
+    /// Replicas that share the lanes, this one included; 0 while that is not known.
+    pub replicas: IntGauge,
+}
+
+impl Metrics {
+    /// Declares and registers them.
+    pub fn new() -> Self {
+        let mut families = Families::default();
+        Self {
+            calls: Calls::new(&mut families),
+            jobs: Jobs::new(&mut families),
+            lanes: Lanes::new(&mut families),
+            queues_lost: families.with(IntCounter::new(
+                "reveille_queues_lost_total",
+                "Queues that were gone, with what was in them, and are declared again.",
+            )),
+            broker_connected: families
+                .single("reveille_broker_connected", "1 while every lane has a connection to RabbitMQ."),
+            broker_blocked: families
+                .single("reveille_broker_blocked", "1 while RabbitMQ takes no messages, for want of memory or disk."),
+            replicas: families.single(
+                "reveille_replicas",
+                "Replicas that share the lanes, this one included; 0 while that is not known.",
+            ),
+            families,
+        }
+    }
+
+    /// In Prometheus' text format.
+    ///
+    /// # Errors
+    /// None that is known: the encoder's own.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = String::new();
+        for family in &self.families.0 {
+            TextEncoder::new().encode_utf8(&family.gather(), &mut text)?;
+        }
+        Ok(text)
+    }
+
+    /// The metrics of one lane, whose rules give these `reasons` beside the built-in ones. What it counts from 0 is there from
+    /// now on, but for pauses: [`LaneMetrics::paused`] is told their reasons.
+    pub fn lane(&self, lane: &str, reasons: &[Word]) -> LaneMetrics {
+        self.jobs.zero(lane, reasons);
+        LaneMetrics {
+            held: self.lanes.held.with_label_values(&[lane]),
+            credentials_expire: self.lanes.credentials_expire.with_label_values(&[lane]),
+            clock_offset: self.lanes.clock_offset.with_label_values(&[lane]),
+            rate: self.lanes.rate.with_label_values(&[lane]),
+            delays_cut_short: self.jobs.delays_cut_short.with_label_values(&[lane]),
+            lane: lane.to_owned(),
+            metrics: self.clone(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Each family in a registry of its own. A registry copies all it has before it is encoded: so there is a copy of one family at
+/// a time, not of all.
+#[derive(Debug, Clone, Default)]
+struct Families(Vec<Registry>);
+
+const DECLARED_RIGHT: &str = "names and labels are constants, and every test of metrics would fail on a wrong one";
+
+impl Families {
+    fn single(&mut self, name: &str, help: &str) -> IntGauge {
+        self.with(IntGauge::new(name, help))
+    }
+
+    fn counter(&mut self, opts: Opts, labels: &[&str]) -> IntCounterVec {
+        self.with(IntCounterVec::new(opts, labels))
+    }
+
+    fn gauge(&mut self, opts: Opts, labels: &[&str]) -> IntGaugeVec {
+        self.with(IntGaugeVec::new(opts, labels))
+    }
+
+    /// A gauge that need not be a whole number.
+    fn fraction(&mut self, opts: Opts, labels: &[&str]) -> GaugeVec {
+        self.with(GaugeVec::new(opts, labels))
+    }
+
+    fn histogram(&mut self, opts: HistogramOpts, labels: &[&str]) -> HistogramVec {
+        self.with(HistogramVec::new(opts, labels))
+    }
+
+    fn with<C: Collector + Clone + 'static>(&mut self, declared: prometheus::Result<C>) -> C {
+        let collector = declared.expect(DECLARED_RIGHT);
+        let registry = Registry::new();
+        registry.register(Box::new(collector.clone())).expect(DECLARED_RIGHT);
+        self.0.push(registry);
+        collector
+    }
+}
+
+/// The metrics of one lane.
+#[derive(Debug)]
+pub struct LaneMetrics {
+    /// 1 while this replica runs the lane.
+    pub held: IntGauge,
+    /// When its temporary keys expire, in Unix time; 0 where they do not.
+    pub credentials_expire: IntGauge,
+    /// The API's clock minus ours, in seconds.
+    pub clock_offset: IntGauge,
+    /// Calls per second that may be made just now; 0 where this replica does not run the lane.
+    pub rate: Gauge,
+    /// Jobs that came out of the delay ladder before their time.
+    pub delays_cut_short: IntCounter,
+    lane: String,
+    metrics: Metrics,
+}
+
+impl LaneMetrics {
+    /// Counts a job as in flight until the guard is dropped.
+    pub fn in_flight(&self) -> InFlight {
+        self.metrics.jobs.in_flight(&self.lane)
+    }
+
+    /// A job ended.
+    pub fn job_ended(&self, outcome: Outcome, duration: SignedDuration) {
+        self.metrics.jobs.ended(&self.lane, outcome, duration);
+    }
+
+    /// An instance was found running, so long after its start.
+    pub fn runs(&self, duration: SignedDuration) {
+        self.metrics.jobs.runs(&self.lane, duration);
+    }
+
+    /// A job was parked.
+    pub fn parked(&self, cause: ParkCause) {
+        self.metrics.jobs.parked(&self.lane, cause);
+    }
+
+    /// A call was made; `status` is HTTP's, or what happened in place of an answer.
+    pub fn called(&self, operation: Operation, status: Result<u16, &'static str>, duration: Duration) {
+        self.metrics.calls.made(&self.lane, operation, status, duration);
+    }
+
+    /// A call waited for the limiter.
+    pub fn waited(&self, duration: Duration) {
+        self.metrics.calls.waited(&self.lane, duration);
+    }
+
+    /// The lane is paused for `reason`, one of `reasons`; or for none of them.
+    pub fn paused(&self, reason: Option<&str>, reasons: &[&str]) {
+        self.metrics.lanes.paused(&self.lane, reason, reasons);
+    }
+}
+
+#[cfg(test)]
+mod tests;
