@@ -1,6 +1,7 @@
 //! README's alerts, as they stand there, in a real Prometheus: each fires where it should, and none where all is well.
 
 use jiff::{Timestamp, ToSpan};
+use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
 use crate::support::eventually;
@@ -18,8 +19,10 @@ const RATE: &str = "reveille_lane_rate";
 const FAILED: &str = "reveille_jobs_total";
 const DOWN: &str = "up{";
 const ABSENT: &str = "absent(";
+const LOST: &str = "reveille_queues_lost_total";
+const CUT_SHORT: &str = "reveille_delays_cut_short_total";
 /// A part of each alert that no other has. Each is made to fire here.
-const ALL: [&str; 8] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT];
+const ALL: [&str; 10] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT];
 /// Has RabbitMQ take what it uses for too much.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
 /// As README's alert on the rate has it.
@@ -142,6 +145,22 @@ async fn an_api_that_throttles_raises_its_alert() {
     let slow = prometheus.fires(&alert(RATE)).await;
     assert_eq!((slow.len(), slow[0]["lane"].as_str()), (1, LANE));
     only(&prometheus, &[RATE]).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_deleted_and_a_policy_over_the_ladder_raise_their_alerts() {
+    let (stage, prometheus) = watched("").await;
+    let not_before = Timestamp::now() + 50.seconds();
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    channel.queue_delete("reveille.delay.05".into(), QueueDeleteOptions::default()).await.unwrap();
+    stage.job("i-sim00001", json!({"instance_id": "i-sim00001", "not_before": not_before})).await;
+    prometheus.fires(&alert(LOST)).await;
+    only(&prometheus, &[LOST]).await;
+
+    let policy = ["set_policy", "-p", &stage.vhost.name, "tidy", "^reveille", r#"{"message-ttl": 500}"#];
+    stage.vhost.node.ctl(&[&policy[..], &["--apply-to", "queues"]].concat());
+    let cut_short = prometheus.fires(&alert(CUT_SHORT)).await;
+    assert_eq!((cut_short.len(), cut_short[0]["lane"].as_str()), (1, LANE));
 }
 
 #[tokio::test]

@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use reveille::broker::connect;
+use reveille::config::Broker;
 use serde_json::json;
 
 use crate::support::account::Account;
@@ -118,4 +122,22 @@ async fn lanes_beyond_the_channels_of_a_user_wait_and_say_so() {
         (status == 503 && body.contains(told) && held(&daemon).await.len() == 2).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_no_channel_left_is_given_up() {
+    const CHANNELS: usize = 10;
+    let vhost = Vhost::alone_with(&["--conf", &format!("channel_max = {CHANNELS}")]);
+    let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
+    let connection = connect(&broker, "test").await.unwrap();
+    let mut opened = 0;
+    // The broker closes each of them over a queue that there is none of.
+    while let Ok(channel) = connection.channel().await {
+        opened += 1;
+        assert!(opened <= 10 * CHANNELS, "lapin can use their numbers again: then this need not be done any more");
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("none".into(), passive, FieldTable::default()).await.unwrap_err();
+    }
+    assert!(opened >= CHANNELS, "{opened}");
+    assert!(!connection.is_open(), "whoever uses it would wait for ever");
 }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::{Channel, Connection};
+use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Channels of a lane for good: its baton's and its intake's.
@@ -96,6 +96,22 @@ impl Shares {
     }
 }
 
+/// Opens a channel. lapin never forgets the error that the broker closed a channel with: a later one of the same number is refused with
+/// it, and the number is lost (lapin 4.12, `channels_poison`). So the next number is tried; and a connection that has none left is
+/// closed, since its lanes could do nothing but wait.
+pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lapin::Error> {
+    loop {
+        match connection.create_channel().await {
+            Err(error) if error.is_amqp_soft_error() => {}
+            Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => {
+                let _ = connection.close(200, "out of channels".into()).await;
+                return Err(error);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Channels in confirm mode, each opened when there is none to be had, and lent to one at a time.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -128,7 +144,7 @@ impl Channels {
         let channel = match idle {
             Some(channel) => channel,
             None => {
-                let channel = self.connection.create_channel().await?;
+                let channel = open_channel(&self.connection).await?;
                 channel.confirm_select(ConfirmSelectOptions::default()).await?;
                 channel
             }

@@ -10,7 +10,7 @@ use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::channels::{Lent, Shares, Traffic};
+use super::channels::{Lent, Shares, Traffic, open_channel};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::losses;
@@ -188,7 +188,7 @@ impl Connection {
     /// # Errors
     /// The broker's.
     pub async fn channel(&self) -> Result<Channel, lapin::Error> {
-        self.inner.create_channel().await
+        open_channel(&self.inner).await
     }
 
     /// A publisher, whose messages wait for no other's as long as there are channels for its traffic. While the messages of one group wait for their confirms,

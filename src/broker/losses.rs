@@ -36,8 +36,12 @@ pub(super) async fn find<'a>(topology: &'a Topology, connection: &Connection) ->
 }
 
 async fn look_for_losses<'a>(topology: &'a Topology, connection: &Connection) -> Result<Vec<&'a str>, lapin::Error> {
-    let mut witnesses: HashMap<&str, bool> = HashMap::new();
     let mut lost = Vec::new();
+    if !is_there(connection, &topology.log).await? {
+        // It looks like a first start. Each further look for what is not there would cost a channel.
+        return Ok(lost);
+    }
+    let mut witnesses = HashMap::from([(topology.log.as_str(), true)]);
     for queue in &topology.queues {
         let Some(witness) = queue.witness.as_deref() else { continue };
         let was_there = match witnesses.get(witness) {

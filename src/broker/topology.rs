@@ -143,14 +143,16 @@ pub struct Topology {
     pub(super) queues: Vec<Queue>,
     bindings: Vec<Binding>,
     was_declared: AtomicBool,
+    /// The log of outcomes.
+    pub(super) log: String,
     pub(super) on_loss: OnLoss,
 }
 
 impl Topology {
     /// The topology of `lanes`.
     pub fn new<'a>(names: &Names, lanes: impl IntoIterator<Item = &'a LaneName>) -> Self {
-        let mut topology = Self::default();
         let log = names.outcomes_log();
+        let mut topology = Self { log: log.clone(), ..Self::default() };
         topology.exchange(names.unroutable(), Kind::Fanout, None);
         topology.queue(names.dead(), quorum([("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))]), Some(&log));
         topology.bind(names.unroutable(), Target::Queue, names.dead(), "");

@@ -5,6 +5,8 @@ use tracing_subscriber::filter::Targets;
 
 /// The crates that log through `tracing`.
 const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
+/// Those that somebody may have meant who named something like them.
+const LIKELY: [&str; 2] = [OURS, "lapin"];
 const OURS: &str = "reveille";
 /// The modules of ours.
 const MODULES: [&str; 13] = [
@@ -64,7 +66,7 @@ fn is_known(directive: &str) -> Result<bool, String> {
             Err(format!("{directive} names nothing that logs; of {OURS} there are {}", MODULES.join(", ")))
         };
     }
-    if let Some(meant) = CRATES.iter().find(|known| strsim::jaro_winkler(name, known) > ALIKE) {
+    if let Some(meant) = LIKELY.iter().find(|known| strsim::jaro_winkler(name, known) > ALIKE) {
         return Err(format!("{directive} names nothing that logs; did you mean {meant}? {EXPECTED}"));
     }
     if directive.contains('=') {
