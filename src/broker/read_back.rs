@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::connection::{ConnectError, connect};
-use super::{Connection, Message, Subscription};
+use super::{Connection, Message, Role, Subscription};
 use crate::config::Broker;
 use crate::headers::Headers;
 
@@ -78,7 +78,7 @@ impl Reader {
     async fn connection<'a>(&self, shared: &'a mut Option<Connection>) -> Result<&'a Connection, ConnectError> {
         match shared.take().filter(Connection::is_open) {
             Some(connection) => Ok(shared.insert(connection)),
-            None => Ok(shared.insert(connect(&self.broker, "reveille read back").await?)),
+            None => Ok(shared.insert(connect(&self.broker, Role::Log).await?)),
         }
     }
 }

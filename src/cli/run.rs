@@ -82,7 +82,7 @@ impl Daemon {
         let topology = Topology::new(&self.names, self.config.lanes.iter().map(|lane| &lane.name));
         let mut losses = 0;
         loop {
-            let opening = broker::open(&self.config.broker, "reveille", &topology, |error| {
+            let opening = broker::open(&self.config.broker, &topology, |error| {
                 self.readiness.broker(&error.to_string());
             });
             let mut connection = tokio::select! {

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod child;
 pub mod cluster;
 pub mod daemon;
+pub mod files;
 pub mod front;
 pub mod http_proxy;
 pub mod key_folder;

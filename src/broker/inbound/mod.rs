@@ -31,14 +31,14 @@ use async_rs::{Runtime, Tokio};
 use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::ConnectionProperties;
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::{AMQPAuthority, AMQPUri};
 
 pub use self::content::{IMMOVABLE, UNREADABLE};
 pub use self::load::{Loads, MOST_LOAD, SEEN};
 use self::sieve::Sieve;
 pub use self::table::MOST_VALUES;
-use crate::config::USUAL_FRAME;
+use crate::config::{Access, USUAL_FRAME};
 
 /// Bytes read from the socket at a time.
 const CHUNK: usize = 16 * 1024;
@@ -48,15 +48,21 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// The network's, TLS's, or the broker's.
 pub async fn connect(
-    uri: AMQPUri,
+    access: Access,
     properties: ConnectionProperties,
     loads: Arc<Loads>,
 ) -> Result<lapin::Connection, lapin::Error> {
+    let Access { uri, tls } = access;
     let largest_frame = uri.query.frame_max.unwrap_or(USUAL_FRAME);
     let tokio = Tokio::current();
     let dialling = Runtime::new(tokio.clone());
     let dial = async move |uri: AMQPUri, _: Runtime<Kit>| {
-        let stream = uri.connect_with_config_async(OwnedTLSConfig::default().as_ref(), &dialling).await?;
+        let AMQPAuthority { host, port, .. } = uri.authority;
+        let addresses = dialling.to_socket_addrs((host.clone(), port));
+        let mut stream = AsyncTcpStream::connect(&dialling, addresses).await?;
+        if let Some(tls) = &tls {
+            stream = stream.into_rustls(tls, &host).await?;
+        }
         Ok(AsyncTcpStream::Plain(Inbound::new(stream, largest_frame, loads.clone())))
     };
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
