@@ -1,5 +1,6 @@
 //! All tests that need a broker, the simulator or the daemon, as one program: they mostly wait, and so can do it together.
 
+mod addresses;
 mod ambiguity;
 mod answers;
 mod api_faults;

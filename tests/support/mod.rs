@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod files;
 pub mod front;
+pub mod hosts;
 pub mod http_proxy;
 pub mod key_folder;
 pub mod lossy;
