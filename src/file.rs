@@ -12,6 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 pub const LARGEST_CONFIGURATION: u64 = 1024 * 1024;
 /// The largest file of keys or of a password, in bytes.
 pub const LARGEST_SECRET: u64 = 64 * 1024;
+/// The largest file of certificates, in bytes: that of a machine has some 200 KiB.
+pub const LARGEST_CERTIFICATES: u64 = 1024 * 1024;
 /// What is to be said after the path of a secret that [`SmallFile::is_open`].
 pub const OPEN_TO_ALL: &str = "has a mode that lets every user read it: make it readable by the daemon alone, \
                                as with chmod 600 (in Kubernetes, defaultMode: 0440 and an fsGroup)";

@@ -1,5 +1,6 @@
 //! All tests that need a broker, the simulator or the daemon, as one program: they mostly wait, and so can do it together.
 
+mod addresses;
 mod alerts;
 mod ambiguity;
 mod answers;
@@ -24,6 +25,7 @@ mod inbound;
 mod keep_alive;
 mod keys;
 mod lanes;
+mod login;
 mod mended;
 mod network;
 mod orders;
@@ -48,5 +50,6 @@ mod stop;
 mod strays;
 mod submit;
 mod support;
+mod tls;
 mod unreadable;
 mod urgent;

@@ -120,7 +120,7 @@ async fn lanes_that_ask_together_are_read_for_together() {
         assert_eq!(sizes, [vec![SIZE; EVENTS], vec![lane.len()]].concat(), "each has its own, and no other's");
     }
     let listed = vhost.node.ctl(&["list_connections", "--no-table-headers", "vhost", "send_oct", "client_properties"]);
-    let ours = |line: &&str| line.starts_with(&vhost.name) && line.contains("read back");
+    let ours = |line: &&str| line.starts_with(&vhost.name) && line.contains("reveille log ");
     let sent: usize = listed.lines().find(ours).unwrap().split('\t').nth(1).unwrap().parse().unwrap();
     let once = EVENTS * LANES * SIZE;
     assert!(sent > once && sent < 2 * once, "{sent} bytes were sent, where {once} were to be read");

@@ -51,8 +51,8 @@ pub enum CredentialSource {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// An environment variable is missing, empty or no text a header can carry.
-    #[error("{0} is {1}: set it in the environment, or name a credentials_file for the lane")]
-    Environment(&'static str, &'static str),
+    #[error("{0} {1}: set it in the environment, or name a credentials_file for the lane")]
+    Environment(&'static str, String),
     /// The file could not be read.
     #[error("cannot read {}: {source}; expected a file with the lane's keys that the daemon may read", path.display())]
     Unreadable {
@@ -98,8 +98,12 @@ impl CredentialSource {
 
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Credentials, CredentialError> {
     let required = |name: &'static str| match variable(name) {
-        None => Err(CredentialError::Environment(name, "not set")),
-        Some(value) => check(&value).map(|()| value).map_err(|problem| CredentialError::Environment(name, problem)),
+        None => Err(CredentialError::Environment(name, "is not set".to_owned())),
+        Some(value) => {
+            // What reads it from a file leaves the newline at its end.
+            let value = value.trim_end_matches(['\r', '\n']);
+            check(value).map(|()| value.to_owned()).map_err(|problem| CredentialError::Environment(name, problem))
+        }
     };
     let session_token = match variable("BCE_SESSION_TOKEN") {
         None => None,
@@ -126,7 +130,7 @@ pub(super) fn parse(path: &Path, text: &SecretString) -> Result<Credentials, Cre
     ];
     for (name, value) in named {
         if let Some(value) = value {
-            check(value).map_err(|problem| malformed(format!("{name} is {problem}")))?;
+            check(value).map_err(|problem| malformed(format!("{name} {problem}")))?;
         }
     }
     let expires_at = table.expires_at.as_ref().map(|value| time(value).ok_or(NO_TIME)).transpose();
@@ -158,13 +162,15 @@ fn problem_without_values(message: &str) -> String {
     }
 }
 
-fn check(value: &str) -> Result<(), &'static str> {
+fn check(value: &str) -> Result<(), String> {
     if value.is_empty() {
-        Err("empty")
+        Err("is empty".to_owned())
+    } else if let Some(control) = value.chars().find(|character| character.is_control()) {
+        Err(format!("has the control character U+{:04X} in it", u32::from(control)))
     } else if value.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(())
     } else {
-        Err("not plain ASCII without spaces")
+        Err("is not plain ASCII without spaces".to_owned())
     }
 }
 
@@ -235,5 +241,14 @@ mod tests {
         assert!(error.to_string().starts_with("BCE_SECRET_ACCESS_KEY is not set"), "{error}");
         let error = from_environment(|_| Some(String::new())).unwrap_err();
         assert!(error.to_string().contains("is empty"), "{error}");
+    }
+
+    #[test]
+    fn newlines_behind_a_key_of_the_environment_are_no_part_of_it_and_those_within_are_named() {
+        let keys = from_environment(|name| Some(format!("{name}\r\n"))).unwrap();
+        assert_eq!(keys.access_key_id, "BCE_ACCESS_KEY_ID");
+        assert_eq!(keys.secret_access_key.expose_secret(), "BCE_SECRET_ACCESS_KEY");
+        let error = from_environment(|_| Some("hush\nhush".to_owned())).unwrap_err().to_string();
+        assert!(error.contains("has the control character U+000A in it") && !error.contains("hush"), "{error}");
     }
 }

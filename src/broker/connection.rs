@@ -5,19 +5,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::{Channel, ConnectionProperties, ConnectionState, ErrorKind, Event};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::{Channel, ConnectionState, ErrorKind, Event};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::channels::{Lent, Shares, Traffic, open_channel};
+use super::client::{Role, properties};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::losses;
 use super::publisher::{Outgoing, PublishError, Publisher};
 use super::refusal::DeclareError;
+use super::remedy::{is_vhost_refused, remedy};
 use super::topology::Topology;
-use crate::config::{Broker, SMALLEST_FRAME};
+use crate::config::{Broker, FileFault, SMALLEST_FRAME};
 
 /// How long one try may take, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,12 +78,22 @@ impl Room {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Refused by the network or by the broker.
-    #[error("cannot connect to RabbitMQ at {address}: {source}")]
+    #[error("cannot connect to RabbitMQ at {address}: {source}{}", .remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default())]
     Refused {
         /// Where.
         address: String,
         /// Why.
         source: lapin::Error,
+        /// What to check.
+        remedy: Option<String>,
+    },
+    /// A file with a password or certificate is of no use at present.
+    #[error("cannot connect to RabbitMQ at {address}: {source}")]
+    Unusable {
+        /// Where.
+        address: String,
+        /// Why.
+        source: FileFault,
     },
     /// What is said of a job does not fit into the broker's frames.
     #[error(
@@ -102,10 +115,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether RabbitMQ was reached, and lets nobody in with this user and password, or not into this vhost.
+    /// Whether a file that the configuration names is of no use, or RabbitMQ was reached and lets nobody in with this user
+    /// and password, or not into this vhost.
     pub fn is_refusal(&self) -> bool {
-        let Self::Refused { source, .. } = self else { return false };
-        is_access_refused(source) || kind(source) == Some(&AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+        match self {
+            Self::Refused { source, .. } => is_access_refused(source) || is_vhost_refused(source),
+            Self::Unusable { .. } => true,
+            Self::SmallFrames { .. } | Self::TimedOut { .. } => false,
+        }
     }
 }
 
@@ -131,35 +148,43 @@ fn most_channels(text: &str) -> Option<usize> {
     limit.strip_suffix(')')?.parse().ok()
 }
 
-fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
+pub(super) fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => Some(error.kind()),
         _ => None,
     }
 }
 
-/// Connects, once. `name` is what the connection is called in RabbitMQ's lists.
+/// Connects, once, with the password and the certificates of now.
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn connect(broker: &Broker, name: &str) -> Result<Connection, ConnectError> {
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let loads = Arc::new(Loads::default());
-    let connecting = inbound::connect(broker.uri.clone(), properties, loads.clone());
-    match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(inner)) if inner.configuration().frame_max() < SMALLEST_FRAME => {
-            Err(ConnectError::SmallFrames { address: broker.address(), largest: inner.configuration().frame_max() })
-        }
-        Ok(Ok(inner)) => {
-            let inner = Arc::new(inner);
-            let shares =
-                Shares::undivided(&inner, UNDIVIDED.min(inner.configuration().channel_max().into()), UNDIVIDED_KEPT);
-            let (missing, is_closing) = Default::default();
-            Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
-        }
-        Ok(Err(source)) => Err(ConnectError::Refused { address: broker.address(), source }),
-        Err(_) => Err(ConnectError::TimedOut { address: broker.address() }),
+pub async fn connect(broker: &Broker, role: Role) -> Result<Connection, ConnectError> {
+    let address = broker.address();
+    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, role)).await;
+    let (inner, loads) = dialled.map_err(|_| ConnectError::TimedOut { address: address.clone() })??;
+    let largest = inner.configuration().frame_max();
+    if largest < SMALLEST_FRAME {
+        return Err(ConnectError::SmallFrames { address, largest });
     }
+    let inner = Arc::new(inner);
+    let channels = UNDIVIDED.min(inner.configuration().channel_max().into());
+    let shares = Shares::undivided(&inner, channels, UNDIVIDED_KEPT);
+    let (missing, is_closing) = Default::default();
+    Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
+}
+
+async fn dial(broker: &Broker, role: Role) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
+    let asked = broker.clone();
+    let access = spawn_blocking(move || asked.access()).await.expect("reading files does not panic");
+    let access = access.map_err(|source| ConnectError::Unusable { address: broker.address(), source })?;
+    let loads = Arc::new(Loads::default());
+    let connected = inbound::connect(access, properties(role), loads.clone()).await;
+    let connection = connected.map_err(|source| {
+        let remedy = remedy(&source, broker);
+        ConnectError::Refused { address: broker.address(), source, remedy }
+    })?;
+    Ok((connection, loads))
 }
 
 /// Why something is not declared.

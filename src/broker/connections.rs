@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::allowance::Allowance;
 use super::channels::{FEWEST, lanes_for, needed_by};
+use super::client::Role;
 use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
 use super::topology::Topology;
 use crate::config::Broker;
@@ -254,7 +255,7 @@ impl Connections {
 
     async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
         let Shared { broker, topology, lanes, missing, .. } = &*self.0;
-        let mut connection = connect(broker, "reveille").await?;
+        let mut connection = connect(broker, Role::Run).await?;
         let max = connection.channel_max();
         // Where they are counted, no more are used than it takes, so that as many daemons as can share them.
         let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));

@@ -2,6 +2,7 @@
 
 mod allowance;
 pub mod channels;
+mod client;
 pub mod connection;
 pub mod connections;
 pub mod delay;
@@ -14,11 +15,13 @@ pub mod names;
 pub mod publisher;
 mod read_back;
 mod refusal;
+mod remedy;
 pub mod replies;
 pub mod subscription;
 pub mod topology;
 
 pub use channels::{Lent, Traffic};
+pub use client::Role;
 pub use connection::{Connection, Room, connect, is_access_refused, is_not_found};
 pub use connections::{BrokerState, Connections, OpenError, Place};
 pub use delivery::{Delivery, Message, Unacked};

@@ -7,6 +7,7 @@ use lapin::BasicProperties;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
+use super::client::Role;
 use super::connection::{ConnectError, Connection, connect};
 use super::publisher::{Outgoing, PublishError};
 use crate::config::Broker;
@@ -120,7 +121,7 @@ impl Replies {
         if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
             return Ok(connection.clone());
         }
-        let connection = Arc::new(connect(&self.broker, "reveille replies").await?);
+        let connection = Arc::new(connect(&self.broker, Role::Replies).await?);
         Ok(kept.insert(connection).clone())
     }
 }

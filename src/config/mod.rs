@@ -1,26 +1,32 @@
 //! What can be configured, with defaults and checks. All faults are reported together.
 
 mod answer;
+mod broker;
 mod lane;
 mod near_miss;
 mod reader;
+mod secret;
+mod tls;
+mod url;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
 
 use self::answer::read_answers;
+use self::broker::read_broker;
+pub use self::broker::{Access, Broker};
 use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Fault, Faults};
 use self::reader::{Raw, Reader, Table};
+pub use self::tls::{FileFault, TlsFiles};
+pub use self::url::{SMALLEST_FRAME, USUAL_FRAME};
 use crate::bce::Proxies;
-use crate::file::{self, LARGEST_CONFIGURATION, LARGEST_SECRET, OPEN_TO_ALL};
+use crate::file::{self, LARGEST_CONFIGURATION};
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -37,28 +43,6 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What looks wrong and is not refused: to be told once there is a place to tell it.
     pub warnings: Vec<Fault>,
-}
-
-/// How RabbitMQ is reached, and what the names there begin with.
-pub struct Broker {
-    /// With the password in it: print [`Broker::address`] instead.
-    pub uri: AMQPUri,
-    /// What the names of exchanges and queues begin with.
-    pub prefix: String,
-}
-
-impl Broker {
-    /// Host, port and vhost, which is all of the URL that may be shown.
-    pub fn address(&self) -> String {
-        let authority = &self.uri.authority;
-        format!("{}:{}, vhost {}", authority.host, authority.port, self.uri.vhost)
-    }
-}
-
-impl fmt::Debug for Broker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("address", &self.address()).field("prefix", &self.prefix).finish_non_exhaustive()
-    }
 }
 
 /// When a job that failed comes back, and when it no longer does.
@@ -142,95 +126,6 @@ pub fn read(
     read_answers(&mut reader, &mut lanes, is_whole);
     let warnings = reader.finish()?;
     Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown, warnings })
-}
-
-impl Default for Broker {
-    fn default() -> Self {
-        let uri = amqp_uri("amqp://guest:guest@127.0.0.1:5672/%2f").expect("a constant, which a test reads");
-        Self { uri, prefix: "reveille".to_owned() }
-    }
-}
-
-/// A peer that has fallen silent is noticed within twice this.
-const HEARTBEAT_SECONDS: u16 = 5;
-
-fn read_broker(mut table: Table<'_>) -> Broker {
-    let mut broker = Broker::default();
-    if let Some(uri) = table.secret("url", amqp_uri) {
-        broker.uri = uri;
-    }
-    if table.has("password") && table.has("password_file") {
-        table.fault("password", "beside password_file: expected one of them".to_owned());
-    }
-    let password = table.secret("password", |text| Ok(text.to_owned()));
-    let from_file = table.optional("password_file", "a path", Raw::text_owned).and_then(|path| {
-        match read_password(Path::new(&path)) {
-            Ok((password, is_open)) => {
-                if is_open {
-                    table.warn("password_file", format!("{path} {OPEN_TO_ALL}"));
-                }
-                Some(password)
-            }
-            Err(problem) => {
-                let expected = "expected a file with the password";
-                table.fault("password_file", format!("cannot read {path}: {problem}; {expected}"));
-                None
-            }
-        }
-    });
-    if let Some(password) = password.or(from_file) {
-        broker.uri.authority.userinfo.password = password;
-    }
-    broker.prefix = table.or("prefix", broker.prefix, "1 to 40 of a-z 0-9 - _, a letter or digit first", |raw| {
-        raw.text().filter(|text| is_name(text, b"-_")).map(str::to_owned)
-    });
-    table.finish();
-    broker
-}
-
-/// The password in a file, and whether every user of the machine may read it.
-fn read_password(path: &Path) -> Result<(String, bool), String> {
-    let file = file::read(path, LARGEST_SECRET).map_err(|error| error.to_string())?;
-    match file.text.expose_secret().trim_end_matches(['\r', '\n']) {
-        "" => Err("it is empty".to_owned()),
-        password => Ok((password.to_owned(), file.is_open)),
-    }
-}
-
-/// Longest name of anything in AMQP 0-9-1, in bytes: lapin panics over a longer one.
-const LONGEST_NAME: usize = 255;
-/// lapin reserves memory for 32 frames before the broker has said how large one may be.
-const LARGEST_FRAME: u32 = 1024 * 1024;
-/// The largest frame that the broker is asked for, which is its own default, in bytes. Where it would allow more, lapin would
-/// reserve memory for 64 of them.
-pub const USUAL_FRAME: u32 = 128 * 1024;
-/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame, in bytes.
-pub const SMALLEST_FRAME: u32 = 8192;
-
-/// Says what would be right, and nothing of `text`, which may hold a password.
-fn amqp_uri(text: &str) -> Result<AMQPUri, String> {
-    let expected = || "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)".to_owned();
-    let mut uri: AMQPUri = text.parse().map_err(|_| expected())?;
-    let url = reqwest::Url::parse(text).map_err(|_| expected())?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(expected)?;
-    // lapin's parser takes an IPv6 address for no host at all, and no host for localhost.
-    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        address.clone_into(&mut uri.authority.host);
-    }
-    if uri.vhost.is_empty() {
-        return Err(
-            "ends in / and so names a vhost without a name: expected no / there, or /%2f, for the vhost /".to_owned()
-        );
-    }
-    if uri.vhost.len() > LONGEST_NAME {
-        return Err(format!("names a vhost of {} bytes: expected {LONGEST_NAME} at most", uri.vhost.len()));
-    }
-    let frame_max = *uri.query.frame_max.get_or_insert(USUAL_FRAME);
-    if !(SMALLEST_FRAME..=LARGEST_FRAME).contains(&frame_max) {
-        return Err(format!("has a frame_max of {frame_max}: expected {SMALLEST_FRAME} to {LARGEST_FRAME}"));
-    }
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-    Ok(uri)
 }
 
 fn read_retry(mut table: Table<'_>) -> Retry {

@@ -261,7 +261,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     ("[broker]\nurl = ''", &["r.toml: broker.url: expected a URL"]),
     ("[broker]\nurl = 5672", &["r.toml: broker.url: expected a text"]),
     ("[broker]\nurl = 'amqp://u:hush@h/'", &["r.toml: broker.url: ends in / and so names a vhost without a name: exp"]),
-    ("[broker]\nurl = 'amqp://u:hush@h/v?heartbeat=x'", &["r.toml: broker.url: expected a URL"]),
+    ("[broker]\nurl = 'amqp://u:hush@h/v?heartbeat=x'", &["r.toml: broker.url: has a heartbeat that is no number"]),
     ("[broker]\npassword = ['hush']", &["r.toml: broker.password: expected a text"]),
     (
         "[broker]\npassword = 'hush'\npassword_file = '/does/not/exist'",

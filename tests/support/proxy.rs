@@ -37,7 +37,12 @@ pub struct Proxy {
 impl Proxy {
     /// Before the brokers at `urls`, which have no vhost.
     pub async fn before(urls: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::at("127.0.0.1:0", urls).await
+    }
+
+    /// The same, with an address of its own.
+    pub async fn at(address: &str, urls: &[&str]) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let url = format!("amqp://guest:guest@{}", listener.local_addr().expect("it is bound"));
         let brokers = Arc::new(Mutex::new(addresses(urls)));
         let (flow, cut) = (watch::Sender::new(Flow::Swift), watch::Sender::new(()));

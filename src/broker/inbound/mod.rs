@@ -8,10 +8,11 @@
 //! and RabbitMQ, which has it whole, puts it among the dead letters.
 //!
 //! [`sieve`] splits the bytes into frames, [`content`] checks the properties of a message, [`method`] the texts of a method, and
-//! [`load`] measures how much memory messages take.
+//! [`load`] measures how much memory messages take, and [`dial`] finds the address to connect to.
 
 mod content;
 mod death;
+mod dial;
 mod load;
 mod method;
 mod sieve;
@@ -31,14 +32,15 @@ use async_rs::{Runtime, Tokio};
 use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::ConnectionProperties;
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::{AMQPAuthority, AMQPUri};
 
 pub use self::content::{IMMOVABLE, UNREADABLE};
+use self::dial::{Standing, Try};
 pub use self::load::{Loads, MOST_LOAD, SEEN};
 use self::sieve::Sieve;
 pub use self::table::MOST_VALUES;
-use crate::config::USUAL_FRAME;
+use crate::config::{Access, USUAL_FRAME};
 
 /// Bytes read from the socket at a time.
 const CHUNK: usize = 16 * 1024;
@@ -48,19 +50,37 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// The network's, TLS's, or the broker's.
 pub async fn connect(
-    uri: AMQPUri,
+    access: Access,
     properties: ConnectionProperties,
     loads: Arc<Loads>,
 ) -> Result<lapin::Connection, lapin::Error> {
+    let Access { uri, tls } = access;
     let largest_frame = uri.query.frame_max.unwrap_or(USUAL_FRAME);
     let tokio = Tokio::current();
-    let dialling = Runtime::new(tokio.clone());
+    let dialling = tokio.clone();
+    let (attempt, dialler) = Try::new();
     let dial = async move |uri: AMQPUri, _: Runtime<Kit>| {
-        let stream = uri.connect_with_config_async(OwnedTLSConfig::default().as_ref(), &dialling).await?;
-        Ok(AsyncTcpStream::Plain(Inbound::new(stream, largest_frame, loads.clone())))
+        let AMQPAuthority { host, port, .. } = &uri.authority;
+        let mut standing = dialler.standing().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        let opening = async {
+            let socket = dialler.dial(host, *port, |address| dialling.tcp_connect_addr(address)).await?;
+            let stream = AsyncTcpStream::Plain(socket);
+            match &tls {
+                Some(tls) => stream.into_rustls(tls, host).await,
+                None => Ok(stream),
+            }
+        };
+        let stream = tokio::select! {
+            opened = opening => opened?,
+            _ = &mut standing => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        };
+        let inbound = Inbound::new(stream, largest_frame, loads.clone());
+        Ok(AsyncTcpStream::Plain(Inbound { standing: Some(standing), ..inbound }))
     };
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
-    lapin::Connection::connector(uri, runtime, dial, properties).await
+    let connection = lapin::Connection::connector(uri, runtime, dial, properties).await?;
+    attempt.succeeded();
+    Ok(connection)
 }
 
 /// The socket, TLS included.
@@ -75,18 +95,26 @@ struct Inbound {
     /// Sieved, and from `given` on not read by lapin yet.
     sieved: Vec<u8>,
     given: usize,
+    /// Until the connection stands.
+    standing: Option<Standing>,
 }
 
 impl Inbound {
     fn new(socket: Socket, largest_frame: u32, loads: Arc<Loads>) -> Self {
         let chunk = vec![0; CHUNK].into_boxed_slice();
-        Self { socket, sieve: Sieve::new(largest_frame, loads), chunk, sieved: Vec::new(), given: 0 }
+        Self { socket, sieve: Sieve::new(largest_frame, loads), chunk, sieved: Vec::new(), given: 0, standing: None }
     }
 }
 
 impl AsyncRead for Inbound {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(standing) = &mut this.standing
+            && let Poll::Ready(stands) = Pin::new(standing).poll(context)
+        {
+            stands.map_err(|_| io::ErrorKind::TimedOut)?;
+            this.standing = None;
+        }
         while this.given == this.sieved.len() {
             this.sieved.clear();
             this.given = 0;

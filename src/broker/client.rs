@@ -1,0 +1,70 @@
+//! What a connection is called in RabbitMQ's lists and logs.
+
+use lapin::ConnectionProperties;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The lanes of a daemon.
+    Run,
+    /// Reading the log of outcomes back.
+    Log,
+    /// Replies to producers.
+    Replies,
+    /// `reveille submit`.
+    Submit,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Log => "log",
+            Self::Replies => "replies",
+            Self::Submit => "submit",
+        }
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The connection's name, and product and version: else lapin's.
+pub(super) fn properties(role: Role) -> ConnectionProperties {
+    ConnectionProperties::default()
+        .with_connection_name(name(role).into())
+        .with_client_property("product".into(), "reveille".into())
+        .with_client_property("version".into(), VERSION.into())
+}
+
+/// Such as `reveille run HOST pid PID v0.1.0`.
+fn name(role: Role) -> String {
+    format!("reveille {} {} pid {} v{VERSION}", role.name(), host(), std::process::id())
+}
+
+/// As Linux tells it: in a container the container's.
+fn host() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let told = told.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let host = told.trim();
+    if host.is_empty() { "unknown-host".to_owned() } else { host.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connections_name_tells_what_it_is_for_and_which_process_has_it() {
+        let end = format!(" pid {} v{VERSION}", std::process::id());
+        for (role, start) in [
+            (Role::Run, "reveille run "),
+            (Role::Log, "reveille log "),
+            (Role::Replies, "reveille replies "),
+            (Role::Submit, "reveille submit "),
+        ] {
+            let name = name(role);
+            let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));
+            assert!(host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace)), "{name}");
+        }
+    }
+}
