@@ -178,7 +178,7 @@ async fn a_broker_whose_connections_have_too_few_channels_for_a_lane_is_refused(
     let mut daemon = Daemon::start(&config(&node.url, "http://127.0.0.1:9", &Wishes::default()));
     assert_eq!(daemon.child.ended().await.code(), Some(2));
     let output = daemon.child.output();
-    assert!(output.contains("3 channels, and a lane needs 4: raise its channel_max"), "{output}");
+    assert!(output.contains("3 channels, and a lane needs 5: raise its channel_max"), "{output}");
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
 
 /// Channels of a lane for good: its baton's and its intake's.
 const OF_A_LANE: usize = 2;
 /// Channels of a connection for good: the roll call's.
 const OF_A_CONNECTION: usize = 1;
+/// Channels of a connection that may be lost without harm, at most.
+const MOST_LOST: usize = 16;
 /// Below so many there are no shares: everything is published over the same ones.
 const FEWEST_SHARED: usize = 8;
 /// Most channels of one publisher for what is published once more: each may be one more copy in a queue that confirms nothing.
@@ -29,7 +32,13 @@ pub(super) fn needed_by(lanes: usize) -> usize {
     OF_A_CONNECTION + (OF_A_LANE + 1) * lanes + 1
 }
 
-/// The fewest channels that a connection with a lane needs.
+/// How many channels are counted on, of those that the broker lets a connection have. The numbers of some are lost
+/// ([`open_channel`]): one at a first start, which looks for a queue that is not there yet.
+pub(super) fn usable(channels: usize) -> usize {
+    channels.saturating_sub((channels / 10).clamp(1, MOST_LOST))
+}
+
+/// The fewest channels that a lane needs, with the connection's own.
 pub const FEWEST: usize = OF_A_CONNECTION + OF_A_LANE + 1;
 
 /// What is published.
@@ -104,6 +113,7 @@ pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lap
         match connection.create_channel().await {
             Err(error) if error.is_amqp_soft_error() => {}
             Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => {
+                warn!("no channel is left of a connection to RabbitMQ: it is closed, and another one opened");
                 let _ = connection.close(200, "out of channels".into()).await;
                 return Err(error);
             }
@@ -205,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_connection_has_as_many_lanes_as_find_a_channel_to_publish_over() {
-        assert_eq!([FEWEST - 1, FEWEST, 6, 7, 20, 2047].map(lanes_for), [0, 1, 1, 2, 6, 682]);
+        assert_eq!([FEWEST - 1, FEWEST, 6, 7, 18, 2031].map(lanes_for), [0, 1, 1, 2, 5, 676]);
         assert_eq!([1, 2, 10].map(needed_by), [5, 8, 32]);
+        assert_eq!([0, 4, 5, 20, 2047].map(usable), [0, 3, 4, 18, 2031]);
     }
 }

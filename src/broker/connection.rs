@@ -29,6 +29,8 @@ const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 const DECLARE_TIMEOUT_OF_A_QUEUE: Duration = Duration::from_millis(100);
 /// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, less than 64 MiB.
 const ROOM: usize = 47 * 1024 * 1024;
+/// Between two looks whether the connection stands.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What stands for the heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Channels to publish over where no lanes are served: replies that wait have one each. And how many of them are kept.
@@ -287,7 +289,9 @@ impl Connection {
     pub async fn lost(&self, mut blocked: impl FnMut(Option<String>)) -> lapin::Error {
         let mut events = std::pin::pin!(self.inner.events_listener());
         while self.is_open() {
-            match events.next().await {
+            // Where we have closed it ourselves lapin tells of nothing.
+            let Ok(event) = timeout(LOOK_EVERY, events.next()).await else { continue };
+            match event {
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error,
                 Some(Event::ConnectionBlocked(reason)) => blocked(Some(reason)),

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::allowance::Allowance;
-use super::channels::{FEWEST, lanes_for, needed_by};
+use super::channels::{FEWEST, lanes_for, needed_by, usable};
 use super::client::Role;
 use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
 use super::topology::Topology;
@@ -37,6 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long RabbitMQ may count the channels of a connection that is gone.
 const COUNTED: Duration = Duration::from_secs(1);
 
+/// Why a lane waits where nothing is wrong.
+const OPENING: &str = "connecting";
+
 /// How the daemon stands with the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerState {
@@ -59,7 +62,8 @@ pub enum OpenError {
     Declare(#[from] DeclareFailure),
     /// Not even one lane can be served.
     #[error(
-        "RabbitMQ at {address} lets a connection have {channels} channels, and a lane needs {FEWEST}: raise its channel_max"
+        "RabbitMQ at {address} lets a connection have {channels} channels, and a lane needs {}: raise its channel_max",
+        FEWEST + 1
     )]
     TooFewChannels {
         /// Where.
@@ -110,7 +114,7 @@ struct State {
     open: Vec<Arc<Link>>,
     /// Lanes that wait for a place.
     waiting: usize,
-    /// Why the last connection was lost, or none could be opened.
+    /// Why lanes wait: the last connection was lost, none can be opened, or one is being opened.
     problem: String,
     shown: Option<BrokerState>,
     retries: Retries,
@@ -169,7 +173,8 @@ impl Connections {
         lanes: usize,
         observer: impl Fn(&BrokerState) + Send + Sync + 'static,
     ) -> Self {
-        let (missing, opening, state) = Default::default();
+        let (missing, opening) = Default::default();
+        let state = std::sync::Mutex::new(State { problem: OPENING.to_owned(), ..State::default() });
         Self(Arc::new(Shared { broker, topology, lanes, missing, opening, state, observer: Box::new(observer) }))
     }
 
@@ -237,6 +242,7 @@ impl Connections {
                 let link = self.watched(connection, places, channels);
                 self.0.change(|state| {
                     state.retries.opened();
+                    state.problem = OPENING.to_owned();
                     state.open.push(link);
                 });
                 None
@@ -256,12 +262,13 @@ impl Connections {
     async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
         let Shared { broker, topology, lanes, missing, .. } = &*self.0;
         let mut connection = connect(broker, Role::Run).await?;
-        let max = connection.channel_max();
+        let max = usable(connection.channel_max());
         // Where they are counted, no more are used than it takes, so that as many daemons as can share them.
         let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));
         let places = lanes_for(channels).min(*lanes);
         if places == 0 {
-            return Err(OpenError::TooFewChannels { address: broker.address(), channels: max });
+            let channels = connection.channel_max();
+            return Err(OpenError::TooFewChannels { address: broker.address(), channels });
         }
         connection.for_lanes(channels, places, *lanes, missing.clone());
         if is_first {

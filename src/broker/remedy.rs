@@ -5,6 +5,7 @@ use std::io;
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::uri::AMQPScheme;
 use rustls::{AlertDescription, CertificateError};
 
 use super::connection::{is_access_refused, kind};
@@ -22,7 +23,9 @@ pub(super) fn remedy(error: &lapin::Error, broker: &Broker) -> Option<String> {
     if is_vhost_refused(error) {
         return Some("check that the vhost exists, and the user's permissions in it".to_owned());
     }
-    if matches!(error.kind(), ErrorKind::ParsingError(_)) {
+    // A port that speaks TLS answers with an alert, which is no AMQP, or has closed before that is read.
+    if matches!(error.kind(), ErrorKind::ParsingError(_)) || broker.uri.scheme == AMQPScheme::AMQP && is_hung_up(error)
+    {
         return Some("expected AMQP there: check the port, usually 5672 for amqp:// and 5671 for amqps://".to_owned());
     }
     tls(tls_error(error)?, broker)
@@ -31,6 +34,14 @@ pub(super) fn remedy(error: &lapin::Error, broker: &Broker) -> Option<String> {
 /// Whether the broker does not let the user into the vhost, or there is none of the name.
 pub(super) fn is_vhost_refused(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+}
+
+fn is_hung_up(error: &lapin::Error) -> bool {
+    let ErrorKind::IOError(error) = error.kind() else { return false };
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof
+    )
 }
 
 fn tls_error(error: &lapin::Error) -> Option<&rustls::Error> {
