@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use reveille::broker::{Role, connect};
 use reveille::config::Broker;
@@ -13,6 +13,7 @@ use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
+use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 
 /// Enough for all jobs of a test to end.
@@ -140,4 +141,26 @@ async fn a_connection_that_has_no_channel_left_is_given_up() {
     }
     assert!(opened >= CHANNELS, "{opened}");
     assert!(!connection.is_open(), "whoever uses it would wait for ever");
+}
+
+#[tokio::test]
+async fn queues_that_are_missing_by_the_dozen_cost_the_lanes_no_channel() {
+    const LANES: usize = 15;
+    let vhost = Vhost::alone_with(&["--conf", "channel_max = 20"]);
+    let sim = Sim::start(&["--fleet", "Stopped=1"]);
+    let mut daemon = Daemon::start(&config(&vhost.url, 1, &sim));
+    all_held(&daemon, 1).await;
+    daemon.stop().await;
+    let queues = Queues::connect(&vhost.url).await;
+    let channel = queues.connection.create_channel().await.unwrap();
+    for level in 0..18 {
+        let level = format!("reveille.delay.{level:02}");
+        channel.queue_delete(level.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    // Each of the new lanes is looked for too, by its baton.
+    let daemon = Daemon::start(&config(&vhost.url, LANES, &sim));
+    all_held(&daemon, LANES).await;
+    assert_eq!(daemon.metric("reveille_queues_lost_total").await, 18.0);
+    let output = daemon.child.output();
+    assert!(!output.contains("no channel is left"), "{output}");
 }

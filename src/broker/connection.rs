@@ -145,9 +145,10 @@ pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
     most_channels(error.get_message().as_str())
 }
 
+/// The number at the end; up to 4.0 it is in parentheses.
 fn most_channels(text: &str) -> Option<usize> {
-    let (_, limit) = text.split_once("number of channels opened")?.1.rsplit_once('(')?;
-    limit.strip_suffix(')')?.parse().ok()
+    let (_, told) = text.split_once("number of channels opened")?;
+    told.trim_end_matches(')').rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
 pub(super) fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
@@ -303,13 +304,13 @@ impl Connection {
         ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
     }
 
-    /// Declares `topology`.
+    /// Declares `topology` at `broker`, which the connection leads to.
     ///
     /// # Errors
     /// [`DeclareFailure`].
-    pub(super) async fn declare(&self, topology: &Topology) -> Result<(), DeclareFailure> {
+    pub(super) async fn declare(&self, topology: &Topology, broker: &Broker) -> Result<(), DeclareFailure> {
         let declaring = async {
-            let lost = losses::find(topology, self).await;
+            let lost = losses::find(topology, self, broker).await;
             let broken = |source| DeclareFailure::Broken { source };
             let mut lent = vec![self.lend().await.map_err(broken)?];
             while lent.len() < DECLARING
@@ -358,6 +359,9 @@ mod tests {
     fn a_limit_on_channels_is_read_from_the_words_of_rabbitmq() {
         let told = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (5)";
         assert_eq!(most_channels(told), Some(5));
+        let by_4_3 =
+            "NOT_ALLOWED - number of channels opened for user 'u7' has reached the maximum allowed user limit of 12";
+        assert_eq!(most_channels(by_4_3), Some(12));
         let other = "NOT_ALLOWED - connection refused for user 'guest': user connection limit (1) is reached";
         assert_eq!(most_channels(other), None);
     }

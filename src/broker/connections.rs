@@ -35,7 +35,7 @@ const DECLARE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long RabbitMQ may count the channels of a connection that is gone.
-const COUNTED: Duration = Duration::from_secs(1);
+pub(super) const COUNTED: Duration = Duration::from_secs(1);
 
 /// Why a lane waits where nothing is wrong.
 const OPENING: &str = "connecting";
@@ -272,7 +272,7 @@ impl Connections {
         }
         connection.for_lanes(channels, places, *lanes, missing.clone());
         if is_first {
-            connection.declare(topology).await?;
+            connection.declare(topology, broker).await?;
         }
         Ok((connection, places, channels))
     }
@@ -335,7 +335,8 @@ impl Connections {
                 () = self.0.missing.notified() => {}
                 () = sleep(DECLARE_EVERY) => {}
             }
-            let declared = self.over_any(async |connection| connection.declare(&self.0.topology).await).await;
+            let Shared { topology, broker, .. } = &*self.0;
+            let declared = self.over_any(async |connection| connection.declare(topology, broker).await).await;
             let failure = declared.and_then(Result::err).map(|error| error.to_string());
             // Told when it begins and when it changes: what nobody mends is tried every second.
             if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {

@@ -9,10 +9,13 @@ use std::fmt;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use tracing::error;
+use tracing::{debug, error};
 
-use super::connection::{Connection, is_not_found};
+use super::channels::Lent;
+use super::client::Role;
+use super::connection::{Connection, connect, is_not_found};
 use super::topology::Topology;
+use crate::config::Broker;
 
 /// Who is told of losses; nobody, by default.
 pub(super) struct OnLoss(pub(super) Box<dyn Fn(usize) + Send + Sync>);
@@ -29,43 +32,78 @@ impl fmt::Debug for OnLoss {
     }
 }
 
-/// The queues of `topology` that are missing, although they were there once. None, where that cannot be told: whatever keeps
-/// it from being told keeps the topology from being declared too.
-pub(super) async fn find<'a>(topology: &'a Topology, connection: &Connection) -> Vec<&'a str> {
-    look_for_losses(topology, connection).await.unwrap_or_default()
-}
-
-async fn look_for_losses<'a>(topology: &'a Topology, connection: &Connection) -> Result<Vec<&'a str>, lapin::Error> {
+/// The queues of `topology` that are missing, although they were there once. Those found so far, where the rest cannot be
+/// told: mostly what keeps them from being told keeps the topology from being declared too.
+pub(super) async fn find<'a>(topology: &'a Topology, connection: &Connection, broker: &Broker) -> Vec<&'a str> {
     let mut lost = Vec::new();
-    if !is_there(connection, &topology.log).await? {
-        // It looks like a first start. Each further look for what is not there would cost a channel.
-        return Ok(lost);
+    let mut looks = Looks { connection, broker, apart: None, has_missed: false };
+    if let Err(error) = looks.for_losses(topology, &mut lost).await {
+        debug!("cannot look for all queues: {error:#}");
     }
-    let mut witnesses = HashMap::from([(topology.log.as_str(), true)]);
-    for queue in &topology.queues {
-        let Some(witness) = queue.witness.as_deref() else { continue };
-        let was_there = match witnesses.get(witness) {
-            Some(is_there) => *is_there,
-            None => *witnesses.entry(witness).or_insert(is_there(connection, witness).await?),
-        };
-        if was_there && !is_there(connection, &queue.name).await? {
-            lost.push(queue.name.as_str());
-        }
+    if let Some(apart) = looks.apart {
+        apart.close().await;
     }
-    Ok(lost)
+    lost
 }
 
-async fn is_there(connection: &Connection, queue: &str) -> Result<bool, lapin::Error> {
-    let lent = connection.lend().await?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match lent.channel().queue_declare(queue.into(), passive, FieldTable::default()).await {
-        Ok(_) => {
-            lent.keep();
-            Ok(true)
+/// Each look for a queue that is not there costs its connection a channel for good
+/// ([`open_channel`](super::channels::open_channel)). So after the first one, connections apart are looked over.
+struct Looks<'a> {
+    connection: &'a Connection,
+    broker: &'a Broker,
+    apart: Option<Connection>,
+    has_missed: bool,
+}
+
+impl Looks<'_> {
+    async fn for_losses<'a>(&mut self, topology: &'a Topology, lost: &mut Vec<&'a str>) -> anyhow::Result<()> {
+        if !self.is_there(&topology.log).await? {
+            // It looks like a first start.
+            return Ok(());
         }
-        // A queue that is only down is not found either, in other words.
-        Err(error) if is_not_found(&error) && error.to_string().contains("no queue '") => Ok(false),
-        Err(error) => Err(error),
+        let mut witnesses = HashMap::from([(topology.log.as_str(), true)]);
+        for queue in &topology.queues {
+            let Some(witness) = queue.witness.as_deref() else { continue };
+            let was_there = match witnesses.get(witness) {
+                Some(is_there) => *is_there,
+                None => *witnesses.entry(witness).or_insert(self.is_there(witness).await?),
+            };
+            if was_there && !self.is_there(&queue.name).await? {
+                lost.push(queue.name.as_str());
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_there(&mut self, queue: &str) -> anyhow::Result<bool> {
+        let lent = self.lend().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match lent.channel().queue_declare(queue.into(), passive, FieldTable::default()).await {
+            Ok(_) => {
+                lent.keep();
+                Ok(true)
+            }
+            // A queue that is only down is not found either, in other words.
+            Err(error) if is_not_found(&error) && error.to_string().contains("no queue '") => {
+                self.has_missed = true;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn lend(&mut self) -> anyhow::Result<Lent> {
+        if !self.has_missed {
+            return Ok(self.connection.lend().await?);
+        }
+        if let Some(apart) = &self.apart
+            && let Ok(lent) = apart.lend().await
+        {
+            return Ok(lent);
+        }
+        // The first one, or the one before has no channel left.
+        let apart = self.apart.insert(connect(self.broker, Role::Run).await?);
+        Ok(apart.lend().await?)
     }
 }
 

@@ -1,14 +1,16 @@
 //! Answers to producers who set `reply_to`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::client::Role;
-use super::connection::{ConnectError, Connection, connect};
+use super::connection::{ConnectError, Connection, connect, limit_of_channels};
+use super::connections::COUNTED;
 use super::publisher::{Outgoing, PublishError};
 use crate::config::Broker;
 
@@ -33,6 +35,9 @@ pub struct Replies {
     broker: Arc<Broker>,
     connection: Mutex<Option<Arc<Connection>>>,
     turns: Semaphore,
+    /// The broker was found to allow too few channels: replies have one, one by one.
+    is_limited: AtomicBool,
+    one_by_one: Semaphore,
     room: Arc<Semaphore>,
 }
 
@@ -71,7 +76,8 @@ impl Replies {
     /// Nothing is opened yet.
     pub fn new(broker: Arc<Broker>) -> Self {
         let (turns, room) = (Semaphore::new(AT_A_TIME), Arc::new(Semaphore::new(ROOM as usize)));
-        Self { broker, connection: Mutex::new(None), turns, room }
+        let (is_limited, one_by_one) = (AtomicBool::default(), Semaphore::new(1));
+        Self { broker, connection: Mutex::new(None), turns, is_limited, one_by_one, room }
     }
 
     /// Sends a reply in a task of its own, if anybody is there to take it; `failed` is told where nobody is. Nothing is decided
@@ -101,6 +107,10 @@ impl Replies {
             return Err(ReplyError::OwnQueue(to));
         }
         let _turn = self.turns.acquire().await.expect("nobody closes the semaphore");
+        let _only = match self.is_limited.load(Ordering::Relaxed) {
+            true => Some(self.one_by_one.acquire().await.expect("nobody closes the semaphore")),
+            false => None,
+        };
         self.try_send(Arc::new(Outgoing { exchange: String::new(), key: to, properties, body })).await
     }
 
@@ -108,6 +118,12 @@ impl Replies {
         let mut tries = 1;
         loop {
             match self.connection().await?.publish_alone(message.clone()).await {
+                // The broker counts the channels of the connection for a moment more. It is waited for as long as there is
+                // patience: others come one by one from now on.
+                Err(PublishError::Broken(error)) if limit_of_channels(&error).is_some() => {
+                    self.is_limited.store(true, Ordering::Relaxed);
+                    sleep(COUNTED).await;
+                }
                 Err(PublishError::Broken(_)) if tries < TRIES => tries += 1,
                 // RabbitMQ says so of those it has delivered too: that no queue took them.
                 Err(PublishError::Returned { .. }) if message.key.starts_with(DIRECT) => return Ok(()),

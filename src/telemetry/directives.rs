@@ -55,8 +55,10 @@ fn is_known(directive: &str) -> Result<bool, String> {
     if directive.parse::<LevelFilter>().is_ok() {
         return Ok(true);
     }
-    // Fields may follow it, in brackets.
-    let target = directive.split(['=', '[']).next().unwrap_or_default();
+    if directive.contains(['[', '{']) {
+        return Err(format!("{directive} has brackets, for spans and fields, of which there are none: {EXPECTED}"));
+    }
+    let target = directive.split('=').next().unwrap_or_default();
     let (name, module) = target.split_once("::").unwrap_or((target, ""));
     let module = module.split("::").next().unwrap_or_default();
     if CRATES.contains(&name) {
@@ -96,6 +98,8 @@ mod tests {
             ("reveille=loud", "expected a level (off"),
             ("sqlx=warn", "nothing that logs here"),
             ("=", "nothing that logs here"),
+            ("reveille[{", "has brackets"),
+            ("reveille[x]=debug", "has brackets"),
         ] {
             let problem = read(text).unwrap_err();
             assert!(problem.contains(named), "{text}: {problem}");
