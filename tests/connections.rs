@@ -162,5 +162,5 @@ async fn queues_that_are_missing_by_the_dozen_cost_the_lanes_no_channel() {
     all_held(&daemon, LANES).await;
     assert_eq!(daemon.metric("reveille_queues_lost_total").await, 18.0);
     let output = daemon.child.output();
-    assert!(!output.contains("no channel is left"), "{output}");
+    assert!(!output.contains("the connection to RabbitMQ is lost"), "{output}");
 }

@@ -1,15 +1,16 @@
 //! A broker whose certificate is of a private authority, and that lets nobody in without one.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use crate::support::broker::Node;
 use crate::support::child::run;
 use crate::support::daemon::{Config, Daemon};
-use crate::support::eventually;
 use crate::support::files::Folder;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 use crate::support::tls::{Authority, authority, certificate};
+use crate::support::{PATIENCE, eventually};
 
 const SUBMIT: [&str; 5] = ["submit", "--lane", "prod", "--wait", "i-sim00001"];
 
@@ -36,6 +37,15 @@ impl Scene {
         ];
         let arguments: Vec<&str> = conf.iter().flat_map(|line| ["--conf", line]).collect();
         let node = Node::start(&arguments);
+        // RabbitMQ 4 opens it after the port without TLS, which is waited for.
+        let opened = (0..PATIENCE.as_secs() * 10).any(|_| {
+            let is_open = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if !is_open {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            is_open
+        });
+        assert!(opened, "RabbitMQ takes connections with TLS");
         Self { node, folder, ours, port }
     }
 

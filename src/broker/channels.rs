@@ -4,12 +4,13 @@
 //! their way, and kept for the next ones. Batons, outcomes, jobs and what is published once more have shares of their own: queues
 //! which confirm nothing can use up the share of their own kind, and the last one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::warn;
+use tracing::debug;
 
 /// Channels of a lane for good: its baton's and its intake's.
 const OF_A_LANE: usize = 2;
@@ -19,6 +20,11 @@ const OF_A_CONNECTION: usize = 1;
 const MOST_LOST: usize = 16;
 /// Below so many there are no shares: everything is published over the same ones.
 const FEWEST_SHARED: usize = 8;
+/// Channels of each lane to publish one kind of traffic over that are opened although another one idles. The first message that
+/// a channel brings to a queue without a leader holds up the channel's process in RabbitMQ 4.0 for five seconds; and a node that
+/// lost sight of the others waits for all of them before it drops its clients, which call on meanwhile. So no channel is to be
+/// new just then.
+const WARM: usize = 4;
 /// Most channels of one publisher for what is published once more: each may be one more copy in a queue that confirms nothing.
 const MOST_AGAIN: usize = 64;
 
@@ -69,7 +75,7 @@ pub(super) struct Shares {
 impl Shares {
     /// All over the same channels, of which there are so many, one or more. Up to `kept` of them are kept while they idle.
     pub(super) fn undivided(connection: &Arc<Connection>, channels: usize, kept: usize) -> Self {
-        let all = Arc::new(Channels::new(connection, channels.max(1), kept));
+        let all = Arc::new(Channels::new(connection, channels.max(1), kept, 0));
         let again_each = (channels / FEWEST_SHARED).max(1);
         let [batons, outcomes, jobs, looks, again] = std::array::from_fn(|_| all.clone());
         Self { batons, outcomes, jobs, looks, again, again_each }
@@ -84,13 +90,14 @@ impl Shares {
         // A baton is on its way for a moment, twice in a heartbeat, and a stuck one is not to hold up another lane's.
         let (looks, batons) = (1, (left / FEWEST_SHARED).min(lanes));
         let third = (left - looks - batons) / 3;
-        let share = |channels| Arc::new(Channels::new(connection, channels, channels));
+        let share = |channels, warm| Arc::new(Channels::new(connection, channels, channels, warm));
+        let warm = third.min(WARM * lanes);
         Self {
-            batons: share(batons),
-            outcomes: share(third),
-            jobs: share(third),
-            looks: share(looks),
-            again: share(third),
+            batons: share(batons, batons),
+            outcomes: share(third, warm),
+            jobs: share(third, warm),
+            looks: share(looks, 0),
+            again: share(third, 0),
             // A lane has one publisher of outcomes and one of jobs.
             again_each: (third / (2 * lanes.max(1))).clamp(1, MOST_AGAIN),
         }
@@ -113,7 +120,7 @@ pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lap
         match connection.create_channel().await {
             Err(error) if error.is_amqp_soft_error() => {}
             Err(error) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => {
-                warn!("no channel is left of a connection to RabbitMQ: it is closed, and another one opened");
+                debug!("no channel is left of a connection to RabbitMQ: it is closed");
                 let _ = connection.close(200, "out of channels".into()).await;
                 return Err(error);
             }
@@ -129,12 +136,15 @@ pub(super) struct Channels {
     turns: Arc<Semaphore>,
     /// How many are kept while they idle.
     kept: usize,
-    idle: Mutex<Vec<Channel>>,
+    /// How many are opened before one is lent again.
+    warm: usize,
+    opened: Mutex<Opened>,
 }
 
 impl Channels {
-    fn new(connection: &Arc<Connection>, most: usize, kept: usize) -> Self {
-        Self { connection: connection.clone(), turns: Arc::new(Semaphore::new(most)), kept, idle: Mutex::default() }
+    fn new(connection: &Arc<Connection>, most: usize, kept: usize, warm: usize) -> Self {
+        let turns = Arc::new(Semaphore::new(most));
+        Self { connection: connection.clone(), turns, kept, warm, opened: Mutex::default() }
     }
 
     /// Lends a channel, once there is one.
@@ -150,20 +160,40 @@ impl Channels {
     }
 
     async fn lend_in_turn(self: &Arc<Self>, turn: OwnedSemaphorePermit) -> Result<Lent, lapin::Error> {
-        let idle = self.idle().pop();
+        let idle = self.opened().take_or_count(self.warm);
         let channel = match idle {
             Some(channel) => channel,
-            None => {
-                let channel = open_channel(&self.connection).await?;
-                channel.confirm_select(ConfirmSelectOptions::default()).await?;
-                channel
-            }
+            None => self.open().await.inspect_err(|_| self.opened().count -= 1)?,
         };
         Ok(Lent { of: self.clone(), lent: Some((channel, turn)) })
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn open(&self) -> Result<Channel, lapin::Error> {
+        let channel = open_channel(&self.connection).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The channels there are.
+#[derive(Debug, Default)]
+struct Opened {
+    /// Lent ones included.
+    count: usize,
+    /// The one that has idled for longest is first.
+    idle: VecDeque<Channel>,
+}
+
+impl Opened {
+    /// One that idles; `None`, and counted, where another one is to be opened.
+    fn take_or_count(&mut self, warm: usize) -> Option<Channel> {
+        let idle = if self.count < warm { None } else { self.idle.pop_front() };
+        self.count += usize::from(idle.is_none());
+        idle
     }
 }
 
@@ -187,11 +217,11 @@ impl Lent {
     /// Gives it back, to be lent again: nothing is on its way over it, and nothing went wrong with it.
     pub fn keep(mut self) {
         let of = self.of.clone();
-        let mut idle = of.idle();
-        if idle.len() < of.kept
+        let mut opened = of.opened();
+        if opened.idle.len() < of.kept
             && let Some((channel, turn)) = self.lent.take()
         {
-            idle.push(channel);
+            opened.idle.push_back(channel);
             drop(turn);
         }
     }
@@ -200,6 +230,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some((channel, turn)) = self.lent.take() {
+            self.of.opened().count -= 1;
             tokio::spawn(async move {
                 // If it cannot be closed it is gone already.
                 let _ = channel.close(200, "done".into()).await;
