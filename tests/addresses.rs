@@ -9,7 +9,7 @@ use crate::support::broker::{self, Vhost};
 use crate::support::child::{Child, run};
 use crate::support::daemon::{Config, Daemon};
 use crate::support::files::Folder;
-use crate::support::hosts::{Swallowing, broker_at, with_hosts};
+use crate::support::hosts::{Refusing, Swallowing, broker_at, with_hosts};
 use crate::support::proxy::Proxy;
 use crate::support::stage::{Wishes, config};
 use crate::support::tls::authority;
@@ -76,8 +76,8 @@ async fn a_try_that_led_to_nothing_leaves_no_socket_behind() {
 #[tokio::test]
 async fn what_each_address_failed_with_is_told() {
     let (vhost, folder) = (broker::vhost(), Folder::new());
-    // Nobody listens on a port that was just given back.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let everywhere = Refusing::at("0.0.0.0:0");
+    let port = everywhere.address.port();
     let hosts = broker_at(&["127.0.0.1", "127.0.0.2"], &folder);
     let config = named(&vhost, port);
     let submit = config.command(&["submit", "--lane", "prod", "i-sim00001"]);

@@ -2,13 +2,13 @@
 //! that names it, and never with its password.
 
 use serde_json::json;
-use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use crate::support::account::Account;
 use crate::support::broker::{self, Vhost};
 use crate::support::child;
 use crate::support::daemon::{Config, Daemon};
+use crate::support::hosts::Refusing;
 use crate::support::http_proxy::HttpProxy;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
@@ -202,19 +202,12 @@ async fn a_variable_that_names_no_usable_proxy_is_a_fault_of_the_configuration_t
     }
 }
 
-/// A port at which nobody listens, as long as the socket is there.
-fn refused() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = socket.local_addr().unwrap().to_string();
-    (socket, address)
-}
-
 /// A typing error looks like an outage, but nobody has to wait for its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_never_answered_says_what_to_check() {
     let play = Play::set();
-    let (_socket, nobody) = refused();
+    let refusing = Refusing::at("127.0.0.1:0");
+    let nobody = refusing.address.to_string();
     let (direct, through) = (format!("http://{nobody}"), play.sim.url());
     for (endpoint, environment, words) in [
         (

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::support::child::unread;
 use crate::support::daemon::{Config, Daemon};
 use crate::support::eventually;
+use crate::support::hosts::Refusing;
 use crate::support::queues::{Queues, header};
 use crate::support::stage::{Stage, Wishes, config};
 
@@ -132,9 +133,8 @@ async fn a_port_that_is_taken_is_named() {
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_yet_is_waited_for() {
-    // Nobody listens on a port that was just given back.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("amqp://guest:guest@127.0.0.1:{port}");
+    let nobody = Refusing::at("127.0.0.1:0");
+    let url = format!("amqp://guest:guest@{}", nobody.address);
     let mut daemon = Daemon::start(&config(&url, "http://127.0.0.1:9", &Wishes::default()));
     eventually("it tries again", async || (daemon.child.output().matches("trying again").count() >= 2).then_some(()))
         .await;

@@ -1,6 +1,6 @@
 //! A broker whose certificate is of a private authority, and that lets nobody in without one.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::broker::Node;
@@ -26,9 +26,8 @@ impl Scene {
     fn set() -> Self {
         let (folder, ours) = (Folder::new(), authority("the tests' own"));
         let [server, key] = certificate(&ours);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let conf = [
-            format!("listeners.ssl.1 = 127.0.0.1:{port}"),
+            "listeners.ssl.1 = 127.0.0.1:TLS_PORT".to_owned(),
             format!("ssl_options.cacertfile = {}", folder.put("broker-ca.pem", &ours.pem())),
             format!("ssl_options.certfile = {}", folder.put("broker.pem", &server)),
             format!("ssl_options.keyfile = {}", folder.put("broker.key", &key)),
@@ -37,6 +36,7 @@ impl Scene {
         ];
         let arguments: Vec<&str> = conf.iter().flat_map(|line| ["--conf", line]).collect();
         let node = Node::start(&arguments);
+        let port = node.tls_port();
         // RabbitMQ 4 opens it after the port without TLS, which is waited for.
         let opened = (0..PATIENCE.as_secs() * 10).any(|_| {
             let is_open = TcpStream::connect(("127.0.0.1", port)).is_ok();

@@ -85,6 +85,12 @@ impl Node {
         Self { url, folder, pid, script, commands, answers }
     }
 
+    /// What `TLS_PORT` stands for in a line of its configuration.
+    pub fn tls_port(&self) -> u16 {
+        let (_, port) = self.url.rsplit_once(':').expect("the URL ends with the port");
+        port.parse::<u16>().expect("a port") + 3
+    }
+
     /// SIGKILL, as the kernel would do it to a node that ate too much.
     pub fn kill(&mut self) {
         self.command("kill");

@@ -1,5 +1,6 @@
 //! Names with the addresses a test wants, and addresses that are of no use.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
@@ -47,5 +48,19 @@ impl Swallowing {
             assert!(waiting.len() < 100, "a backlog of 1 has an end");
         }
         Self { port: address.port(), _listener: listener, _waiting: waiting }
+    }
+}
+
+/// An address that refuses connections: nothing listens there, and nothing else can as long as this exists.
+pub struct Refusing {
+    pub address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Refusing {
+    pub fn at(address: &str) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(address.parse().expect("an address")).expect("a free port");
+        Self { address: socket.local_addr().expect("it is bound"), _socket: socket }
     }
 }
