@@ -78,7 +78,9 @@ impl Play {
 
     /// Every instance was started once, and no job lost an attempt.
     async fn is_unharmed(&self) {
-        assert_eq!(self.daemon.charged().await, 0.0, "no job lost an attempt");
+        let (_, metrics) = self.daemon.get("/metrics").await;
+        let calls: Vec<&str> = metrics.lines().filter(|line| line.starts_with("reveille_api_requests_total")).collect();
+        assert_eq!(self.daemon.charged().await, 0.0, "no job lost an attempt: {calls:#?}");
         let instances = self.sim.control("GET", "instances", Value::Null).await;
         for instance in instances.as_array().unwrap() {
             assert_eq!(instance["starts"], 1, "{instance}");

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::codes::{Codes, Meaning};
 use super::endpoint::Endpoint;
-use super::keep_alive;
+use super::keep_alive::{self, Made};
 
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
@@ -107,8 +107,8 @@ impl NoAnswer {
 }
 
 impl NoAnswer {
-    /// `was_reused`: the connection had been used before.
-    pub(super) fn of(error: reqwest::Error, was_reused: bool, endpoint: &Endpoint) -> Self {
+    /// `made`: the connection that was made for the call.
+    pub(super) fn of(error: reqwest::Error, made: Option<Made>, endpoint: &Endpoint) -> Self {
         // The URL would only repeat what the job says already.
         let error = error.without_url();
         let chain = causes(&error);
@@ -124,7 +124,7 @@ impl NoAnswer {
         if error.is_timeout() {
             return Self::TimedOut;
         }
-        match keep_alive::closed(&chain).filter(|_| was_reused) {
+        match keep_alive::closed(&chain).filter(|_| keep_alive::was_reused(&chain, made)) {
             Some(may_have_been_carried_out) => Self::Stale { why: deepest(&chain), may_have_been_carried_out },
             None => Self::Broken(deepest(&chain)),
         }

@@ -16,7 +16,7 @@ use super::answer::{Answer, NoAnswer, Reading};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::keep_alive;
+use super::keep_alive::{self, Made};
 use super::sign::{self, SignedHeaders};
 use super::tls;
 
@@ -39,7 +39,6 @@ pub struct Timeouts {
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
-    keeps_connections: bool,
     account: Arc<Account>,
     reading: Reading,
 }
@@ -107,13 +106,12 @@ impl Client {
         let http = builder(&endpoint, timeouts)?
             .pool_max_idle_per_host(connections)
             .pool_idle_timeout(keep_alive::LONGEST_IDLE)
-            .connector_layer(MapResponseLayer::new(keep_alive::connected))
             .build()?;
         let fresh = builder(&endpoint, timeouts)?.pool_max_idle_per_host(0).build()?;
         let credentials = watch::Sender::new(Arc::new(credentials));
         let (clock, was_answered) = (Clock::default(), AtomicBool::new(false));
         let account = Arc::new(Account { endpoint, credentials, clock, fresh, was_answered });
-        Ok(Self { http, keeps_connections: true, account, reading: Reading::default() })
+        Ok(Self { http, account, reading: Reading::default() })
     }
 
     /// The client that reads answers in another way than the usual one.
@@ -125,7 +123,7 @@ impl Client {
     /// The same, but that it makes a connection for each call: what it is told is not due to an old one.
     pub fn fresh(&self) -> Self {
         let (http, account, reading) = (self.account.fresh.clone(), self.account.clone(), self.reading.clone());
-        Self { http, keeps_connections: false, account, reading }
+        Self { http, account, reading }
     }
 
     /// The keys in force.
@@ -169,8 +167,8 @@ impl Client {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
-        let (response, was_reused) = keep_alive::watched(request.send()).await;
-        let response = response.map_err(|error| self.no_answer(error, was_reused && self.keeps_connections))?;
+        let (response, made) = keep_alive::watched(request.send()).await;
+        let response = response.map_err(|error| self.no_answer(error, made))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
         if status == PROXY_AUTHENTICATION_REQUIRED {
@@ -187,9 +185,9 @@ impl Client {
     }
 
     /// Why there was no answer; where there never was one, with what to check.
-    fn no_answer(&self, error: reqwest::Error, was_reused: bool) -> NoAnswer {
+    fn no_answer(&self, error: reqwest::Error, made: Option<Made>) -> NoAnswer {
         let endpoint = &self.account.endpoint;
-        match NoAnswer::of(error, was_reused, endpoint) {
+        match NoAnswer::of(error, made, endpoint) {
             NoAnswer::Unreachable(why) if !self.was_answered() => {
                 let proxy = endpoint.proxy().map(|proxy| format!(", and {}", proxy.variable())).unwrap_or_default();
                 NoAnswer::Unreachable(format!("{why}; it has never answered so far: check region or endpoint{proxy}"))
@@ -281,7 +279,8 @@ fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, Cli
         .retry(reqwest::retry::never())
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.total)
-        .tcp_nodelay(true);
+        .tcp_nodelay(true)
+        .connector_layer(MapResponseLayer::new(keep_alive::connected));
     Ok(match endpoint.proxy() {
         Some(proxy) => builder.proxy(proxy.to_reqwest()?),
         None => builder,

@@ -3,12 +3,21 @@
 //! A server may close an idle connection at any time, also while a request is on its way to it (RFC 9112 §9.5). Where
 //! hyper sees that before it has written anything, it takes another connection by itself. Where the two cross, the call
 //! ends with a reset, or with the end of the stream in place of an answer. That tells nothing of the API, as long as the
-//! connection had been used before: [`watched`] knows whether it had, [`closed`] reads the error.
+//! connection had been used before.
+//!
+//! A call that has a connection made for it may still go out over an older one that came free meanwhile. So each connection is
+//! known by its local address: [`watched`] tells that of the one that was made for a call, and the error that of the one
+//! that broke ([`was_reused`]).
 
 use std::cell::Cell;
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use hyper::http::Extensions;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 
 /// How long a connection may be idle before it is dropped: less than what servers commonly allow, so that it is we who
 /// close it. Of their defaults gunicorn's is the shortest (2 s), then Node.js, Apache and uvicorn (5 s), an AWS ALB (60 s)
@@ -24,26 +33,43 @@ pub(super) const LONGEST_IDLE: Duration = Duration::from_millis(1500);
 const NOT_WRITTEN: &str = "error writing a body to connection";
 
 tokio::task_local! {
-    /// Whether a connection was made for the call that this task makes.
-    static CONNECTED: Cell<bool>;
+    /// The connection that was made for the call that this task makes.
+    static MADE: Cell<Option<Made>>;
 }
 
-/// Stands in the client's connector: notes that a connection was made.
-pub(super) fn connected<C>(connection: C) -> C {
+/// A connection, by its local address.
+pub(super) type Made = SocketAddr;
+
+/// Stands in the client's connector: notes which connection was made.
+pub(super) fn connected<C: Connection>(connection: C) -> C {
     // Outside of any call where an older connection came free first: this one then goes to the idle ones.
-    let _ = CONNECTED.try_with(|connected| connected.set(true));
+    let _ = MADE.try_with(|made| made.set(local_address(&connection.connected())));
     connection
 }
 
-/// Awaits `sending`, and tells whether it went out over a connection that had been there before. Where that cannot be
-/// told, since one was made and an older one came free at the same moment, it says no. One that was made for another call and
-/// never used counts as used: the price is one call more.
-pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, bool) {
+/// Awaits `sending`, and tells which connection was made for it, if one was.
+pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, Option<Made>) {
     let watching = async {
         let sent = sending.await;
-        (sent, !CONNECTED.with(Cell::get))
+        (sent, MADE.with(Cell::get))
     };
-    CONNECTED.scope(Cell::new(false), watching).await
+    MADE.scope(Cell::new(None), watching).await
+}
+
+/// Whether a call for which the connection `made` was made, or none, broke over another one. That had been used before; one
+/// that was made for another call and never used counts as used: the price is one call more.
+pub(super) fn was_reused(causes: &[&(dyn Error + 'static)], made: Option<Made>) -> bool {
+    let broken = causes.iter().find_map(|cause| cause.downcast_ref::<legacy::Error>()?.connect_info());
+    match broken.and_then(local_address) {
+        Some(broken) => made != Some(broken),
+        None => made.is_none(),
+    }
+}
+
+fn local_address(connected: &Connected) -> Option<SocketAddr> {
+    let mut extras = Extensions::new();
+    connected.get_extras(&mut extras);
+    extras.get::<HttpInfo>().map(HttpInfo::local_addr)
 }
 
 /// Whether the connection was closed under the call, and if so, whether the call may have been carried out all the same:

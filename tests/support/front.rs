@@ -142,7 +142,8 @@ impl State {
         loop {
             let habit = || *self.habit.lock().unwrap_or_else(PoisonError::into_inner);
             let idle = match habit() {
-                Habit::ClosesIdle(idle) => idle,
+                // As servers have it, that counts from an answer on: a busy client may be slow to use a new one.
+                Habit::ClosesIdle(idle) if is_reused => idle,
                 _ => Duration::from_secs(600),
             };
             let since = Instant::now();
