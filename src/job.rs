@@ -23,6 +23,11 @@ const EXPLANATION_LIMIT: usize = 300;
 /// Longest name of an encoding quoted, in characters.
 const ENCODING_LIMIT: usize = 40;
 
+/// Whether this deadline has passed at `now`.
+pub fn is_past(deadline: Option<Timestamp>, now: Timestamp) -> bool {
+    deadline.is_some_and(|deadline| deadline < now)
+}
+
 /// What a 409 on a clean first touch means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

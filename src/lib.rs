@@ -7,7 +7,9 @@
 //! - [`outcome`]: the event that says what became of a job
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
-//! - [`lane`]: the way of a job from delivery to ack ([`lane::run`]), and what decides on it ([`lane::verdict`])
+//! - [`ownership`]: which replica runs what
+//! - [`lane`]: the way of a job from delivery to ack, and what decides on it ([`lane::verdict`])
+//! - [`stop`]: how what runs is told to stop
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
@@ -28,7 +30,9 @@ pub mod headers;
 pub mod job;
 pub mod lane;
 pub mod outcome;
+pub mod ownership;
 pub mod retry;
+pub mod stop;
 pub mod tasks;
 pub mod telemetry;
 pub mod text;

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod instance;
 mod keep_alive;
 pub mod key_file;
+pub mod keys;
 pub mod proxy;
 pub mod sign;
 mod tls;

@@ -16,7 +16,9 @@ use tracing::{info, warn};
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
-use crate::lane::{Balance, Lane, Stop};
+use crate::lane::{Lane, LaneRole, Settings};
+use crate::ownership::{self, Sharing};
+use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
@@ -43,7 +45,8 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     // The first scrape sees every lane.
     tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
-        tokio::spawn(lane.clone().follow_keys());
+        let lane = lane.clone();
+        tokio::spawn(async move { lane.follow_keys().await });
     }
     let daemon = Daemon { config, names, lanes, metrics, readiness, stop };
     daemon.run().await.map(|()| ExitCode::SUCCESS)
@@ -66,7 +69,8 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
         }
         let metrics = metrics.lane(lane.name.as_str(), &lane.reading.codes.reasons());
         let replies = Arc::new(Replies::new(config.broker.clone()));
-        let built = Lane::new(lane, config.retry, names, replies, reader.clone(), metrics);
+        let settings = Settings { lane: lane.clone(), retry: config.retry, names: names.clone() };
+        let built = Lane::new(settings, replies, reader.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))
     };
     config.lanes.iter().map(lane).collect()
@@ -108,19 +112,19 @@ impl Daemon {
     /// Runs every lane, until all are given back, or a stop has had its time.
     async fn serve(&self, connections: &Connections) {
         let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
-        let balance = Balance::new(&self.names, self.lanes.len(), &self.metrics);
+        let sharing = Sharing::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
-            let (connections, readiness, stop) = (connections.clone(), self.readiness.clone(), self.stop.clone());
-            let balance = balance.clone();
+            let role = LaneRole { lane, readiness: self.readiness.clone() };
+            let (connections, sharing, stop) = (connections.clone(), sharing.clone(), self.stop.clone());
             lanes.spawn(async move {
-                lane.run(&connections, &readiness, &balance, &stop).await;
+                ownership::hold(&role, &connections, &sharing, &stop).await;
                 Ok(())
             });
         }
         tokio::select! {
             Ok(()) = tasks::all(&mut lanes) => {}
             never = connections.keep_declared() => match never {},
-            never = balance.keep_even(connections, &self.stop) => match never {},
+            never = sharing.keep_even(connections, &self.stop) => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }

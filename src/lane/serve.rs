@@ -3,7 +3,7 @@
 //!
 //! A message can end the process that reads it. RabbitMQ counts how often a message came back, but for all messages that
 //! were handed out together. So a lane is
-//! *wary* at first, since the tenure before may have ended over a message, and whenever one turns up that came back a
+//! *wary* at first, since the running before may have ended over a message, and whenever one turns up that came back a
 //! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
 //! too while it is on trial after a pause.
 
@@ -16,14 +16,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::company::Ticket;
-use super::gathering::Gathering;
-use super::intake::{Intake, QUEUES, Sizing, queues};
-use super::run::Job;
-use super::slots::Slots;
-use super::{Lane, LaneError, Stop, Tenure};
+use super::intake::{Coalescer, Intake, QUEUES, Sizing, present_prefetch, queues};
+use super::job::{Job, Jobs};
+use super::parts::{Lane, Running};
+use super::quarantine::SUSPECT_AT;
 use crate::broker::{Connection, Delivery};
+use crate::ownership::Interrupted;
 use crate::retry::full_jitter;
+use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
 
@@ -40,19 +40,15 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// then that a job could wait for.
 const AFTER_A_CALL: Duration = Duration::from_secs(10);
 
-/// A message that came back this often is suspected of ending whoever touches it.
-const SUSPECT_AT: i64 = 3;
-
 /// Serves the lane until `stop` says so, and then finishes what is in flight; what is not done within the grace goes
 /// back to its queue.
 pub(super) async fn serve(
-    tenure: &Arc<Tenure>,
+    running: &Arc<Running>,
     connection: &Connection,
     readiness: &Readiness,
     stop: &Stop,
-) -> Result<(), LaneError> {
-    let lane = &tenure.lane;
-    let slots = Arc::new(Slots::new(lane.concurrency as usize));
+) -> Result<(), Interrupted> {
+    let lane = &running.lane;
     let mut channel = connection.channel().await?;
     loop {
         tokio::select! {
@@ -64,16 +60,16 @@ pub(super) async fn serve(
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = take_warily(tenure, &channel, &slots, &mut jobs) => done.map(|()| false)?,
+            done = take_warily(running, &channel, &mut jobs) => done.map(|()| false)?,
         };
         if stopped {
             // Nobody is left to end a trial that jobs in flight wait for.
-            lane.breaker.interrupt();
+            lane.gate.breaker().interrupt();
         }
         let mut emptied = true;
-        if !stopped && !lane.breaker.is_open() {
+        if !stopped && !lane.gate.breaker().is_open() {
             readiness.lane(lane.name(), LaneState::Held);
-            emptied = subscribe_and_take(tenure, &channel, &slots, &mut jobs, stop).await?;
+            emptied = subscribe_and_take(running, &channel, &mut jobs, stop).await?;
         }
         // At once, and not only when the last call has ended.
         show_pause(lane, readiness);
@@ -91,17 +87,13 @@ pub(super) async fn serve(
     }
 }
 
-/// Jobs that run, each in a task of its own. One can end in nothing but a broken connection: whatever else goes wrong
-/// becomes its outcome.
-pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
-
 /// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
 /// keys, until that is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
-    let mut keys = lane.client.keys_changed();
-    while lane.breaker.is_open() {
+    let mut keys = lane.calls.keys_changed();
+    while lane.gate.breaker().is_open() {
         show_pause(lane, readiness);
-        let probes = lane.breaker.probes();
+        let probes = lane.gate.breaker().probes();
         if probes > 0 {
             let delay = full_jitter(FIRST_DELAY, LAST_DELAY, probes, rand::random());
             tokio::select! {
@@ -109,15 +101,15 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
                 Ok(()) = keys.changed() => {}
             }
         }
-        lane.changed(lane.breaker.record_probe(&lane.probe().await));
-        debug!(lane = %lane.name, cause = ?lane.breaker.cause(), "probed");
+        lane.calls.probe_pause().await;
+        debug!(lane = lane.name(), cause = ?lane.gate.breaker().cause(), "probed");
     }
 }
 
 /// Shows why the lane is paused, if it is.
 fn show_pause(lane: &Lane, readiness: &Readiness) {
-    if let Some(cause) = lane.breaker.cause() {
-        lane.show_paused(Some(&cause));
+    if let Some(cause) = lane.gate.breaker().cause() {
+        lane.gate.show_paused(Some(&cause));
         readiness.lane(lane.name(), LaneState::Paused(cause.text));
     }
 }
@@ -125,18 +117,17 @@ fn show_pause(lane: &Lane, readiness: &Readiness) {
 /// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them. Returns
 /// whether all that was taken was given to jobs.
 async fn subscribe_and_take(
-    tenure: &Arc<Tenure>,
+    running: &Arc<Running>,
     channel: &Channel,
-    slots: &Arc<Slots>,
     jobs: &mut Jobs,
     stop: &Stop,
-) -> Result<bool, LaneError> {
+) -> Result<bool, Interrupted> {
     loop {
-        let mut intake = Intake::open(tenure, channel).await?;
+        let mut intake = Intake::open(running, channel).await?;
         let taken = tokio::select! {
             biased;
             () = stop.requested() => Taken::Over,
-            taken = take(tenure, &mut intake, slots, jobs) => taken?,
+            taken = take(running, &mut intake, jobs) => taken?,
         };
         intake.cancel().await?;
         if taken == Taken::Over {
@@ -162,14 +153,9 @@ enum Taken {
 
 /// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
 /// there is a reason to stop.
-async fn take(
-    tenure: &Arc<Tenure>,
-    intake: &mut Intake,
-    slots: &Arc<Slots>,
-    jobs: &mut Jobs,
-) -> Result<Taken, LaneError> {
-    let lane = &tenure.lane;
-    let mut gathering = Gathering::default();
+async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, Interrupted> {
+    let lane = &running.lane;
+    let mut coalescer = Coalescer::default();
     let taken = loop {
         match intake.sizing() {
             Sizing::Keep => {}
@@ -178,62 +164,61 @@ async fn take(
         }
         let delivery = tokio::select! {
             biased;
-            () = lane.breaker.opened() => break Taken::Paused,
+            () = lane.gate.breaker().opened() => break Taken::Paused,
             Some(ended) = jobs.join_next() => {
                 tasks::ended(ended)?;
                 continue;
             }
-            () = gathering.over(lane.company_size()) => {
-                gathering.start(tenure, slots, jobs).await;
+            () = coalescer.over(lane.calls.batch_size()) => {
+                coalescer.start(running, jobs).await;
                 continue;
             }
             delivery = intake.next() => delivery?,
         };
-        if lane.suspicion(&delivery) >= SUSPECT_AT {
-            warn!(lane = %lane.name, deliveries = delivery.returns, "one message at a time: this one may be what ended us");
+        if lane.quarantine.suspicion(&delivery) >= SUSPECT_AT {
+            warn!(
+                lane = lane.name(),
+                deliveries = delivery.returns,
+                "one message at a time: this one may be what ended us"
+            );
             break Taken::Over;
         }
         let job = Job::admit(delivery, lane);
-        if lane.company_size() > 1 && job.likes_company() {
-            gathering.add(job);
+        if lane.calls.batch_size() > 1 && job.can_share_a_call() {
+            coalescer.add(job);
             continue;
         }
-        // Not before there is a job: those whose company was refused need slots too.
-        let slot = slots.take(lane).await;
+        // Not before there is a job: those whose shared call was refused need slots too.
+        let slot = lane.calls.slot().await;
         // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
-        job.wait_for_its_turn(lane).await;
-        start(tenure, job, Ticket::alone(slot), jobs);
+        let entry = job.enter(lane, slot).await;
+        job.spawn(running, entry, jobs);
     };
-    gathering.start(tenure, slots, jobs).await;
+    coalescer.start(running, jobs).await;
     Ok(taken)
 }
 
 /// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
 /// on trial. On trial no more are called at a time than belong to it. One that is suspected has the lane for itself.
-async fn take_warily(
-    tenure: &Arc<Tenure>,
-    channel: &Channel,
-    slots: &Arc<Slots>,
-    jobs: &mut Jobs,
-) -> Result<(), LaneError> {
-    let lane = &tenure.lane;
+async fn take_warily(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs) -> Result<(), Interrupted> {
+    let lane = &running.lane;
     let queues = queues(lane);
     let back = Instant::now() + COME_BACK;
     let mut suspects = [true; QUEUES];
     let mut found = true;
-    while suspects.contains(&true) || (lane.breaker.is_half_open() && (found || Instant::now() < back)) {
+    while suspects.contains(&true) || (lane.gate.breaker().is_half_open() && (found || Instant::now() < back)) {
         if !found {
             sleep(GLANCE).await;
         }
         found = false;
         // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
-        let first = lane.breaker.probes() as usize;
+        let first = lane.gate.breaker().probes() as usize;
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
             while let Some(ended) = jobs.try_join_next() {
                 tasks::ended(ended)?;
             }
             // A trial can be long, and polls are no part of it.
-            while jobs.len() >= lane.prefetch().into()
+            while jobs.len() >= present_prefetch(lane).into()
                 && let Some(ended) = jobs.join_next().await
             {
                 tasks::ended(ended)?;
@@ -241,55 +226,46 @@ async fn take_warily(
             let (queue, suspect) = (&queues[index], &mut suspects[index]);
             let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
             let delivery = got.map(|got| Delivery::from(got.delivery));
-            *suspect = delivery.as_ref().is_some_and(|delivery| lane.suspicion(delivery) >= SUSPECT_AT);
+            *suspect = delivery.as_ref().is_some_and(|delivery| lane.quarantine.suspicion(delivery) >= SUSPECT_AT);
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {
-                settle(lane, slots, jobs).await?;
+                settle(lane, jobs).await?;
             }
             let job = Job::admit(delivery, lane);
-            let slot = slots.take(lane).await;
-            job.wait_for_its_turn(lane).await;
-            start(tenure, job, Ticket::alone(slot), jobs);
+            let slot = lane.calls.slot().await;
+            let entry = job.enter(lane, slot).await;
+            job.spawn(running, entry, jobs);
             if *suspect {
-                settle(lane, slots, jobs).await?;
+                settle(lane, jobs).await?;
             }
-            if lane.breaker.is_open() {
+            if lane.gate.breaker().is_open() {
                 return Ok(());
             }
         }
     }
-    if lane.breaker.is_half_open() {
+    if lane.gate.breaker().is_half_open() {
         // There is no other job to be tried, and the calls in flight may still tell.
-        slots.all_free(lane).await;
-        lane.end_trial();
+        lane.gate.is_quiet().await;
+        lane.gate.end_trial();
     }
     Ok(())
 }
 
 /// Waits for all `jobs`. Those that failed on trial wait for its end, so it is broken off once its calls are over.
-async fn settle(lane: &Lane, slots: &Slots, jobs: &mut Jobs) -> Result<(), lapin::Error> {
-    if lane.breaker.is_half_open() {
-        slots.all_free(lane).await;
-        lane.breaker.interrupt();
+async fn settle(lane: &Lane, jobs: &mut Jobs) -> Result<(), lapin::Error> {
+    if lane.gate.breaker().is_half_open() {
+        lane.gate.is_quiet().await;
+        lane.gate.breaker().interrupt();
     }
     tasks::all(jobs).await
 }
 
-/// Has a job run, in a task of its own.
-pub(super) fn start(tenure: &Arc<Tenure>, job: Job, ticket: Ticket, jobs: &mut Jobs) {
-    let tenure = tenure.clone();
-    jobs.spawn(async move {
-        let _in_flight = tenure.lane.metrics.in_flight();
-        job.run(&tenure, ticket).await
-    });
-}
-
 /// Whether all of `jobs` were finished in time: within the grace of a stop, and else within that of their calls, since a
 /// pause is to break none off.
-async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, LaneError> {
+async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, Interrupted> {
     let time_is_up = async {
-        let calls = stop.grace.max(lane.call_timeout + AFTER_A_CALL);
+        let calls = stop.grace.max(lane.settings.lane.timeouts.total + AFTER_A_CALL);
         let _ = timeout(calls, stop.requested()).await;
         if stop.is_requested() {
             sleep(stop.grace).await;
@@ -303,7 +279,7 @@ async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, LaneErr
         }
         () = time_is_up => {}
     }
-    warn!(lane = %lane.name, jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
+    warn!(lane = lane.name(), jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
     jobs.shutdown().await;
     Ok(false)
 }

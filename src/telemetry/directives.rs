@@ -117,12 +117,12 @@ mod tests {
             "DEBUG",
             "4",
             " reveille=debug , ",
-            "reveille::lane::run=debug,off",
+            "reveille::lane::job=debug,off",
             "reveille",
             "sqlx=warn,debug",
         ] {
             let targets = read(text).unwrap().unwrap();
-            assert!(targets.would_enable("reveille::lane::run", &Level::DEBUG), "{text}");
+            assert!(targets.would_enable("reveille::lane::job", &Level::DEBUG), "{text}");
         }
         let targets = read("info,lapin=off,hyper=warn,rustls=warn").unwrap().unwrap();
         assert!(targets.would_enable("reveille", &Level::INFO) && !targets.would_enable("lapin", &Level::ERROR));

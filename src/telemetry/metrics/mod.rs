@@ -137,7 +137,7 @@ impl Families {
 }
 
 /// The metrics of one lane.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LaneMetrics {
     /// 1 while this replica runs the lane.
     pub held: IntGauge,

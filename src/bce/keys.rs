@@ -1,0 +1,83 @@
+//! Keeps a client's keys those of its credentials file, and tells when there are none that are good.
+
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{Client, CredentialError, CredentialSource, Credentials, KeyFile};
+use crate::file::OPEN_TO_ALL;
+
+/// Between two looks at the file. What is new is taken when two of them saw it.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Follows the credentials file of `client` for as long as the process lives, and tells of the keys in force at first and
+/// whenever there are new ones. Keys from the environment stay what they are. `lane` is named in the log.
+pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_force: impl Fn(&Credentials)) {
+    in_force(&client.credentials());
+    let CredentialSource::File(path) = source else { return };
+    let mut file = KeyFile::new(path.clone());
+    let (mut broken, mut expired) = (false, false);
+    loop {
+        sleep(EVERY).await;
+        // A file system that hangs holds up nothing else.
+        let looking = spawn_blocking(move || {
+            let report = file.look();
+            (file, report)
+        });
+        let Ok((looked, report)) = looking.await else { return };
+        file = looked;
+        if let Some(report) = report
+            && take_up(client, lane, report, &file, &mut broken)
+        {
+            in_force(&client.credentials());
+        }
+        watch_expiry(client, lane, &file, &mut expired);
+    }
+}
+
+/// Puts in force what the file has now. One that cannot be read changes nothing. Returns whether the keys are other ones.
+fn take_up(
+    client: &Client,
+    lane: &str,
+    report: Result<Credentials, CredentialError>,
+    file: &KeyFile,
+    broken: &mut bool,
+) -> bool {
+    let path = file.path().display();
+    let credentials = match report {
+        Err(error) => {
+            if !std::mem::replace(broken, true) {
+                warn!(lane, "the keys stay what they were: {error}");
+            }
+            return false;
+        }
+        Ok(credentials) => credentials,
+    };
+    if std::mem::take(broken) {
+        info!(lane, "{path} can be read again");
+    }
+    if file.is_open() {
+        warn!(lane, "{path} {OPEN_TO_ALL}");
+    }
+    let access_key_id = credentials.access_key_id.clone();
+    let are_new = client.replace_credentials(credentials);
+    if are_new {
+        info!(lane, access_key_id, "new keys from {path}");
+    }
+    are_new
+}
+
+fn watch_expiry(client: &Client, lane: &str, file: &KeyFile, expired: &mut bool) {
+    let is_expired = client.keys_expired();
+    if is_expired && !*expired {
+        let (keys, path) = (client.credentials(), file.path().display());
+        warn!(
+            lane,
+            access_key_id = keys.access_key_id,
+            "the keys have expired, and no calls are made until {path} has new ones"
+        );
+    }
+    *expired = is_expired;
+}

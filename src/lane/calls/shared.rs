@@ -1,0 +1,218 @@
+//! Shared calls: jobs that are called together, in one call that names all their instances.
+//!
+//! Each job goes its own way, with an [`Entry`] to its call. Those of a shared call are [`Waiter`]s of it: a job asks for its
+//! call where it would make one by itself, or leaves, since it turned out that it is not to be called now. Once none is missing,
+//! the first one makes the call for all, and tells each what came of it.
+//!
+//! The API starts all or none of them and names none, or names those it did not start, and never says why. So a job
+//! that may have been refused is called singly then, with a permit of its own, for an answer of its own. What has nothing to do
+//! with one instance, such as a 503, is the answer for all.
+
+mod call;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, oneshot};
+
+use super::Calls;
+use crate::bce::{Answer, InstanceId, NoAnswer};
+use crate::job::is_past;
+use crate::lane::breaker::Evidence;
+use crate::lane::quota::{Permit, Slot};
+
+/// A job's entry to its call. Dropped, it is given back.
+#[derive(Debug)]
+pub(in crate::lane) enum Entry {
+    /// For a job that is called by itself.
+    Permit(Permit),
+    /// For a job that is called together with others.
+    Waiter(Waiter),
+    /// For a job that had no call to make as it was admitted.
+    Slot(Slot),
+    /// For a job that is not to be called, but put back.
+    None,
+}
+
+/// What came of a job's call.
+#[derive(Debug)]
+pub(in crate::lane) struct Called {
+    pub(in crate::lane) result: Result<Answer, NoAnswer>,
+    pub(in crate::lane) origin: Origin,
+    /// A call before the one that was answered may have started the instance.
+    pub(in crate::lane) touched: bool,
+}
+
+/// Which call it was.
+#[derive(Debug)]
+pub(in crate::lane) enum Origin {
+    /// The job's own, made in this slot.
+    Own(Slot),
+    /// A shared one, which has been recorded once for all of its jobs.
+    Shared(Evidence),
+}
+
+/// No call was made for the job, but perhaps one that came to nothing, or a shared one: the lane is paused, the job's
+/// deadline has passed, or it is to be put back.
+#[derive(Debug)]
+pub(in crate::lane) struct NotCalled {
+    /// That call may have started the instance.
+    pub(in crate::lane) touched: bool,
+}
+
+/// One call's worth of jobs.
+#[derive(Debug)]
+struct SharedCall {
+    state: Mutex<State>,
+    complete: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Jobs that have neither asked for their call nor left.
+    missing: usize,
+    members: Vec<Member>,
+    permit: Option<Permit>,
+}
+
+#[derive(Debug)]
+struct Member {
+    instance: InstanceId,
+    deadline: Option<Timestamp>,
+    tell: oneshot::Sender<Told>,
+}
+
+/// What a member learns.
+#[derive(Debug)]
+enum Told {
+    /// The answer to all of them. `touched`: an earlier call may have started the instance.
+    Answer { result: Result<Answer, NoAnswer>, evidence: Evidence, touched: bool },
+    /// Nothing was called: to be called singly, with this permit.
+    Permit(Permit),
+    /// To be called singly, with a permit of its own.
+    Singly { touched: bool, is_counted: bool },
+}
+
+/// A job's place in a shared call.
+#[derive(Debug)]
+pub(in crate::lane) struct Waiter {
+    call: Arc<SharedCall>,
+    is_settled: bool,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.settle(None);
+    }
+}
+
+impl Entry {
+    /// For `count` jobs that are called together with `permit`. Where that does not do, they take others.
+    pub(in crate::lane) fn shared(count: usize, permit: Permit) -> impl Iterator<Item = Self> {
+        let state = State { missing: count, members: Vec::with_capacity(count), permit: Some(permit) };
+        let (state, complete) = (Mutex::new(state), Notify::new());
+        let call = Arc::new(SharedCall { state, complete });
+        (0..count).map(move |_| Self::Waiter(Waiter { call: call.clone(), is_settled: false }))
+    }
+
+    /// The slot of a job that is not to be called, but described. One that shares a call lets the others go without it.
+    pub(in crate::lane) fn into_slot(self) -> Option<Slot> {
+        match self {
+            Self::Permit(permit) => Some(permit.into_slot()),
+            Self::Slot(slot) => Some(slot),
+            Self::Waiter(_) | Self::None => None,
+        }
+    }
+}
+
+impl Calls {
+    /// Has a job's instance started, in a shared call or by itself, unless `deadline` passes first.
+    ///
+    /// # Errors
+    /// [`NotCalled`], since no call was to be made any more.
+    pub(in crate::lane) async fn start_for_job(
+        &self,
+        entry: Entry,
+        instance: &InstanceId,
+        deadline: Option<Timestamp>,
+    ) -> Result<Called, NotCalled> {
+        let (mut touched, mut is_counted) = (false, false);
+        let permit = match entry {
+            Entry::Permit(permit) => permit,
+            Entry::Slot(_) | Entry::None => return Err(NotCalled { touched }),
+            Entry::Waiter(mut waiter) => match waiter.call(self, instance, deadline).await {
+                Told::Answer { result, evidence, touched } => {
+                    return Ok(Called { result, origin: Origin::Shared(evidence), touched });
+                }
+                Told::Permit(permit) => permit,
+                Told::Singly { touched: by_all, is_counted: in_list } => {
+                    (touched, is_counted) = (by_all, in_list);
+                    match self.gate.enter(self.slot().await).await {
+                        Ok(permit) if in_time(deadline) => permit,
+                        _ => return Err(NotCalled { touched }),
+                    }
+                }
+            },
+        };
+        let made = self.start(permit, instance, || in_time(deadline)).await;
+        touched |= made.touched;
+        let result = match made.result {
+            Err(NoAnswer::Stale { .. }) => return Err(NotCalled { touched }),
+            result => result,
+        };
+        if let Ok(answer) = result.as_ref()
+            && !is_counted
+        {
+            self.strategy.saw_one(answer);
+        }
+        Ok(Called { result, origin: Origin::Own(made.slot), touched })
+    }
+}
+
+fn in_time(deadline: Option<Timestamp>) -> bool {
+    !is_past(deadline, Timestamp::now())
+}
+
+impl Waiter {
+    /// Asks for the call, and waits for what comes of it. The first to ask makes it.
+    async fn call(&mut self, calls: &Calls, instance: &InstanceId, deadline: Option<Timestamp>) -> Told {
+        let (tell, told) = oneshot::channel();
+        if self.settle(Some(Member { instance: instance.clone(), deadline, tell })) {
+            self.call.complete.notified().await;
+            if let (Some(permit), members) = self.call.take() {
+                calls.call_for(permit, members).await;
+            }
+        }
+        // The job that was to tell went away in the middle of it, as everything that runs here is about to.
+        told.await.unwrap_or(Told::Singly { touched: true, is_counted: false })
+    }
+
+    /// Notes that this job is not missing any more. Returns whether it is the first member.
+    fn settle(&mut self, member: Option<Member>) -> bool {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return false;
+        }
+        let mut state = self.call.state();
+        let is_first = member.is_some() && state.members.is_empty();
+        state.members.extend(member);
+        state.missing -= 1;
+        if state.missing == 0 {
+            self.call.complete.notify_one();
+        }
+        is_first
+    }
+}
+
+impl SharedCall {
+    fn take(&self) -> (Option<Permit>, Vec<Member>) {
+        let mut state = self.state();
+        (state.permit.take(), std::mem::take(&mut state.members))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,378 @@
+//! What the lane remembers of the jobs it lately had in hand, so that two copies of one job never tell different tales.
+//!
+//! A crash between the confirm of a parked copy and the ack of its original leaves both. Each is a whole job: they come
+//! back at the same moment, one can start the instance and the other meet a 409, or one give up and the other succeed.
+//! So they take turns, the one that ends first is believed, and where one was called, no other is a clean first touch.
+//!
+//! This is memory and no more: a second crash in between, or another replica taking over, forgets it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::Mark;
+use crate::bce::InstanceId;
+use crate::outcome::Outcome;
+
+/// A job is remembered for this long at least, and for twice as long at most: a parked copy is back by then, unless the
+/// API itself asked for more patience.
+const LASTS: Duration = Duration::from_secs(10 * 60);
+/// … unless more than this is to be remembered, two of it for each job: about 6 MB.
+const LIMIT: usize = 100_000;
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lane) struct End {
+    pub(in crate::lane) outcome: Outcome,
+    pub(in crate::lane) ambiguous: bool,
+}
+
+/// What a job is known by here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lane) struct Key {
+    /// Its id and its instance, since producers have been known to use one id for several machines. Others can use them
+    /// as well: so it tells only that there was a call, after which more care is taken, and which job is parked for a second.
+    name: u64,
+    /// Its order: how that ended, only a copy of it may repeat.
+    order: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Called,
+    /// The start was accepted at this instant, and was said to be. The job goes on.
+    Started {
+        since: Timestamp,
+        ambiguous: bool,
+    },
+    Ended(End),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::lane) struct Seen {
+    names: RandomState,
+    jobs: Mutex<Jobs>,
+}
+
+/// Two generations: when the younger one is old or large enough, the older one is dropped whole.
+#[derive(Debug)]
+struct Jobs {
+    young: HashMap<u64, Known>,
+    old: HashMap<u64, Known>,
+    since: Instant,
+    in_hand: HashSet<u64>,
+    /// What is noted of these was decided, and is not known to have been said.
+    unpublished: HashSet<u64>,
+}
+
+/// The right to be the one copy of a job that is in hand, given back when dropped.
+#[derive(Debug)]
+pub(in crate::lane) struct Turn<'a> {
+    seen: &'a Seen,
+    key: Key,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.seen.jobs();
+        jobs.in_hand.remove(&self.key.name);
+        jobs.in_hand.remove(&self.key.order);
+    }
+}
+
+impl Seen {
+    pub(in crate::lane) fn new() -> Self {
+        let (young, old) = (HashMap::new(), HashMap::new());
+        let jobs = Jobs { young, old, since: Instant::now(), in_hand: HashSet::new(), unpublished: HashSet::new() };
+        Self { names: RandomState::new(), jobs: Mutex::new(jobs) }
+    }
+
+    pub(in crate::lane) fn key(&self, job_id: &str, instance: &InstanceId, order: &Mark) -> Key {
+        Key { name: self.names.hash_one((job_id, instance)), order: self.names.hash_one(order) }
+    }
+
+    /// Takes the job in hand, unless a copy of it is.
+    pub(in crate::lane) fn turn(&self, key: Key) -> Option<Turn<'_>> {
+        let mut jobs = self.jobs();
+        let is_free = jobs.in_hand.insert(key.name);
+        if is_free {
+            jobs.in_hand.insert(key.order);
+        }
+        drop(jobs);
+        // Not `then_some`: it would make a turn, and give it back, where there is none to have.
+        is_free.then(|| Turn { seen: self, key })
+    }
+
+    /// How a copy of the job ended, as far as is remembered.
+    pub(in crate::lane) fn end(&self, key: Key) -> Option<End> {
+        match self.jobs().get(key.order) {
+            Some(Known::Ended(end)) => Some(end),
+            Some(Known::Called | Known::Started { .. }) | None => None,
+        }
+    }
+
+    /// When a copy of the job was said to have been started, and whether that was ambiguous, as far as is remembered.
+    pub(in crate::lane) fn started(&self, key: Key) -> Option<(Timestamp, bool)> {
+        match self.jobs().get(key.order) {
+            Some(Known::Started { since, ambiguous }) => Some((since, ambiguous)),
+            Some(Known::Called | Known::Ended(_)) | None => None,
+        }
+    }
+
+    /// Notes that the job is about to be said to have been started at `since`, and goes on.
+    pub(in crate::lane) fn start(&self, key: Key, since: Timestamp, ambiguous: bool) {
+        let mut jobs = self.jobs();
+        // Of two copies' events the first is believed, and so is an end.
+        if jobs.get(key.order).is_none() {
+            jobs.set(key.order, Known::Started { since, ambiguous });
+            jobs.unpublished.insert(key.order);
+        }
+    }
+
+    /// Whether a copy of this order ended, or was said to have been started.
+    pub(in crate::lane) fn knows(&self, order: &Mark) -> bool {
+        self.jobs().get(self.names.hash_one(order)).is_some()
+    }
+
+    /// Whether the job, or another of its name, was called before.
+    pub(in crate::lane) fn is_known(&self, key: Key) -> bool {
+        self.jobs().get(key.name).is_some()
+    }
+
+    /// Notes that the job is about to be called, and tells whether it, or another of its name, was before.
+    pub(in crate::lane) fn call(&self, key: Key) -> bool {
+        let mut jobs = self.jobs();
+        let known = jobs.get(key.name).is_some();
+        if !known {
+            jobs.set(key.name, Known::Called);
+        }
+        known
+    }
+
+    /// Takes back what [`Seen::call`] noted, where it knew of no call before: none was made after all.
+    pub(in crate::lane) fn not_called(&self, key: Key) {
+        let mut jobs = self.jobs();
+        if jobs.get(key.order).is_none() {
+            jobs.remove(key.name);
+        }
+    }
+
+    /// Notes how the job ends, and tells how it is to end: as the first copy did.
+    pub(in crate::lane) fn first_end(&self, key: Key, end: End) -> End {
+        let mut jobs = self.jobs();
+        if let Some(Known::Ended(first)) = jobs.get(key.order) {
+            return first;
+        }
+        jobs.set(key.order, Known::Ended(end));
+        jobs.unpublished.insert(key.order);
+        end
+    }
+
+    /// Notes that the broker has confirmed what was to be said of the job.
+    pub(in crate::lane) fn published(&self, key: Key) {
+        self.jobs().unpublished.remove(&key.order);
+    }
+
+    /// Forgets what was decided and is not known to have been said: while the lane was elsewhere, its jobs may have gone
+    /// on and ended otherwise. That they were called is not forgotten.
+    pub(in crate::lane) fn forget_unpublished(&self) {
+        let mut jobs = self.jobs();
+        for key in std::mem::take(&mut jobs.unpublished) {
+            jobs.remove(key);
+        }
+    }
+
+    /// Forgets how the order ended: it has come in a new message, and so it was given anew.
+    pub(in crate::lane) fn forget_end(&self, key: Key) {
+        self.jobs().remove(key.order);
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Jobs {
+    fn get(&self, key: u64) -> Option<Known> {
+        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    }
+
+    fn remove(&mut self, key: u64) {
+        self.young.remove(&key);
+        self.old.remove(&key);
+    }
+
+    fn set(&mut self, key: u64, known: Known) {
+        if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
+            let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.since = Instant::now();
+            // Who is still in hand may wait for long, and comes again if it is dropped.
+            let kept = oldest.into_iter().filter(|(key, _)| self.in_hand.contains(key) && !self.old.contains_key(key));
+            self.young.extend(kept);
+            let Self { young, old, unpublished, .. } = self;
+            unpublished.retain(|key| young.contains_key(key) || old.contains_key(key));
+        }
+        self.young.insert(key, known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seal::Seals;
+    use super::*;
+    use crate::outcome::Reason;
+
+    const STARTED: End = End { outcome: Outcome::Started, ambiguous: false };
+    const FAILED: End = End { outcome: Outcome::Failed(Reason::Conflict), ambiguous: false };
+
+    fn key(seen: &Seen, job: &str) -> Key {
+        ordered(seen, job, "i-0000", "")
+    }
+
+    fn ordered(seen: &Seen, job: &str, instance: &str, body: &str) -> Key {
+        let order = Seals::new("prod", "secret").orders(job, body.as_bytes(), "").0.mark();
+        seen.key(job, &InstanceId::parse(instance).unwrap(), &order)
+    }
+
+    #[test]
+    fn the_copy_that_ends_first_is_believed() {
+        let seen = Seen::new();
+        let job = key(&seen, "j");
+        assert!(!seen.call(job), "the first touch");
+        assert!(seen.call(job) && seen.end(job).is_none());
+        assert_eq!(seen.first_end(job, STARTED), STARTED);
+        assert_eq!(seen.first_end(job, FAILED), STARTED);
+        assert_eq!((seen.end(job), seen.end(key(&seen, "k"))), (Some(STARTED), None));
+        let another = ordered(&seen, "j", "i-0001", "other");
+        assert!(seen.end(another).is_none() && !seen.is_known(another), "one id for two machines is two jobs");
+    }
+
+    #[test]
+    fn another_order_under_a_jobs_id_and_instance_ends_nothing_but_itself() {
+        let seen = Seen::new();
+        let (job, forged) = (key(&seen, "j"), ordered(&seen, "j", "i-0000", "with a deadline gone by"));
+        assert_eq!(seen.first_end(forged, FAILED), FAILED);
+        seen.start(forged, Timestamp::UNIX_EPOCH, true);
+        assert_eq!((seen.end(job), seen.started(job), seen.is_known(job)), (None, None, false));
+        seen.call(forged);
+        assert!(seen.is_known(job), "but a 409 may be due to its call");
+        assert_eq!(seen.first_end(job, STARTED), STARTED);
+        assert_eq!(seen.end(forged), Some(FAILED));
+        let turn = seen.turn(forged);
+        assert!(turn.is_some() && seen.turn(job).is_none(), "one is called at a time");
+    }
+
+    #[test]
+    fn a_call_that_was_not_made_is_none_but_one_that_was_is() {
+        let seen = Seen::new();
+        let job = key(&seen, "j");
+        seen.call(job);
+        seen.not_called(job);
+        assert!(!seen.is_known(job) && !seen.call(job), "the first touch");
+        seen.first_end(job, STARTED);
+        seen.not_called(job);
+        assert_eq!(seen.end(job), Some(STARTED));
+    }
+
+    #[test]
+    fn copies_take_turns() {
+        let seen = Seen::new();
+        let (job, other) = (key(&seen, "j"), key(&seen, "k"));
+        let turn = seen.turn(job);
+        assert!(turn.is_some() && seen.turn(job).is_none() && seen.turn(other).is_some());
+        drop(turn);
+        assert!(seen.turn(job).is_some());
+    }
+
+    #[test]
+    fn a_new_message_is_a_new_order_but_no_clean_first_touch() {
+        let seen = Seen::new();
+        let job = key(&seen, "j");
+        seen.call(job);
+        seen.first_end(job, FAILED);
+        seen.forget_end(job);
+        assert!(seen.call(job));
+        assert_eq!(seen.first_end(job, STARTED), STARTED);
+    }
+
+    #[test]
+    fn a_start_that_was_said_is_said_again_until_the_job_ends_or_is_ordered_anew() {
+        let seen = Seen::new();
+        let (job, since) = (key(&seen, "j"), Timestamp::UNIX_EPOCH);
+        seen.call(job);
+        seen.start(job, since, false);
+        seen.start(job, Timestamp::MAX, true);
+        assert_eq!((seen.started(job), seen.end(job)), (Some((since, false)), None));
+        assert!(seen.call(job), "and it was called");
+        assert_eq!(seen.started(job), Some((since, false)));
+        seen.forget_end(job);
+        assert_eq!(seen.started(job), None);
+        seen.first_end(job, FAILED);
+        seen.start(job, since, false);
+        assert_eq!((seen.started(job), seen.end(job)), (None, Some(FAILED)));
+    }
+
+    #[test]
+    fn what_was_decided_and_not_said_is_forgotten_where_the_lane_begins_anew() {
+        let seen = Seen::new();
+        let [unpublished, said, gone_on] = ["unpublished", "said", "gone on"].map(|job| key(&seen, job));
+        for job in [unpublished, said, gone_on] {
+            seen.call(job);
+        }
+        seen.first_end(unpublished, FAILED);
+        seen.first_end(said, FAILED);
+        seen.published(said);
+        seen.start(gone_on, Timestamp::UNIX_EPOCH, false);
+        assert_eq!(seen.end(unpublished), Some(FAILED), "as long as the lane is ours");
+        seen.forget_unpublished();
+        assert_eq!((seen.end(unpublished), seen.end(said), seen.started(gone_on)), (None, Some(FAILED), None));
+        assert!(seen.is_known(unpublished) && seen.is_known(gone_on), "no clean first touch");
+        seen.start(unpublished, Timestamp::UNIX_EPOCH, true);
+        assert_eq!(seen.started(unpublished), Some((Timestamp::UNIX_EPOCH, true)), "what the log says is believed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_in_hand_is_remembered_however_long() {
+        let seen = Seen::new();
+        let (job, other) = (key(&seen, "j"), key(&seen, "k"));
+        let turn = seen.turn(job);
+        seen.first_end(job, FAILED);
+        for number in 0..5 {
+            tokio::time::advance(LASTS).await;
+            seen.first_end(other, STARTED);
+            seen.call(key(&seen, &number.to_string()));
+        }
+        assert_eq!(seen.end(job), Some(FAILED));
+        drop(turn);
+        for _ in 0..3 {
+            tokio::time::advance(LASTS).await;
+            seen.first_end(key(&seen, "last"), STARTED);
+            seen.forget_end(key(&seen, "last"));
+        }
+        assert_eq!(seen.end(job), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_long_ago_or_one_of_too_many_is_forgotten() {
+        let seen = Seen::new();
+        let (first, second) = (key(&seen, "first"), key(&seen, "second"));
+        seen.first_end(first, STARTED);
+        tokio::time::advance(LASTS).await;
+        seen.first_end(second, STARTED);
+        assert_eq!((seen.end(first), seen.end(second)), (Some(STARTED), Some(STARTED)));
+        tokio::time::advance(LASTS).await;
+        seen.call(key(&seen, "third"));
+        assert_eq!((seen.end(first), seen.end(second)), (None, Some(STARTED)));
+        for number in 0..LIMIT {
+            seen.call(key(&seen, &number.to_string()));
+        }
+        assert_eq!(seen.end(second), None);
+        let jobs = seen.jobs();
+        assert!(jobs.young.len() + jobs.old.len() <= LIMIT);
+    }
+}

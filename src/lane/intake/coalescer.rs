@@ -1,0 +1,110 @@
+//! Jobs that wait for a moment, to be called together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::lane::calls::Entry;
+use crate::lane::job::{Job, Jobs};
+use crate::lane::parts::Running;
+
+/// How long a job waits for others to be called with.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// Jobs that wait to be called together.
+pub(in crate::lane) struct Coalescer<J = Job> {
+    jobs: Vec<J>,
+    /// When the first of them has waited long enough.
+    until: Option<Instant>,
+}
+
+impl<J> Default for Coalescer<J> {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), until: None }
+    }
+}
+
+impl<J> Coalescer<J> {
+    pub(in crate::lane) fn add(&mut self, job: J) {
+        self.until.get_or_insert_with(|| Instant::now() + LINGER);
+        self.jobs.push(job);
+    }
+
+    /// Waits until there are enough of them, or the first has waited long enough.
+    pub(in crate::lane) async fn over(&self, enough: usize) {
+        match self.until {
+            Some(until) if self.jobs.len() < enough => sleep_until(until).await,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Coalescer {
+    /// Waits for a permit, one for all of them, and has them run.
+    pub(in crate::lane) async fn start(&mut self, running: &Arc<Running>, jobs: &mut Jobs) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let lane = &running.lane;
+        let permit = lane.gate.enter(lane.calls.slot().await).await;
+        let Self { jobs: together, .. } = std::mem::take(self);
+        match permit {
+            Ok(permit) => {
+                let entries = Entry::shared(together.len(), permit);
+                together.into_iter().zip(entries).for_each(|(job, entry)| job.spawn(running, entry, jobs));
+            }
+            Err(_paused) => together.into_iter().for_each(|job| job.spawn(running, Entry::None, jobs)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const ENOUGH: usize = 3;
+
+    /// How long these wait from now on.
+    async fn wait(coalescer: &Coalescer<u32>) -> Duration {
+        let since = Instant::now();
+        coalescer.over(ENOUGH).await;
+        since.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_for_others_and_not_for_long() {
+        let mut coalescer = Coalescer::default();
+        coalescer.add(1);
+        assert_eq!(wait(&coalescer).await, LINGER);
+        assert_eq!(wait(&coalescer).await, Duration::ZERO, "it has waited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_later_does_not_make_the_first_wait_longer() {
+        let mut coalescer = Coalescer::default();
+        coalescer.add(1);
+        advance(LINGER * 4 / 5).await;
+        coalescer.add(2);
+        assert_eq!(wait(&coalescer).await, LINGER / 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_of_them_wait_for_nobody() {
+        let mut coalescer = Coalescer::default();
+        for _ in 0..ENOUGH {
+            coalescer.add(1);
+        }
+        assert_eq!(wait(&coalescer).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_job_is_no_call() {
+        let coalescer = Coalescer::<u32>::default();
+        let waited = timeout(Duration::from_secs(3600), coalescer.over(ENOUGH)).await;
+        assert!(waited.is_err(), "with nobody there is nothing to call");
+    }
+}

@@ -1,0 +1,37 @@
+//! Jobs that come out of the delay ladder before their time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::error;
+
+use crate::broker::Message;
+use crate::lane::parts::Lane;
+
+/// How often it is said at most, while it goes on.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks at the jobs that come back.
+#[derive(Debug, Default)]
+pub(super) struct Descents {
+    said: Mutex<Option<Instant>>,
+}
+
+impl Descents {
+    /// Counts and, now and then, says it where RabbitMQ let a job go too early. It is done all the same: nothing is lost by it
+    /// but the delay.
+    pub fn look_at(&self, message: &Message, lane: &Lane) {
+        let Some(cut_short) = message.cut_short(&lane.settings.names) else { return };
+        lane.metrics.delays_cut_short.inc();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+            *said = Some(Instant::now());
+            error!(
+                lane = lane.name(),
+                "{cut_short}: a policy with message-ttl, max-length or overflow is over its queues, and what waits in others may be \
+                 dropped by it. See rabbitmqctl list_policies, list_operator_policies. docs/rabbitmq.md has a policy that protects \
+                 them"
+            );
+        }
+    }
+}

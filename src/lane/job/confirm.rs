@@ -1,0 +1,186 @@
+//! The confirm phase: whether an instance that was started has come to run, and when to look again. Pure functions of
+//! what a poll told, the job's past and the time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::bce::InstanceState;
+use crate::job::Confirming;
+use crate::lane::calls::Sight;
+use crate::outcome::{Outcome, Reason};
+
+/// From the start to the first poll, and from one poll to the next, at first and at last; up to a [`BEAT`] more.
+const FIRST: Duration = Duration::from_secs(5);
+const LAST: Duration = Duration::from_secs(25);
+const GROWTH: f64 = 1.5;
+/// Polls come due on the beat of the clock, so that they meet and are asked in one call.
+const BEAT: Duration = Duration::from_secs(5);
+/// No job comes back sooner: the delay ladder counts in seconds.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// So long after the start a read may still show what was before it.
+pub const LAG: Duration = Duration::from_secs(60);
+
+/// What follows from a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look again after so long.
+    Wait(Confirming, Duration),
+    /// The job ends, for the reason that the text gives.
+    End {
+        /// How.
+        outcome: Outcome,
+        /// Whether nobody could tell, or the start already was.
+        ambiguous: bool,
+        /// Why, for a person; empty where it runs.
+        why: String,
+    },
+}
+
+/// Judges a poll. A `timeout` that has passed ends only what is not known to run.
+pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Timestamp) -> Step {
+    let up_for = elapsed(confirming, now);
+    let not_running = |why: &str| Step::End {
+        outcome: Outcome::Failed(Reason::NotRunning),
+        ambiguous: confirming.ambiguous,
+        why: why.to_owned(),
+    };
+    match sight {
+        Sight::State(InstanceState::Running) => {
+            let ambiguous = confirming.ambiguous;
+            return Step::End { outcome: Outcome::Running, ambiguous, why: String::new() };
+        }
+        Sight::State(InstanceState::Ended) => {
+            return not_running("its start was accepted, and it is now Error, Expired, Recycled or Deleted");
+        }
+        // The API has just accepted its start, so a list without it may lag as well.
+        Sight::Absent if confirming.seen_starting || up_for >= LAG => {
+            return not_running("its start was accepted, and the API does not know it any more");
+        }
+        Sight::State(InstanceState::Stopped) if confirming.seen_starting || up_for >= LAG => {
+            return not_running("its start was accepted, and it is Stopped again");
+        }
+        Sight::State(InstanceState::Starting | InstanceState::Stopped | InstanceState::Passing)
+        | Sight::Absent
+        | Sight::Nothing => {}
+    }
+    if up_for >= timeout {
+        return Step::End {
+            outcome: Outcome::Failed(Reason::NotRunningInTime),
+            ambiguous: confirming.ambiguous || sight == Sight::Nothing,
+            why: format!("not seen running within {timeout:?} of its start"),
+        };
+    }
+    let mut confirming = confirming.clone();
+    confirming.seen_starting |= sight == Sight::State(InstanceState::Starting);
+    confirming.polls = confirming.polls.saturating_add(u32::from(sight != Sight::Nothing));
+    let delay = delay(&confirming, timeout, now);
+    Step::Wait(confirming, delay)
+}
+
+/// How long until the next poll: to a beat of the clock, or to the end of the `timeout`.
+pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Duration {
+    // The growth is over long before the exponent could be too large.
+    let exponent = i32::try_from(confirming.polls.min(16)).unwrap_or(16);
+    let regular = FIRST.mul_f64(GROWTH.powi(exponent)).min(LAST);
+    let beat = i64::try_from(BEAT.as_millis()).unwrap_or(i64::MAX);
+    let since_beat = now.as_millisecond().wrapping_add(i64::try_from(regular.as_millis()).unwrap_or(0));
+    let to_beat = u64::try_from((-since_beat).rem_euclid(beat)).unwrap_or(0);
+    let left = timeout.saturating_sub(elapsed(confirming, now));
+    (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
+}
+
+/// Whether even a job that a pause spared has waited long enough. Where the lane is well by its probes and nothing but
+/// polls fails, it would be spared for ever.
+pub fn is_overdue(confirming: &Confirming, timeout: Duration, now: Timestamp) -> bool {
+    elapsed(confirming, now) >= timeout * 2
+}
+
+fn elapsed(confirming: &Confirming, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(confirming.since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(600);
+
+    fn start() -> Timestamp {
+        "2026-11-25T07:30:00Z".parse().unwrap()
+    }
+
+    fn begun() -> Confirming {
+        Confirming { since: start(), ambiguous: false, seen_starting: false, polls: 0 }
+    }
+
+    fn judged(sight: Sight, confirming: &Confirming, seconds: u64) -> Step {
+        judge(sight, confirming, TIMEOUT, start() + Duration::from_secs(seconds))
+    }
+
+    fn ended(step: Step) -> Outcome {
+        let Step::End { outcome, .. } = step else { panic!("{step:?}") };
+        outcome
+    }
+
+    const NOT_RUNNING: Outcome = Outcome::Failed(Reason::NotRunning);
+
+    #[test]
+    fn running_ends_the_job_however_late_it_is_seen() {
+        for seconds in [0, 5, 599, 600, 86_400] {
+            assert_eq!(ended(judged(Sight::State(InstanceState::Running), &begun(), seconds)), Outcome::Running);
+        }
+    }
+
+    #[test]
+    fn stopped_or_gone_is_believed_once_starting_was_seen_or_a_minute_has_passed() {
+        let Step::Wait(seen, _) = judged(Sight::State(InstanceState::Starting), &begun(), 5) else { panic!() };
+        assert!(seen.seen_starting && seen.polls == 1);
+        for sight in [Sight::State(InstanceState::Stopped), Sight::Absent] {
+            assert!(matches!(judged(sight, &begun(), 59), Step::Wait(..)), "a read lags the start");
+            assert_eq!(ended(judged(sight, &begun(), 60)), NOT_RUNNING);
+            assert_eq!(ended(judged(sight, &seen, 10)), NOT_RUNNING);
+        }
+    }
+
+    #[test]
+    fn what_no_waiting_helps_ends_at_once() {
+        assert_eq!(ended(judged(Sight::State(InstanceState::Ended), &begun(), 5)), NOT_RUNNING);
+    }
+
+    #[test]
+    fn the_timeout_ends_what_does_not_come_up_and_says_where_nobody_could_tell() {
+        for (sight, untold) in [(Sight::State(InstanceState::Starting), false), (Sight::Nothing, true)] {
+            assert!(matches!(judged(sight, &begun(), 599), Step::Wait(..)));
+            let Step::End { outcome, ambiguous, .. } = judged(sight, &begun(), 600) else { panic!() };
+            assert_eq!((outcome, ambiguous), (Outcome::Failed(Reason::NotRunningInTime), untold));
+        }
+    }
+
+    #[test]
+    fn a_job_that_a_pause_spares_is_overdue_after_twice_its_time() {
+        let overdue = |seconds| is_overdue(&begun(), TIMEOUT, start() + Duration::from_secs(seconds));
+        assert!(!overdue(1_199) && overdue(1_200));
+    }
+
+    #[test]
+    fn a_poll_that_told_nothing_is_not_counted() {
+        let Step::Wait(same, _) = judged(Sight::Nothing, &begun(), 5) else { panic!() };
+        assert_eq!(same, begun());
+    }
+
+    #[test]
+    fn polls_grow_rarer_and_meet_on_the_beat() {
+        let delays = |offset: u64| -> Vec<u64> {
+            let now = start() + Duration::from_secs(offset);
+            let polled = |polls| delay(&Confirming { since: now, polls, ..begun() }, TIMEOUT, now);
+            [0, 1, 2, 3, 4, 5, u32::MAX].map(|polls| polled(polls).as_secs()).to_vec()
+        };
+        assert_eq!(delays(0), [5, 10, 15, 20, 25, 25, 25]);
+        assert_eq!(delays(1), [9, 9, 14, 19, 29, 29, 29]);
+        let late = start() + Duration::from_secs(598);
+        assert_eq!(delay(&begun(), TIMEOUT, late), Duration::from_secs(2), "no longer than to the timeout");
+        let long_ago = start() + Duration::from_secs(86_400);
+        assert_eq!(delay(&begun(), TIMEOUT, long_ago), SHORTEST);
+    }
+}

@@ -1,0 +1,88 @@
+//! The way of a job once its start was accepted, and it is done only when its instance runs.
+
+use jiff::Timestamp;
+
+use super::confirm::{self, Step};
+use super::{Conclusion, Job, NOT_THE_APIS, Next};
+use crate::bce::InstanceId;
+use crate::broker::Confirmed;
+use crate::job::{Confirming, Progress};
+use crate::lane::calls::{Entry, Sight};
+use crate::lane::parts::{Lane, Running};
+use crate::outcome::Outcome;
+use crate::telemetry::ParkCause;
+
+impl Job {
+    /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and
+    /// no start is to wait for it: `entry` is given back at once.
+    pub(super) async fn poll(&self, lane: &Lane, instance: &InstanceId, confirming: &Confirming, entry: Entry) -> Next {
+        drop(entry);
+        if lane.gate.breaker().is_open() {
+            return self.unharmed(false);
+        }
+        let told = lane.calls.poll(instance).await;
+        let now = Timestamp::now();
+        let Some(told) = told else {
+            let delay = confirm::delay(confirming, lane.settings.lane.confirm_timeout, now);
+            return if lane.gate.breaker().is_open() {
+                self.unharmed(false)
+            } else {
+                self.later(false, delay, ParkCause::PollPostponed)
+            };
+        };
+        // What ended the call ends the others' too, and is nothing to the job.
+        let spared =
+            lane.gate.breaker().is_open() && !confirm::is_overdue(confirming, lane.settings.lane.confirm_timeout, now);
+        if told.sight == Sight::Nothing && spared {
+            return self.unharmed(false);
+        }
+        match confirm::judge(told.sight, confirming, lane.settings.lane.confirm_timeout, now) {
+            Step::Wait(confirming, delay) => {
+                let progress = Progress { confirming: Some(confirming), ..self.progress.clone() };
+                Next::Park { progress, delay, cause: ParkCause::Confirm }
+            }
+            Step::End { outcome, ambiguous, why } => {
+                if outcome == Outcome::Running {
+                    lane.metrics.runs(now.duration_since(confirming.since));
+                }
+                let is_foreign = told.answer.as_ref().is_ok_and(|answer| answer.foreign);
+                let why = if is_foreign { format!("{why}; {NOT_THE_APIS}") } else { why };
+                let explanation = (!why.is_empty()).then_some(why);
+                let attempts = self.progress.attempts;
+                Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })
+            }
+        }
+    }
+
+    /// Where a copy of this job was said to have been started, that is said again, as it was.
+    pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
+        let (since, ambiguous) = lane.history.jobs.started(self.key?)?;
+        let started = self.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
+        let attempts = started.attempts;
+        Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
+    }
+
+    /// Says that the instance was started, if that is to be said, and then parks the job until the first poll. In this
+    /// order: else a crash between the two would leave a job that runs and was never said to be started.
+    pub(super) async fn go_on(
+        &self,
+        running: &Running,
+        started: Option<Conclusion>,
+        attempts: u32,
+        confirming: Confirming,
+    ) -> Result<Confirmed, lapin::Error> {
+        let lane = &running.lane;
+        let told = if let Some(started) = &started {
+            if let Some(key) = self.key {
+                lane.history.jobs.start(key, confirming.since, confirming.ambiguous);
+            }
+            Some(self.tell(running, self.event(lane, started, false, confirming.since)).await?)
+        } else {
+            None
+        };
+        let delay = confirm::delay(&confirming, lane.settings.lane.confirm_timeout, Timestamp::now());
+        let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
+        let kept = self.park(running, &progress, delay, ParkCause::Confirm).await?;
+        Ok(kept.with(told))
+    }
+}

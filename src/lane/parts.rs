@@ -1,0 +1,98 @@
+//! The parts of a lane, and what it has beside them while it is run over one connection.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+
+use super::calls::Calls;
+use super::history::History;
+use super::intake;
+use super::outbox::Outbox;
+use super::quarantine::Quarantine;
+use super::quota::Gate;
+use crate::bce::{Client, Credentials};
+use crate::broker::{Connection, Names, Reader, Replies, Room};
+use crate::config;
+use crate::telemetry::LaneMetrics;
+
+/// What lasts of a lane while connections come and go.
+#[derive(Debug)]
+pub struct Lane {
+    pub(super) settings: Settings,
+    pub(super) gate: Arc<Gate>,
+    pub(super) calls: Calls,
+    pub(super) history: History,
+    pub(super) quarantine: Quarantine,
+    pub(super) replies: Arc<Replies>,
+    /// Reads back what was said.
+    pub(super) reader: Arc<Reader>,
+    pub(super) metrics: LaneMetrics,
+}
+
+/// What is configured of a lane.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its own settings.
+    pub lane: config::Lane,
+    /// How its jobs are tried again.
+    pub retry: config::Retry,
+    /// Of exchanges and queues.
+    pub names: Names,
+}
+
+impl Lane {
+    /// The lane that `settings` describe.
+    ///
+    /// # Errors
+    /// What keeps its client from being set up: its keys, or TLS.
+    pub fn new(
+        settings: Settings,
+        replies: Arc<Replies>,
+        reader: Arc<Reader>,
+        metrics: LaneMetrics,
+    ) -> anyhow::Result<Self> {
+        let lane = &settings.lane;
+        let credentials = lane.credentials.load()?;
+        let history = History::new(lane.name.as_str(), credentials.secret_access_key.expose_secret());
+        let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, lane.concurrency as usize)?
+            .with_reading(lane.reading.clone());
+        let gate = Arc::new(Gate::new(lane, &metrics));
+        let calls = Calls::new(lane, client, &gate, intake::full_prefetch(lane), &metrics);
+        Ok(Self { settings, gate, calls, history, quarantine: Quarantine::default(), replies, reader, metrics })
+    }
+
+    /// Keeps the lane's keys those of its credentials file, for as long as the process lives.
+    pub async fn follow_keys(&self) {
+        let in_force = |credentials: &Credentials| {
+            self.history.seals.replace(credentials.secret_access_key.expose_secret());
+            self.metrics.credentials_expire.set(credentials.expires_at.map_or(0, |expires_at| expires_at.as_second()));
+        };
+        self.calls.follow_keys(&self.settings.lane.credentials, in_force).await;
+    }
+
+    /// Waits until the replies that were to be sent are, or cannot be: ten seconds at most.
+    pub async fn replies_sent(&self) {
+        self.replies.sent().await;
+    }
+
+    /// The lane's name.
+    pub fn name(&self) -> &str {
+        self.settings.lane.name.as_str()
+    }
+}
+
+/// A lane while it is run here, over one connection.
+#[derive(Debug)]
+pub struct Running {
+    pub(super) lane: Arc<Lane>,
+    pub(super) outbox: Outbox,
+    /// For messages in hand.
+    pub(super) room: Room,
+}
+
+impl Running {
+    /// Of `lane`, over `connection`.
+    pub fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
+        Self { lane, outbox: Outbox::new(connection), room: connection.room() }
+    }
+}

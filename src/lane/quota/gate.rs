@@ -1,0 +1,272 @@
+//! The gate that every call of the API passes.
+//!
+//! A [`Permit`] stands for four things, all of which were so as it was given:
+//!
+//! | | |
+//! |---|---|
+//! | a slot | no more calls are in flight than the lane's concurrency, fewer while calls fail in a row and on trial |
+//! | the limiter | no more calls a second than the quota allows, or the API bears |
+//! | the lease | the lane is this replica's |
+//! | the breaker | calls are of use |
+//!
+//! Each call takes its permit by value: a second call for one job, to verify a 409 or after the clock was put right, needs another
+//! one, and waits for it. The slot comes back with the answer.
+//!
+//! Polls and probes are bounded apart: by [`Share`] and by being one at a time. A probe passes an open breaker, since it is to tell
+//! whether that can close.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::limiter::Limiter;
+use super::share::Share;
+use super::slots::{Slot, Slots};
+use super::spare::Spare;
+use crate::bce::{Answer, Endpoint, InstanceId, NoAnswer};
+use crate::config::{self, LaneName};
+use crate::lane::breaker::{Breaker, Cause, CauseKind, Change, Evidence, Recorded};
+use crate::lane::verdict::{self, Verdict};
+use crate::ownership::Lease;
+use crate::telemetry::LaneMetrics;
+
+/// A pause of up to this long is no reason to begin slowly: an API that was away for a moment bears the whole rate.
+const HICCUP: Duration = Duration::from_secs(5);
+
+/// The right to one call of the API. Only [`Gate`] gives one:
+///
+/// ```compile_fail
+/// # use reveille::lane::quota::{Permit, Slot};
+/// fn without_the_gate(slot: Slot) -> Permit {
+///     Permit { slot }
+/// }
+/// ```
+///
+/// and it is good for one call:
+///
+/// ```compile_fail
+/// # use reveille::lane::quota::Permit;
+/// fn call(permit: Permit) {}
+/// fn twice(permit: Permit) {
+///     call(permit);
+///     call(permit);
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a slot of the limiter was taken for it"]
+pub struct Permit {
+    slot: Slot,
+}
+
+impl Permit {
+    #[cfg(test)]
+    pub(in crate::lane) fn for_tests(slot: Slot) -> Self {
+        Self { slot }
+    }
+
+    /// The slot, once the call was made, or is not to be made after all.
+    pub(in crate::lane) fn into_slot(self) -> Slot {
+        self.slot
+    }
+}
+
+/// No call is to be made now: the lane is paused. The slot that was to be used is given back with it.
+#[derive(Debug)]
+pub struct Paused(pub(in crate::lane) Slot);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Gate {
+    lane: LaneName,
+    endpoint: Endpoint,
+    slots: Slots,
+    limiter: Limiter,
+    spare: Spare,
+    lease: Lease,
+    breaker: Breaker,
+    metrics: LaneMetrics,
+}
+
+impl Gate {
+    /// Of a lane that nobody holds yet.
+    pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
+        metrics.paused(None, &CauseKind::ALL.map(CauseKind::as_str));
+        Self {
+            lane: lane.name.clone(),
+            endpoint: lane.endpoint.clone(),
+            slots: Slots::new(lane.concurrency),
+            limiter: Limiter::new(lane.rate, lane.burst),
+            spare: Spare::new(lane.concurrency),
+            lease: Lease::default(),
+            breaker: Breaker::new(lane.rate, lane.concurrency as usize),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// For how long the lane is surely this replica's.
+    pub(in crate::lane) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether calls are of use.
+    pub(in crate::lane) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// The present rate, in calls per second.
+    pub(in crate::lane) fn rate(&self) -> f64 {
+        self.limiter.rate()
+    }
+
+    /// What is saved up for a burst is gone, and the first call is `pause` away at least: the replica before may have just
+    /// used the last of its own.
+    pub(in crate::lane) fn begin(&self, pause: Duration) {
+        self.limiter.empty(pause);
+    }
+
+    /// Waits for the right to have a call in flight. Where all are withheld, a `probe` has to tell first whether calls are
+    /// of use.
+    pub(in crate::lane) async fn slot<F: Future<Output = ()>>(&self, probe: impl Fn() -> F) -> Slot {
+        self.slots.take(&self.breaker, probe).await
+    }
+
+    /// Waits until no call is in flight, polls and probes apart.
+    pub(in crate::lane) async fn is_quiet(&self) {
+        self.slots.all_free().await;
+    }
+
+    /// Waits for the right to a call, in this slot.
+    ///
+    /// # Errors
+    /// [`Paused`]: the lane is, or came to be meanwhile.
+    pub(in crate::lane) async fn enter(&self, slot: Slot) -> Result<Permit, Paused> {
+        tokio::select! {
+            biased;
+            () = self.breaker.opened() => Err(Paused(slot)),
+            () = self.limited() => Ok(Permit { slot }),
+        }
+    }
+
+    /// Waits for the right to a poll: a slot of the limiter that no start wants, or one of the `share` of polls.
+    ///
+    /// # Errors
+    /// [`Paused`].
+    pub(in crate::lane) async fn enter_to_poll(&self, share: &Share) -> Result<Permit, Paused> {
+        loop {
+            self.lease.valid().await;
+            tokio::select! {
+                biased;
+                () = self.breaker.opened() => return Err(Paused(Slot::apart())),
+                () = share.turn(&self.limiter) => if self.lease.is_valid() { return Ok(Permit { slot: Slot::apart() }) },
+            }
+        }
+    }
+
+    /// Waits for the right to a probe, which a paused lane may make too.
+    pub(in crate::lane) async fn enter_to_probe(&self) -> Permit {
+        self.limited().await;
+        Permit { slot: Slot::apart() }
+    }
+
+    /// The right to call for a job whose machine was not to be had, beside others that wait; the permit is yet to come.
+    pub(in crate::lane) fn spare(&self) -> Option<OwnedSemaphorePermit> {
+        self.spare.take(&self.limiter)
+    }
+
+    /// Waits for a slot of the limiter while the lane is ours.
+    async fn limited(&self) {
+        loop {
+            self.lease.valid().await;
+            self.metrics.waited(self.limiter.acquire().await);
+            if self.lease.is_valid() {
+                return;
+            }
+        }
+    }
+
+    /// Learns from the answer to a call made at `made` how fast the API is to be called.
+    pub(in crate::lane) fn learn(&self, made: Instant, answer: Result<&Answer, &NoAnswer>) {
+        match answer {
+            Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
+            Ok(answer) if !answer.foreign => self.limiter.passed(made),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Shows the present rate for as long as the lane is held. It is logged when throttling slows the lane down, and
+    /// when the lane is back at its configured rate, not in between.
+    pub(in crate::lane) async fn show_rate(&self) -> Infallible {
+        let mut throttled = false;
+        loop {
+            let rate = self.limiter.rate();
+            self.metrics.rate.set(rate);
+            if self.limiter.is_throttled() && !throttled {
+                throttled = true;
+                warn!(lane = %self.lane, rate, "the API throttles: the lane slows down");
+            } else if !self.limiter.is_slowed() && throttled {
+                throttled = false;
+                info!(lane = %self.lane, rate, "the lane is back at its configured rate");
+            }
+            self.limiter.changed().await;
+        }
+    }
+
+    /// Records what a start call says of the lane itself.
+    pub(in crate::lane) fn record(
+        &self,
+        instance: &InstanceId,
+        verdict: &Verdict,
+        result: &Result<Answer, NoAnswer>,
+    ) -> Evidence {
+        self.recorded(self.breaker.record(instance, verdict, result))
+    }
+
+    /// The same of a call that asked for states.
+    pub(in crate::lane) fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Evidence {
+        self.recorded(self.breaker.record_poll(verdict, result))
+    }
+
+    fn recorded(&self, Recorded { change, evidence }: Recorded) -> Evidence {
+        self.changed(change);
+        evidence
+    }
+
+    /// Records what came of a probe of a paused lane.
+    pub(in crate::lane) fn record_probe(&self, result: &Result<Answer, NoAnswer>) {
+        self.changed(self.breaker.record_probe(result));
+    }
+
+    /// Records what came of a probe that was to show whose fault failures are.
+    pub(in crate::lane) fn record_look(&self, result: &Result<Answer, NoAnswer>) {
+        self.changed(self.breaker.record_look(result));
+    }
+
+    /// Ends a trial without a verdict, where no job is left to be tried.
+    pub(in crate::lane) fn end_trial(&self) {
+        self.changed(self.breaker.end_trial());
+    }
+
+    fn changed(&self, change: Option<Change>) {
+        match change {
+            Some(Change::Paused(cause)) => {
+                error!(lane = %self.lane, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
+            }
+            Some(Change::Works(after)) => {
+                if after > HICCUP {
+                    self.limiter.gently();
+                }
+                self.show_paused(None);
+                info!(lane = %self.lane, "the lane works again");
+            }
+            None => {}
+        }
+    }
+
+    /// Shows in the metrics why the lane is paused, if it is.
+    pub(in crate::lane) fn show_paused(&self, cause: Option<&Cause>) {
+        self.metrics.paused(cause.map(|cause| cause.kind.as_str()), &CauseKind::ALL.map(CauseKind::as_str));
+    }
+}

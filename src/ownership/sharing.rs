@@ -1,0 +1,284 @@
+//! Replicas share lanes evenly.
+//!
+//! A replica's *share* is the number of lanes by the number of replicas, rounded up. Two rules keep to it:
+//!
+//! 1. Who runs more than its share gives lanes back, one at a time, as a stop would: drained, then the baton to the next
+//!    in line.
+//! 2. Who is next in line, but has its share, passes the baton on at once, before it has begun with the lane.
+//!
+//! So each lane given back ends with a replica that has less than its share. There is one, as all of them have room for
+//! all lanes; and the baton gets to it, as whoever passes it on, or gave it back, waits at the end of the line again.
+//! No replica ever has more to give back than before, so there are as many moves as there are lanes too many somewhere,
+//! and none after that.
+//!
+//! Nobody takes it for certain that the others count alike, or stand in line for the same lanes: a lane that comes back
+//! is kept, and not given away again for an hour, or until the number of replicas changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::replicas::{self, ReplicaCount};
+use super::{FIRST_RETRY, Interrupted, LONGEST_RETRY};
+use crate::broker::{Connection, Connections, Names};
+use crate::retry::full_jitter;
+use crate::stop::Stop;
+use crate::telemetry::Metrics;
+
+/// Between two looks at the number of replicas.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause before a surplus is looked at a second time. It is random, so that two replicas that see one number
+/// of replicas change do not act on the first glance, and in step.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long the dead may still be counted once their batons have gone to others.
+const DEAD_COUNTED: Duration = Duration::from_millis(50);
+/// A lane does not wait longer than this for the number of replicas.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a lane that came back is kept.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+/// Lanes subscribe in a random order, one in this time on average, so that replicas that start together share from the
+/// start; but all of them within [`LONGEST_START`].
+const START_GAP: Duration = Duration::from_millis(20);
+const LONGEST_START: Duration = Duration::from_secs(1);
+
+/// How many lanes more than its share a replica has that holds `held` of `lanes`. While the number of replicas is not
+/// known, it is 0, and there is no surplus.
+fn surplus(held: usize, lanes: usize, replicas: usize) -> usize {
+    held.saturating_sub(lanes.div_ceil(replicas.max(1)))
+}
+
+/// What this replica knows of how lanes are shared.
+#[derive(Debug)]
+pub struct Sharing {
+    queue: String,
+    metrics: Metrics,
+    shares: Mutex<Shares>,
+}
+
+/// The decisions.
+#[derive(Debug, Default)]
+struct Shares {
+    /// How many are configured here.
+    lanes: usize,
+    /// 0 where it is not known yet.
+    replicas: usize,
+    /// Those with a place in the line for their baton, held ones included.
+    in_line: BTreeSet<String>,
+    /// `true` asks a lane to be given back.
+    held: BTreeMap<String, watch::Sender<bool>>,
+    /// When a lane was given back or passed on.
+    given: BTreeMap<String, Instant>,
+}
+
+impl Shares {
+    fn saw(&mut self, replicas: usize) {
+        if self.replicas != replicas {
+            self.replicas = replicas;
+            self.given.clear();
+        }
+    }
+
+    /// What to know before the others count us in: that every lane they give back, we can take.
+    fn is_complete(&self) -> bool {
+        self.in_line.len() == self.lanes
+    }
+
+    /// Takes a lane whose baton has come, unless it is one too many.
+    fn take(&mut self, lane: &str, now: Instant) -> Option<watch::Receiver<bool>> {
+        let too_many = surplus(self.held.len() + 1, self.lanes, self.replicas) > 0;
+        if too_many && !self.came_back(lane, now) { None } else { Some(self.keep(lane)) }
+    }
+
+    fn keep(&mut self, lane: &str) -> watch::Receiver<bool> {
+        let (ask, asked) = watch::channel(false);
+        self.held.insert(lane.to_owned(), ask);
+        asked
+    }
+
+    fn came_back(&self, lane: &str, now: Instant) -> bool {
+        self.given.get(lane).is_some_and(|given| now.duration_since(*given) < KEPT)
+    }
+
+    fn pass_on(&mut self, lane: &str, now: Instant) {
+        self.given.insert(lane.to_owned(), now);
+    }
+
+    fn surplus(&self) -> usize {
+        surplus(self.held.len(), self.lanes, self.replicas)
+    }
+
+    /// Chooses a lane to give back by `dice`, where there are too many.
+    fn give_back(&mut self, dice: usize, now: Instant) -> Option<(String, watch::Sender<bool>)> {
+        if self.surplus() == 0 {
+            return None;
+        }
+        let mut lanes: Vec<_> = self.held.iter().filter(|(lane, _)| !self.came_back(lane, now)).collect();
+        let index = dice.checked_rem(lanes.len())?;
+        let (lane, ask) = lanes.swap_remove(index);
+        let (lane, ask) = (lane.clone(), ask.clone());
+        self.pass_on(&lane, now);
+        Some((lane, ask))
+    }
+}
+
+impl Sharing {
+    /// For a replica with this many lanes.
+    pub fn new(names: &Names, lanes: usize, metrics: &Metrics) -> Arc<Self> {
+        let shares = Mutex::new(Shares { lanes, ..Shares::default() });
+        Arc::new(Self { queue: names.replicas(), metrics: metrics.clone(), shares })
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted, or `None` where it could not be: lanes go by the last number then, and none is shown.
+    fn saw(&self, replicas: Option<usize>) {
+        if let Some(replicas) = replicas {
+            self.shares().saw(replicas);
+        }
+        self.metrics.replicas.set(i64::try_from(replicas.unwrap_or(0)).unwrap_or(i64::MAX));
+    }
+
+    /// Waits for a lane's turn to subscribe over a new connection.
+    pub(super) async fn turn(&self) {
+        let others = u32::try_from(self.shares().lanes).unwrap_or(u32::MAX).saturating_sub(1);
+        let longest = START_GAP.saturating_mul(others).min(LONGEST_START);
+        sleep(longest.mul_f64(rand::random())).await;
+    }
+
+    /// Notes that we stand in line for a lane's baton, as long as what is returned lives.
+    pub(super) fn in_line(self: &Arc<Self>, lane: &str) -> InLine {
+        self.shares().in_line.insert(lane.to_owned());
+        InLine { lane: lane.to_owned(), sharing: self.clone() }
+    }
+
+    /// Takes a lane whose baton has come to us; `None` is for the baton to be passed on.
+    pub(super) async fn take(self: &Arc<Self>, lane: &str, connection: &Connection) -> Option<Hold> {
+        let hold = |asked| Hold { lane: lane.to_owned(), asked, sharing: self.clone() };
+        if let Some(asked) = self.shares().take(lane, Instant::now()) {
+            return Some(hold(asked));
+        }
+        // The death that the baton comes from may change our share.
+        for pause in [Duration::ZERO, DEAD_COUNTED] {
+            sleep(pause).await;
+            let Some(replicas) = self.count(connection).await else {
+                return Some(hold(self.shares().keep(lane)));
+            };
+            self.saw(Some(replicas));
+            if let Some(asked) = self.shares().take(lane, Instant::now()) {
+                return Some(hold(asked));
+            }
+        }
+        debug!(lane, "passed on: another replica runs fewer lanes");
+        self.shares().pass_on(lane, Instant::now());
+        None
+    }
+
+    async fn count(&self, connection: &Connection) -> Option<usize> {
+        let counting = async {
+            let lent = connection.lend().await?;
+            let counted = replicas::count(lent.channel(), &self.queue).await?;
+            lent.keep();
+            Ok::<_, Interrupted>(counted)
+        };
+        timeout(PATIENCE, counting).await.ok()?.ok()?
+    }
+
+    /// Has this replica counted once it stands in line for every lane, and gives lanes back where it has more than its
+    /// share, until `stop` says so. Never ends.
+    pub async fn keep_even(&self, connections: &Connections, stop: &Stop) -> Infallible {
+        let mut failures = 0;
+        loop {
+            let since = Instant::now();
+            let counting = connections.over_any(async |connection| {
+                let ended = self.count_and_give_back(connection).await;
+                connection.something_is_missing();
+                ended
+            });
+            tokio::select! {
+                // Who is about to go is not counted any more, so that the others' shares are right as its lanes come.
+                () = stop.requested() => std::future::pending().await,
+                ended = counting => match ended {
+                    Some(Ok(never)) => match never {},
+                    Some(Err(error)) => {
+                        warn!("lanes are not shared evenly, for want of the number of replicas: {error}");
+                    }
+                    None => {}
+                },
+            }
+            self.saw(None);
+            failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
+            sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
+        }
+    }
+
+    async fn count_and_give_back(&self, connection: &Connection) -> Result<Infallible, Interrupted> {
+        while !self.shares().is_complete() {
+            sleep(LOOK_EVERY / 4).await;
+        }
+        let mut replica_count = ReplicaCount::answer(connection, &self.queue).await?;
+        loop {
+            let seen = replica_count.count().await?;
+            self.saw(seen);
+            if seen.is_none() || self.shares().surplus() == 0 {
+                replica_count.rest(LOOK_EVERY).await?;
+                continue;
+            }
+            replica_count.rest(LONGEST_PAUSE.mul_f64(rand::random())).await?;
+            if replica_count.count().await? != seen {
+                continue;
+            }
+            let given = self.shares().give_back(rand::random::<u16>().into(), Instant::now());
+            if let Some((lane, ask)) = given {
+                info!(lane, replicas = seen, "more lanes than our share: this one is given to another replica");
+                ask.send_replace(true);
+                ask.closed().await;
+            } else {
+                replica_count.rest(LOOK_EVERY).await?;
+            }
+        }
+    }
+}
+
+/// Our place in the line for a lane's baton.
+#[derive(Debug)]
+pub(super) struct InLine {
+    lane: String,
+    sharing: Arc<Sharing>,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.sharing.shares().in_line.remove(&self.lane);
+    }
+}
+
+/// A lane that is run here, as long as this lives.
+#[derive(Debug)]
+pub(super) struct Hold {
+    lane: String,
+    asked: watch::Receiver<bool>,
+    sharing: Arc<Sharing>,
+}
+
+impl Hold {
+    /// Says `true` once the lane is to be given back.
+    pub fn asked_back(&self) -> watch::Receiver<bool> {
+        self.asked.clone()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.sharing.shares().held.remove(&self.lane);
+    }
+}
+
+#[cfg(test)]
+mod tests;

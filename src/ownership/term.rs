@@ -1,0 +1,191 @@
+//! From standing by to a term, and back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info};
+
+use super::{Baton, FIRST_RETRY, Interrupted, LONGEST_RETRY, Lease, SUBSCRIBE_TIMEOUT, Sharing};
+use crate::broker::{Connection, Connections};
+use crate::retry::full_jitter;
+use crate::stop::Stop;
+
+/// How long the replica before may act on once the baton has come to us. Where a node is lost sight of, the others give
+/// its baton away at once, but it has first to stop itself before it drops its clients: up to 0.7 s, as measured on a busy
+/// machine. The lease is for a replica that is not dropped at all.
+pub const OVERLAP: Duration = Duration::from_secs(1);
+
+/// How long a queue whose subscription has ended is left alone. RabbitMQ tells of a deleted quorum queue a moment before it
+/// has forgotten the queue, and may end the connection of whatever subscribes to it or first publishes to it then.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Longest wait for what is known of a lost connection, before another one is asked for.
+const LOSS_TOLD: Duration = Duration::from_secs(1);
+
+/// How a replica stands with a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no connection, or no subscription yet.
+    Waiting,
+    /// Another replica may hold it.
+    StandingBy,
+    /// This replica holds it.
+    Held,
+}
+
+/// What one replica at a time does.
+pub trait Role: Send + Sync {
+    /// Its name, unique among roles.
+    fn name(&self) -> &str;
+    /// The queue of its batons.
+    fn batons(&self) -> String;
+    /// Renewed during a term.
+    fn lease(&self) -> &Lease;
+    /// Notes how this replica stands with it.
+    fn stands(&self, standing: Standing);
+    /// Does what it is there for, until the term ends. It is dropped where that was not to be waited for.
+    ///
+    /// # Errors
+    /// [`Interrupted`]: everything unacked goes back to its queue with the channels.
+    fn serve(&self, term: &Term<'_>) -> impl Future<Output = Result<(), Interrupted>> + Send;
+}
+
+/// A role while this replica holds it.
+#[derive(Debug)]
+pub struct Term<'a> {
+    /// Over which it is held.
+    pub connection: &'a Connection,
+    /// Its end: that of the process, or since the role is to go to another replica.
+    pub stop: Stop,
+}
+
+/// Why a role is no longer held over a connection.
+enum Ended {
+    Stopped,
+    Lost,
+}
+
+/// Stands by for `role`, and holds it whenever this replica is the one to, until `stop` says so, over one connection after the
+/// other.
+pub async fn hold(role: &impl Role, connections: &Connections, sharing: &Arc<Sharing>, stop: &Stop) {
+    loop {
+        let placed = async {
+            sharing.turn().await;
+            connections.place().await
+        };
+        let place = tokio::select! {
+            () = stop.requested() => return,
+            place = placed => place,
+        };
+        tokio::select! {
+            ended = hold_over(role, place.connection(), sharing, stop) => match ended {
+                Ended::Stopped => return,
+                Ended::Lost => drop(timeout(LOSS_TOLD, place.lost()).await),
+            },
+            () = place.lost() => {}
+        }
+        role.stands(Standing::Waiting);
+    }
+}
+
+/// The same over one connection: again where only a channel broke, which is nothing to other roles, and where the role was
+/// given to another replica, since that one may go. Where the connection is lost, everything unacked goes back to its queue.
+async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Sharing>, stop: &Stop) -> Ended {
+    let mut failures = 0;
+    loop {
+        let since = Instant::now();
+        let (baton, error) = match stand_by(role, connection, sharing, stop).await {
+            Ok(()) if stop.is_requested() => return Ended::Stopped,
+            Ok(()) => continue,
+            Err(Broken { baton, error }) => (baton, error),
+        };
+        if !connection.is_open() {
+            return Ended::Lost;
+        }
+        failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
+        error!(lane = role.name(), "the lane is run anew: {error}");
+        role.stands(Standing::Waiting);
+        let anew = async {
+            sleep(SETTLE).await;
+            // Given back no earlier: another replica would subscribe to the role's queues at once.
+            drop(baton);
+            connection.something_is_missing();
+            sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
+        };
+        tokio::select! {
+            () = stop.requested() => return Ended::Stopped,
+            () = anew => {}
+        }
+    }
+}
+
+/// A term, or the wait for it, that was interrupted. Its baton is still held, if there was one.
+struct Broken {
+    baton: Option<Baton>,
+    error: Interrupted,
+}
+
+/// Stands by for the baton, holds the role with it, and gives it back when `stop` or `sharing` says so.
+async fn stand_by(
+    role: &impl Role,
+    connection: &Connection,
+    sharing: &Arc<Sharing>,
+    stop: &Stop,
+) -> Result<(), Broken> {
+    let subscribed = tokio::select! {
+        () = stop.requested() => return Ok(()),
+        subscribed = subscribe(role, connection) => subscribed,
+    };
+    let mut baton = subscribed.map_err(|error| Broken { baton: None, error })?;
+    let _in_line = sharing.in_line(role.name());
+    role.stands(Standing::StandingBy);
+    match take_and_serve(role, &mut baton, connection, sharing, stop).await {
+        Ok(()) => baton.give_back().await,
+        Err(error) => return Err(Broken { baton: Some(baton), error }),
+    }
+    Ok(())
+}
+
+async fn take_and_serve(
+    role: &impl Role,
+    baton: &mut Baton,
+    connection: &Connection,
+    sharing: &Arc<Sharing>,
+    stop: &Stop,
+) -> Result<(), Interrupted> {
+    let taken = async {
+        baton.held(connection).await?;
+        Ok::<_, Interrupted>(sharing.take(role.name(), connection).await)
+    };
+    let taken = tokio::select! {
+        biased;
+        () = stop.requested() => return Ok(()),
+        taken = taken => taken?,
+    };
+    // Else it is passed on.
+    let Some(hold) = taken else { return Ok(()) };
+    let term = Term { connection, stop: stop.or(hold.asked_back()) };
+    role.stands(Standing::Held);
+    tokio::select! {
+        served = role.serve(&term) => served?,
+        lost = baton.keep(role.lease(), connection.heartbeat()) => lost?,
+    }
+    role.stands(Standing::StandingBy);
+    info!(lane = role.name(), "lane given back");
+    Ok(())
+}
+
+async fn subscribe(role: &impl Role, connection: &Connection) -> Result<Baton, Interrupted> {
+    let queue = role.batons();
+    let mut subscribing = std::pin::pin!(Baton::subscribe(connection, queue.clone()));
+    loop {
+        match timeout(SUBSCRIBE_TIMEOUT, &mut subscribing).await {
+            Ok(subscribed) => return subscribed,
+            // A broker that takes no messages would not take one over another connection either, and would keep
+            // the connections that were given up until it does.
+            Err(_) if connection.is_blocked() => {}
+            Err(_) => return Err(Interrupted::NoBaton(queue)),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! How what runs is told to stop.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// Tells everything that runs to finish what it has begun and take nothing new.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    requested: watch::Receiver<bool>,
+    /// A second reason, that concerns only some.
+    also: Option<watch::Receiver<bool>>,
+    /// How long what has begun may take.
+    pub grace: Duration,
+}
+
+impl Stop {
+    /// A stop that is requested by sending `true`.
+    pub fn new(grace: Duration) -> (watch::Sender<bool>, Self) {
+        let (sender, requested) = watch::channel(false);
+        (sender, Self { requested, also: None, grace })
+    }
+
+    /// One that is requested with this one, or by `also` on its own.
+    pub fn or(&self, also: watch::Receiver<bool>) -> Self {
+        Self { also: Some(also), ..self.clone() }
+    }
+
+    /// Whether the stop is requested.
+    pub fn is_requested(&self) -> bool {
+        *self.requested.borrow() || self.also.as_ref().is_some_and(|also| *also.borrow())
+    }
+
+    /// Waits until the stop is requested.
+    pub async fn requested(&self) {
+        let said = async |receiver: Option<&watch::Receiver<bool>>| {
+            let Some(mut receiver) = receiver.cloned() else { return std::future::pending().await };
+            if receiver.wait_for(|requested| *requested).await.is_err() {
+                // Nobody is left who could request it.
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = said(Some(&self.requested)) => {}
+            () = said(self.also.as_ref()) => {}
+        }
+    }
+}
