@@ -41,6 +41,7 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
+#[track_caller]
 fn assert_none(what: &str, missing: &[String]) {
     assert!(missing.is_empty(), "{what}:\n  {}", missing.join("\n  "));
 }
