@@ -1,4 +1,4 @@
-//! README's alerts, as they stand there, in a real Prometheus: each fires where it should, and none where all is well.
+//! The alerts of docs/operations.md, as they stand there, in a real Prometheus: each fires where it should, and none where all is well.
 
 use jiff::{Timestamp, ToSpan};
 use lapin::options::QueueDeleteOptions;
@@ -25,13 +25,13 @@ const CUT_SHORT: &str = "reveille_delays_cut_short_total";
 const ALL: [&str; 10] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT];
 /// Has RabbitMQ take what it uses for too much.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
-/// As README's alert on the rate has it.
+/// As the alert on the rate has it.
 const AT_TWENTY: &str = "rate = 20\nburst = 5";
 
-/// The expressions of README's table of alerts.
+/// The expressions of the table of alerts.
 fn expressions() -> Vec<String> {
-    let readme = include_str!("../README.md");
-    let (_, table) = readme.split_once("| alert | what it means |\n|---|---|\n").expect("README has the table");
+    let page = include_str!("../docs/operations.md");
+    let (_, table) = page.split_once("| alert | what it means |\n|---|---|\n").expect("the page has the table");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let expression = |row: &str| {
         let (_, code) = row.split_once('`')?;
@@ -70,7 +70,7 @@ async fn only(prometheus: &Prometheus, parts: &[&str]) {
     .await;
 }
 
-/// A lane at the rate that README speaks of, and a Prometheus that has seen that it is held.
+/// A lane at the rate that the alert on it speaks of, and a Prometheus that has seen that it is held.
 async fn watched(lane: &str) -> (Stage, Prometheus) {
     let stage = Stage::with(Wishes { lane: &format!("{AT_TWENTY}\nbatch = 1\n{lane}"), ..Wishes::default() }).await;
     let prometheus = Prometheus::start(&stage.daemon.address().await);
@@ -79,7 +79,7 @@ async fn watched(lane: &str) -> (Stage, Prometheus) {
 }
 
 #[test]
-fn each_alert_of_the_readme_is_made_to_fire_here() {
+fn each_alert_of_the_page_is_made_to_fire_here() {
     for part in ALL {
         alert(part);
     }

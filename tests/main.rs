@@ -16,6 +16,7 @@ mod cluster;
 mod confirm;
 mod connections;
 mod deadline;
+mod docs;
 mod evidence;
 mod files;
 mod fleet;

@@ -1,4 +1,4 @@
-//! README's sets of permissions: each user can do its work with them, and nothing else.
+//! The sets of permissions of docs/operations.md: each user can do its work with them, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output};
@@ -22,13 +22,13 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 use crate::support::{PATIENCE, eventually};
 
-const README: &str = include_str!("../README.md");
-/// As README calls them.
+const PAGE: &str = include_str!("../docs/operations.md");
+/// As the page calls them.
 const USERS: [&str; 5] = ["consumer", "daemon", "producer", "submit", "submit-wait"];
 
 const PERMISSIONS: &str = "set_permissions";
 
-/// A vhost with README's users, and a daemon that runs as one of them.
+/// A vhost with the page's users, and a daemon that runs as one of them.
 struct Scene {
     vhost: Vhost,
     sim: Sim,
@@ -58,11 +58,11 @@ impl Scene {
     }
 }
 
-/// Does to the vhost what README says with this command, for users with names of their own, as a node has its users for all
+/// Does to the vhost what the page says with this command, for users with names of their own, as a node has its users for all
 /// vhosts.
 fn grant(vhost: &Vhost, command: &str) {
     let mut users = BTreeSet::new();
-    for line in README.lines().filter(|line| line.starts_with(&format!("rabbitmqctl {command} "))) {
+    for line in PAGE.lines().filter(|line| line.starts_with(&format!("rabbitmqctl {command} "))) {
         let mut words: Vec<String> =
             line.split_whitespace().skip(1).map(|word| word.trim_matches('\'').to_owned()).collect();
         assert_eq!(words[1..3], ["-p", "VHOST"], "{line}");
@@ -99,7 +99,7 @@ async fn ends(events: &mut Consumer, count: usize) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn each_of_the_users_in_readme_can_do_its_work() {
+async fn each_of_the_users_can_do_its_work() {
     let mut scene = Scene::set(&["--fault", "status-503=0.3"]).await;
     let standing_by = Daemon::start(&config(&url(&scene.vhost, "daemon"), &scene.sim.url(), &Wishes::default()));
     standing_by.ready().await;
@@ -194,7 +194,7 @@ impl Try {
 }
 
 #[tokio::test]
-async fn none_of_the_users_in_readme_can_do_anybody_elses() {
+async fn none_of_the_users_can_do_the_work_of_another() {
     let scene = Scene::set(&[]).await;
     let consumer = scene.connect("consumer").await;
     Declare("ops.outcomes").on(&consumer.create_channel().await.unwrap()).await.unwrap();

@@ -1,4 +1,7 @@
 //! The calls there are.
+//!
+//! A list of states that could not be read as a whole tells nothing of any instance: in one that could be, an instance
+//! that is absent does not exist. Lists are read to 1 MiB, 10 KiB for each of the hundred instances they can name.
 
 use std::collections::{HashMap, HashSet};
 

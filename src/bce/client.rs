@@ -1,4 +1,12 @@
 //! The signed HTTP client of one account in one region: how a call is made. Which there are, `calls.rs` knows.
+//!
+//! An API that cannot be reached is told to be checked only as long as it has never answered ([`Client::was_answered`]):
+//! it is an outage either way, and an API that has answered before is right where it is.
+//!
+//! The expiry of keys is judged by the API's clock, and by both clocks for a probe. Else an answer with a date far ahead
+//! would be the last one, since nothing is sent whose answer could correct it. Our own clock, where it is ahead by more
+//! than temporary keys have left, still makes no call until new keys are there: that is said, and better than calls that
+//! must fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,10 @@
 //! The API's clock, by which signatures are judged, as far as its answers tell it.
+//!
+//! It is learned from every answer of the API's own, not only when the API refuses one, so that drift never comes to that.
+//! A `Date` moves the offset by 2 s or more, and by more than half of the call's round trip, or not at all: it has whole
+//! seconds, and was written at any time in between. A `Date` more than a day from our own clock is not believed. A day is
+//! more than any time zone mistaken for another; a party that can forge a `Date` would get signatures that are good at a
+//! time of its choosing.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

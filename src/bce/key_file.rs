@@ -1,4 +1,8 @@
 //! A credentials file that may be replaced at any time, as secret stores and rotations do it.
+//!
+//! The file is polled, not watched: a rename, a write and a replaced link look the same then, and network file systems
+//! give no notice. A new version is taken when two looks, half a second apart, saw the same, since the first may have come
+//! in the middle of a write.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,14 @@
 //!
 //! reqwest would read them too. But it passes over what it cannot read, so calls would go out past the proxy; and of what goes
 //! wrong it does not tell by which variable. So they are read here, once, and reqwest is told.
+//!
+//! reqwest also fails every call through a SOCKS proxy, as if the API were out. Read with the rest of the configuration,
+//! unusable values are faults like others, and each endpoint knows its proxy by name. Which hosts are exempt hyper-util's
+//! matcher says, which is reqwest's own.
+//!
+//! A 407 is never an answer, whatever its body: the API has none. It pauses the lane like a refused certificate, since no
+//! call will fare better until the variable is mended. Other refusals of a proxy (a 403 or 502 to `CONNECT`) may be
+//! passing, and hyper does not tell them apart: they are outages, and the text names the variable.
 
 use std::error::Error;
 use std::fmt;

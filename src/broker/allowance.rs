@@ -1,5 +1,9 @@
 //! How many channels may be open, where the broker sets a limit over all connections of a user or of a node. It tells of one by
 //! nothing but the loss of the connection that opens one more.
+//!
+//! After such a loss the daemon makes do with one channel fewer than the limit, and uses no more than its lanes need, so
+//! that as many replicas as can share them. Each further loss leaves a quarter more to others. Lanes that find no place
+//! wait and say so. After ten minutes the limit is tried again.
 
 use std::time::{Duration, Instant};
 

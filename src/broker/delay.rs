@@ -3,6 +3,8 @@
 //! The first 18 words of the routing key are the delay in binary, most significant first, and the last word is the
 //! lane. At level n a `1` leads into the level's queue, which lets the message fall one level when its time is up;
 //! a `0` leads straight to the level below.
+//!
+//! Delays are rounded up to whole seconds, the ladder's unit: a job never comes back before its time.
 
 use std::time::Duration;
 

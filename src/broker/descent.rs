@@ -3,6 +3,10 @@
 //! A client is told nothing of policies. But one with `message-ttl` or `max-length` over the ladder's queues shows in when and
 //! why jobs leave them: of two settings of a time to live RabbitMQ takes the lower one, and with `overflow` set to `drop-head`
 //! a full queue lets go of the oldest.
+//!
+//! A wait that was cut short shows in `x-death`: how long a job was at each level but the first, and whether one was full.
+//! That goes by the brokers' clocks alone, which one descent compares, and needs no header of ours. The job is done all
+//! the same.
 
 use std::fmt;
 

@@ -4,6 +4,9 @@
 //! first: so a message that no queue took could pass for confirmed. Here nothing is judged before every message of the
 //! group is confirmed, by which time each return of the channel has turned up on one of the group's confirms. The
 //! broker also confirms one channel's messages in one go, which is what makes this fast.
+//!
+//! lapin 4.12 has that in `acknowledgement.rs`. One message at a time for each channel would be as safe, but costs a quarter
+//! of the speed.
 
 use std::sync::Arc;
 use std::time::Duration;

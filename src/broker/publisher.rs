@@ -1,4 +1,7 @@
 //! Publishing with proof.
+//!
+//! Publishers that must not wait for each other are apart: outcomes, parked jobs with dead letters, and the baton, for
+//! each lane. A queue without a majority confirms nothing, and holds up its group for half a minute.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,8 @@
 //! Whether the process may open as many files and sockets as its lanes may need.
+//!
+//! The soft limit is raised to the hard one, as nothing here uses `select`. Where the hard one would not do for a call of
+//! each lane, the start is refused; where it would not do for all calls that may be in flight, which may never come, it is
+//! a warning.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};

@@ -1,4 +1,7 @@
 //! `[broker]`: how RabbitMQ is reached.
+//!
+//! Passwords and certificates are read at each connection ([`Broker::access`]), not watched: an open connection has no use
+//! for a new one. `ca_file` replaces the machine's authorities, as naming one is meant to trust no other.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

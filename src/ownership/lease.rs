@@ -11,6 +11,11 @@
 //! - `CLOCK_BOOTTIME` counts the time of a suspended machine, and cannot be set.
 //! - The wall clock. Where a hypervisor pauses a machine and its clocks, so that nothing in it shows, this is the one that
 //!   is set right afterwards. If it is set for another reason, calls wait for the next baton.
+//!
+//! The wall clock alone, as it was, counts suspended time too, but a lease became longer where that clock was set back.
+//! Until a hypervisor sets it right, nothing in the machine shows the pause, and calls are made for the rest of the lease,
+//! five seconds at most, beside the next holder. Tests show the choice of clock in a time namespace, and the rest with
+//! clocks of their own: no test suspends its machine.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,5 +1,9 @@
 //! The replica count: a queue to which nothing is ever published. Every replica consumes it, so it has as many consumers as
 //! there are replicas. The baton's queue cannot tell: with a single active consumer RabbitMQ counts that one alone.
+//!
+//! A replica is counted once it stands in line for all its lanes, and as long as it consumes `<prefix>.replicas`. Counted
+//! before, it would be given lanes that it cannot take yet. A dead one is counted until RabbitMQ drops its connection: at
+//! once after SIGKILL, after two heartbeats where it froze.
 
 use std::time::Duration;
 

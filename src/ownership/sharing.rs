@@ -13,6 +13,14 @@
 //!
 //! Nobody takes it for certain that the others count alike, or stand in line for the same lanes: a lane that comes back
 //! is kept, and not given away again for an hour, or until the number of replicas changes.
+//!
+//! RabbitMQ gives a baton to the replica that has stood in line longest, which may well have enough lanes. To take the
+//! lane over and give it back would be a second move, of which each costs a drain and a take-over; to pass the baton on
+//! costs some milliseconds, and a death leaves nothing to move. Before a baton is passed on the replicas are counted anew:
+//! where it comes from a death, the share has grown.
+//!
+//! Replicas do not know which others have a lane configured, and two can count differently for a moment: if a lane that
+//! comes back were not kept, batons could go round for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

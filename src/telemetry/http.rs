@@ -1,4 +1,9 @@
 //! `/metrics`, `/livez` and `/readyz`: read only.
+//!
+//! The oldest connection gives way, not the newest. Where 240 clients sit on half a request, a bound that makes others
+//! wait or turns them away keeps the scraper out as well; a client that asks at once is done in moments and never the
+//! oldest. Neither axum nor hyper has such a bound. The time-outs are hyper's and tokio's. Each connection is answered
+//! once: an idle one takes a place, and a scrape every few seconds gains nothing by it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

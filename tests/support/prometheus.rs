@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::child::Child;
 use super::{eventually, http};
 
-/// The job that README's alerts speak of.
+/// The job that the alerts of docs/operations.md speak of.
 const JOB: &str = "reveille";
 /// Also the patience of a scrape.
 const INTERVAL: &str = "1s";

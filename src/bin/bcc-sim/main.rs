@@ -1,4 +1,5 @@
-//! `bcc-sim`: a simulated BCC, for the demo, the tests and users' own rehearsals.
+//! `bcc-sim`: a simulated BCC, for the demo, the tests and users' own rehearsals. It is a second binary of the crate, so that
+//! users can rehearse with what the tests rely on.
 //!
 //! It answers the calls `reveille` and the official SDKs make (start, stop, describe, list), verifies their
 //! signatures, moves instances from state to state as time goes by, limits the rate, and misbehaves on order.

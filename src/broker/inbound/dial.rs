@@ -3,6 +3,10 @@
 //! They race, as RFC 8305 (Happy Eyeballs) has it: an address that swallows packets costs a quarter of a second, and one that
 //! refuses costs nothing. One that takes the connection and then says nothing wins the race, so the next try begins
 //! behind it.
+//!
+//! A time for each address in turn would add up to more than the ten seconds of a try where several are dead. The race is
+//! for the socket alone, since a handshake with each address would log in several times: so an address whose kernel takes
+//! connections for a process that stands still wins it.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,30 @@
 //! The state machine of the breaker: pure, and told the time.
+//!
+//! - **An outage is a row of failures, not a share of them.** The share of a window that began at the last good answer is
+//!   the same thing, and has no length to choose. Twenty in a row: where six calls in ten fail by chance, such a row
+//!   begins once in 70,000 calls, and one of five, as it was, once in 32. While calls fail in a row, fewer are let out
+//!   (`Slots`), none of them in the end until a probe has told. With a concurrency below fifteen that is also how long the
+//!   row is.
+//! - **Evidence is counted by instance, and an instance that failed before is none.** It is remembered from the moment on
+//!   at which its failure is charged to its job, until it is answered: twenty machines that fail for hours, at the end of
+//!   a morning when nothing else is left to be called, are no outage while a probe is answered.
+//! - **Starts that fail alone, while probes are answered, are an outage too**, as long as instances fail that did not
+//!   before. Once a trial meets none but those that failed a trial of this pause, the pause is over, and it counts as time
+//!   for which they failed.
+//! - **A trial is five calls.** One call, where six in ten fail by chance, would fail most trials; five all fail one of
+//!   thirteen. Where a permission is gone one is enough: a denial is no chance. There five denied instances that nothing
+//!   contradicts keep the lane paused for as long as it takes: nothing but a start shows whether the permission is back.
+//!   Each trial begins with another queue: those that fail are due, and due jobs go before new ones.
+//! - **A call that failed on trial is not charged where the next one is answered**: the API may have come back in between.
+//! - **Where no start succeeds, jobs are tried again slowly.** Seven machines that always fail, and an API of which only
+//!   starts fail for seven machines, look the same. The jobs have to end, and an outage of some minutes is not to end
+//!   them: so their attempts are spread over ten minutes, and one good answer takes the doubt away.
+//! - **After twelve probes in vain one start is tried** (`IN_VAIN`), a quarter of a minute into an outage: a probe is a
+//!   list, and where lists alone fail nothing else would end the pause. It costs an outage one call for twelve probes,
+//!   which is charged to no job.
+//! - **A probe that was made before the lane was paused ends no pause**: jobs are still in hand then.
+//! - **A poll is neither evidence for starts nor a trial.** That listing is allowed does not show that starting is. Where
+//!   a poll fails or meets a lane fault it pauses the lane as any call does.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;

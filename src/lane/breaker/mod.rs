@@ -21,6 +21,13 @@
 //!
 //! Failures in a row and calls in flight together are never more than the concurrency and [`circuit::BEYOND`]: what an
 //! outage can cost at most before it is noticed.
+//!
+//! The wait is a second, or as long as the lane takes for as many calls as tell, five seconds at most; on trial, until the
+//! trial is over. It is made without the slot, so others are called meanwhile. A probe tells for a lone job: its eight
+//! attempts are used up in less than a minute, and an outage can last longer.
+//!
+//! A denial by the API is a permission that is gone, or one instance's own. So the first denial parks its job and the
+//! second, while others get through, ends it: else as many jobs as there are calls in flight would fail before it showed.
 
 mod cause;
 mod circuit;

@@ -3,6 +3,15 @@
 //! Starts go first. A poll takes a slot of the limiter that no start wants, or, while starts wait, its share of the
 //! rate; and of the calls in flight no more than that share either. So it can be long in coming: a job that has waited
 //! [`PATIENCE`] is put back, since it holds one of the deliveries that retries need too.
+//!
+//! Polls come due every five seconds, and the first waits a second for others: jobs started one after the other at 20 a
+//! second would else be polled three or four in a call. A call goes out early where a hundred are together, or as many as
+//! the prefetch lets in. A job gives its slot back before it polls, and does not wait in the intake for the limiter. The
+//! share is counted only while starts wait: what they leave is free.
+//!
+//! A refused list (403, or any other 4xx) is no verdict on a hundred jobs, as one of them may be the cause. They are
+//! polled again until the timeout ends them, with that answer, as `ambiguous`. To ask for each alone would cost a thousand
+//! calls where the key lacks the permission.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

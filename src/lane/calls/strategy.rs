@@ -11,6 +11,20 @@
 //!
 //! Every way tells of each instance whether it was stopped, so `p` is learned whichever is taken, and nothing has to be
 //! tried only to learn it.
+//!
+//! Verifying 409s costs the same in each case. `p` is the share among about the last hundred instances. For `n` = 20:
+//!
+//! | `p` | together | asking first | singly |
+//! |---|---|---|---|
+//! | 0 | **1** | 2 | 20 |
+//! | 1 in 380 | 2.0 | 2.1 | 20 |
+//! | 1 % | 4.6 | **2.2** | 20 |
+//! | 10 % | 18.6 | **4** | 20 |
+//! | 50 % | 21 | **12** | 20 |
+//! | above 90 % | 21 | above 20 | **20** |
+//!
+//! Single calls go on until another way takes a tenth fewer: in between a lane would change its ways, and what it has in
+//! hand, with every few jobs. A lane returns to batches by itself after some hundred stopped instances.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

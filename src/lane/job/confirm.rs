@@ -1,5 +1,16 @@
 //! The confirm phase: whether an instance that was started has come to run, and when to look again. Pure functions of
 //! what a poll told, the job's past and the time.
+//!
+//! The timeout ends what was just looked at, and never a job unseen: an instance that runs is `running`, however late it
+//! is seen, and no job's time is up while a lane is paused. But where its probes are answered and polls are not, a lane
+//! would pause and try again for ever: so after twice the time a poll that told nothing ends the job, paused or not.
+//!
+//! A 409 is not the last word either, unless the instance was seen Running: the producer wants to know whether the machine
+//! came up, whatever started it; also with the policy `accept`, which says that somebody else may have started it and not
+//! that it came up. As the start was not ours, no `started` event is published.
+//!
+//! A deadline is about the start. Past it no machine is to be woken; one that was woken in time is still worth knowing
+//! about.
 
 use std::time::Duration;
 

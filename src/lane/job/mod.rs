@@ -10,6 +10,9 @@
 //!
 //! What decides is pure and takes the time and randomness as arguments; what acts stands around it. If anything here
 //! is interrupted before the ack, the broker hands the message out again.
+//!
+//! `give_up_after` runs from the first failed attempt, not from the first delivery: waiting for a schedule, for throttling
+//! or for a key to be mended does not use it up.
 
 use std::sync::Arc;
 use std::time::Duration;

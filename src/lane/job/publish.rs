@@ -1,4 +1,6 @@
 //! What is published of a job: its events, and the dead letter.
+//!
+//! A dead letter's headers say phase `start`, whatever it was given up in: whoever puts it back wants the machine started.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;

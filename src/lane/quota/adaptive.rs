@@ -6,6 +6,17 @@
 //!
 //! One throttled call in twenty is borne: many gateways refuse a few whatever the rate, and a lane that slowed down
 //! for each of them would end at its floor and gain nothing.
+//!
+//! Even steps are either so small that a lane is slow for minutes, or so large that it is above the limit every few
+//! seconds; docs/figures.md has what the curve wastes.
+//!
+//! Above one in twenty, a seventh of a second's worth of throttled calls cuts the rate; at six a second or less, each one
+//! does. Every call counts, describes too, with the time it was made: so those on their way as the rate was cut do not cut
+//! it again.
+//!
+//! A `Retry-After` is waited out only with a cut, a minute at most, and a third of the time since the last wait. A quota
+//! by the second or the minute that is used up wastes every call; a call that is refused among many that pass holds up its
+//! job alone. Longer waits would keep prefetched jobs until RabbitMQ takes them back.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! The rate of a lane: a token bucket that hands out evenly spaced slots, at the [`AdaptiveRate`] that the API bears.
+//!
+//! What the bucket holds is kept in tokens as the rate changes, and calls that wait look again: when the rate is cut none
+//! goes early, and none sleeps through the recovery.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;

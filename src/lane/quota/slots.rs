@@ -1,4 +1,6 @@
 //! The right to one of the lane's calls at a time.
+//!
+//! A job gives its slot back before it waits for confirms, which take longer than a call.
 
 use std::sync::Arc;
 

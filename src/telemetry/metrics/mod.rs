@@ -2,6 +2,11 @@
 //!
 //! What ends, parks or pauses is counted from 0: `rate` and `increase` see nothing of what a counter had before Prometheus first
 //! saw it. Calls and histograms have a series from their first on: to have all of them would be a hundred lines more for a lane.
+//!
+//! From 0 are 39 series for a lane. `prometheus` keeps name, help and labels as texts with each series: those of calls, by
+//! operation and status, and all histograms made 260 for a lane, and for 500 lanes 64 MB, 52 MB more for a scrape. Now
+//! they take 15 MB and 6 MB, and 33 MB and 16 MB once every lane has made every kind of call. Each family has a registry
+//! of its own, as a registry copies all it has before it is encoded: with a single one a scrape takes 9 MB and 27 MB.
 
 mod calls;
 mod jobs;
