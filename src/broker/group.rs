@@ -19,8 +19,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::channels::{Channels, Lent};
-use super::publisher::{FIRST_PATIENCE, Outgoing, PublishError};
+use super::outgoing::{Outgoing, PublishError};
 
+/// How long a confirm may take at first before the message is published once more.
+pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// Messages published together at most.
 const GROUP: usize = 256;
 /// `delivery_mode` of AMQP: written to disk.

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::{BasicProperties, ConnectionState, ErrorKind};
+use lapin::{ConnectionState, ErrorKind};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::channels::{Channels, Shares, Traffic};
 use super::group::{Request, publish_alone, publish_groups, within};
+use super::outgoing::{Outgoing, PublishError};
 use crate::retry::full_jitter;
 
 /// Proof that the broker has taken charge of a message: it was routed to a queue, and every such queue has it safe.
@@ -30,81 +31,11 @@ impl Confirmed {
     }
 }
 
-/// A message to be published. It is always persistent and mandatory.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// The exchange; empty for the default one, whose routing keys are the names of queues.
-    pub exchange: String,
-    /// The routing key, at most 255 bytes.
-    pub key: String,
-    /// Properties, headers among them.
-    pub properties: BasicProperties,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-/// A message that the broker did not take charge of.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// No queue took it. RabbitMQ confirms such a message, so it was published as `mandatory` to have it returned.
-    #[error("no queue takes messages from exchange {exchange:?} with routing key {key:?} ({text})")]
-    Returned {
-        /// The exchange published to.
-        exchange: String,
-        /// The routing key.
-        key: String,
-        /// The broker's words.
-        text: String,
-    },
-    /// A queue rejected it: full, or without a majority.
-    #[error(
-        "a queue behind exchange {exchange:?} rejected the message with routing key {key:?}: it is full, as a policy may have it, or without a majority"
-    )]
-    Rejected {
-        /// The exchange published to.
-        exchange: String,
-        /// The routing key.
-        key: String,
-    },
-    /// The broker closed the channel over it or over one published with it: there is no such exchange, or no
-    /// permission.
-    #[error("the broker refuses messages to exchange {exchange:?}: {source}")]
-    Forbidden {
-        /// The exchange published to.
-        exchange: String,
-        /// The broker's words.
-        source: lapin::Error,
-    },
-    /// Neither a confirm nor a refusal came: whether the message arrived is not known.
-    #[error("RabbitMQ has not confirmed a message to exchange {exchange:?} within {patience:?}: it may have arrived")]
-    Unconfirmed {
-        /// The exchange published to.
-        exchange: String,
-        /// How long it was waited for.
-        patience: Duration,
-    },
-    /// The connection broke: whether the message arrived is not known.
-    #[error(transparent)]
-    Broken(lapin::Error),
-}
-
-impl PublishError {
-    pub(super) fn unconfirmed(message: &Outgoing, patience: Duration) -> Self {
-        Self::Unconfirmed { exchange: message.exchange.clone(), patience }
-    }
-
-    /// Whether an exchange, a queue or a binding may be missing, and not only room in a queue.
-    fn is_for_want_of_something(&self) -> bool {
-        matches!(self, Self::Returned { .. } | Self::Forbidden { .. })
-    }
-}
-
 /// Ceilings of the delay between tries of a message the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How long a confirm may take before the message is published once more, at first and at last: six times in the half
-/// hour that RabbitMQ leaves a delivery unacked. Where no majority of a queue is left, each may be one more copy.
-pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a confirm may take at last before the message is published once more, from `FIRST_PATIENCE` on: six times in the
+/// half hour that RabbitMQ leaves a delivery unacked. Where no majority of a queue is left, each may be one more copy.
 const LAST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// Publishes what waits at the same time together, and judges it together.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::client::Role;
 use super::connection::{ConnectError, Connection, connect, limit_of_channels};
 use super::connections::COUNTED;
-use super::publisher::{Outgoing, PublishError};
+use super::outgoing::{Outgoing, PublishError};
 use crate::config::Broker;
 
 /// A reply is tried again on a new connection, since another's may have broken the one it was on.

@@ -9,7 +9,7 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 const OURS: &str = "reveille";
 /// The modules of ours.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 15] = [
     "bce",
     "broker",
     "cli",
@@ -19,7 +19,9 @@ const MODULES: [&str; 13] = [
     "job",
     "lane",
     "outcome",
+    "ownership",
     "retry",
+    "stop",
     "tasks",
     "telemetry",
     "text",

@@ -34,7 +34,7 @@ use crate::fleet::{Order, Status};
 use crate::limit::{Bucket, Limit};
 use crate::reply::{Answer, ApiError};
 use crate::request::LONGEST_ID;
-use crate::server::Simulator;
+use crate::simulator::Simulator;
 use crate::world::ANY;
 
 /// An instance as it is shown. The status is the true one, `Creating` and `Deleted` too.

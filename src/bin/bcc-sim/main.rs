@@ -35,6 +35,7 @@ mod limit;
 mod reply;
 mod request;
 mod server;
+mod simulator;
 mod span;
 mod world;
 
@@ -48,7 +49,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
-use crate::server::Simulator;
+use crate::simulator::Simulator;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -66,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
 
     // Open connections are dropped where they stand: a simulator has nothing to drain.
     tokio::select! {
-        never = simulator.serve(listener) => match never {},
+        never = server::serve(simulator, listener) => match never {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -16,14 +16,12 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-use crate::args::Args;
-use crate::auth::{self, Account};
 use crate::body::Payload;
 use crate::clock::Clock;
 use crate::control;
 use crate::reply::{Answer, ApiError, Ending, JSON, Reply};
-use crate::request::{Ask, Received};
-use crate::world::World;
+use crate::request::Received;
+use crate::simulator::Simulator;
 
 /// Far above any call of the API: a batch of 100 ids has 2 KiB.
 const LARGEST_CALL: usize = 1024 * 1024;
@@ -34,13 +32,6 @@ const LARGEST_CONTROL: usize = 128 * 1024 * 1024;
 /// Request line and headers.
 const LARGEST_HEAD: usize = 64 * 1024;
 
-/// The whole simulator, shared by its connections.
-pub struct Simulator {
-    world: Mutex<World>,
-    accounts: RwLock<Vec<Account>>,
-    clock: RwLock<Clock>,
-}
-
 /// Why a connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Abandoned {
@@ -50,141 +41,99 @@ pub enum Abandoned {
     Unread,
 }
 
-impl Simulator {
-    pub fn new(args: &Args) -> Self {
-        Self {
-            world: Mutex::new(World::new(args, Instant::now())),
-            accounts: RwLock::new(vec![args.account()]),
-            clock: RwLock::new(args.clock()),
-        }
-    }
-
-    /// Held only to look and change, never across an await. A panic elsewhere leaves it usable: each change is whole.
-    pub fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn set_accounts(&self, accounts: Vec<Account>) {
-        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
-    }
-
-    pub fn clock(&self) -> Clock {
-        *self.clock.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn set_clock(&self, clock: Clock) {
-        *self.clock.write().unwrap_or_else(PoisonError::into_inner) = clock;
-    }
-
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> Infallible {
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    tokio::spawn(self.clone().connection(stream, peer));
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: they come back as connections close.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+/// Takes connections for ever.
+pub async fn serve(simulator: Arc<Simulator>, listener: TcpListener) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::spawn(connection(simulator.clone(), stream, peer));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: they come back as connections close.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
-        }
-        let service = service_fn(|request| self.handle(request));
-        let mut connection = hyper::server::conn::http1::Builder::new()
-            .max_buf_size(LARGEST_HEAD)
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service);
-        let Err(error) = (&mut connection).await else { return };
-        tracing::debug!(%peer, %error, "connection ended");
-        if matches!(error.source().and_then(|source| source.downcast_ref()), Some(Abandoned::Reset)) {
-            // With no time to linger, the close that follows sends RST in place of FIN.
-            let stream = connection.into_parts().io.into_inner();
-            if let Err(error) = stream.set_zero_linger() {
-                tracing::warn!(%peer, %error, "cannot reset the connection, closing it instead");
-            }
+async fn connection(simulator: Arc<Simulator>, stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+    }
+    let service = service_fn(|request| handle(&simulator, request));
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(LARGEST_HEAD)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let Err(error) = (&mut connection).await else { return };
+    tracing::debug!(%peer, %error, "connection ended");
+    if matches!(error.source().and_then(|source| source.downcast_ref()), Some(Abandoned::Reset)) {
+        // With no time to linger, the close that follows sends RST in place of FIN.
+        let stream = connection.into_parts().io.into_inner();
+        if let Err(error) = stream.set_zero_linger() {
+            tracing::warn!(%peer, %error, "cannot reset the connection, closing it instead");
         }
     }
+}
 
-    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Payload>, Abandoned> {
-        let request_id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path();
-        let reply = if let Some(path) = path.strip_prefix("/_sim/") {
-            let body = read(body, LARGEST_CONTROL).await?;
-            control::handle(self, &parts.method, path, body).into()
-        } else {
-            let body = read(body, LARGEST_CALL).await?;
-            match body.and_then(|body| Received::new(&parts, body)) {
-                Ok(received) => self.call(&received, request_id),
-                Err(error) => Answer::error(&error, request_id).into(),
-            }
-        };
-        self.carry_out(reply, request_id).await
+async fn handle(simulator: &Simulator, request: Request<Incoming>) -> Result<Response<Payload>, Abandoned> {
+    let request_id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let reply = if let Some(path) = path.strip_prefix("/_sim/") {
+        let body = read(body, LARGEST_CONTROL).await?;
+        control::handle(simulator, &parts.method, path, body).into()
+    } else {
+        let body = read(body, LARGEST_CALL).await?;
+        match body.and_then(|body| Received::new(&parts, body)) {
+            Ok(received) => simulator.call(&received, request_id),
+            Err(error) => Answer::error(&error, request_id).into(),
+        }
+    };
+    carry_out(simulator, reply, request_id).await
+}
+
+async fn carry_out(simulator: &Simulator, reply: Reply, request_id: Uuid) -> Result<Response<Payload>, Abandoned> {
+    if !reply.delay.is_zero() {
+        tokio::time::sleep(reply.delay).await;
     }
-
-    /// A call of the API; one outside `/v2` is answered, but neither limited nor logged.
-    fn call(&self, received: &Received, request_id: Uuid) -> Reply {
-        let ask = Ask::read(received);
-        if !received.path.starts_with("/v2/")
-            && let Some(error) = &ask.trouble
-        {
-            return Answer::error(error, request_id).into();
-        }
-        // The costly part, before the lock is taken.
-        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
-        let clock = self.clock();
-        let verified = auth::verify(received, &accounts, clock.now(), clock.tolerance());
-        drop(accounts);
-        self.world().take(ask, received, verified, request_id)
+    match reply.ending {
+        Ending::Send(answer) => Ok(response(simulator.clock(), answer, request_id)),
+        Ending::Reset => Err(Abandoned::Reset),
+        // hyper drops this when the client leaves.
+        Ending::Hang => std::future::pending().await,
     }
+}
 
-    async fn carry_out(&self, reply: Reply, request_id: Uuid) -> Result<Response<Payload>, Abandoned> {
-        if !reply.delay.is_zero() {
-            tokio::time::sleep(reply.delay).await;
-        }
-        match reply.ending {
-            Ending::Send(answer) => Ok(self.response(answer, request_id)),
-            Ending::Reset => Err(Abandoned::Reset),
-            // hyper drops this when the client leaves.
-            Ending::Hang => std::future::pending().await,
-        }
-    }
-
-    fn response(&self, answer: Answer, request_id: Uuid) -> Response<Payload> {
-        let (payload, length) = Payload::new(answer.body, answer.manner);
-        let mut response = Response::new(payload);
-        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_LENGTH, length.into());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-        // In the simulator's own time: a client may learn from it how far its clock is off.
-        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.clock().now());
-        let texts = [
-            (DATE, date.ok()),
-            // A proxy that answers in the API's place knows none.
-            (
-                hyper::header::HeaderName::from_static("x-bce-request-id"),
-                (answer.content_type == JSON).then(|| request_id.to_string()),
-            ),
-            (LOCATION, answer.location),
-            (RETRY_AFTER, answer.retry_after.map(|seconds| seconds.to_string())),
-        ];
-        for (name, text) in texts {
-            if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
-                headers.insert(name, value);
-            }
-        }
-        for (name, value) in answer.headers {
+fn response(clock: Clock, answer: Answer, request_id: Uuid) -> Response<Payload> {
+    let (payload, length) = Payload::new(answer.body, answer.manner);
+    let mut response = Response::new(payload);
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, length.into());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    // In the simulator's own time: a client may learn from it how far its clock is off.
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&clock.now());
+    let texts = [
+        (DATE, date.ok()),
+        // A proxy that answers in the API's place knows none.
+        (
+            hyper::header::HeaderName::from_static("x-bce-request-id"),
+            (answer.content_type == JSON).then(|| request_id.to_string()),
+        ),
+        (LOCATION, answer.location),
+        (RETRY_AFTER, answer.retry_after.map(|seconds| seconds.to_string())),
+    ];
+    for (name, text) in texts {
+        if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
             headers.insert(name, value);
         }
-        response
     }
+    for (name, value) in answer.headers {
+        headers.insert(name, value);
+    }
+    response
 }
 
 /// The whole body, or the 413 for one that is too large.
