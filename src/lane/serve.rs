@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::intake::{Coalescer, Intake, QUEUES, Sizing, present_prefetch, queues};
-use super::job::{Job, Jobs};
+use super::job::{Admitted, Jobs};
 use super::parts::{Lane, Running};
 use super::quarantine::SUSPECT_AT;
 use crate::broker::{Connection, Delivery};
@@ -183,7 +183,7 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
             );
             break Taken::Over;
         }
-        let job = Job::admit(delivery, lane);
+        let job = Admitted::read(delivery, lane);
         if lane.calls.batch_size() > 1 && job.can_share_a_call() {
             coalescer.add(job);
             continue;
@@ -232,7 +232,7 @@ async fn take_warily(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
             if *suspect {
                 settle(lane, jobs).await?;
             }
-            let job = Job::admit(delivery, lane);
+            let job = Admitted::read(delivery, lane);
             let slot = lane.calls.slot().await;
             let entry = job.enter(lane, slot).await;
             job.spawn(running, entry, jobs);

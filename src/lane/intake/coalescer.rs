@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::lane::calls::Entry;
-use crate::lane::job::{Job, Jobs};
+use crate::lane::job::{Admitted, Jobs};
 use crate::lane::parts::Running;
 
 /// How long a job waits for others to be called with.
 const LINGER: Duration = Duration::from_millis(50);
 
 /// Jobs that wait to be called together.
-pub(in crate::lane) struct Coalescer<J = Job> {
+pub(in crate::lane) struct Coalescer<J = Admitted> {
     jobs: Vec<J>,
     /// When the first of them has waited long enough.
     until: Option<Instant>,

@@ -27,7 +27,7 @@ use lapin::{Channel, Consumer};
 pub(super) use self::coalescer::Coalescer;
 use self::descents::Descents;
 use super::calls::Entry;
-use super::job::{Job, Jobs};
+use super::job::{Admitted, Jobs};
 use super::parts::{Lane, Running};
 use crate::broker::{Delivery, SEEN, hang_up};
 use crate::config;
@@ -189,7 +189,7 @@ impl Intake {
                 {
                     tasks::ended(ended)?;
                 }
-                Job::admit(delivery?.into(), &running.lane).spawn(running, Entry::None, jobs);
+                Admitted::read(delivery?.into(), &running.lane).spawn(running, Entry::None, jobs);
             }
         }
         Ok(())

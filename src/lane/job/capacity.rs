@@ -45,7 +45,8 @@ impl Job {
     /// Back since others go first, and for longer from time to time: where thousands wait, RabbitMQ is not to move them all the
     /// while.
     pub(super) fn give_way(&self, delay: Duration) -> Next {
-        let progress = Progress { setbacks: self.progress.setbacks.saturating_add(1), ..self.progress.clone() };
+        let progress =
+            Progress { setbacks: self.held.progress.setbacks.saturating_add(1), ..self.held.progress.clone() };
         Next::Park { progress, delay, cause: ParkCause::GaveWay }
     }
 }

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use super::confirm::{self, Step};
 use super::{Conclusion, Job, NOT_THE_APIS, Next};
-use crate::bce::InstanceId;
 use crate::broker::Confirmed;
 use crate::job::{Confirming, Progress};
 use crate::lane::calls::{Entry, Sight};
@@ -15,12 +14,12 @@ use crate::telemetry::ParkCause;
 impl Job {
     /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and
     /// no start is to wait for it: `entry` is given back at once.
-    pub(super) async fn poll(&self, lane: &Lane, instance: &InstanceId, confirming: &Confirming, entry: Entry) -> Next {
+    pub(super) async fn poll(&self, lane: &Lane, confirming: &Confirming, entry: Entry) -> Next {
         drop(entry);
         if lane.gate.breaker().is_open() {
             return self.unharmed(false);
         }
-        let told = lane.calls.poll(instance).await;
+        let told = lane.calls.poll(&self.job.instance_id).await;
         let now = Timestamp::now();
         let Some(told) = told else {
             let delay = confirm::delay(confirming, lane.settings.lane.confirm_timeout, now);
@@ -38,7 +37,7 @@ impl Job {
         }
         match confirm::judge(told.sight, confirming, lane.settings.lane.confirm_timeout, now) {
             Step::Wait(confirming, delay) => {
-                let progress = Progress { confirming: Some(confirming), ..self.progress.clone() };
+                let progress = Progress { confirming: Some(confirming), ..self.held.progress.clone() };
                 Next::Park { progress, delay, cause: ParkCause::Confirm }
             }
             Step::End { outcome, ambiguous, why } => {
@@ -48,7 +47,7 @@ impl Job {
                 let is_foreign = told.answer.as_ref().is_ok_and(|answer| answer.foreign);
                 let why = if is_foreign { format!("{why}; {NOT_THE_APIS}") } else { why };
                 let explanation = (!why.is_empty()).then_some(why);
-                let attempts = self.progress.attempts;
+                let attempts = self.held.progress.attempts;
                 Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })
             }
         }
@@ -56,8 +55,8 @@ impl Job {
 
     /// Where a copy of this job was said to have been started, that is said again, as it was.
     pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
-        let (since, ambiguous) = lane.history.jobs.started(self.key?)?;
-        let started = self.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
+        let (since, ambiguous) = lane.history.jobs.started(self.key)?;
+        let started = self.held.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
         let attempts = started.attempts;
         Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
     }
@@ -73,16 +72,17 @@ impl Job {
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &running.lane;
         let told = if let Some(started) = &started {
-            if let Some(key) = self.key {
-                lane.history.jobs.start(key, confirming.since, confirming.ambiguous);
-            }
-            Some(self.tell(running, self.event(lane, started, false, confirming.since)).await?)
+            lane.history.jobs.start(self.key, confirming.since, confirming.ambiguous);
+            let event = self.held.event(lane, started, Some(&self.job), false, confirming.since);
+            let told = running.outbox.event(event).await?;
+            lane.history.jobs.published(self.key);
+            Some(told)
         } else {
             None
         };
         let delay = confirm::delay(&confirming, lane.settings.lane.confirm_timeout, Timestamp::now());
-        let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.progress.clone() };
-        let kept = self.park(running, &progress, delay, ParkCause::Confirm).await?;
+        let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.held.progress.clone() };
+        let kept = self.held.park(running, &progress, delay, ParkCause::Confirm).await?;
         Ok(kept.with(told))
     }
 }

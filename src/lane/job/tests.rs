@@ -1,6 +1,9 @@
 //! What comes first for a job, and what follows from a verdict.
 
+use super::admit::first;
 use super::*;
+use crate::config::Retry;
+use crate::outcome::Reason;
 
 const RETRY: Retry = Retry {
     max_attempts: 3,
@@ -46,15 +49,14 @@ fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Nex
 
 #[test]
 fn a_job_waits_until_not_before() {
-    let id = || InstanceId::parse("i-0000").unwrap();
-    assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), &progress(), now()), First::Call(id()));
+    assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), &progress(), now()), First::Call);
     let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
     assert_eq!(first(&early, &progress(), now()), First::Wait(Duration::from_secs(2)));
     let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
-    assert_eq!(first(&due, &progress(), now()), First::Call(id()));
+    assert_eq!(first(&due, &progress(), now()), First::Call);
     let (late, never) = (r#""deadline":"2026-11-25T07:29:59Z""#, r#""not_before":"2026-11-25T07:30:02Z""#);
     let never = job(&format!(r#"{{"instance_id":"i-0000",{late},{never}}}"#));
-    assert_eq!(first(&never, &progress(), now()), First::Call(id()), "it is late, and not to wait as well");
+    assert_eq!(first(&never, &progress(), now()), First::Call, "it is late, and not to wait as well");
 }
 
 #[test]
@@ -90,7 +92,7 @@ fn a_job_that_is_confirming_is_polled_whatever_its_times_say() {
     let begun = confirming(now(), false);
     let polled = Progress { confirming: Some(begun.clone()), ..progress() };
     let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z","not_before":"2026-11-26T07:30:00Z"}"#);
-    assert_eq!(first(&late, &polled, now()), First::Poll(late.instance_id.clone(), begun));
+    assert_eq!(first(&late, &polled, now()), First::Poll(begun));
 }
 
 #[test]

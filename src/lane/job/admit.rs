@@ -1,0 +1,104 @@
+//! Admission: a delivery is read, and it is decided what is to be done with it first.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::held::{Held, LANE};
+use super::{Admitted, First, Job, Unread, capacity};
+use crate::broker::{Delivery, Message};
+use crate::headers::Headers;
+use crate::job::{self, Progress, is_past};
+use crate::lane::history::Order;
+use crate::lane::parts::Lane;
+use crate::lane::quarantine::POISONED_AT;
+use crate::outcome::{Outcome, Reason};
+
+impl Admitted {
+    /// Reads a delivery and decides what comes first.
+    pub(in crate::lane) fn read(delivery: Delivery, lane: &Lane) -> Self {
+        let now = Timestamp::now();
+        let suspicion = lane.quarantine.suspicion(&delivery);
+        let Delivery { message, redelivered, returns, unreadable, is_movable, unacked } = delivery;
+        let in_hand = lane.quarantine.take(&message);
+        let mut progress = Progress::read(&message.properties, now);
+        let is_copy = Progress::is_in(&message.properties);
+        let order = order(lane, &message, &progress, is_copy);
+        progress.order = Some(order.as_str().to_owned());
+        if Progress::is_put_back(&message.properties) {
+            put_back(lane.name(), &message, &progress.job_id);
+        }
+        // Else what is left of it is kept: that is better than what it does to RabbitMQ.
+        let is_put_aside = unreadable.is_some() && is_movable;
+        let read = match unreadable {
+            Some(problem) => Err((Outcome::Rejected, problem)),
+            None if suspicion >= POISONED_AT => {
+                Err((Outcome::Failed(Reason::Poisoned), format!("delivered {returns} times, never acked")))
+            }
+            None => job::Job::parse(&message.body)
+                .map_err(|unreadable| (Outcome::Rejected, unreadable.in_message(&message.properties))),
+        };
+        let mark = order.mark();
+        let held = |progress, mark| Held { message, unacked, in_hand, progress, mark, is_put_aside };
+        let job = match read {
+            Ok(job) => job,
+            Err((outcome, explanation)) => {
+                // The replica that had it before may have called for it.
+                progress.touched |= redelivered;
+                debug!(lane = lane.name(), job = progress.job_id, outcome = outcome.as_str(), explanation, "delivery");
+                return Self::Unread(Unread { held: held(progress, mark), outcome, explanation });
+            }
+        };
+        // The broker counts all returns, and puts aside what has too many: a copy has none.
+        let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
+        let mut spare = None;
+        if let First::Call = first
+            && let Some(delay) = capacity::wait(&progress, job.deadline, lane, now, rand::random())
+        {
+            spare = lane.gate.spare();
+            if spare.is_none() {
+                first = First::GiveWay(delay);
+            }
+        }
+        // The replica that had it before may have called for it, unless it was too early for a call even now.
+        progress.touched |= redelivered && !matches!(first, First::Wait(_));
+        debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
+        let key = lane.history.jobs.key(&progress.job_id, &job.instance_id, &mark);
+        Self::Job(Job { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
+    }
+}
+
+fn put_back(lane: &str, message: &Message, job: &str) {
+    info!(lane, job, "a dead letter was put back: a new order, with fresh attempts");
+    if let Some(before) = Headers(message.properties.headers().as_ref()).text(LANE).filter(|name| *name != lane) {
+        warn!(lane, job, before, "it was another lane's, and is called with the account of this one");
+    }
+}
+
+/// The order that a message gives, or is a copy of.
+fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> Order {
+    let named = progress.order.as_deref().filter(|_| is_copy).and_then(Order::read);
+    named.unwrap_or_else(|| {
+        let which = match progress.put_back {
+            Some(dead_at) => dead_at.to_string(),
+            // Written by a producer, it is a copy of nothing.
+            None if is_copy => "nameless".to_owned(),
+            None => String::new(),
+        };
+        let (order, before) = lane.history.seals.orders(&progress.job_id, &message.body, &which);
+        // It may have ended just before the lane's keys were replaced.
+        before.filter(|before| lane.history.jobs.knows(&before.mark())).unwrap_or(order)
+    })
+}
+
+/// What comes first for a job that could be read.
+pub(super) fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> First {
+    if let Some(confirming) = &progress.confirming {
+        return First::Poll(confirming.clone());
+    }
+    match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
+        Some(wait) if !wait.is_zero() && !is_past(job.deadline, now) => First::Wait(wait),
+        _ => First::Call,
+    }
+}

@@ -1,0 +1,154 @@
+//! What follows from a verdict: pure functions of the job's past, the time and randomness.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::capacity;
+use crate::bce::{Answer, NoAnswer};
+use crate::config::Retry;
+use crate::job::{Confirm, Confirming, Progress};
+use crate::lane::verdict::Verdict;
+use crate::outcome::{Outcome, Reason};
+use crate::retry::{full_jitter, half_jitter};
+use crate::telemetry::ParkCause;
+
+/// What a `Retry-After` of less, or of a date gone by, is taken for.
+const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No `Retry-After` is honoured beyond this.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// Said of a job whose last answer tells nothing of it.
+pub(super) const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
+
+/// What follows from a call, or from there being none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Conclude(Conclusion),
+    Park {
+        progress: Progress,
+        delay: Duration,
+        cause: ParkCause,
+    },
+    /// Once the instance runs the job is done. `started` is to be said first, where it was our doing.
+    GoOn {
+        started: Option<Conclusion>,
+        attempts: u32,
+        confirming: Confirming,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Conclusion {
+    pub(super) outcome: Outcome,
+    pub(super) ambiguous: bool,
+    pub(super) attempts: u32,
+    /// The answer that decided.
+    pub(super) answer: Option<Answer>,
+    /// What is to be said where there was no answer.
+    pub(super) explanation: Option<String>,
+}
+
+/// What follows where a call for several jobs failed: any of them may be why, so none is charged with an attempt. Each is
+/// called by itself next.
+pub(super) fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
+    let setbacks = progress.setbacks.saturating_add(1);
+    let delay = full_jitter(retry.initial, retry.max, setbacks, random);
+    let progress = Progress { setbacks, touched: true, failing_since: Some(now), ..progress.clone() };
+    Next::Park { progress, delay, cause: ParkCause::Transient }
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Past<'a> {
+    pub(super) progress: &'a Progress,
+    /// See [`failing_for`].
+    pub(super) failing_for: Duration,
+    /// No start of the lane's succeeds just now.
+    pub(super) is_doubtful: bool,
+}
+
+/// What follows from a verdict, for a job with this past. `random` is from [0, 1).
+pub(super) fn decide(
+    verdict: Verdict,
+    result: Result<Answer, NoAnswer>,
+    Past { progress, failing_for, is_doubtful }: Past<'_>,
+    confirm: Confirm,
+    retry: Retry,
+    now: Timestamp,
+    random: f64,
+) -> Next {
+    let attempts = progress.attempts.saturating_add(1);
+    let setbacks = progress.setbacks.saturating_add(1);
+    let park = |progress: Progress, delay, cause| Next::Park {
+        progress: Progress { setbacks, touched: true, no_capacity: cause == ParkCause::NoCapacity, ..progress },
+        delay,
+        cause,
+    };
+    let uncounted = full_jitter(retry.initial, retry.max, setbacks, random);
+    let (outcome, ambiguous) = match verdict {
+        Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
+        Verdict::AlreadyDone { runs: false } if confirm == Confirm::Running => {
+            return Next::GoOn { started: None, attempts, confirming: confirming(now, false) };
+        }
+        Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
+        // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
+        Verdict::Failed(Reason::AccessDenied) if !progress.denied => {
+            return park(Progress { denied: true, ..progress.clone() }, uncounted, ParkCause::AccessDenied);
+        }
+        Verdict::Failed(reason) => (Outcome::Failed(reason), false),
+        Verdict::Throttled { retry_after } => {
+            let delay = retry_after.map_or(uncounted, |asked| asked.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER));
+            let failing_since = progress.failing_since.map(|since| since.checked_add(delay).unwrap_or(since));
+            return park(Progress { failing_since, ..progress.clone() }, delay, ParkCause::Throttled);
+        }
+        Verdict::NoCapacity { reason } => {
+            let failing_since = progress.failing_since.unwrap_or(now);
+            let rest = retry.give_up_after.saturating_sub(failing_for);
+            if !rest.is_zero() {
+                let delay = capacity::backoff(setbacks, rest, random);
+                return park(
+                    Progress { failing_since: Some(failing_since), ..progress.clone() },
+                    delay,
+                    ParkCause::NoCapacity,
+                );
+            }
+            // The API has said that it started nothing.
+            (Outcome::Failed(reason), false)
+        }
+        // Spared: the lane is paused.
+        Verdict::LaneFault | Verdict::ClockSkew { .. } => return park(progress.clone(), uncounted, ParkCause::Paused),
+        Verdict::Transient | Verdict::Verify => {
+            let failing_since = progress.failing_since.unwrap_or(now);
+            if attempts < retry.max_attempts && failing_for < retry.give_up_after {
+                let delay = if is_doubtful {
+                    // Else an outage of starts alone would use up all attempts of a small fleet within a minute.
+                    half_jitter(retry.max, retry.max, 1, random)
+                } else {
+                    full_jitter(retry.initial, retry.max, attempts, random)
+                };
+                let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
+                return park(progress, delay, ParkCause::Transient);
+            }
+            // One of the calls may have succeeded unseen.
+            (Outcome::Failed(Reason::Exhausted), true)
+        }
+    };
+    let (answer, explanation) = match result {
+        Ok(answer) => {
+            let explanation = answer.foreign.then(|| NOT_THE_APIS.to_owned());
+            (Some(answer), explanation)
+        }
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };
+    if outcome == Outcome::Started && confirm == Confirm::Running {
+        Next::GoOn { started: Some(conclusion), attempts, confirming: confirming(now, ambiguous) }
+    } else {
+        Next::Conclude(conclusion)
+    }
+}
+
+/// The beginning of the confirm phase.
+pub(super) fn confirming(since: Timestamp, ambiguous: bool) -> Confirming {
+    Confirming { since, ambiguous, seen_starting: false, polls: 0 }
+}

@@ -1,0 +1,217 @@
+//! A delivery that is held unacked, and what is published of it: events, the dead letter, a parked copy. With the broker's
+//! word on those it is acked.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tracing::{debug, warn};
+
+use super::decide::Conclusion;
+use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
+use crate::headers::Headers;
+use crate::job::{self, Progress};
+use crate::lane::history::Mark;
+use crate::lane::parts::{Lane, Running};
+use crate::lane::quarantine::InHand;
+use crate::outcome::{self, Data, Outcome};
+use crate::telemetry::ParkCause;
+
+/// The header of a dead letter that names its lane.
+pub(super) const LANE: &str = "x-reveille-lane";
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) message: Message,
+    pub(super) unacked: Unacked,
+    pub(super) in_hand: InHand,
+    pub(super) progress: Progress,
+    /// By what the order is known in its events.
+    pub(super) mark: Mark,
+    /// Only the broker has the message whole, and puts it aside.
+    pub(super) is_put_aside: bool,
+}
+
+impl Held {
+    /// An end without an answer that decided it.
+    pub(super) fn conclusion(&self, outcome: Outcome, ambiguous: bool, explanation: &str) -> Conclusion {
+        let explanation = Some(explanation.to_owned());
+        Conclusion { outcome, ambiguous, attempts: self.progress.attempts, answer: None, explanation }
+    }
+
+    /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
+    /// is what is left to do.
+    pub(super) async fn conclude(
+        &self,
+        running: &Running,
+        conclusion: &Conclusion,
+        job: Option<&job::Job>,
+    ) -> Result<(Confirmed, Option<Reply>), lapin::Error> {
+        let lane = &running.lane;
+        let finished_at = Timestamp::now();
+        let event = self.event(lane, conclusion, job, true, finished_at);
+        let reply = self.message.properties.reply_to().as_ref().map(|asker| {
+            let (properties, body) = (event.properties.clone(), event.body.clone());
+            Reply { to: asker.to_string(), properties, body }
+        });
+        // Said last: as long as a dead letter is not taken its job can come again, and once it was said to have ended that
+        // must not last.
+        let kept = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
+            Some(self.keep(running, conclusion, finished_at).await?)
+        } else {
+            None
+        };
+        let told = running.outbox.event(event).await?;
+        lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
+        debug!(lane = lane.name(), job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
+        Ok((told.with(kept), reply))
+    }
+
+    /// Puts a copy of the message into the delay ladder.
+    pub(super) async fn park(
+        &self,
+        running: &Running,
+        progress: &Progress,
+        delay: Duration,
+        cause: ParkCause,
+    ) -> Result<Confirmed, lapin::Error> {
+        let lane = &running.lane;
+        let mut headers = FieldTable::default();
+        progress.write(&mut headers);
+        let (exchange, key) = delay::route(&lane.settings.names, delay, &lane.settings.lane.name);
+        let proof = running.outbox.copy(&self.message, headers, exchange, key).await?;
+        lane.metrics.parked(cause);
+        debug!(lane = lane.name(), job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
+        Ok(proof)
+    }
+
+    /// Acks the delivery, and then replies to a producer that asked for it: apart, since nothing is to wait for one that has
+    /// gone.
+    pub(super) async fn done(
+        self,
+        running: &Running,
+        proof: Confirmed,
+        reply: Option<Reply>,
+    ) -> Result<(), lapin::Error> {
+        if self.is_put_aside {
+            self.unacked.put_aside(proof).await?;
+        } else {
+            self.unacked.ack(proof).await?;
+        }
+        self.in_hand.done();
+        if let Some(reply) = reply {
+            let lane = running.lane.settings.lane.name.clone();
+            let (job, to) = (self.progress.job_id, reply.to.clone());
+            running.lane.replies.send(reply, move |error| {
+                warn!(%lane, job, reply_to = to, "no reply given: {error}");
+            });
+        }
+        Ok(())
+    }
+
+    /// What is published of `conclusion`, be it final or not. `job`: what the message asks for, where it could be read.
+    pub(super) fn event(
+        &self,
+        lane: &Lane,
+        conclusion: &Conclusion,
+        job: Option<&job::Job>,
+        is_final: bool,
+        at: Timestamp,
+    ) -> Outgoing {
+        let phase = conclusion.outcome.phase(self.progress.confirming.is_some());
+        let data = Data { is_final, ..self.data(lane, conclusion, job, at) };
+        let headers = Headers(self.message.properties.headers().as_ref());
+        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
+        let event = data.into_event(phase, self.progress.put_back, traceparent);
+        let body = event.to_bytes();
+        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        if job.is_some() {
+            properties = properties.with_headers(lane.history.seals.sealed(&self.mark, &body));
+        }
+        if let Ok(id) = ShortString::try_new(event.id) {
+            properties = properties.with_message_id(id);
+        }
+        if let Some(correlation_id) = self.message.properties.correlation_id() {
+            properties = properties.with_correlation_id(correlation_id.clone());
+        }
+        let key = format!("{}.{}", lane.name(), conclusion.outcome);
+        Outgoing { exchange: lane.settings.names.outcomes(), key, properties, body }
+    }
+
+    fn data<'a>(
+        &'a self,
+        lane: &'a Lane,
+        conclusion: &'a Conclusion,
+        job: Option<&'a job::Job>,
+        finished_at: Timestamp,
+    ) -> Data<'a> {
+        let reason = conclusion.outcome.reason();
+        let data = Data {
+            job_id: &self.progress.job_id,
+            lane: lane.name(),
+            instance_id: job.map(|job| job.instance_id.as_str()),
+            batch_id: job.and_then(|job| job.batch_id.as_deref()),
+            labels: job.map(|job| &job.labels),
+            outcome: conclusion.outcome.as_str(),
+            reason: (!reason.is_empty()).then_some(reason),
+            is_final: true,
+            attempts: conclusion.attempts,
+            http_status: None,
+            error_code: None,
+            error_message: conclusion.explanation.as_deref(),
+            bce_request_id: None,
+            ambiguous: conclusion.ambiguous,
+            received_at: self.progress.received_at,
+            finished_at,
+            duration_ms: i64::try_from(finished_at.duration_since(self.progress.received_at).as_millis())
+                .unwrap_or(i64::MAX)
+                .max(0),
+        };
+        match &conclusion.answer {
+            Some(answer) => data.with_answer(answer),
+            None => data,
+        }
+    }
+
+    /// Keeps the message among the dead letters, whole, with what became of it in headers.
+    async fn keep(
+        &self,
+        running: &Running,
+        conclusion: &Conclusion,
+        now: Timestamp,
+    ) -> Result<Confirmed, lapin::Error> {
+        let lane = &running.lane;
+        let mut headers = FieldTable::default();
+        // Put back into the queue, it is to be started, and not looked for where it was given up. It is another order then,
+        // and whoever reads the letter learns the name of none.
+        Progress { confirming: None, order: None, ..self.progress.clone() }.write(&mut headers);
+        let mut set = |name: &str, value: AMQPValue| {
+            headers.insert(name.into(), value);
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        set(job::OUTCOME, text(conclusion.outcome.as_str()));
+        set("x-reveille-reason", text(conclusion.outcome.reason()));
+        set(LANE, text(lane.name()));
+        set(job::DEAD_AT, text(&now.to_string()));
+        set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
+        if let Some(explanation) = &conclusion.explanation {
+            set("x-reveille-error-message", text(explanation));
+        }
+        if let Some(answer) = &conclusion.answer {
+            set("x-reveille-http-status", AMQPValue::LongLongInt(answer.status.into()));
+            let texts = [
+                ("x-reveille-error-code", &answer.code),
+                ("x-reveille-error-message", &answer.message),
+                ("x-reveille-bce-request-id", &answer.request_id),
+            ];
+            for (name, value) in texts {
+                if let Some(value) = value {
+                    set(name, text(value));
+                }
+            }
+        }
+        running.outbox.copy(&self.message, headers, String::new(), lane.settings.names.dead()).await
+    }
+}
