@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
+use crate::dead_letter::DeadLetter;
 use crate::headers::Headers;
 
 /// Largest body of a job, in bytes.
@@ -226,10 +227,6 @@ pub struct Confirming {
     pub polls: u32,
 }
 
-/// What became of a message, which makes it a dead letter, and when.
-pub const OUTCOME: &str = "x-reveille-outcome";
-/// See [`OUTCOME`].
-pub const DEAD_AT: &str = "x-reveille-dead-at";
 const JOB_ID: &str = "x-reveille-job-id";
 const RECEIVED_AT: &str = "x-reveille-received-at";
 const ATTEMPTS: &str = "x-reveille-attempts";
@@ -253,8 +250,8 @@ impl Progress {
     /// Reads the headers of a delivery. A dead letter that was put back is a new order: what it had come to counts no more.
     pub fn read(properties: &BasicProperties, now: Timestamp) -> Self {
         let written = Headers(properties.headers().as_ref());
-        let put_back = Self::is_put_back(properties);
-        let headers = if put_back { Headers(None) } else { written };
+        let put_back = DeadLetter::read(properties);
+        let headers = if put_back.is_some() { Headers(None) } else { written };
         let count = |name| {
             let count = headers.integer(name).filter(|count| (0..=COUNT_LIMIT).contains(count));
             count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
@@ -273,7 +270,10 @@ impl Progress {
             denied: headers.flag(DENIED),
             no_capacity: headers.flag(NO_CAPACITY),
             order: headers.text(ORDER).map(str::to_owned),
-            put_back: if put_back { written.instant(DEAD_AT) } else { headers.instant(PUT_BACK) },
+            put_back: match put_back {
+                Some(letter) => letter.dead_at,
+                None => headers.instant(PUT_BACK),
+            },
             // Forged, it makes its job one that only looks, and what it says then is true.
             confirming: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Confirming {
                 since,
@@ -286,12 +286,7 @@ impl Progress {
 
     /// Whether a message carries progress: it is a copy that was parked.
     pub fn is_in(properties: &BasicProperties) -> bool {
-        Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some() && !Self::is_put_back(properties)
-    }
-
-    /// Whether a message is a dead letter that was put back as it was.
-    pub fn is_put_back(properties: &BasicProperties) -> bool {
-        Headers(properties.headers().as_ref()).text(OUTCOME).is_some()
+        Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some() && !DeadLetter::is_in(properties)
     }
 
     /// Writes what [`Progress::read`] reads.
@@ -326,6 +321,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     fn explanation(body: &str) -> String {
         Job::parse(body.as_bytes()).unwrap_err().to_string()
@@ -389,14 +385,14 @@ mod tests {
         };
         let mut headers = FieldTable::default();
         spent.write(&mut headers);
-        headers.insert(OUTCOME.into(), AMQPValue::LongString("failed".into()));
-        headers.insert(DEAD_AT.into(), AMQPValue::LongString("2026-11-25T07:00:00Z".into()));
+        let dead_at = "2026-11-25T07:00:00Z".parse().unwrap();
+        DeadLetter::new(Outcome::Rejected, "prod", dead_at, 8).write(&mut headers);
         let properties = BasicProperties::default().with_headers(headers);
         let later = "2026-11-25T08:00:00Z".parse().unwrap();
         let fresh = Progress::read(&BasicProperties::default(), later);
-        let put_back = Some("2026-11-25T07:00:00Z".parse().unwrap());
+        let put_back = Some(dead_at);
         assert_eq!(Progress::read(&properties, later), Progress { job_id: "j-1".to_owned(), put_back, ..fresh });
-        assert!(!Progress::is_in(&properties) && Progress::is_put_back(&properties));
+        assert!(!Progress::is_in(&properties));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! What lives where:
 //! - [`config`]: what can be configured, with defaults and checks
 //! - [`job`]: the message, and the progress that rides in its headers
+//! - [`dead_letter`]: what became of a message, in its headers
 //! - [`outcome`]: the event that says what became of a job
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
@@ -25,6 +26,7 @@ pub mod bce;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod dead_letter;
 pub mod file;
 pub mod headers;
 pub mod job;

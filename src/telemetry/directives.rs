@@ -9,11 +9,12 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 const OURS: &str = "reveille";
 /// The modules of ours.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "bce",
     "broker",
     "cli",
     "config",
+    "dead_letter",
     "file",
     "headers",
     "job",

@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::held::{Held, LANE};
+use super::held::Held;
 use super::{Admitted, First, Job, Unread, capacity};
 use crate::broker::{Delivery, Message};
-use crate::headers::Headers;
+use crate::dead_letter::DeadLetter;
 use crate::job::{self, Progress, is_past};
 use crate::lane::history::Order;
 use crate::lane::parts::Lane;
@@ -26,8 +26,8 @@ impl Admitted {
         let is_copy = Progress::is_in(&message.properties);
         let order = order(lane, &message, &progress, is_copy);
         progress.order = Some(order.as_str().to_owned());
-        if Progress::is_put_back(&message.properties) {
-            put_back(lane.name(), &message, &progress.job_id);
+        if let Some(letter) = DeadLetter::read(&message.properties) {
+            tell_put_back(lane.name(), &letter, &progress.job_id);
         }
         // Else what is left of it is kept: that is better than what it does to RabbitMQ.
         let is_put_aside = unreadable.is_some() && is_movable;
@@ -69,9 +69,9 @@ impl Admitted {
     }
 }
 
-fn put_back(lane: &str, message: &Message, job: &str) {
+fn tell_put_back(lane: &str, letter: &DeadLetter, job: &str) {
     info!(lane, job, "a dead letter was put back: a new order, with fresh attempts");
-    if let Some(before) = Headers(message.properties.headers().as_ref()).text(LANE).filter(|name| *name != lane) {
+    if let Some(before) = letter.lane.as_deref().filter(|name| *name != lane) {
         warn!(lane, job, before, "it was another lane's, and is called with the account of this one");
     }
 }

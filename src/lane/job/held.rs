@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use tracing::{debug, warn};
 
 use super::decide::Conclusion;
 use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
+use crate::dead_letter::DeadLetter;
 use crate::headers::Headers;
 use crate::job::{self, Progress};
 use crate::lane::history::Mark;
@@ -17,9 +18,6 @@ use crate::lane::parts::{Lane, Running};
 use crate::lane::quarantine::InHand;
 use crate::outcome::{self, Data, Outcome};
 use crate::telemetry::ParkCause;
-
-/// The header of a dead letter that names its lane.
-pub(super) const LANE: &str = "x-reveille-lane";
 
 /// See the module.
 #[derive(Debug)]
@@ -187,31 +185,9 @@ impl Held {
         // Put back into the queue, it is to be started, and not looked for where it was given up. It is another order then,
         // and whoever reads the letter learns the name of none.
         Progress { confirming: None, order: None, ..self.progress.clone() }.write(&mut headers);
-        let mut set = |name: &str, value: AMQPValue| {
-            headers.insert(name.into(), value);
-        };
-        let text = |text: &str| AMQPValue::LongString(text.into());
-        set(job::OUTCOME, text(conclusion.outcome.as_str()));
-        set("x-reveille-reason", text(conclusion.outcome.reason()));
-        set(LANE, text(lane.name()));
-        set(job::DEAD_AT, text(&now.to_string()));
-        set("x-reveille-attempts", AMQPValue::LongLongInt(conclusion.attempts.into()));
-        if let Some(explanation) = &conclusion.explanation {
-            set("x-reveille-error-message", text(explanation));
-        }
-        if let Some(answer) = &conclusion.answer {
-            set("x-reveille-http-status", AMQPValue::LongLongInt(answer.status.into()));
-            let texts = [
-                ("x-reveille-error-code", &answer.code),
-                ("x-reveille-error-message", &answer.message),
-                ("x-reveille-bce-request-id", &answer.request_id),
-            ];
-            for (name, value) in texts {
-                if let Some(value) = value {
-                    set(name, text(value));
-                }
-            }
-        }
+        DeadLetter::new(conclusion.outcome, lane.name(), now, conclusion.attempts)
+            .explained(conclusion.explanation.as_deref(), conclusion.answer.as_ref())
+            .write(&mut headers);
         running.outbox.copy(&self.message, headers, String::new(), lane.settings.names.dead()).await
     }
 }
