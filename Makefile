@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
+.PHONY: help demo check test test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -7,6 +7,11 @@ help: ## what can be made
 demo: ## wake a simulated fleet of 200 machines here, end to end, in under a minute after the build
 	@tests/support/setup broker
 	@deploy/demo
+
+check: ## format, lints and unit tests, in under two minutes once the dependencies are built; needs no broker
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test --lib --bins
 
 test: ## format, lints and all tests, on a private RabbitMQ and a private Prometheus; installs what is missing
 	@tests/support/setup broker python prometheus
