@@ -30,7 +30,7 @@ const AT_TWENTY: &str = "rate = 20\nburst = 5";
 
 /// The expressions of README's table of alerts.
 fn expressions() -> Vec<String> {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let (_, table) = readme.split_once("| alert | what it means |\n|---|---|\n").expect("README has the table");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let expression = |row: &str| {

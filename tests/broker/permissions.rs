@@ -22,7 +22,7 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 use crate::support::{PATIENCE, eventually};
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 /// As README calls them.
 const USERS: [&str; 5] = ["consumer", "daemon", "producer", "submit", "submit-wait"];
 

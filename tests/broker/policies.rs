@@ -12,7 +12,7 @@ use crate::support::broker::jobs_left;
 use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
 
-const DOCS: &str = include_str!("../docs/rabbitmq.md");
+const DOCS: &str = include_str!("../../docs/rabbitmq.md");
 const LOST: &str = "reveille_queues_lost_total";
 const CUT_SHORT: &str = r#"reveille_delays_cut_short_total{lane="prod"}"#;
 const PARKED: &str = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
