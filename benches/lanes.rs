@@ -25,9 +25,9 @@ use tokio::time::timeout;
 use crate::common::Cargo;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
-use crate::support::eventually_within;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
+use crate::support::{eventually_within, instance};
 
 /// For lanes to be held, and for jobs to end.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -89,7 +89,7 @@ async fn measure(lanes: usize, jobs: usize) -> Measured {
     let mut events = queues.listen("reveille.outcomes", "*.started").await;
     let start = Instant::now();
     let submitting = (0..jobs).map(async |number| {
-        let body = json!({ "instance_id": format!("i-sim{:05}", number + 1) }).to_string();
+        let body = json!({ "instance_id": instance(number + 1) }).to_string();
         let properties = BasicProperties::default().with_message_id(number.to_string().into());
         queues.publish("reveille.jobs", &format!("lane-{}", number % lanes), properties, body.as_bytes()).await;
     });

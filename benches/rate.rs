@@ -27,7 +27,7 @@ use crate::support::daemon::Daemon;
 use crate::support::pace::Lateness;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{GLANCE, eventually, pace};
+use crate::support::{GLANCE, eventually, instance, pace};
 
 /// Enough for calls that take milliseconds, at any rate here.
 const CONCURRENCY: u32 = 64;
@@ -158,7 +158,7 @@ impl Jobs {
     async fn submit(&mut self, seconds: f64) {
         let first = self.submitted + 1;
         self.submitted += (seconds * self.rate) as usize + self.burst as usize;
-        self.account.submit((first..=self.submitted).map(|number| format!("i-sim{number:05}")), json!({})).await;
+        self.account.submit((first..=self.submitted).map(instance), json!({})).await;
     }
 
     /// Waits until a call was made for each.

@@ -10,7 +10,7 @@ use crate::support::account::Account;
 use crate::support::calls::Call;
 use crate::support::queues::header;
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const SINGLY: &str = "batch = 1";
 const TOGETHER: &str = "batch = 20\nrate = 50\nburst = 1";
@@ -23,12 +23,8 @@ meaning = "no_capacity"
 reason = "no_stock"
 "#;
 
-fn id(number: usize) -> String {
-    format!("i-sim{number:05}")
-}
-
 fn ids(numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
-    numbers.map(id).collect()
+    numbers.map(instance).collect()
 }
 
 fn refusal(code: &str) -> Value {
@@ -105,10 +101,11 @@ async fn six_machines_out_of_stock_wait_beside_fifty_others_and_end_with_the_rea
         }
         assert!(!stage.daemon.child.output().contains("lane paused"), "{lane}");
 
-        let submitted = stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", &id(57)]).output().unwrap();
+        let submitted =
+            stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", &instance(57)]).output().unwrap();
         let report = String::from_utf8_lossy(&submitted.stdout).into_owned();
         assert_eq!(submitted.status.code(), Some(1), "{report}");
-        assert!(report.contains(&format!("{}  no_stock, HTTP 403 {UNHEARD}", id(57))), "{report}");
+        assert!(report.contains(&format!("{}  no_stock, HTTP 403 {UNHEARD}", instance(57))), "{report}");
     }
 }
 
@@ -116,7 +113,7 @@ async fn six_machines_out_of_stock_wait_beside_fifty_others_and_end_with_the_rea
 #[tokio::test]
 async fn a_machine_that_is_out_of_stock_for_a_while_is_started_once_there_is_one() {
     let (mut stage, mut account) = stage("Stopped=1", SINGLY, "", "30m").await;
-    stage.sim.script(&id(1), json!([refusal("Instance.OutOfStock"), "normal"])).await;
+    stage.sim.script(&instance(1), json!([refusal("Instance.OutOfStock"), "normal"])).await;
     account.submit(ids(1..=1), json!({})).await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
@@ -138,7 +135,7 @@ async fn a_deadline_ends_the_wait_for_stock() {
     let finished: Timestamp = outcome["finished_at"].as_str().unwrap().parse().unwrap();
     assert!(finished > deadline && finished < deadline + 10.seconds(), "{outcome}");
     // The last call asks whether the first one started it all the same.
-    assert_eq!(stage.sim.operations(&id(1)).await, ["start", "describe"]);
+    assert_eq!(stage.sim.operations(&instance(1)).await, ["start", "describe"]);
 }
 
 /// Each is called once, since nobody knows before; and what is called again takes a tenth of the rate, not four fifths, until
@@ -152,7 +149,7 @@ async fn hundreds_that_are_out_of_stock_do_not_hold_up_hundreds_that_are_not() {
     refuse(&stage, &ids(1..=NONE), UNHEARD).await;
     account.submit(ids(1..=NONE), json!({})).await;
     account.submit(ids(NONE + 1..=ALL), json!({})).await;
-    let is_well = |call: &Call| call.instance > id(NONE);
+    let is_well = |call: &Call| call.instance > instance(NONE);
     let healthy = async || stage.sim.log().await.iter().filter(|call| is_well(call)).count();
     eventually("all others are called", async || {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -202,12 +199,12 @@ async fn a_rule_has_a_code_retried_throttled_or_failed() {
         (4, failed),
         (5, json!("normal")),
     ] {
-        stage.sim.script(&id(number), json!([answer])).await;
-        stage.wake(&id(number)).await;
+        stage.sim.script(&instance(number), json!([answer])).await;
+        stage.wake(&instance(number)).await;
     }
     let outcomes = stage.outcomes(5).await;
     let told = |number| {
-        let outcome = &outcomes[&id(number)];
+        let outcome = &outcomes[&instance(number)];
         (outcome["outcome"].as_str().unwrap(), outcome["reason"].as_str(), outcome["attempts"].as_u64().unwrap())
     };
     assert_eq!(told(1), ("started", None, 2));

@@ -11,7 +11,7 @@ use crate::support::account::Account;
 use crate::support::calls::Call;
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, in_batches};
-use crate::support::{PATIENCE, eventually_within};
+use crate::support::{PATIENCE, eventually_within, instance};
 
 /// Of each test, so that there is load.
 const JOBS: usize = 300;
@@ -78,7 +78,7 @@ async fn bad_day(lane: &str, rules: Value, met: Met<'_>) -> Day {
 async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
     let mut account = Account::open(&stage.vhost.url).await;
     stage.sim.faults(rules).await;
-    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=JOBS).map(instance), json!({})).await;
     let felt = async || met.is_reached(&stage.sim.log().await).then_some(());
     eventually_within(LONGEST_DAY, "the bad day is felt", felt).await;
     stage.sim.control("PUT", "instances", then).await;
@@ -95,11 +95,8 @@ async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
 
 impl Day {
     /// Every machine was started, by one call; where its answer was `lost`, the outcome says that it is ambiguous.
-    async fn every_machine_was_started_once(&self, lost: impl Fn(&str) -> bool) {
-        let instances = self.stage.sim.control("GET", "instances", Value::Null).await;
-        for instance in instances.as_array().expect("a list") {
-            assert_eq!(instance["starts"], 1, "{instance}");
-        }
+    async fn is_unharmed(&self, lost: impl Fn(&str) -> bool) {
+        self.stage.sim.every_machine_started_once(JOBS).await;
         for (instance, outcome) in &self.outcomes {
             let calls = &self.calls[instance];
             let starts: Vec<&Call> = calls.iter().filter(|call| call.operation == "start").collect();
@@ -127,28 +124,28 @@ async fn a_storm_of_5xx_passes() {
     let rule = |status: u16| json!({"fault": {"status": status}, "share": 0.12});
     let met = Met::often(JOBS / 2, &["status-500", "status-502", "status-503", "status-504"]);
     let day = bad_day(PLAIN, json!([rule(500), rule(502), rule(503), rule(504)]), met).await;
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_hangs_for_a_while_is_waited_for() {
     let rules = json!([{"fault": {"hang": "before"}, "share": 0.25}, {"fault": {"hang": "after"}, "share": 0.25}]);
     let day = bad_day(&within("4s"), rules, Met::often(JOBS / 5, &["hang-before", "hang-after"])).await;
-    day.every_machine_was_started_once(|fault| fault == "hang-after").await;
+    day.is_unharmed(|fault| fault == "hang-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_reset_before_and_after_the_call_took_effect_cost_no_job() {
     let rules = json!([{"fault": {"reset": "before"}, "share": 0.25}, {"fault": {"reset": "after"}, "share": 0.25}]);
     let day = bad_day(PLAIN, rules, Met::often(JOBS / 3, &["reset-before", "reset-after"])).await;
-    day.every_machine_was_started_once(|fault| fault == "reset-after").await;
+    day.is_unharmed(|fault| fault == "reset-after").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
     let rules = json!([{"fault": {"delay": "8s"}, "share": 0.5}]);
     let day = bad_day(&within("4s"), rules, Met::often(JOBS / 5, &["delay-8s"])).await;
-    day.every_machine_was_started_once(|fault| fault == "delay-8s").await;
+    day.is_unharmed(|fault| fault == "delay-8s").await;
 }
 
 /// A start's answer is in its status. So a body that does not end in time, or breaks off, takes nothing from it.
@@ -162,7 +159,7 @@ async fn a_start_is_believed_whose_body_trickles_or_breaks_off() {
         {"fault": {"status": 503, "cut": true}, "share": 0.2},
     ]);
     let day = bad_day(&within("4s"), rules, Met::often(JOBS, &["status-200-after", "status-503"])).await;
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
 }
 
 /// 300 bodies of 100 MB, 64 at a time.
@@ -173,7 +170,7 @@ async fn bodies_of_100_megabytes_are_not_read() {
         {"fault": {"pad": 100_000_000}, "share": 0.5},
     ]);
     let day = bad_day(PLAIN, rules, Met::often(JOBS, &["status-503", "pad-100000000"])).await;
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
     // The most that was ever resident.
     let peak = day.stage.daemon.child.memory("VmHWM") / 1024;
     println!("peak of resident memory: {peak} MiB");
@@ -188,7 +185,7 @@ async fn a_proxys_page_ends_no_job() {
         json!([page(200, 0.08), page(400, 0.08), page(403, 0.08), page(404, 0.08), page(409, 0.08), page(502, 0.08)]);
     let each = ["html-200", "html-400", "html-403", "html-404", "html-409", "html-502"];
     let day = bad_day(PLAIN, rules, Met::often(JOBS / 2, &each)).await;
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
     assert!(day.stage.dead().await.is_empty());
 }
 
@@ -199,10 +196,10 @@ async fn a_409_that_is_cut_off_is_no_conflict() {
     let wishes = Wishes { fleet: &fleet, lane: &within("4s"), retry: PATIENT, sim: &sim };
     let stage = Stage::with(wishes).await;
     let rules = json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]);
-    let created = (1..=JOBS).map(|number| json!({"id": format!("i-sim{number:05}"), "status": "Stopped"}));
+    let created = (1..=JOBS).map(|number| json!({"id": instance(number), "status": "Stopped"}));
     let day = day(stage, rules, Met::often(JOBS, &["cut", "trickle-1s"]), created.collect()).await;
     // None of the 409s was taken for a final word.
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
 }
 
 /// Neither job nor key leaves for where a redirect points to.
@@ -214,7 +211,7 @@ async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     // Each pauses the lane.
     let met = Met::once(20, &["status-301", "status-302", "status-303", "status-307", "status-308"]);
     let day = bad_day(PLAIN, json!([rule(301), rule(302), rule(303), rule(307), rule(308)]), met).await;
-    day.every_machine_was_started_once(|_| false).await;
+    day.is_unharmed(|_| false).await;
     for outcome in day.outcomes.values() {
         assert_eq!(outcome["attempts"], 1, "a fault of the lane costs a job nothing: {outcome}");
     }
@@ -244,7 +241,6 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     ];
     let names = faults.each_ref().map(|(name, _)| *name);
     let group = JOBS / faults.len();
-    let instance = |number: usize| format!("i-sim{number:05}");
     let rules: Vec<Value> = (faults.iter().enumerate())
         .map(|(index, (_, fault))| {
             let instances: Vec<String> = (1..=group).map(|number| instance(index * group + number)).collect();

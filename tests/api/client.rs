@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
+use crate::support::instance;
 use crate::support::sim::{KEY, SECRET, Sim};
 
 fn keys(id: &str, secret: &str) -> Credentials {
@@ -28,7 +29,7 @@ fn client(url: &str, credentials: Credentials) -> Client {
 }
 
 fn ids(numbers: impl IntoIterator<Item = usize>) -> Vec<InstanceId> {
-    numbers.into_iter().map(|number| InstanceId::parse(&format!("i-sim{number:05}")).unwrap()).collect()
+    numbers.into_iter().map(|number| InstanceId::parse(&instance(number)).unwrap()).collect()
 }
 
 /// What the simulator saw: operation and status of each call.

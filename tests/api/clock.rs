@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::support::calls::Call;
-use crate::support::eventually;
 use crate::support::pace::Lateness;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{eventually, instance};
 
 const OFFSET: &str = r#"reveille_lane_clock_offset_seconds{lane="prod"}"#;
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="clock"}"#;
@@ -129,10 +129,10 @@ async fn calls_that_are_signed_again_keep_to_the_rate() {
     let lateness = Lateness::measure(&stage.sim);
     let refused = json!({"status": 400, "code": "RequestExpired"});
     for number in 1..=20 {
-        stage.sim.script(&format!("i-sim{number:05}"), json!([refused])).await;
+        stage.sim.script(&instance(number), json!([refused])).await;
     }
     for number in 1..=20 {
-        stage.wake(&format!("i-sim{number:05}")).await;
+        stage.wake(&instance(number)).await;
     }
     stage.outcomes(20).await;
     let calls = stage.sim.log().await;

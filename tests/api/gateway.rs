@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
 use crate::support::account::Account;
 use crate::support::eventually;
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{PATIENCE, instance};
 
 const JOBS: usize = 30;
 const SINGLY: &str = "batch = 1";
@@ -16,7 +16,7 @@ const WORDS: &str = "something else answers in the API's place";
 const SETTING: &str = "the lane's setting request_id";
 
 fn instances(count: usize) -> impl Iterator<Item = String> {
-    (1..=count).map(|number| format!("i-sim{number:05}"))
+    (1..=count).map(instance)
 }
 
 /// The answer of one that is not the API: no request id, and this body.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reveille::bce::{Client, Credentials, InstanceId, NoAnswer, Timeouts};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::support::account::Account;
@@ -15,7 +15,7 @@ use crate::support::pace::{Lateness, allowed, fullest};
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{LANE, Wishes, config};
 use crate::support::tls::{Trusted, authority, in_the_place_of, vouched_for_by};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const JOBS: usize = 91;
 const RATE: f64 = 40.0;
@@ -33,10 +33,6 @@ fn client(front: &Front) -> Client {
     let timeouts = Timeouts { connect: Duration::from_secs(10), total: Duration::from_secs(20) };
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new(front.url().parse().unwrap(), credentials, timeouts, 8).unwrap()
-}
-
-fn instance(number: usize) -> String {
-    format!("i-sim{number:05}")
 }
 
 /// A front, and a daemon with a lane that calls it.
@@ -81,10 +77,7 @@ impl Play {
         let (_, metrics) = self.daemon.get("/metrics").await;
         let calls: Vec<&str> = metrics.lines().filter(|line| line.starts_with("reveille_api_requests_total")).collect();
         assert_eq!(self.daemon.charged().await, 0.0, "no job lost an attempt: {calls:#?}");
-        let instances = self.sim.control("GET", "instances", Value::Null).await;
-        for instance in instances.as_array().unwrap() {
-            assert_eq!(instance["starts"], 1, "{instance}");
-        }
+        self.sim.every_machine_started_once(JOBS).await;
         assert!(!self.daemon.child.output().contains("lane paused"));
     }
 }

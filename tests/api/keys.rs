@@ -3,13 +3,13 @@
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 
-use crate::support::broker;
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::queues::Queues;
 use crate::support::sim::{KEY, SECRET};
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{broker, instance};
 
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
 const EXPIRE: &str = r#"reveille_lane_credentials_expire_timestamp_seconds{lane="prod"}"#;
@@ -101,7 +101,7 @@ async fn a_file_that_cannot_be_read_leaves_the_old_keys_in_force() {
         }
         logged(&stage, problem).await;
         number += 1;
-        let instance = format!("i-sim{number:05}");
+        let instance = instance(number);
         stage.wake(&instance).await;
         assert_unharmed(&stage.outcome().await);
         folder.rename(&format!("# mended {number} times\n{}", keys(KEY, SECRET)));

@@ -13,7 +13,7 @@ use crate::support::http_proxy::HttpProxy;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 use crate::support::tls::{Trusted, authority, in_the_place_of, vouched_for_by};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const JOBS: usize = 20;
 const PASSWORD: &str = "Hush-4715-hush";
@@ -58,7 +58,7 @@ impl Play {
 
     async fn submit(&self) -> Account {
         let mut account = Account::open(&self.vhost.url).await;
-        account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+        account.submit((1..=JOBS).map(instance), json!({})).await;
         account
     }
 }

@@ -34,7 +34,7 @@ async fn a_killed_broker_is_waited_for_and_no_job_is_lost() {
         scene.daemon.ready().await;
     }
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(800).await;
     assert!(scene.daemon.holds_the_lane().await);
     scene.daemon.stop().await;
 }
@@ -54,7 +54,7 @@ async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job
     scene.node.restart();
     scene.daemon.ready().await;
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(800).await;
 }
 
 /// Has RabbitMQ take what it uses for too much.
@@ -88,7 +88,7 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
         assert_eq!(daemon.child.output().matches(" connected ").count(), 1, "{}", daemon.child.output());
     }
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 800)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(800).await;
     assert_eq!(scene.sim.log().await.len(), 800, "no call was made twice");
 }
 
@@ -118,7 +118,7 @@ async fn a_stop_while_the_broker_is_short_of_memory_ends_in_time_and_no_job_is_l
     scene.node.ctl(&["set_vm_memory_high_watermark", "0.8"]);
     scene.daemon.start_again();
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 400)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(400).await;
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn ten_thousand_parked_jobs_outlive_their_broker() {
     scene.node.restart();
     // What a queue could not pass on as it came back, RabbitMQ tries again after three minutes.
     assert_eq!(scene.account.close(PATIENCE * 5).await, [("started".to_owned(), 10_000)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(10_000).await;
     let calls = scene.sim.log().await;
     assert!(calls.iter().all(|call| call.unix_micros >= due.as_microsecond()), "none is called before its time");
     println!("the last one {} s after it", (calls[calls.len() - 1].unix_micros - due.as_microsecond()) / 1_000_000);
@@ -177,7 +177,7 @@ async fn a_delivery_held_longer_than_the_broker_allows_is_lost_to_nobody() {
     })
     .await;
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(300).await;
     let operations = scene.sim.operations("i-sim00001").await;
     assert_eq!(operations, ["start", "start", "describe"], "called again, and not taken for somebody else's");
 }

@@ -14,7 +14,7 @@ use crate::support::pace::{self, Lateness};
 use crate::support::proxy::Proxy;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{GLANCE, PATIENCE, eventually};
+use crate::support::{GLANCE, PATIENCE, eventually, instance};
 
 const RATE: f64 = 50.0;
 const BURST: u32 = 5;
@@ -57,7 +57,7 @@ impl Scene {
     }
 
     async fn submit(&mut self, jobs: RangeInclusive<usize>) {
-        self.account.submit(jobs.map(|number| format!("i-sim{number:05}")), json!({})).await;
+        self.account.submit(jobs.map(instance), json!({})).await;
     }
 
     async fn calls(&self) -> usize {
@@ -91,8 +91,7 @@ impl Scene {
     /// Every job started its machine, every machine once, and never too fast.
     async fn close(mut self, jobs: usize) {
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
-        let instances = self.sim.control("GET", "instances", json!(null)).await;
-        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+        self.sim.every_machine_started_once(jobs).await;
         self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
     }
 }

@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
-use crate::support::eventually;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
+use crate::support::{eventually, instance};
 
 /// Enough for all jobs of a test to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ fn connections(vhost: &Vhost) -> Vec<String> {
 async fn wake_all(account: &mut Account, lanes: usize, each: usize, from: usize) {
     for lane in 0..lanes {
         let first = from + lane * each;
-        let instances = (first..first + each).map(|number| format!("i-sim{:05}", number + 1));
+        let instances = (first..first + each).map(|number| instance(number + 1));
         account.submit_to(&name(lane), instances, json!({})).await;
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::support::account::Account;
 use crate::support::broker::{Vhost, jobs_left};
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
 
@@ -22,7 +22,7 @@ const STEADY: Wishes<'_> =
     Wishes { lane: "rate = 50\nburst = 1\nconcurrency = 8", retry: "", fleet: "Stopped=200", sim: &[] };
 
 fn instances(count: usize) -> impl Iterator<Item = String> {
-    (1..=count).map(|number| format!("i-sim{number:05}"))
+    (1..=count).map(instance)
 }
 
 async fn calls(stage: &Stage, count: usize) {

@@ -30,7 +30,7 @@ async fn a_connection_that_is_cut_is_made_again() {
         proxy.cut();
     }
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 1000)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(1000).await;
     scene.daemon.ready().await;
 }
 
@@ -54,7 +54,7 @@ async fn a_broker_that_falls_silent_is_noticed_within_fifteen_seconds() {
     assert!(scene.account.ended().await < 1000, "the silence came under load");
     proxy.flow(Flow::Swift);
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 1000)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(1000).await;
     scene.daemon.ready().await;
 }
 
@@ -70,5 +70,5 @@ async fn a_network_that_trickles_is_slow_and_loses_nothing() {
     scene.readiness(r#""broker":"lost: "#).await;
     scene.daemon.ready().await;
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), 60)].into());
-    assert_eq!(scene.starts().await, (1, 1));
+    scene.sim.every_machine_started_once(60).await;
 }

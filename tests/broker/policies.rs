@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::broker::jobs_left;
-use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{eventually, instance};
 
 const DOCS: &str = include_str!("../../docs/rabbitmq.md");
 const LOST: &str = "reveille_queues_lost_total";
@@ -34,7 +34,7 @@ async fn is_there(stage: &Stage, queue: &str) -> bool {
 }
 
 async fn job(stage: &Stage, number: usize, wait: Duration) {
-    let instance = format!("i-sim{number:05}");
+    let instance = instance(number);
     let not_before = (Timestamp::now() + wait).to_string();
     stage.job(&instance, json!({"instance_id": instance, "not_before": not_before})).await;
 }
@@ -97,7 +97,7 @@ async fn a_policy_that_has_full_levels_let_jobs_go_loses_none() {
     let mut account = Account::open(&stage.vhost.url).await;
     set(&stage, "set_policy", "tidy", r"^reveille\.delay", r#"{"max-length": 1, "overflow": "drop-head"}"#);
     let not_before = (Timestamp::now() + Duration::from_secs(15)).to_string();
-    account.submit((1..=5).map(|number| format!("i-sim{number:05}")), json!({"not_before": not_before})).await;
+    account.submit((1..=5).map(instance), json!({"not_before": not_before})).await;
     says(&stage, "was full and let go of a job").await;
     assert!(stage.daemon.metric(CUT_SHORT).await >= 1.0);
     clear(&stage, "tidy");
@@ -122,7 +122,7 @@ async fn the_policy_in_the_docs_protects_jobs_from_one_for_all_queues() {
     let channel = stage.queues.connection.create_channel().await.unwrap();
     channel.queue_declare("canary".into(), QueueDeclareOptions::durable(), quorum).await.unwrap();
     let not_before = (Timestamp::now() + Duration::from_secs(25)).to_string();
-    account.submit((1..=5).map(|number| format!("i-sim{number:05}")), json!({"not_before": not_before})).await;
+    account.submit((1..=5).map(instance), json!({"not_before": not_before})).await;
     eventually("they are parked", async || (stage.daemon.metric(PARKED).await == 5.0).then_some(())).await;
     let tidy = r#"{"expires": 1000, "message-ttl": 500, "max-length": 1, "overflow": "drop-head"}"#;
     set(&stage, "set_policy", "tidy", "^(reveille|canary)", tidy);

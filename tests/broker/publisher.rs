@@ -22,7 +22,7 @@ use crate::support::lossy::Lossy;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
@@ -223,7 +223,7 @@ impl Scene {
     }
 
     async fn submit(&mut self) {
-        self.account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+        self.account.submit((1..=JOBS).map(instance), json!({})).await;
     }
 
     /// Beside them, a probe may have told whether the API was out.
@@ -241,7 +241,7 @@ impl Scene {
 async fn confirms_that_never_come_cost_no_job_and_no_call() {
     let mut scene = Scene::set("batch = 1").await;
     for number in (1..=JOBS).step_by(3) {
-        scene.sim.script(&format!("i-sim{number:05}"), json!([{"status": 503}])).await;
+        scene.sim.script(&instance(number), json!([{"status": 503}])).await;
     }
     scene.broker.confirms.begin();
     scene.submit().await;

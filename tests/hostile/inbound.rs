@@ -17,7 +17,7 @@ use crate::support::python::{publish_odd, try_publish_odd};
 use crate::support::queues::{Queues, header};
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, config};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// RabbitMQ 4.0 works for two seconds or more over one message with headers nested 10,000 deep, before anybody is handed it:
 /// those here cost it half a minute of an idle processor.
@@ -44,7 +44,7 @@ const ODD: [(&str, &str); 16] = [
 ];
 
 fn job(number: usize) -> String {
-    json!({"instance_id": format!("i-sim{number:05}")}).to_string()
+    json!({"instance_id": instance(number)}).to_string()
 }
 
 /// Every path: new jobs, urgent ones, and those that are due.
@@ -61,7 +61,7 @@ async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_con
         *wanted.entry(problem.to_owned()).or_insert(0) += 3;
     }
     for number in 51..=90 {
-        stage.wake(&format!("i-sim{number:05}")).await;
+        stage.wake(&instance(number)).await;
     }
     let (mut started, mut rejected) = (BTreeSet::new(), BTreeMap::new());
     while started.len() < 40 || rejected.values().sum::<usize>() < 3 * ODD.len() {
@@ -133,11 +133,11 @@ async fn replies_that_nobody_takes_hold_up_neither_memory_nor_another_lanes() {
     let padding = json!({ "labels": { "long": "x".repeat(50_000) } });
     for (to, from) in [("amq.rabbitmq.reply-to.x.y", 0), ("full", JOBS / 2)] {
         let properties = BasicProperties::default().with_reply_to(to.into());
-        let instances = (from + 1..=from + JOBS / 2).map(|number| format!("i-sim{number:05}"));
+        let instances = (from + 1..=from + JOBS / 2).map(instance);
         account.submit_as("prod", "prod", properties, instances, padding.clone()).await;
     }
     let properties = BasicProperties::default().with_reply_to(replies.queue());
-    let instances = (JOBS + 1..=JOBS + 50).map(|number| format!("i-sim{number:05}"));
+    let instances = (JOBS + 1..=JOBS + 50).map(instance);
     account.submit_as("other", "other", properties, instances, json!({})).await;
     for _ in 0..50 {
         let reply = tokio::time::timeout(PATIENCE, replies.next()).await.expect("each is given its reply");
@@ -220,7 +220,7 @@ async fn on_a_broker_with_small_frames_jobs_with_large_headers_come_through_all_
     let vhost = Vhost { url: format!("{}/t1", node.url), name: "t1".to_owned(), node };
     let mut stage = Stage::on(vhost, Wishes::default()).await;
     for (number, size) in [(1, 7_700), (2, 500), (3, 10)] {
-        let instance = format!("i-sim{number:05}");
+        let instance = instance(number);
         // A 500, so that it is parked, and a dead letter in the end.
         let script = if number == 3 { json!([{"status": 500}]) } else { json!([{"status": 500}, {"status": 404}]) };
         stage.sim.script(&instance, script).await;
@@ -267,7 +267,7 @@ async fn a_usual_lane_stays_below_64_mebibytes_whatever_is_published() {
     let large = BasicProperties::default().with_headers(headers);
     for number in 1..=SMALL + LARGE {
         let padding = if number > SMALL { "x".repeat(60_000) } else { String::new() };
-        let body = json!({"instance_id": format!("i-sim{number:05}"), "padding": padding}).to_string();
+        let body = json!({"instance_id": instance(number), "padding": padding}).to_string();
         let properties = if number > SMALL { large.clone() } else { BasicProperties::default() };
         for (exchange, key) in [("reveille.jobs", "prod"), ("reveille.jobs", "prod.urgent"), ("", "reveille.due.prod")]
         {

@@ -11,14 +11,14 @@ use crate::support::account::Account;
 use crate::support::python::publish_odd;
 use crate::support::queues::header;
 use crate::support::stage::{LANE, Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
 #[tokio::test]
 async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_others_go_on() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=60", ..Wishes::default() }).await;
     stage.sim.faults(json!([{"fault": {"hang": "before"}, "instances": ["i-sim00001"]}])).await;
-    let jobs: Vec<String> = (1..=60).map(|number| format!("i-sim{number:05}")).collect();
+    let jobs: Vec<String> = (1..=60).map(instance).collect();
     stage.daemon.child.signal("STOP");
     for job in &jobs {
         stage.wake(job).await;
@@ -70,7 +70,7 @@ async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
     let lane = "rate = 2\nburst = 1";
     let mut stage = Stage::with(Wishes { fleet: "Stopped=100", lane, ..Wishes::default() }).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=100).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=100).map(instance), json!({})).await;
     for _ in 0..24 {
         let before = stage.sim.calls_made().await;
         eventually("calls are made", async || (stage.sim.calls_made().await > before).then_some(())).await;
@@ -106,7 +106,7 @@ async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on(
     let mut stage = Stage::with(Wishes { fleet: "Stopped=41", ..Wishes::default() }).await;
     let body = r#"{"instance_id":"i-sim00041"}"#;
     for number in 1..=40 {
-        stage.wake(&format!("i-sim{number:05}")).await;
+        stage.wake(&instance(number)).await;
         if number == 20 {
             publish_odd(&stage.vhost.url, "reveille.jobs", "prod", &[("message_id", body)]);
         }
@@ -140,7 +140,6 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=60", lane, ..Wishes::default() }).await;
     let mut account = Account::open(&stage.vhost.url).await;
     stage.daemon.stop().await;
-    let instance = |number: usize| format!("i-sim{number:05}");
     for number in 1..=JOBS {
         account.submit([instance(number)], json!({})).await;
     }
@@ -184,7 +183,6 @@ async fn a_count_of_deliveries_that_a_producer_wrote_is_not_believed() {
     let stage = Stage::with(Wishes { fleet: "Running=50", lane, ..Wishes::default() }).await;
     stage.queues.has("reveille.jobs.prod", 0, 1).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    let instance = |number: usize| format!("i-sim{number:05}");
     account.submit((1..=JOBS / 2).map(instance), json!({})).await;
     let mut headers = FieldTable::default();
     headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(5));

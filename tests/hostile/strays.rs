@@ -12,7 +12,7 @@ use crate::support::account::Account;
 use crate::support::daemon::Daemon;
 use crate::support::python::publish_odd;
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// More than RabbitMQ tries at a time to pass on from a queue: 32.
 const STRAYS: usize = 40;
@@ -105,7 +105,7 @@ async fn flood(stage: &Stage, count: usize, body: &[u8]) {
 async fn a_flood_of_batons_costs_no_replica_its_lane() {
     let mut stage = Stage::with(STEADY).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    let jobs = |round: usize| (round * JOBS + 1..=(round + 1) * JOBS).map(|number| format!("i-sim{number:05}"));
+    let jobs = |round: usize| (round * JOBS + 1..=(round + 1) * JOBS).map(instance);
     let called = async |stage: &Stage, jobs: usize| {
         let calls = async || (stage.sim.log().await.len() >= jobs).then_some(());
         eventually("the jobs are called", calls).await;

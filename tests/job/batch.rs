@@ -8,14 +8,10 @@ use crate::support::account::Account;
 use crate::support::calls::Call;
 use crate::support::pace::Lateness;
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// A lane that is slow enough for company to gather, and retries that come back within seconds.
 const LANE: &str = "batch = 20\nrate = 20\nburst = 1";
-
-fn instance(number: usize) -> String {
-    format!("i-sim{number:05}")
-}
 
 async fn stage(fleet: &str, lane: &str) -> Stage {
     Stage::with(Wishes {
@@ -44,17 +40,11 @@ fn had_company(calls: &[Call], job: &str) -> bool {
     together.any(|call| call.instances.iter().any(|instance| instance == job))
 }
 
-async fn every_machine_was_started_once(stage: &Stage) {
-    for instance in stage.sim.control("GET", "instances", Value::Null).await.as_array().expect("a list") {
-        assert_eq!(instance["starts"], 1, "{instance}");
-    }
-}
-
 #[tokio::test]
 async fn a_fleet_that_is_asleep_wakes_in_few_calls() {
     let mut stage = stage("Stopped=400", LANE).await;
     assert_eq!(ends(&stage, 1..=400).await, [("started".to_owned(), 400)].into());
-    every_machine_was_started_once(&stage).await;
+    stage.sim.every_machine_started_once(400).await;
     let calls = stage.sim.wire().await;
     println!("{} calls for 400 jobs", calls.len());
     assert!(calls.iter().all(|call| call.status == Some(200) && call.instances.len() <= 20), "{calls:?}");
@@ -150,7 +140,7 @@ async fn a_success_without_a_body_has_started_them_all() {
     let fault = json!({"status": 200, "body": "", "when": "after"});
     stage.sim.faults(json!([{"fault": fault, "operations": ["batch_start"]}])).await;
     assert_eq!(ends(&stage, 1..=100).await, [("started".to_owned(), 100)].into());
-    every_machine_was_started_once(&stage).await;
+    stage.sim.every_machine_started_once(100).await;
     for outcome in stage.outcomes(100).await.values() {
         assert_eq!((&outcome["ambiguous"], &outcome["attempts"]), (&json!(false), &json!(1)), "{outcome}");
     }
@@ -166,7 +156,7 @@ async fn a_success_that_cannot_be_read_is_found_out_singly_whatever_the_policy()
     let mut stage = stage("Stopped=20", &format!("{LANE}\nconflict = \"fail\"")).await;
     stage.sim.faults(json!([{"fault": {"cut": true}, "operations": ["batch_start"]}])).await;
     assert_eq!(ends(&stage, 1..=20).await, [("started".to_owned(), 20)].into());
-    every_machine_was_started_once(&stage).await;
+    stage.sim.every_machine_started_once(20).await;
     let calls = stage.sim.wire().await;
     assert!(count(&calls, "batch_start") > 0, "{calls:?}");
     for (job, outcome) in stage.outcomes(20).await {
@@ -184,7 +174,7 @@ async fn a_batch_that_succeeded_and_then_hung_is_started_and_ambiguous_whatever_
         account.submit(instances, json!({"conflict": policy})).await;
     }
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 60)].into());
-    every_machine_was_started_once(&stage).await;
+    stage.sim.every_machine_started_once(60).await;
     let calls = stage.sim.wire().await;
     let outcomes = stage.outcomes(60).await;
     let unseen =
@@ -265,7 +255,7 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
     for outcome in stage.outcomes(2000).await.values() {
         assert_eq!(outcome["attempts"], 1, "no job lost an attempt: {outcome}");
     }
-    every_machine_was_started_once(&stage).await;
+    stage.sim.every_machine_started_once(2000).await;
 }
 
 /// Each of them may be why, and goes alone next; none is charged, so none has to know whose fault it was.

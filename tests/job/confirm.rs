@@ -17,14 +17,10 @@ use crate::support::lossy::Lossy;
 use crate::support::queues::{Queues, header};
 use crate::support::sim::Sim;
 use crate::support::stage::{LANE, Stage, Wishes, config};
-use crate::support::{PATIENCE, broker, eventually};
+use crate::support::{PATIENCE, broker, eventually, instance};
 
 const RUNNING: &str = "confirm = \"running\"";
 const PARKED: &str = r#"reveille_jobs_parked_total{cause="confirm",lane="prod"}"#;
-
-fn id(number: usize) -> String {
-    format!("i-sim{number:05}")
-}
 
 fn polls(calls: &[Call]) -> impl Iterator<Item = &Call> {
     calls.iter().filter(|call| call.operation == "list_by_ids")
@@ -62,7 +58,7 @@ async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
     let lane = format!("rate = 50\nburst = 1\nconcurrency = 64\nbatch = 1\n{RUNNING}");
     let wishes = Wishes { fleet: "Stopped=1000", lane: &lane, sim: &["--boot-time", "8s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    let instances: Vec<String> = (1..=JOBS).map(id).collect();
+    let instances: Vec<String> = (1..=JOBS).map(instance).collect();
     stream::iter(&instances).for_each_concurrent(64, |instance| stage.wake(instance)).await;
 
     let mut said: BTreeMap<String, Vec<(String, bool, String)>> = BTreeMap::new();
@@ -116,7 +112,9 @@ async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
     let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "1h"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
     for (numbers, confirm) in [(1..=BOOTING, "running"), (BOOTING + 1..=BOOTING + WAITING, "accepted")] {
-        let job = async |number| stage.job(&id(number), json!({"instance_id": id(number), "confirm": confirm})).await;
+        let job = async |number| {
+            stage.job(&instance(number), json!({"instance_id": instance(number), "confirm": confirm})).await
+        };
         stream::iter(numbers).for_each_concurrent(64, job).await;
     }
     stage.outcomes(WAITING).await;
@@ -130,14 +128,16 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     // Long after the first poll, so that each is seen starting.
     let wishes = Wishes { lane: RUNNING, sim: &["--boot-time", "20s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    for (instance, end) in [(id(1), "Stopped"), (id(2), "Error"), (id(3), "Running"), (id(4), "Deleted")] {
+    for (instance, end) in
+        [(instance(1), "Stopped"), (instance(2), "Error"), (instance(3), "Running"), (instance(4), "Deleted")]
+    {
         stage.sim.set_instance(&instance, json!({"status": "Stopped", "boots_into": end})).await;
         stage.wake(&instance).await;
     }
     let outcomes = stage.outcomes(4).await;
-    assert_eq!(end(&outcomes[&id(3)]), ("running", ""));
+    assert_eq!(end(&outcomes[&instance(3)]), ("running", ""));
     let calls = stage.sim.log().await;
-    for instance in [id(1), id(2), id(4)] {
+    for instance in [instance(1), instance(2), instance(4)] {
         let outcome = &outcomes[&instance];
         assert_eq!(end(outcome), ("failed", "not_running"), "{outcome}");
         assert!(outcome["error_message"].as_str().unwrap().contains("its start was accepted"), "{outcome}");
@@ -152,21 +152,21 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
     stage.all_acked().await;
     let dead = stage.dead().await;
     assert_eq!(dead.len(), 3);
-    stage.sim.set_status(&id(2), "Stopped").await;
+    stage.sim.set_status(&instance(2), "Stopped").await;
     let letter = dead.iter().find(|letter| header(&letter.properties, "x-reveille-error-message").contains("Error"));
     let letter = letter.expect("that of the one that went to Error");
     let properties = letter.properties.clone().with_message_id("again".into());
     stage.queues.publish("reveille.jobs", LANE, properties, &letter.data).await;
     assert_eq!(end(&stage.outcome().await), ("running", ""));
-    assert_eq!(stage.sim.instance(&id(2)).await["starts"], 2);
+    assert_eq!(stage.sim.instance(&instance(2)).await["starts"], 2);
 }
 
 #[tokio::test]
 async fn an_instance_that_takes_too_long_has_failed() {
     let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
     let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
-    stage.sim.set_instance(&id(1), json!({"status": "Stopped", "hold": true})).await;
-    stage.wake(&id(1)).await;
+    stage.sim.set_instance(&instance(1), json!({"status": "Stopped", "hold": true})).await;
+    stage.wake(&instance(1)).await;
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
     assert_eq!(outcome["ambiguous"], false, "it was seen not to run");
@@ -180,7 +180,7 @@ async fn where_states_are_not_told_the_timeout_ends_the_job_and_says_why() {
     let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
     let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
     stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "operations": ["list_by_ids"]}])).await;
-    stage.wake(&id(1)).await;
+    stage.wake(&instance(1)).await;
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
     assert_eq!((&outcome["ambiguous"], &outcome["http_status"]), (&json!(true), &json!(403)));
@@ -193,7 +193,7 @@ async fn polls_that_fail_decide_nothing() {
     let lane = format!("timeout = \"5s\"\n{RUNNING}");
     let mut stage = Stage::with(Wishes { fleet: "Stopped=3", lane: &lane, ..Wishes::default() }).await;
     let script = json!([{"status": 503}, {"status": 429}, "hang-before", "normal"]);
-    for instance in [id(1), id(2), id(3)] {
+    for instance in [instance(1), instance(2), instance(3)] {
         stage.wake(&instance).await;
     }
     eventually("all are started", async || (stage.daemon.metric(PARKED).await >= 3.0).then_some(())).await;
@@ -212,7 +212,7 @@ async fn a_pause_ends_no_job_that_waits_for_its_instance() {
     let lane = format!("{RUNNING}\nconfirm_timeout = \"8s\"");
     let mut stage = Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await;
     for number in 1..=20 {
-        stage.wake(&id(number)).await;
+        stage.wake(&instance(number)).await;
     }
     eventually("all are started", async || (stage.daemon.metric(PARKED).await >= 20.0).then_some(())).await;
     stage.sim.faults(json!([{"fault": {"status": 403, "code": "InvalidAccessKeyId"}}])).await;
@@ -244,7 +244,7 @@ impl Booting {
         let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "25s"], ..Wishes::default() };
         let stage = Stage::with(wishes).await;
         let mut account = Account::open(&stage.vhost.url).await;
-        account.submit((1..=Self::JOBS).map(id), json!({})).await;
+        account.submit((1..=Self::JOBS).map(instance), json!({})).await;
         Self { stage, account, seen: 0 }
     }
 
@@ -260,8 +260,7 @@ impl Booting {
     /// Waits until each job has ended, and each instance was started once.
     async fn end(&mut self) {
         assert_eq!(self.account.close(PATIENCE * 2).await, [("running".to_owned(), Self::JOBS)].into());
-        let instances = self.stage.sim.control("GET", "instances", Value::Null).await;
-        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+        self.stage.sim.every_machine_started_once(Self::JOBS).await;
     }
 }
 
@@ -306,7 +305,7 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
     daemon.ready().await;
     let mut account = Account::open(&vhost.url).await;
     broker.acks.begin();
-    account.submit((1..=JOBS).map(id), json!({})).await;
+    account.submit((1..=JOBS).map(instance), json!({})).await;
     eventually("every job is parked, and its ack lost", async || {
         (daemon.metric(PARKED).await >= JOBS as f64 && broker.acks.count() >= JOBS).then_some(())
     })
@@ -336,9 +335,9 @@ async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
     let mut stage = Stage::with(wishes).await;
     // The deadline is for the start, which comes before it; that the machine runs comes after.
     let deadline = Timestamp::now() + 9.seconds();
-    stage.job("running", json!({"instance_id": id(1), "confirm": "running", "deadline": deadline})).await;
-    stage.job("accepted", json!({"instance_id": id(2), "confirm": "accepted"})).await;
-    stage.job("default", json!({"instance_id": id(3)})).await;
+    stage.job("running", json!({"instance_id": instance(1), "confirm": "running", "deadline": deadline})).await;
+    stage.job("accepted", json!({"instance_id": instance(2), "confirm": "accepted"})).await;
+    stage.job("default", json!({"instance_id": instance(3)})).await;
     let outcomes = stage.outcomes(3).await;
     assert_eq!(end(&outcomes["running"]), ("running", ""));
     assert_eq!((end(&outcomes["accepted"]), end(&outcomes["default"])), (("started", ""), ("started", "")));
@@ -348,8 +347,8 @@ async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
 #[tokio::test]
 async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
     let mut stage = Stage::set().await;
-    stage.sim.set_status(&id(1), "Running").await;
-    for instance in [id(1), "i-gone00001".to_owned()] {
+    stage.sim.set_status(&instance(1), "Running").await;
+    for instance in [instance(1), "i-gone00001".to_owned()] {
         let mut headers = FieldTable::default();
         headers.insert("x-reveille-phase".into(), AMQPValue::LongString("confirm".into()));
         headers.insert("x-reveille-started-at".into(), AMQPValue::LongString("1970-01-01T00:00:00Z".into()));
@@ -358,7 +357,7 @@ async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
         stage.message(properties, json!({"instance_id": instance}).to_string().as_bytes()).await;
     }
     let outcomes = stage.outcomes(2).await;
-    assert_eq!(end(&outcomes[&id(1)]), ("running", ""));
+    assert_eq!(end(&outcomes[&instance(1)]), ("running", ""));
     assert_eq!(end(&outcomes["i-gone00001"]), ("failed", "not_running"));
     let calls = stage.sim.log().await;
     assert_eq!(calls.len(), polls(&calls).count(), "nothing is started: {calls:?}");
@@ -369,23 +368,23 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let lane = "confirm = \"running\"\nbatch = 1";
     let wishes = Wishes { lane, sim: &["--boot-time", "4s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    stage.sim.set_status(&id(1), "Running").await;
+    stage.sim.set_status(&instance(1), "Running").await;
     for number in [2, 3] {
-        stage.sim.set_instance(&id(number), json!({"status": "Starting", "hold": true})).await;
+        stage.sim.set_instance(&instance(number), json!({"status": "Starting", "hold": true})).await;
     }
-    stage.wake(&id(1)).await;
-    stage.wake(&id(2)).await;
-    stage.job(&id(3), json!({"instance_id": id(3), "conflict": "accept"})).await;
+    stage.wake(&instance(1)).await;
+    stage.wake(&instance(2)).await;
+    stage.job(&instance(3), json!({"instance_id": instance(3), "conflict": "accept"})).await;
     // A start that succeeded unseen.
-    stage.sim.script(&id(4), json!([{"status": 503, "when": "after"}])).await;
-    stage.wake(&id(4)).await;
+    stage.sim.script(&instance(4), json!([{"status": 503, "when": "after"}])).await;
+    stage.wake(&instance(4)).await;
     // They run once their 409 was taken for whatever it is taken for.
     for (number, last) in [(2, "describe"), (3, "start")] {
         eventually("it is called", async || {
-            stage.sim.operations(&id(number)).await.iter().any(|operation| operation == last).then_some(())
+            stage.sim.operations(&instance(number)).await.iter().any(|operation| operation == last).then_some(())
         })
         .await;
-        stage.sim.set_status(&id(number), "Running").await;
+        stage.sim.set_status(&instance(number), "Running").await;
     }
     let outcomes = stage.outcomes(4).await;
     let ends: Vec<_> = outcomes.values().map(|outcome| (end(outcome).0, outcome["ambiguous"] == true)).collect();
@@ -393,7 +392,7 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     let said = all_events(&stage.vhost.url, 4).await;
     let started: Vec<_> = said.iter().filter(|event| event["data"]["final"] == false).collect();
     assert_eq!(started.len(), 1, "only one start was of our doing: {started:?}");
-    assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(id(4)), &json!(true)));
+    assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(instance(4)), &json!(true)));
 }
 
 /// A crash in between must not leave a job that runs, and was never said to be started.
@@ -409,7 +408,7 @@ async fn the_job_goes_on_only_once_its_start_was_said() {
     let events = stage.events_queue();
     channel.queue_unbind(events.clone(), unbound.0.into(), unbound.1.into(), FieldTable::default()).await.unwrap();
 
-    stage.wake(&id(1)).await;
+    stage.wake(&instance(1)).await;
     eventually("the event is refused", async || {
         stage.daemon.child.output().contains("no queue takes messages").then_some(())
     })
@@ -429,10 +428,10 @@ async fn the_reply_is_the_last_word_and_submit_waits_for_it() {
     let mut replies = stage.queues.listen("", "").await;
     let properties =
         BasicProperties::default().with_message_id("asked".into()).with_reply_to(replies.queue().to_string().into());
-    let body = json!({"instance_id": id(1), "confirm": "running"}).to_string();
+    let body = json!({"instance_id": instance(1), "confirm": "running"}).to_string();
     stage.message(properties, body.as_bytes()).await;
     let mut command =
-        stage.daemon.config.command(&["submit", "--lane", "prod", "--confirm", "running", "--wait", &id(2)]);
+        stage.daemon.config.command(&["submit", "--lane", "prod", "--confirm", "running", "--wait", &instance(2)]);
     let ran = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");
     let output = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success() && output.contains("running") && !output.contains("started"), "{output}");
@@ -458,10 +457,10 @@ async fn an_end_that_was_never_said_is_not_said_once_the_job_went_on_elsewhere()
     let other = start(&vhost.url).await;
 
     broker.ends.begin();
-    sim.script(&id(1), json!([{"status": 500}])).await;
-    let properties = BasicProperties::default().with_message_id(id(1).into());
+    sim.script(&instance(1), json!([{"status": 500}])).await;
+    let properties = BasicProperties::default().with_message_id(instance(1).into());
     let queues = Queues::connect(&vhost.url).await;
-    queues.publish("reveille.jobs", LANE, properties, json!({"instance_id": id(1)}).to_string().as_bytes()).await;
+    queues.publish("reveille.jobs", LANE, properties, json!({"instance_id": instance(1)}).to_string().as_bytes()).await;
     other.takes_the_lane().await;
     let started = async || events(&vhost.url).await.iter().any(|event| event["data"]["final"] == false).then_some(());
     eventually("it is started", started).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
-use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{eventually, instance};
 
 /// A lane whose first call, if it hangs, ends after the deadline of its job, however late that call is made. Each job has
 /// what it meets in its own script.
@@ -41,7 +41,7 @@ async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
     let deadline = Timestamp::now() + 3.seconds();
     for number in 1..=5 {
-        let instance = format!("i-sim{number:05}");
+        let instance = instance(number);
         stage.job(&instance, json!({"instance_id": instance, "deadline": deadline})).await;
     }
     let outcomes = stage.outcomes(5).await;
@@ -61,7 +61,7 @@ async fn a_describe_that_fails_once_does_not_make_a_started_machine_expired() {
     let answers = [json!({"status": 503}), json!({"status": 429}), json!({"status": 403, "code": "AccessDenied"})];
     let deadline = Timestamp::now() + BEFORE_ITS_TIMEOUT;
     for (number, answer) in (1..).zip(&answers) {
-        let instance = format!("i-sim{number:05}");
+        let instance = instance(number);
         stage.sim.script(&instance, json!([{"hang": "after"}, answer])).await;
         stage.job(&instance, json!({"instance_id": instance, "deadline": deadline})).await;
     }

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 
 use crate::support::calls::Call;
+use crate::support::instance;
 use crate::support::stage::{Stage, Wishes};
 
 const STOPPED: usize = 1760;
@@ -21,7 +22,7 @@ async fn two_thousand_jobs_end_once_each_and_cost_no_call_too_many() {
         ..Wishes::default()
     })
     .await;
-    let known = (1..=STOPPED + RUNNING).map(|number| format!("i-sim{number:05}"));
+    let known = (1..=STOPPED + RUNNING).map(instance);
     let unknown = (1..=UNKNOWN).map(|number| format!("i-gone{number:05}"));
     let instances: Vec<String> = known.chain(unknown).collect();
     assert_eq!(instances.len(), 2_000);

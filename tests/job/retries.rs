@@ -56,9 +56,7 @@ async fn a_call_that_succeeded_unseen_is_reported_as_started_and_ambiguous() {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{instance}");
         assert_eq!(stage.sim.operations(&instance).await, ["start", "start", "describe"]);
     }
-    let instances = stage.sim.control("GET", "instances", json!(null)).await;
-    let started = instances.as_array().unwrap().iter().filter(|instance| instance["starts"] != 0);
-    assert!(started.clone().count() == 2 && started.into_iter().all(|instance| instance["starts"] == 1));
+    stage.sim.every_machine_started_once(2).await;
 }
 
 #[tokio::test]

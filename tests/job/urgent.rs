@@ -7,12 +7,12 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::stage::{LANE, Stage, Wishes};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const URGENT: &str = "prod.urgent";
 
 fn instances(numbers: std::ops::RangeInclusive<usize>) -> impl Iterator<Item = String> {
-    numbers.map(|number| format!("i-sim{number:05}"))
+    numbers.map(instance)
 }
 
 /// A slow lane, so that a batch waits.
@@ -57,7 +57,7 @@ async fn overtakes(jobs: usize, rate: usize, batch: usize) {
     account.submit_as(LANE, URGENT, BasicProperties::default(), instances(jobs..=jobs), json!({})).await;
     let confirmed = stage.sim.calls_made().await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
-    let urgent = format!("i-sim{jobs:05}");
+    let urgent = instance(jobs);
     let calls = stage.sim.wire().await;
     let place = calls.iter().position(|call| call.instances.contains(&urgent)).unwrap();
     println!("submitted after {before} to {confirmed} calls, called after {place} of {}", calls.len());

@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
-
-fn id(number: usize) -> String {
-    format!("i-sim{number:05}")
-}
+use crate::support::{eventually, instance};
 
 async fn paused(stage: &Stage, reason: &str) {
     let metric = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
@@ -28,7 +24,7 @@ async fn an_outage_costs_a_lone_job_nothing() {
     for fault in [json!({"status": 503}), json!("reset-before"), json!({"status": 403, "html": true})] {
         let mut stage = Stage::set().await;
         stage.sim.faults(json!([{ "fault": fault }])).await;
-        stage.wake(&id(1)).await;
+        stage.wake(&instance(1)).await;
         paused(&stage, "outage").await;
         stage.sim.faults(json!([])).await;
         let outcome = stage.outcome().await;
@@ -44,12 +40,12 @@ async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
         let retry = "max_attempts = 2\ninitial = \"200ms\"\nmax = \"1s\"";
         let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
         stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
-        stage.wake(&id(1)).await;
+        stage.wake(&instance(1)).await;
         paused(&stage, "keys").await;
-        fails_always(&stage, &[id(1)], fault).await;
+        fails_always(&stage, &[instance(1)], fault).await;
         let outcome = stage.outcome().await;
         assert_eq!((&outcome["outcome"], &outcome["reason"]), (&json!("failed"), &json!(reason)), "{outcome}");
-        stage.wake(&id(2)).await;
+        stage.wake(&instance(2)).await;
         assert_eq!(stage.outcome().await["outcome"], "started");
         assert!(stage.daemon.child.output().contains("the lane works again"));
     }
@@ -60,7 +56,7 @@ async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
 async fn seven_jobs_that_always_fail_end_alone_and_pause_no_lane() {
     let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
     let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
-    let bad: Vec<String> = (1..=7).map(id).collect();
+    let bad: Vec<String> = (1..=7).map(instance).collect();
     fails_always(&stage, &bad, json!({"status": 500})).await;
     for instance in &bad {
         stage.wake(instance).await;
@@ -77,7 +73,7 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     let retry = "max_attempts = 2\ninitial = \"200ms\"\nmax = \"1s\"";
     let wishes = Wishes { retry, lane: "rate = 100\nbatch = 1", fleet: "Stopped=30", ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    let bad: Vec<String> = (1..=30).map(id).collect();
+    let bad: Vec<String> = (1..=30).map(instance).collect();
     fails_always(&stage, &bad, json!({"status": 500})).await;
     for instance in &bad {
         stage.wake(instance).await;
@@ -93,7 +89,7 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
 async fn works_again_although_lists_fail_so(fault: Value) {
     let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
     stage.sim.faults(json!([{"fault": {"status": 503}}])).await;
-    stage.wake(&id(1)).await;
+    stage.wake(&instance(1)).await;
     paused(&stage, "outage").await;
     stage.sim.faults(json!([{"fault": fault, "operations": ["list"]}])).await;
     let outcome = stage.outcome().await;
@@ -118,9 +114,9 @@ async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {
     let retry = "initial = \"200ms\"\nmax = \"1s\"\n[shutdown]\ngrace = \"3s\"";
     let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
     stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
-    stage.wake(&id(1)).await;
+    stage.wake(&instance(1)).await;
     paused(&stage, "keys").await;
-    fails_always(&stage, &[id(1)], json!({"status": 500})).await;
+    fails_always(&stage, &[instance(1)], json!({"status": 500})).await;
     eventually("it has failed on trial", async || {
         stage.sim.log().await.iter().any(|call| call.status == Some(500)).then_some(())
     })
@@ -139,16 +135,16 @@ async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {
 async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
     let lane = "timeout = \"1s\"\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, fleet: "Stopped=50", ..Wishes::default() }).await;
-    let bad: Vec<String> = (11..=40).map(id).collect();
+    let bad: Vec<String> = (11..=40).map(instance).collect();
     fails_always(&stage, &bad, json!({"status": 500})).await;
     for instance in &bad {
         stage.wake(instance).await;
     }
     paused(&stage, "outage").await;
     eventually("they are due", async || (stage.queues.count("reveille.due.prod").await.0 >= 4).then_some(())).await;
-    stage.wake(&id(7)).await;
+    stage.wake(&instance(7)).await;
     let outcome = stage.outcome().await;
-    assert_eq!((&outcome["instance_id"], &outcome["outcome"]), (&json!(id(7)), &json!("started")), "{outcome}");
+    assert_eq!((&outcome["instance_id"], &outcome["outcome"]), (&json!(instance(7)), &json!("started")), "{outcome}");
 }
 
 #[tokio::test]
@@ -156,17 +152,17 @@ async fn a_pause_is_no_time_for_which_a_job_failed() {
     let retry = "initial = \"200ms\"\nmax = \"1s\"\ngive_up_after = \"6s\"";
     let mut stage = Stage::with(Wishes { retry, lane: "batch = 1", ..Wishes::default() }).await;
     let creating = json!({"status": 409, "code": "Instance.StartInstanceWhenCreating"});
-    stage.sim.script(&id(1), json!([{"status": 500}, creating])).await;
-    stage.wake(&id(1)).await;
+    stage.sim.script(&instance(1), json!([{"status": 500}, creating])).await;
+    stage.wake(&instance(1)).await;
     eventually("it has failed", async || (stage.daemon.charged().await >= 1.0).then_some(())).await;
     stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
-    stage.wake(&id(2)).await;
+    stage.wake(&instance(2)).await;
     paused(&stage, "keys").await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     stage.sim.faults(json!([])).await;
     let outcomes = stage.outcomes(2).await;
-    assert_eq!(outcomes[&id(1)]["outcome"], "started", "{outcomes:?}");
-    assert_eq!(outcomes[&id(1)]["attempts"], 3, "{outcomes:?}");
+    assert_eq!(outcomes[&instance(1)]["outcome"], "started", "{outcomes:?}");
+    assert_eq!(outcomes[&instance(1)]["attempts"], 3, "{outcomes:?}");
 }
 
 /// The grace is for a stop.
@@ -174,27 +170,27 @@ async fn a_pause_is_no_time_for_which_a_job_failed() {
 async fn a_pause_breaks_no_call_off_however_short_the_grace() {
     let lane = "timeout = \"10s\"\nbatch = 1\n[shutdown]\ngrace = \"500ms\"";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
-    stage.sim.script(&id(1), json!([{"delay": "3s"}])).await;
-    stage.wake(&id(1)).await;
+    stage.sim.script(&instance(1), json!([{"delay": "3s"}])).await;
+    stage.wake(&instance(1)).await;
     eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
-    stage.sim.script(&id(2), json!([{"status": 401}])).await;
-    stage.wake(&id(2)).await;
+    stage.sim.script(&instance(2), json!([{"status": 401}])).await;
+    stage.wake(&instance(2)).await;
     let outcomes = stage.outcomes(2).await;
     for outcome in outcomes.values() {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(false)), "{outcome}");
     }
-    assert_eq!(stage.sim.operations(&id(1)).await, ["start"]);
+    assert_eq!(stage.sim.operations(&instance(1)).await, ["start"]);
 }
 
 /// A call can take as long as its time-out.
 #[tokio::test]
 async fn a_pause_is_shown_while_calls_made_before_it_are_out() {
     let mut stage = Stage::with(Wishes { lane: "timeout = \"30s\"\nbatch = 1", ..Wishes::default() }).await;
-    stage.sim.script(&id(1), json!([{"delay": "15s"}])).await;
-    stage.wake(&id(1)).await;
+    stage.sim.script(&instance(1), json!([{"delay": "15s"}])).await;
+    stage.wake(&instance(1)).await;
     eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
     stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
-    stage.wake(&id(2)).await;
+    stage.wake(&instance(2)).await;
     eventually("it is shown", async || {
         stage.daemon.get("/readyz").await.1.contains(r#""prod":"paused: "#).then_some(())
     })

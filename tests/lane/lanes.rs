@@ -15,7 +15,7 @@ use crate::support::broker::{self, jobs_left};
 use crate::support::daemon::Daemon;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// Jobs of the steady lane in one window, and how far apart.
 const WINDOW: usize = 100;
@@ -161,10 +161,6 @@ impl Scene {
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
         channel.queue_bind(FULL.into(), "reveille.outcomes".into(), "troubled.*".into(), options, none).await.unwrap();
     }
-}
-
-fn instance(number: usize) -> String {
-    format!("i-sim{number:05}")
 }
 
 async fn submit(queues: &Queues, lane: &str, number: usize) {

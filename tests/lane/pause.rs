@@ -7,7 +7,7 @@ use crate::support::account::Account;
 use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Stage, Wishes, in_batches};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const JOBS: usize = 500;
 const RATE: &str = r#"reveille_lane_rate{lane="prod"}"#;
@@ -37,7 +37,7 @@ async fn stage_with(more: &str) -> (Stage, Account) {
 }
 
 fn instances() -> impl Iterator<Item = String> {
-    (1..=JOBS).map(|number| format!("i-sim{number:05}"))
+    (1..=JOBS).map(instance)
 }
 
 /// Calls that were to start an instance, or many.

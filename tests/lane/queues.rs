@@ -5,8 +5,8 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
 
-use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes};
+use crate::support::{eventually, instance};
 
 /// Where a job is published, by exchange and routing key. A due one comes back from the ladder, by way of its foot.
 type Place = (&'static str, &'static str);
@@ -15,7 +15,7 @@ const URGENT: Place = ("reveille.jobs", "prod.urgent");
 const DUE: Place = ("reveille.delay.return", "0.prod");
 
 async fn put(stage: &Stage, (exchange, key): Place, number: usize) {
-    let instance = format!("i-sim{number:05}");
+    let instance = instance(number);
     let properties = BasicProperties::default().with_message_id(instance.as_str().into());
     let body = json!({ "instance_id": instance }).to_string();
     stage.queues.publish(exchange, key, properties, body.as_bytes()).await;

@@ -12,7 +12,7 @@ use crate::support::broker;
 use crate::support::daemon::Daemon;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// No broker and no API is there.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -70,7 +70,7 @@ async fn slow_clients_keep_no_lane_from_its_descriptors_and_no_scraper_from_its_
     let address = daemon.address().await;
 
     let mut open = dawdlers(&address, 60).await;
-    account.submit((1..=100).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=100).map(instance), json!({})).await;
     for _ in 0..5 {
         open.extend(dawdlers(&address, 10).await);
         for path in ["/metrics", "/readyz"] {

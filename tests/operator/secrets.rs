@@ -12,7 +12,7 @@ use crate::support::queues::Queues;
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Wishes, config};
 use crate::support::tls::{Trusted, authority, in_the_place_of, vouched_for_by};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 #[tokio::test]
 async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unharmed() {
@@ -28,7 +28,7 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     daemon.ready().await;
     let mut events = Queues::connect(&vhost.url).await.listen("reveille.outcomes", "prod.started").await;
     let mut account = Account::open(&vhost.url).await;
-    account.submit((1..=JOBS).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=JOBS).map(instance), json!({})).await;
     let words =
         ["the API's certificate was refused: ", "check the lane's endpoint, and the certificates this machine trusts"];
     daemon.paused("endpoint", &words).await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::account::Account;
 use crate::support::child::Child;
 use crate::support::stage::{Stage, Wishes, in_batches};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 #[tokio::test]
 async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_rest() {
@@ -135,7 +135,7 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
     let sim = &["--fault", "status-500=0.05", "--fault", "throttled=0.05"];
     let mut stage = Stage::with(Wishes { fleet: "Stopped=1600", lane, sim, ..Wishes::default() }).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    account.submit((1..=1600).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=1600).map(instance), json!({})).await;
     let mut wanted = 0;
     for round in 0..20_u64 {
         // Some calls further on, one at least, and then at another moment of a call's life each time.
@@ -149,6 +149,5 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
     // With calls for many the lane has a tenth of the rate, and most jobs are called singly after a failed one.
     let patience = if in_batches() { PATIENCE * 3 } else { PATIENCE };
     assert_eq!(account.close(patience).await, [("started".to_owned(), 1600)].into());
-    let instances = stage.sim.control("GET", "instances", json!(null)).await;
-    assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+    stage.sim.every_machine_started_once(1600).await;
 }

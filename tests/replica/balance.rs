@@ -15,7 +15,7 @@ use crate::support::daemon::Daemon;
 use crate::support::pace::{self, Lateness};
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const BURST: u32 = 2;
 const REPLICAS: &str = "reveille.replicas";
@@ -76,7 +76,7 @@ impl Fleet {
     async fn submit(&self, account: &mut Account, machines: Range<usize>) {
         for lane in 0..self.lanes {
             let first = lane * self.machines + 1;
-            let instances = machines.clone().map(|machine| format!("i-sim{:05}", first + machine));
+            let instances = machines.clone().map(|machine| instance(first + machine));
             account.submit_to(&name(lane), instances, json!({})).await;
         }
     }
@@ -110,8 +110,7 @@ impl Fleet {
     async fn close(&self, mut account: Account, lateness: Lateness) -> Vec<Vec<Call>> {
         let jobs = self.lanes * self.machines;
         assert_eq!(account.close(2 * PATIENCE).await, [("started".to_owned(), jobs)].into());
-        let instances = self.sim.control("GET", "instances", json!(null)).await;
-        assert!(instances.as_array().unwrap().iter().all(|instance| instance["starts"] == 1));
+        self.sim.every_machine_started_once(jobs).await;
         let calls = self.calls_of_each_lane().await;
         for calls in &calls {
             lateness.assert_pace(calls, self.rate, BURST);

@@ -16,7 +16,7 @@ use crate::support::pace::{HEARTBEAT, Lateness};
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{GLANCE, PATIENCE, eventually};
+use crate::support::{GLANCE, PATIENCE, eventually, instance};
 
 const BATON: &str = "reveille.baton.prod";
 const RATE: f64 = 50.0;
@@ -114,9 +114,7 @@ impl Pair {
     /// Waits until calls are made for jobs submitted now.
     async fn goes_on(&self, account: &mut Account, time: usize) {
         let called = self.sim.log().await.len();
-        account
-            .submit((time * JOBS + 1..=(time + 1) * JOBS).map(|number| format!("i-sim{number:05}")), json!({}))
-            .await;
+        account.submit((time * JOBS + 1..=(time + 1) * JOBS).map(instance), json!({})).await;
         eventually("calls are made", async || (self.sim.log().await.len() > called + JOBS / 2).then_some(())).await;
     }
 
@@ -215,7 +213,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     let pair = Pair::at(SLOW, 300).await;
     let mut account = Account::open(&pair.vhost.url).await;
     assert_eq!(pair.holder().await, 0);
-    account.submit((1..=300).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=300).map(instance), json!({})).await;
     eventually("calls are made", async || (pair.sim.log().await.len() > 10).then_some(())).await;
     pair.brokers[0].cancels.begin();
     pair.between_batons(0).await;

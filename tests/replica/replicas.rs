@@ -13,7 +13,7 @@ use crate::support::pace::{self, Lateness};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const RATE: f64 = 50.0;
 const BURST: u32 = 20;
@@ -45,7 +45,7 @@ impl Replicas {
     }
 
     async fn submit(&mut self, jobs: std::ops::RangeInclusive<usize>) {
-        self.account.submit(jobs.map(|number| format!("i-sim{number:05}")), json!({})).await;
+        self.account.submit(jobs.map(instance), json!({})).await;
     }
 
     async fn calls(&self) -> usize {
@@ -78,9 +78,7 @@ impl Replicas {
     /// Every job started its machine, every machine once, and never too fast.
     async fn close(mut self, jobs: usize) {
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
-        let instances = self.sim.control("GET", "instances", json!(null)).await;
-        let started = instances.as_array().unwrap().iter().filter(|instance| instance["starts"] != 0);
-        assert!(started.clone().count() == jobs && started.into_iter().all(|instance| instance["starts"] == 1));
+        self.sim.every_machine_started_once(jobs).await;
         self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
     }
 }
@@ -177,7 +175,7 @@ async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() 
     other.ready().await;
     let mut account = Account::open(&vhost.url).await;
     let lateness = Lateness::measure(&sim);
-    account.submit((1..=80).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=80).map(instance), json!({})).await;
     eventually("calls are made", async || (sim.log().await.len() >= 8).then_some(())).await;
 
     let cut_at = Timestamp::now().as_microsecond();

@@ -11,7 +11,7 @@ use reveille::bce::sign::SignedHeaders;
 use serde_json::{Value, json};
 
 use crate::support::sim::{Signing, Sim};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const EVERY_STATUS: [&str; 20] = [
     "Starting",
@@ -227,7 +227,7 @@ async fn a_temporary_key_passes_only_with_its_token_and_keys_can_be_changed() {
 async fn calls_over_the_rate_are_answered_429_and_do_nothing() {
     let sim = Sim::start(&["--fleet", "Stopped=10", "--rate", "0.001", "--burst", "3"]);
     for number in 1..=5 {
-        let answer = sim.start_instance(&format!("i-sim{number:05}")).await;
+        let answer = sim.start_instance(&instance(number)).await;
         if number <= 3 {
             assert_eq!(answer.status, 200);
         } else {

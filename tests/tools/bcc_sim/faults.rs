@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::sim::Sim;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, instance};
 
 const ID: &str = "i-sim00001";
 const START: &str = "/v2/instance/i-sim00001?start";
@@ -186,7 +186,7 @@ async fn flags_and_the_control_endpoint_set_the_same_faults() {
 
     let mut throttled = 0;
     for number in 1..=100 {
-        let id = format!("i-sim{number:05}");
+        let id = instance(number);
         let (first, second) = (sim.start_instance(&id).await, other.start_instance(&id).await);
         assert_eq!(first.verdict(), second.verdict(), "the same seed makes the same chance");
         throttled += usize::from(first.status == 429);
