@@ -143,12 +143,14 @@ async fn calls_that_are_signed_again_keep_to_the_rate() {
 /// The deadline is looked at again before what was refused is sent once more.
 #[tokio::test]
 async fn a_deadline_that_passes_before_the_second_call_is_kept() {
-    let mut stage = Stage::set().await;
-    // The answer comes when the deadline has passed.
-    stage.sim.script("i-sim00001", json!([{"status": 400, "code": "RequestExpired", "delay": "6s"}])).await;
-    let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(4);
+    let mut stage = Stage::with(Wishes { lane: "timeout = \"30s\"", ..Wishes::default() }).await;
+    // The first call has plenty of time, and its answer comes when the deadline has passed, however late it is made.
+    stage.sim.script("i-sim00001", json!([{"status": 400, "code": "RequestExpired", "delay": "16s"}])).await;
+    let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
     stage.job("late", json!({"instance_id": "i-sim00001", "deadline": deadline})).await;
     assert_eq!(stage.outcome().await["outcome"], "expired");
-    let starts = stage.sim.operations("i-sim00001").await.into_iter().filter(|operation| operation == "start");
-    assert!(starts.count() <= 1);
+    let operations = stage.sim.operations("i-sim00001").await;
+    let starts = operations.iter().filter(|operation| *operation == "start").count();
+    assert_eq!(starts, 1, "called once, and not once more: {operations:?}");
+    stage.sim.every_machine_started_once(0).await;
 }

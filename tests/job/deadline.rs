@@ -5,8 +5,9 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
+use crate::support::instance;
+use crate::support::pace::Lateness;
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{eventually, instance};
 
 /// A lane whose first call, if it hangs, ends after the deadline of its job, however late that call is made. Each job has
 /// what it meets in its own script.
@@ -36,22 +37,30 @@ async fn a_machine_that_our_own_call_started_is_not_expired() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
-    // Together all would have their turn.
+    // Together all would have their turn. At a turn in two seconds, one at least and six at most are in time.
     let lane = "rate = 0.5\nburst = 1\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
-    let deadline = Timestamp::now() + 3.seconds();
-    for number in 1..=5 {
+    let lateness = Lateness::measure(&stage.sim);
+    let deadline = Timestamp::now() + 10.seconds();
+    for number in 1..=10 {
         let instance = instance(number);
         stage.job(&instance, json!({"instance_id": instance, "deadline": deadline})).await;
     }
-    let outcomes = stage.outcomes(5).await;
-    assert!(outcomes.values().any(|outcome| outcome["outcome"] == "expired"), "not all could have their turn");
-    eventually("the calls are logged", async || {
-        let calls = stage.sim.log().await;
-        let started = outcomes.values().filter(|outcome| outcome["outcome"] == "started").count();
-        (calls.len() == started).then_some(())
-    })
-    .await;
+    let outcomes = stage.outcomes(10).await;
+    let (started, expired): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().partition(|(_, outcome)| outcome["outcome"] == "started");
+    assert!(!started.is_empty(), "who has a turn in time is called");
+    assert!(!expired.is_empty(), "not all could have their turn");
+    let (calls, last) = (stage.sim.log().await, deadline + lateness.longest());
+    for (instance, outcome) in started {
+        let made: Vec<_> = calls.iter().filter(|call| call.instance == instance).collect();
+        assert_eq!(made.len(), 1, "{instance}: {outcome}");
+        assert!(made[0].unix_micros <= last.as_microsecond(), "{instance} was called past {deadline}: {made:?}");
+    }
+    for (instance, outcome) in expired {
+        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("expired"), &json!(false)), "{outcome}");
+        assert!(!calls.iter().any(|call| call.instance == instance), "{instance} was called: {outcome}");
+    }
 }
 
 /// That the state could not be read once says nothing of the machine.

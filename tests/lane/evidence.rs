@@ -168,18 +168,29 @@ async fn a_pause_is_no_time_for_which_a_job_failed() {
 /// The grace is for a stop.
 #[tokio::test]
 async fn a_pause_breaks_no_call_off_however_short_the_grace() {
-    let lane = "timeout = \"10s\"\nbatch = 1\n[shutdown]\ngrace = \"500ms\"";
+    let lane = "timeout = \"30s\"\nbatch = 1\n[shutdown]\ngrace = \"500ms\"";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
-    stage.sim.script(&instance(1), json!([{"delay": "3s"}])).await;
+    stage.sim.script(&instance(1), json!([{"delay": "15s"}])).await;
     stage.wake(&instance(1)).await;
     eventually("the call is made", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
-    stage.sim.script(&instance(2), json!([{"status": 401}])).await;
+    stage.sim.faults(json!([{"fault": {"status": 401}}])).await;
     stage.wake(&instance(2)).await;
-    let outcomes = stage.outcomes(2).await;
-    for outcome in outcomes.values() {
-        assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(false)), "{outcome}");
-    }
+    paused(&stage, "keys").await;
+    let in_flight = async || stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await;
+    eventually("nothing but the call is out", async || (in_flight().await == 1.0).then_some(())).await;
+    // Several times the grace.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(in_flight().await, 1.0, "the call is still out");
+
+    let first = stage.outcome().await;
+    let expected = (&json!(instance(1)), &json!("started"), &json!(false));
+    assert_eq!((&first["job_id"], &first["outcome"], &first["ambiguous"]), expected, "{first}");
     assert_eq!(stage.sim.operations(&instance(1)).await, ["start"]);
+    // Nothing has ended the pause yet, so the call lasted through it.
+    paused(&stage, "keys").await;
+    stage.sim.faults(json!([])).await;
+    let second = stage.outcome().await;
+    assert_eq!((&second["outcome"], &second["ambiguous"]), (&json!("started"), &json!(false)), "{second}");
 }
 
 /// A call can take as long as its time-out.

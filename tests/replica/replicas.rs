@@ -88,7 +88,7 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
     const MOST: usize = 3000;
     let mut replicas = Replicas::start(3, MOST).await;
     let mut submitted = 0;
-    let mut longest = Duration::ZERO;
+    let mut silences = Vec::new();
     for round in 1..=10 {
         let holder = replicas.holder(None).await;
         // The kill comes under load: jobs for a second at least are left, and the ones before were called.
@@ -114,12 +114,17 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
         .await;
         let silence = replicas.silence(killed).await;
         println!("round {round}: {next} takes over from {holder} after {taken_over:.1?}; no calls for {silence:.1?}");
-        longest = longest.max(silence);
+        silences.push(silence);
         replicas.daemons[holder].start_again();
         replicas.daemons[holder].ready().await;
     }
-    println!("longest take-over after SIGKILL: {longest:.1?}");
-    // Two seconds are promised, on a machine that does nothing else.
+    silences.sort_unstable();
+    let (usual, longest) = (silences[silences.len() / 2], silences[silences.len() - 1]);
+    println!("take-over after SIGKILL: usually {usual:.1?}, {longest:.1?} at most");
+    // Two seconds are promised, and `benches/rate.rs` asserts them of a quiet machine. This one may be busy: what it holds up
+    // is left out of account for the usual take-over, and for each there is a hard bound.
+    let promised = Duration::from_secs(2) + replicas.lateness.longest();
+    assert!(usual < promised, "no calls for {silences:?}, where {promised:?} are allowed");
     assert!(longest < Duration::from_secs(10), "{longest:?}");
     replicas.close(submitted).await;
 }

@@ -21,6 +21,7 @@ pub mod scene;
 pub mod sim;
 pub mod stage;
 pub mod tls;
+pub mod trouble;
 
 use std::time::Duration;
 
