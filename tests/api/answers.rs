@@ -71,7 +71,7 @@ async fn six_machines_with_a_code_of_their_own_do_not_pause_the_lane_for_fifty_o
                 (&json!(1), &json!(false))
             );
         }
-        assert!(!stage.daemon.child.output().contains("lane paused"), "{lane}");
+        stage.daemon.never_paused().await;
     }
 }
 
@@ -99,7 +99,7 @@ async fn six_machines_out_of_stock_wait_beside_fifty_others_and_end_with_the_rea
             assert_eq!(header(&dead.properties, "x-reveille-reason"), "no_stock");
             assert_eq!(header(&dead.properties, "x-reveille-error-code"), UNHEARD);
         }
-        assert!(!stage.daemon.child.output().contains("lane paused"), "{lane}");
+        stage.daemon.never_paused().await;
 
         let submitted =
             stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", &instance(57)]).output().unwrap();

@@ -78,7 +78,7 @@ impl Play {
         let calls: Vec<&str> = metrics.lines().filter(|line| line.starts_with("reveille_api_requests_total")).collect();
         assert_eq!(self.daemon.charged().await, 0.0, "no job lost an attempt: {calls:#?}");
         self.sim.every_machine_started_once(JOBS).await;
-        assert!(!self.daemon.child.output().contains("lane paused"));
+        self.daemon.never_paused().await;
     }
 }
 

@@ -67,7 +67,8 @@ async fn a_try_that_led_to_nothing_leaves_no_socket_behind() {
         let text = config(&url, "http://127.0.0.1:9", &Wishes::default());
         let daemon = Daemon::start(&text.replace("[http]", &format!("{settings}\n[http]")));
         let (mut socket, _) = silent.accept().await.unwrap();
-        eventually("it is given up", async || daemon.child.output().contains("no answer within").then_some(())).await;
+        eventually("it is given up", async || daemon.get("/readyz").await.1.contains("no answer within").then_some(()))
+            .await;
         let closed = timeout(PATIENCE, socket.read_to_end(&mut Vec::new())).await;
         closed.expect("the socket is closed").expect("and not reset");
     }

@@ -16,6 +16,7 @@ use crate::support::broker::{Vhost, jobs_left};
 use crate::support::stage::{Stage, Wishes};
 use crate::support::{PATIENCE, eventually, instance};
 
+const LOST: &str = "reveille_queues_lost_total";
 const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
 
 const STEADY: Wishes<'_> =
@@ -165,8 +166,7 @@ async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_par
     for queue in ["reveille.due.prod", "reveille.jobs.prod"] {
         assert_eq!(delete_queue(&stage, queue).await, 0, "nothing is lost with it");
     }
-    let said = "the broker ended the subscription to reveille.";
-    eventually("it is noticed", async || stage.daemon.child.output().contains(said).then_some(())).await;
+    eventually("they are missed", async || (stage.daemon.metric(LOST).await >= 2.0).then_some(())).await;
     eventually("they are declared again, and consumed", async || {
         let queues = ["reveille.due.prod", "reveille.jobs.prod"];
         let channel = channel(&stage).await;

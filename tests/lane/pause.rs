@@ -215,7 +215,6 @@ async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {
     })
     .await;
     stage.sim.faults(json!([])).await;
-    eventually("it is over", async || stage.daemon.child.output().contains("works again").then_some(())).await;
     stage.daemon.is_held().await;
     stage.daemon.works_again().await;
     assert_eq!(starts(&stage).await, 1);
@@ -231,7 +230,7 @@ async fn an_instance_that_is_denied_fails_alone() {
     assert_eq!(account.close(PATIENCE).await, ends.into());
     let singly = starts(&stage).await == JOBS + denied.len();
     assert!(singly || in_batches(), "a second look each, and no more");
-    assert!(!stage.daemon.child.output().contains("lane paused"));
+    stage.daemon.never_paused().await;
 }
 
 /// One answer that is a lane fault, in the middle of good ones, costs no more than a probe.
@@ -242,8 +241,9 @@ async fn a_hiccup_does_not_slow_the_lane_down() {
     assert!(rate > 0.0, "it has not been slowed down yet");
     stage.sim.script("i-sim00050", json!([{"status": 401}])).await;
     account.submit(instances(), json!({})).await;
-    let says = "the lane works again";
-    eventually("it is over", async || stage.daemon.child.output().contains(says).then_some(())).await;
+    let answered = r#"reveille_api_requests_total{lane="prod",operation="probe",status="200"}"#;
+    eventually("it has begun", async || (stage.daemon.metric(answered).await >= 1.0).then_some(())).await;
+    stage.daemon.is_held().await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!(stage.daemon.metric(RATE).await, rate);
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());

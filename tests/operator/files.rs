@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::support::child::Child;
@@ -91,6 +92,17 @@ async fn keys_that_are_replaced_by_what_is_no_regular_file_stay_in_force_until_t
     assert_eq!(stage.outcome().await["outcome"], "started");
 }
 
+/// Writes keys that expire in so many hours into the file, and waits until they are read.
+async fn replace(stage: &Stage, path: &Path, hours: i64) {
+    let expires_at = Timestamp::now() + SignedDuration::from_hours(hours);
+    std::fs::write(path, format!("{}expires_at = {expires_at}\n", keys(KEY, SECRET))).unwrap();
+    eventually("the new version is read", async || {
+        let read = stage.daemon.metric(r#"reveille_lane_credentials_expire_timestamp_seconds{lane="prod"}"#).await;
+        (read == expires_at.as_second() as f64).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn keys_that_every_user_may_read_are_warned_about_once_for_each_version() {
     const WARNING: &str = "bce.toml has a mode that lets every user read it";
@@ -111,13 +123,10 @@ async fn keys_that_every_user_may_read_are_warned_about_once_for_each_version() 
     };
     set_mode(&path, 0o644);
     warned(1).await;
-    std::fs::write(&path, keys("other-key-id", SECRET)).unwrap();
-    eventually("the new version is read", async || stage.daemon.child.output().contains("new keys from").then_some(()))
-        .await;
+    replace(&stage, &path, 1).await;
     warned(2).await;
     set_mode(&path, 0o600);
-    std::fs::write(&path, keys("third-key-id", SECRET)).unwrap();
-    eventually("the next one too", async || stage.daemon.child.output().contains("third-key-id").then_some(())).await;
+    replace(&stage, &path, 2).await;
     warned(2).await;
     let log = stage.daemon.child.output();
     let line = log.lines().find(|line| line.contains(WARNING)).unwrap();
