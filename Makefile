@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
+.PHONY: help demo check test test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -7,6 +7,11 @@ help: ## what can be made
 demo: ## wake a simulated fleet of 200 machines here, end to end, in under a minute after the build
 	@tests/support/setup broker
 	@deploy/demo
+
+check: ## format, lints and unit tests, in under two minutes once the dependencies are built; needs no broker
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test --lib --bins
 
 test: ## format, lints and all tests, on a private RabbitMQ and a private Prometheus; installs what is missing
 	@tests/support/setup broker python prometheus
@@ -17,8 +22,9 @@ test: ## format, lints and all tests, on a private RabbitMQ and a private Promet
 test-batch: ## the tests of faults with lanes that call 20 jobs together
 	@tests/support/setup broker
 	REVEILLE_TEST_BATCH=20 cargo test --test suite -- --test-threads=8 \
-	    stop:: ambiguity:: api_faults:: pause:: evidence:: retries:: confirm:: fleet:: queues:: publisher:: poison:: unreadable:: \
-	    mended:: network:: broker_lost:: baton:: replicas:: cluster::
+	    api::api_faults:: broker::broker_lost:: broker::cluster:: broker::mended:: broker::network:: broker::publisher:: \
+	    hostile::poison:: hostile::unreadable:: job::ambiguity:: job::confirm:: job::fleet:: job::retries:: \
+	    lane::evidence:: lane::pause:: lane::queues:: operator::stop:: replica::baton:: replica::replicas::
 
 test-rabbitmq4: ## all tests on RabbitMQ 4.0, from Debian 13 in a folder below target/; needs root and debootstrap
 	@tests/support/setup rabbitmq4 python prometheus
@@ -38,7 +44,7 @@ advisories: ## known faults of dependencies (RustSec); needs github.com, and fai
 
 soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
 	@tests/support/setup broker
-	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test suite soak -- --ignored --nocapture
+	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test suite job::soak -- --ignored --nocapture
 
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets; pauses; many lanes
 	@tests/support/setup broker

@@ -25,8 +25,8 @@ use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::calls::Call;
 use crate::support::daemon::Daemon;
-use crate::support::eventually;
 use crate::support::sim::Sim;
+use crate::support::{eventually, instance};
 
 const LATENCY: &str = "20ms";
 /// Calls a second, and calls in flight at most.
@@ -87,10 +87,6 @@ impl Case {
             Self::Out => false,
         }
     }
-}
-
-fn instance(number: usize) -> String {
-    format!("i-sim{number:05}")
 }
 
 fn main() -> ExitCode {

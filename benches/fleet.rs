@@ -21,6 +21,7 @@ use crate::common::Cargo;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
+use crate::support::instance;
 use crate::support::pace::{self, Lateness};
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
@@ -83,7 +84,6 @@ fn main() -> ExitCode {
 /// Wakes a fleet and prints what it took; returns whether the lane kept to its rate.
 async fn wake(fleet: &Fleet, rate: u32) -> bool {
     let &Fleet { machines, running, batch } = fleet;
-    let instance = |number: usize| format!("i-sim{number:05}");
     let vhost = Vhost::alone();
     let sim = Sim::start(&["--log", "warn", "--fleet", &format!("Stopped={machines}")]);
     if running > 0 {

@@ -1,11 +1,12 @@
 //! What many lanes in one daemon cost: until all are held on a new broker, memory, how fast jobs spread over them end, and how
-//! long a replica that stood by takes to hold them all once the first one was killed. The real daemon on a private RabbitMQ
-//! node, with `bcc-sim`.
+//! long a replica that stood by takes to hold them all once the first one was killed. Then what a lane in trouble costs
+//! another: how much longer the other one's jobs take. The real daemon on a private RabbitMQ node, with `bcc-sim`. Run it on a
+//! quiet machine: the jobs of the second part take a millisecond each.
 //!
-//! `cargo bench --bench lanes -- [--jobs 1000]`
+//! `cargo bench --bench lanes -- [--jobs 1000] [--rounds 5]`
 //!
 //! Exit code 1 if 500 lanes were not held within 30 s, took 150 MiB or more, or ended jobs at less than a fifth of the pace
-//! of one lane.
+//! of one lane; or if a lane in trouble made half of another one's jobs, or nine in ten, take over 10 % longer.
 
 mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -25,9 +26,10 @@ use tokio::time::timeout;
 use crate::common::Cargo;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
-use crate::support::eventually_within;
 use crate::support::queues::Queues;
 use crate::support::sim::Sim;
+use crate::support::trouble::{Cost, Trouble};
+use crate::support::{eventually_within, instance};
 
 /// For lanes to be held, and for jobs to end.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -36,12 +38,17 @@ const REST: Duration = Duration::from_secs(3);
 const MOST_SECONDS: f64 = 30.0;
 const MOST_KIB: u64 = 150 * 1024;
 const LEAST_SHARE: f64 = 0.2;
+/// What the trouble of one lane may cost another.
+const MOST_COST: f64 = 1.1;
 
 #[derive(Parser)]
 struct Options {
     /// Spread over the lanes.
     #[arg(long, default_value_t = 1000)]
     jobs: usize,
+    /// Windows with each trouble, and as many without.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     #[command(flatten)]
     cargo: Cargo,
 }
@@ -63,7 +70,23 @@ fn main() -> ExitCode {
     let [one, .., most] = [1, 50, 140, 500].map(|lanes| runtime.block_on(measure(lanes, options.jobs)));
     let is_well =
         most.held <= MOST_SECONDS && most.kib < MOST_KIB && most.jobs_per_second >= LEAST_SHARE * one.jobs_per_second;
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("\n{:>10}{:>15}{:>12}{:>12}{:>8}", "trouble", "jobs in 100", "alone/ms", "beside/ms", "ratio");
+    let troubles = [Trouble::Hangs, Trouble::Throttles, Trouble::Refuses];
+    let dear = troubles.into_iter().filter(|trouble| !runtime.block_on(is_cheap(*trouble, options.rounds))).count();
+    if is_well && dear == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Measures what a lane in this trouble costs another; returns whether it is as little as it should be.
+async fn is_cheap(trouble: Trouble, rounds: usize) -> bool {
+    let cost = Cost::of(trouble, rounds).await;
+    let ratios = [50, 90].map(|percent| {
+        let (alone, beside) = cost.within(percent);
+        let ratio = beside as f64 / alone as f64;
+        let ms = |micros: u128| micros as f64 / 1e3;
+        println!("{:>10}{percent:>15}{:>12.1}{:>12.1}{ratio:>8.2}", format!("{trouble:?}"), ms(alone), ms(beside));
+        ratio
+    });
+    ratios.into_iter().all(|ratio| ratio <= MOST_COST)
 }
 
 async fn measure(lanes: usize, jobs: usize) -> Measured {
@@ -89,7 +112,7 @@ async fn measure(lanes: usize, jobs: usize) -> Measured {
     let mut events = queues.listen("reveille.outcomes", "*.started").await;
     let start = Instant::now();
     let submitting = (0..jobs).map(async |number| {
-        let body = json!({ "instance_id": format!("i-sim{:05}", number + 1) }).to_string();
+        let body = json!({ "instance_id": instance(number + 1) }).to_string();
         let properties = BasicProperties::default().with_message_id(number.to_string().into());
         queues.publish("reveille.jobs", &format!("lane-{}", number % lanes), properties, body.as_bytes()).await;
     });

@@ -26,10 +26,10 @@ use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::calls::Call;
 use crate::support::daemon::Daemon;
-use crate::support::eventually;
 use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::sim::{KEY, SECRET, Sim};
 use crate::support::stage::{Wishes, config};
+use crate::support::{eventually, instance};
 
 const CONCURRENCY: usize = 32;
 /// Calls beyond those in flight that finding out may cost.
@@ -138,7 +138,7 @@ async fn pause(fault: &Fault, options: &Options) -> bool {
     first.ready().await;
     drop(first);
     let mut account = Account::of_the_log(&vhost.url);
-    account.submit((1..=jobs).map(|number| format!("i-sim{number:05}")), json!({})).await;
+    account.submit((1..=jobs).map(instance), json!({})).await;
     let daemon = start();
     eventually("the lane is in full swing", async || (sim.calls_made().await >= before).then_some(())).await;
     fault.begin(&sim).await;

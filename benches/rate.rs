@@ -7,7 +7,7 @@
 //! `cargo bench --bench rate -- [--rates 5,50,500,2000] [--burst 5] [--seconds 10]`
 //!
 //! Exit code 1 if a lane ran at less than 99 % of its rate, or a second saw more calls than rate and burst, and what the
-//! machine held up.
+//! machine held up; or if a replica that took over made its first call two seconds or more after the kill.
 
 mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -24,10 +24,10 @@ use crate::common::Cargo;
 use crate::support::account::Account;
 use crate::support::broker::Vhost;
 use crate::support::daemon::Daemon;
-use crate::support::pace::Lateness;
+use crate::support::pace::{Lateness, ON_THEIR_WAY};
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
-use crate::support::{GLANCE, eventually, pace};
+use crate::support::{GLANCE, eventually, instance, pace};
 
 /// Enough for calls that take milliseconds, at any rate here.
 const CONCURRENCY: u32 = 64;
@@ -42,6 +42,8 @@ const AFTER: f64 = 3.0;
 /// for the time it is watched then, in seconds' worth at that rate.
 const BACK: f64 = 15.0;
 const JOBS_AFTER_A_PAUSE: f64 = 13.0;
+/// Between the kill of a replica and the first call of the one that takes over.
+const TAKEN_OVER: Duration = Duration::from_secs(2);
 /// Then its jobs have ended.
 const DONE: f64 = 60.0;
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
@@ -136,7 +138,16 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     holder.child.signal("KILL");
     jobs.called(&sim).await;
     let around = Calls::of(&sim, rate, burst, &lateness).await.within(killed - micros(1.0), 2.0 * AFTER);
-    around.row("take-over", false) && started && kept && rested && resumed && climbed
+    let is_paced = around.row("take-over", false);
+    let first = around.times.iter().find(|time| **time > killed + micros(ON_THEIR_WAY.as_secs_f64()));
+    let taken_over = first.map(|first| Duration::from_micros((first - killed).unsigned_abs()));
+    println!(
+        "{rate:>6}  {:<14}{:>10}",
+        "… first call",
+        taken_over.map_or("none".to_owned(), |after| format!("{after:.1?}"))
+    );
+    let is_prompt = taken_over.is_some_and(|after| after < TAKEN_OVER);
+    is_paced && is_prompt && started && kept && rested && resumed && climbed
 }
 
 fn micros(seconds: f64) -> i64 {
@@ -158,7 +169,7 @@ impl Jobs {
     async fn submit(&mut self, seconds: f64) {
         let first = self.submitted + 1;
         self.submitted += (seconds * self.rate) as usize + self.burst as usize;
-        self.account.submit((first..=self.submitted).map(|number| format!("i-sim{number:05}")), json!({})).await;
+        self.account.submit((first..=self.submitted).map(instance), json!({})).await;
     }
 
     /// Waits until a call was made for each.

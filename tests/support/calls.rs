@@ -24,6 +24,17 @@ impl Sim {
         self.control("PUT", &format!("instances/{instance}"), state).await;
     }
 
+    /// Asserts that so many machines were started, each by one call, and no others.
+    pub async fn every_machine_started_once(&self, machines: usize) {
+        let instances = self.control("GET", "instances", Value::Null).await;
+        let starts = |instance: &Value| instance["starts"].as_u64().expect("a number");
+        let started: Vec<&Value> =
+            instances.as_array().expect("a list").iter().filter(|instance| starts(instance) > 0).collect();
+        let often: Vec<&Value> = started.iter().filter(|instance| starts(instance) > 1).copied().collect();
+        assert!(often.is_empty(), "started more than once: {often:?}");
+        assert_eq!(started.len(), machines, "machines were started");
+    }
+
     /// How many calls were made so far.
     pub async fn calls_made(&self) -> usize {
         let health = self.control("GET", "health", Value::Null).await;

@@ -161,6 +161,20 @@ impl Daemon {
         }
     }
 
+    /// Asserts that its lane is not paused and never was: whatever pauses a lane, at least the job that met it is put back
+    /// for it.
+    pub async fn never_paused(&self) {
+        let put_back = format!(r#"reveille_jobs_parked_total{{cause="paused",lane="{LANE}"}}"#);
+        assert_eq!(self.metric(&put_back).await, 0.0, "a job was put back for a pause");
+        self.is_not_paused().await;
+    }
+
+    async fn is_not_paused(&self) {
+        let (_, metrics) = self.get("/metrics").await;
+        let paused = |line: &&str| line.starts_with("reveille_lane_paused") && line.ends_with(" 1");
+        assert_eq!(metrics.lines().find(paused), None);
+    }
+
     /// Waits until `/readyz` shows its lane as held.
     pub async fn is_held(&self) {
         let held = format!(r#""{LANE}":"held""#);
@@ -174,8 +188,7 @@ impl Daemon {
         assert_eq!(output.matches("the lane works again").count(), 1, "{output}");
         let held = format!(r#"{{"ready":true,"broker":"connected","lanes":{{"{LANE}":"held"}}}}"#);
         assert_eq!(self.get("/readyz").await.1, held);
-        let (_, metrics) = self.get("/metrics").await;
-        assert!(!metrics.lines().any(|line| line.starts_with("reveille_lane_paused") && line.ends_with(" 1")));
+        self.is_not_paused().await;
     }
 
     /// Jobs that lost an attempt.

@@ -51,7 +51,8 @@ impl Swallowing {
     }
 }
 
-/// An address that refuses connections: nothing listens there, and nothing else can as long as this exists.
+/// An address that refuses connections: nothing listens there, and whoever asks for a free port is not given this one. What
+/// is to listen there later can do so, if it asks for this port.
 pub struct Refusing {
     pub address: SocketAddr,
     _socket: TcpSocket,
@@ -60,6 +61,7 @@ pub struct Refusing {
 impl Refusing {
     pub fn at(address: &str) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket");
         socket.bind(address.parse().expect("an address")).expect("a free port");
         Self { address: socket.local_addr().expect("it is bound"), _socket: socket }
     }

@@ -21,6 +21,7 @@ pub mod scene;
 pub mod sim;
 pub mod stage;
 pub mod tls;
+pub mod trouble;
 
 use std::time::Duration;
 
@@ -28,6 +29,11 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 pub const GLANCE: Duration = Duration::from_millis(25);
+
+/// The id of the simulated instance of this number, from 1 on, as `bcc-sim --fleet` gives them.
+pub fn instance(number: usize) -> String {
+    format!("i-sim{number:05}")
+}
 
 /// Looks until there is something to see.
 pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {

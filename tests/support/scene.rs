@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::account::Account;
 use super::broker::Node;
 use super::daemon::Daemon;
 use super::sim::Sim;
 use super::stage::{Wishes, config};
-use super::{GLANCE, eventually};
+use super::{GLANCE, eventually, instance};
 
 /// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -43,7 +43,7 @@ impl Scene {
 
     /// Submits jobs for the instances of these numbers, from 1 on.
     pub async fn submit(&mut self, instances: Range<usize>, more: Value) {
-        self.account.submit(instances.map(|number| format!("i-sim{number:05}")), more).await;
+        self.account.submit(instances.map(instance), more).await;
     }
 
     /// Waits until this many calls were made in all.
@@ -63,12 +63,5 @@ impl Scene {
             body.contains(says).then_some(status)
         })
         .await
-    }
-
-    /// How often each instance was started, most often and least often.
-    pub async fn starts(&self) -> (u64, u64) {
-        let instances = self.sim.control("GET", "instances", json!(null)).await;
-        let starts = || instances.as_array().unwrap().iter().map(|instance| instance["starts"].as_u64().unwrap());
-        (starts().min().unwrap(), starts().max().unwrap())
     }
 }

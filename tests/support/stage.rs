@@ -13,7 +13,7 @@ use super::broker::{self, Vhost};
 use super::daemon::Daemon;
 use super::queues::Queues;
 use super::sim::Sim;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, instance};
 
 pub const LANE: &str = "prod";
 
@@ -71,7 +71,7 @@ impl Stage {
 
     /// One each for the instances of these numbers, from 1 on, far faster than any lane works.
     pub async fn wake_all(&self, instances: RangeInclusive<usize>) {
-        let waking = instances.map(async |number| self.wake(&format!("i-sim{number:05}")).await);
+        let waking = instances.map(async |number| self.wake(&instance(number)).await);
         stream::iter(waking).buffer_unordered(200).collect::<()>().await;
     }
 

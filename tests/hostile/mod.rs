@@ -1,0 +1,8 @@
+//! What others write harms its own message and no other.
+
+mod inbound;
+mod orders;
+mod poison;
+mod shown;
+mod strays;
+mod unreadable;

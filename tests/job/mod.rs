@@ -1,0 +1,11 @@
+//! What becomes of a job, and of a fleet of them.
+
+mod ambiguity;
+mod batch;
+mod confirm;
+mod deadline;
+mod fleet;
+mod outcomes;
+mod retries;
+mod soak;
+mod urgent;

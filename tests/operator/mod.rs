@@ -1,0 +1,9 @@
+//! What an operator meets: commands, files, the HTTP port, alerts, secrets, starts and stops.
+
+mod alerts;
+mod files;
+mod http_port;
+mod secrets;
+mod start;
+mod stop;
+mod submit;
