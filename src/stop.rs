@@ -1,4 +1,4 @@
-//! How what runs is told to stop.
+//! How running tasks are told to stop.
 
 use std::time::Duration;
 

@@ -28,45 +28,43 @@ pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_f
         });
         let Ok((looked, report)) = looking.await else { return };
         file = looked;
-        if let Some(report) = report
-            && take_up(client, lane, report, &file, &mut broken)
-        {
-            in_force(&client.credentials());
+        if let Some(report) = report {
+            take_up(client, lane, report, &file, &mut broken, &in_force);
         }
         watch_expiry(client, lane, &file, &mut expired);
     }
 }
 
-/// Puts in force what the file has now. One that cannot be read changes nothing. Returns whether the keys are other ones.
+/// Puts in force what the file has now. One that cannot be read changes nothing.
 fn take_up(
     client: &Client,
     lane: &str,
     report: Result<Credentials, CredentialError>,
     file: &KeyFile,
     broken: &mut bool,
-) -> bool {
+    in_force: &impl Fn(&Credentials),
+) {
     let path = file.path().display();
     let credentials = match report {
         Err(error) => {
             if !std::mem::replace(broken, true) {
-                warn!(lane, "the keys stay what they were: {error}");
+                warn!(%lane, "the keys stay what they were: {error}");
             }
-            return false;
+            return;
         }
         Ok(credentials) => credentials,
     };
     if std::mem::take(broken) {
-        info!(lane, "{path} can be read again");
+        info!(%lane, "{path} can be read again");
     }
     if file.is_open() {
-        warn!(lane, "{path} {OPEN_TO_ALL}");
+        warn!(%lane, "{path} {OPEN_TO_ALL}");
     }
     let access_key_id = credentials.access_key_id.clone();
-    let are_new = client.replace_credentials(credentials);
-    if are_new {
-        info!(lane, access_key_id, "new keys from {path}");
+    if client.replace_credentials(credentials) {
+        in_force(&client.credentials());
+        info!(%lane, access_key_id, "new keys from {path}");
     }
-    are_new
 }
 
 fn watch_expiry(client: &Client, lane: &str, file: &KeyFile, expired: &mut bool) {
@@ -74,7 +72,7 @@ fn watch_expiry(client: &Client, lane: &str, file: &KeyFile, expired: &mut bool)
     if is_expired && !*expired {
         let (keys, path) = (client.credentials(), file.path().display());
         warn!(
-            lane,
+            %lane,
             access_key_id = keys.access_key_id,
             "the keys have expired, and no calls are made until {path} has new ones"
         );

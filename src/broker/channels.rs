@@ -23,7 +23,7 @@ use tracing::debug;
 
 /// Channels of a lane for good: its baton's and its intake's.
 const OF_A_LANE: usize = 2;
-/// Channels of a connection for good: the roll call's.
+/// Channels of a connection for good: the replica count's.
 const OF_A_CONNECTION: usize = 1;
 /// Channels of a connection that may be lost without harm, at most.
 const MOST_LOST: usize = 16;

@@ -1,5 +1,5 @@
-//! A lane: one account in one region. [`job`] is the way of a job, [`verdict`] decides what an answer means, and the
-//! rest keeps the lane to its rate and to one replica at a time.
+//! A lane: one account in one region. [`job`] is the way of a job, [`verdict`] decides what an answer means, [`quota`] keeps
+//! the lane to its rate, and [`LaneRole`] is what one replica at a time holds.
 
 mod breaker;
 mod calls;
@@ -66,7 +66,7 @@ impl Role for LaneRole {
 
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         let lane = &self.lane;
-        info!(lane = lane.name(), endpoint = %lane.settings.lane.endpoint, "lane held");
+        info!(lane = %lane.name(), endpoint = %lane.settings.lane.endpoint, "lane held");
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
         let running = Arc::new(Running::new(lane.clone(), term.connection));

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::calls::Calls;
 use super::history::History;
-use super::intake;
+use super::intake::{self, Descents};
 use super::outbox::Outbox;
 use super::quarantine::Quarantine;
 use super::quota::Gate;
@@ -23,6 +23,7 @@ pub struct Lane {
     pub(super) calls: Calls,
     pub(super) history: History,
     pub(super) quarantine: Quarantine,
+    pub(super) descents: Descents,
     pub(super) replies: Arc<Replies>,
     /// Reads back what was said.
     pub(super) reader: Arc<Reader>,
@@ -58,7 +59,17 @@ impl Lane {
             .with_reading(lane.reading.clone());
         let gate = Arc::new(Gate::new(lane, &metrics));
         let calls = Calls::new(lane, client, &gate, intake::full_prefetch(lane), &metrics);
-        Ok(Self { settings, gate, calls, history, quarantine: Quarantine::default(), replies, reader, metrics })
+        Ok(Self {
+            settings,
+            gate,
+            calls,
+            history,
+            quarantine: Quarantine::default(),
+            descents: Descents::default(),
+            replies,
+            reader,
+            metrics,
+        })
     }
 
     /// Keeps the lane's keys those of its credentials file, for as long as the process lives.

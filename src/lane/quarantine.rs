@@ -13,7 +13,7 @@ use crate::broker::{Delivery, Message};
 
 /// A message that came back this often is suspected of ending the process that reads it.
 pub(super) const SUSPECT_AT: i64 = 3;
-/// A message delivered this often before, and never acked, ended the process that read it.
+/// A message that came back this often, and was never acked, is taken to have ended the process each time.
 pub(super) const POISONED_AT: i64 = 20;
 /// More messages than a lane has in hand over many losses: about 2 MB.
 const LIMIT: usize = 50_000;

@@ -2,10 +2,9 @@
 //! concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
 //!
 //! A message can end the process that reads it. RabbitMQ counts how often a message came back, but for all messages that
-//! were handed out together. So a lane is
-//! *wary* at first, since the running before may have ended over a message, and whenever one turns up that came back a
-//! few times: it takes one message at a time, and what comes back then is the one that did it, and no other. It does so
-//! too while it is on trial after a pause.
+//! were handed out together. So a lane takes one message at a time at first, since the term before may have ended over a
+//! message, and whenever one turns up that came back a few times: what comes back then is the one that did it, and no other. It
+//! does so too while it is on trial after a pause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,10 +59,10 @@ pub(super) async fn serve(
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = take_warily(running, &channel, &mut jobs) => done.map(|()| false)?,
+            done = take_singly(running, &channel, &mut jobs) => done.map(|()| false)?,
         };
         if stopped {
-            // Nobody is left to end a trial that jobs in flight wait for.
+            // Nothing is left to end a trial that jobs in flight wait for.
             lane.gate.breaker().interrupt();
         }
         let mut emptied = true;
@@ -102,7 +101,7 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
             }
         }
         lane.calls.probe_pause().await;
-        debug!(lane = lane.name(), cause = ?lane.gate.breaker().cause(), "probed");
+        debug!(lane = %lane.name(), cause = ?lane.gate.breaker().cause(), "probed");
     }
 }
 
@@ -144,14 +143,14 @@ async fn subscribe_and_take(
 /// Why no more is taken.
 #[derive(PartialEq, Eq)]
 enum Taken {
-    /// There is a stop, or reason to be wary.
+    /// There is a stop, or a message under suspicion.
     Over,
     Paused,
     /// More is in hand than should be.
     TooMany,
 }
 
-/// Takes one delivery after the other and has it run, in company where the lane has batches, until something breaks or
+/// Takes one delivery after the other and has it run, in a shared call where the lane has batches, until something breaks or
 /// there is a reason to stop.
 async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, Interrupted> {
     let lane = &running.lane;
@@ -177,7 +176,7 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
         };
         if lane.quarantine.suspicion(&delivery) >= SUSPECT_AT {
             warn!(
-                lane = lane.name(),
+                lane = %lane.name(),
                 deliveries = delivery.returns,
                 "one message at a time: this one may be what ended us"
             );
@@ -200,7 +199,7 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
 
 /// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
 /// on trial. On trial no more are called at a time than belong to it. One that is suspected has the lane for itself.
-async fn take_warily(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs) -> Result<(), Interrupted> {
+async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs) -> Result<(), Interrupted> {
     let lane = &running.lane;
     let queues = queues(lane);
     let back = Instant::now() + COME_BACK;
@@ -246,7 +245,7 @@ async fn take_warily(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
     }
     if lane.gate.breaker().is_half_open() {
         // There is no other job to be tried, and the calls in flight may still tell.
-        lane.gate.is_quiet().await;
+        lane.gate.quiet().await;
         lane.gate.end_trial();
     }
     Ok(())
@@ -255,7 +254,7 @@ async fn take_warily(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
 /// Waits for all `jobs`. Those that failed on trial wait for its end, so it is broken off once its calls are over.
 async fn settle(lane: &Lane, jobs: &mut Jobs) -> Result<(), lapin::Error> {
     if lane.gate.breaker().is_half_open() {
-        lane.gate.is_quiet().await;
+        lane.gate.quiet().await;
         lane.gate.breaker().interrupt();
     }
     tasks::all(jobs).await
@@ -279,7 +278,7 @@ async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, Interru
         }
         () = time_is_up => {}
     }
-    warn!(lane = lane.name(), jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
+    warn!(lane = %lane.name(), jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
     jobs.shutdown().await;
     Ok(false)
 }

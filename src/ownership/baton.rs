@@ -6,7 +6,7 @@
 //!
 //! RabbitMQ does not always say that a subscription has ended with its queue, nor at once that the others have lost sight
 //! of the node we talk to. So the holder adds batons, and must be given them: that alone proves, by a majority of the
-//! queue's members, that the lane is still ours, and renews its [`Lease`]. And a standby checks for
+//! queue's members, that the role is still ours, and renews its [`Lease`]. And a standby checks for
 //! batons that are delivered to no consumer.
 //!
 //! Whoever may write to the queue can put a hundred thousand messages before the one that the holder waits for. So the
@@ -28,7 +28,7 @@ use super::Interrupted;
 use super::lease::{Lease, Moment};
 use crate::broker::{Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
 
-/// After the confirm of a baton, or the last one that came: who is given none by then was forgotten.
+/// After the confirm of a baton, or the last one that came: a replica that is given none by then was forgotten.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
 /// More batons that nobody asked for than replicas add as they come: somebody else writes them.
 const CROWD: usize = 32;
@@ -39,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The one that is kept and the one that replaces it.
 const PREFETCH: u16 = 2;
 
-/// A subscription to a lane's batons, on a channel of its own: closing that gives the baton back.
+/// A subscription to a role's batons, on a channel of its own: closing that gives the baton back.
 #[derive(Debug)]
 pub struct Baton {
     batons: Batons,
@@ -49,7 +49,7 @@ pub struct Baton {
     is_crowded: bool,
 }
 
-/// A lane's batons, as anybody sees them.
+/// A role's batons, as anybody sees them.
 #[derive(Debug, Clone)]
 struct Batons {
     queue: String,
@@ -73,7 +73,7 @@ impl Batons {
         channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await
     }
 
-    /// Waits until they are in no queue, or in one that nobody is subscribed to.
+    /// Waits until they are in no queue, or in one that no replica is subscribed to.
     async fn forsaken(&self, connection: &Connection) -> Result<(), Interrupted> {
         loop {
             sleep(LOOK_EVERY).await;
@@ -193,7 +193,7 @@ impl Baton {
         Ok(false)
     }
 
-    /// Removes all batons but those that were handed to us: each costs an ack, and ours comes after them. Whoever stands by
+    /// Removes all batons but those that were handed to us: each costs an ack, and ours comes after them. A replica that stands by
     /// waits for any, and is given ours where we go.
     async fn disperse(&mut self) -> Result<(), Interrupted> {
         let queue = &self.batons.queue;

@@ -1,7 +1,7 @@
 //! How long the lane is surely ours: for a heartbeat from when a baton was asked for that has come.
 //!
 //! A broker that has heard nothing from us for two heartbeats gives the baton to another replica, and so does the rest of
-//! a cluster that has lost sight of our node. Who stood still meanwhile, or is cut off, does not learn of it: it has
+//! a cluster that has lost sight of our node. A holder that stood still meanwhile, or is cut off, does not learn of it: it has
 //! deliveries in hand, a burst saved up, and a connection that seems sound. So the holder asks for another baton again
 //! and again (`baton.rs`), and where the last one that came was asked for long ago, calls wait for the next. If the lane
 //! is another's, that never comes.

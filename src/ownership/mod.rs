@@ -11,16 +11,16 @@
 //!
 //! - [`Baton`] is the message whose holder has the role: RabbitMQ hands it to one replica at a time, and to the next one once
 //!   that replica's channel is gone.
-//! - [`Lease`] says for how long the role is surely ours. While a term lasts it is renewed twice in its length, a heartbeat, by
-//!   another baton that has come.
+//! - [`Lease`] says for how long the role is surely ours. During a term the holder asks for another baton twice a heartbeat;
+//!   each that comes renews the lease for a heartbeat.
 //! - [`Sharing`] spreads roles evenly over the replicas.
 //!
-//! **What a holder can rely on.** While the lease is valid, no other replica has begun a term more than [`OVERLAP`] ago that it
-//! may not know of: RabbitMQ gives a baton away when it has heard nothing from its holder for two heartbeats, or at once where
-//! the rest of a cluster lost sight of the holder's node. In the latter case the node first stops itself and then drops its clients, up to
-//! 0.7 s later. So a new holder calls nothing for a second, and an old one calls nothing without a valid lease. What stood still
-//! meanwhile, a process, a machine or its clock, finds its lease ended as it wakes. Nothing else is relied on: two holders at a time
-//! lose no job and cost no more than some calls beyond the quota.
+//! **What a holder can rely on.** While the lease is valid, a term that another replica may have begun is no older than
+//! [`OVERLAP`]. RabbitMQ gives a baton away when it has heard nothing from its holder for two heartbeats, or at once where the
+//! rest of a cluster lost sight of the holder's node. In the latter case that node first stops itself and then drops its
+//! clients, up to 0.7 s later. So a new holder calls nothing for a second, and an old one nothing without a valid lease. A process,
+//! a machine or a clock that stood still meanwhile finds its lease ended as it wakes. Nothing else is relied on: two holders at a time
+//! lose no job, and cost no more than some calls beyond the quota.
 
 mod baton;
 mod lease;

@@ -2,16 +2,16 @@
 //!
 //! A replica's *share* is the number of lanes by the number of replicas, rounded up. Two rules keep to it:
 //!
-//! 1. Who runs more than its share gives lanes back, one at a time, as a stop would: drained, then the baton to the next
+//! 1. A replica that runs more than its share gives lanes back, one at a time, as a stop would: drained, then the baton to the next
 //!    in line.
-//! 2. Who is next in line, but has its share, passes the baton on at once, before it has begun with the lane.
+//! 2. A replica that is next in line, but has its share, passes the baton on at once, before it has begun with the lane.
 //!
 //! So each lane given back ends with a replica that has less than its share. There is one, as all of them have room for
-//! all lanes; and the baton gets to it, as whoever passes it on, or gave it back, waits at the end of the line again.
+//! all lanes; and the baton gets to it, as the replica that passes it on, or gave it back, waits at the end of the line again.
 //! No replica ever has more to give back than before, so there are as many moves as there are lanes too many somewhere,
 //! and none after that.
 //!
-//! Nobody takes it for certain that the others count alike, or stand in line for the same lanes: a lane that comes back
+//! No replica takes it for certain that the others count alike, or stand in line for the same lanes: a lane that comes back
 //! is kept, and not given away again for an hour, or until the number of replicas changes.
 //!
 //! RabbitMQ gives a baton to the replica that has stood in line longest, which may well have enough lanes. To take the
@@ -210,7 +210,7 @@ impl Sharing {
                 ended
             });
             tokio::select! {
-                // Who is about to go is not counted any more, so that the others' shares are right as its lanes come.
+                // A replica that is about to go is not counted any more, so that the others' shares are right as its lanes come.
                 () = stop.requested() => std::future::pending().await,
                 ended = counting => match ended {
                     Some(Ok(never)) => match never {},

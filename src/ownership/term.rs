@@ -11,7 +11,7 @@ use crate::broker::{Connection, Connections};
 use crate::retry::full_jitter;
 use crate::stop::Stop;
 
-/// How long the replica before may act on once the baton has come to us. Where a node is lost sight of, the others give
+/// For how long the replica before may still act once the baton has come to us. Where a node is lost sight of, the others give
 /// its baton away at once, but it has first to stop itself before it drops its clients: up to 0.7 s, as measured on a busy
 /// machine. The lease is for a replica that is not dropped at all.
 pub const OVERLAP: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Shar
             return Ended::Lost;
         }
         failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
-        error!(lane = role.name(), "the lane is run anew: {error}");
+        error!(lane = %role.name(), "the lane is run anew: {error}");
         role.stands(Standing::Waiting);
         let anew = async {
             sleep(SETTLE).await;
@@ -172,7 +172,7 @@ async fn take_and_serve(
         lost = baton.keep(role.lease(), connection.heartbeat()) => lost?,
     }
     role.stands(Standing::StandingBy);
-    info!(lane = role.name(), "lane given back");
+    info!(lane = %role.name(), "lane given back");
     Ok(())
 }
 

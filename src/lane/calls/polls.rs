@@ -31,7 +31,7 @@ use crate::lane::quota::{Permit, Share};
 use crate::lane::verdict::{self, Verdict};
 
 /// How long the first of a call waits for others. They come due on one beat, to a second exactly.
-const GATHERING: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 /// How long a job waits for its poll to be made.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks whether polls are of use.
@@ -64,7 +64,7 @@ pub(super) struct Polls {
     pub(super) share: Share,
     /// Calls in flight, at most.
     most: usize,
-    /// As many as can be in hand, and fit into a call: then nobody else is waited for.
+    /// As many as can be in hand, and fit into a call: then no other job is waited for.
     full: usize,
     waiting: Mutex<Waiting>,
     joined: Notify,
@@ -118,17 +118,17 @@ impl Polls {
         waiting.jobs.len() < before
     }
 
-    /// Waits until a call is worth it: until there is somebody, and then for others, but not for long.
+    /// Waits until a call is worth it: until a job waits, and then for others, but not for long.
     async fn gathered(&self) {
         self.are_waiting(1).await;
-        let _ = timeout(GATHERING, self.are_waiting(self.full)).await;
+        let _ = timeout(LINGER, self.are_waiting(self.full)).await;
     }
 
     async fn are_waiting(&self, count: usize) {
         loop {
             {
                 let mut waiting = self.waiting();
-                // Of a tenure that was lost, nobody is left.
+                // Of a term that was lost, no job is left.
                 waiting.jobs.retain(|job| !job.told.is_closed());
                 if waiting.jobs.len() >= count {
                     return;
@@ -169,7 +169,7 @@ impl Calls {
     /// Makes the polls that jobs wait for, as long as the lane is held.
     pub(in crate::lane) async fn make_polls(&self) -> Infallible {
         let mut calls = FuturesUnordered::new();
-        // Left alone only before it has begun: it may stand in the limiter's line, and who stands there has to move.
+        // Left alone only before it has begun: it may stand in the limiter's line, and what stands there has to move.
         let mut due = pin!(self.poll_is_due());
         loop {
             tokio::select! {
@@ -218,7 +218,7 @@ impl Calls {
                 None => Sight::Nothing,
             };
             for asker in askers {
-                // Whoever does not listen any more has been dropped with its tenure.
+                // A job that does not listen any more was dropped with its term.
                 let _ = asker.send(Polled { sight, answer: answer.clone() });
             }
         }
@@ -242,12 +242,12 @@ mod tests {
         polls.gathered().await;
         assert_eq!((polls.pick().len(), begun.elapsed()), (100, Duration::ZERO));
         polls.gathered().await;
-        assert_eq!((polls.pick().len(), begun.elapsed()), (50, GATHERING));
+        assert_eq!((polls.pick().len(), begun.elapsed()), (50, LINGER));
         drop(asked);
     }
 
     #[test]
-    fn an_instance_is_named_once_however_many_ask_and_who_is_picked_cannot_go_back() {
+    fn an_instance_is_named_once_however_many_ask_and_a_job_that_is_picked_cannot_go_back() {
         let polls = Polls::new(0.1, 32, 192);
         let (first, _one) = polls.join(&instance(1));
         let (_, _another) = polls.join(&instance(1));

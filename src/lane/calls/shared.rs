@@ -30,7 +30,7 @@ pub(in crate::lane) enum Entry {
     Waiter(Waiter),
     /// For a job that had no call to make as it was admitted.
     Slot(Slot),
-    /// For a job that is not to be called, but put back.
+    /// For a job that is not to be started now: it is put back, or, past its deadline, may be described in a slot of its own.
     None,
 }
 

@@ -35,7 +35,7 @@ use crate::bce::Answer;
 
 /// What one instance more counts for in the estimate: about the last hundred decide.
 const WEIGHT: f64 = 0.01;
-/// How long nobody is asked for states after an answer that told none: the permission may be missing, or the API ill.
+/// How long states are not asked for after an answer that told none: the permission may be missing, or the API ill.
 const NO_ASKING: Duration = Duration::from_secs(60);
 
 /// What single calls count for where they are what is done: another way has to take a tenth less.
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_not_told_states_does_not_ask_for_a_while() {
+    async fn a_lane_that_is_not_told_states_does_not_ask_for_a_while() {
         let strategy = Strategy::default();
         strategy.saw(90, 10);
         strategy.asked_in_vain();

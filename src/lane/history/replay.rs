@@ -1,7 +1,7 @@
-//! What was said of a job before a crash is not told otherwise after it.
+//! What was published of a job before a crash is not contradicted after it.
 //!
 //! Killed between an outcome's confirm and the ack of its job, a lane finds the job handed out again: as a touched one,
-//! with an API that may have recovered. So whoever takes a lane over reads the end of the outcomes' log first.
+//! with an API that may have recovered. So a replica that takes a lane over reads the end of the outcomes' log first.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -59,7 +59,7 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
             let key = lane.history.jobs.key(&told.job_id, &told.instance_id, order);
             lane.history.jobs.call(key);
             if told.is_final {
-                lane.history.jobs.first_end(key, End { outcome, ambiguous: told.ambiguous });
+                lane.history.jobs.end_as_first(key, End { outcome, ambiguous: told.ambiguous });
             } else {
                 lane.history.jobs.start(key, told.finished_at, told.ambiguous);
             }

@@ -163,7 +163,7 @@ impl Seen {
     }
 
     /// Notes how the job ends, and tells how it is to end: as the first copy did.
-    pub(in crate::lane) fn first_end(&self, key: Key, end: End) -> End {
+    pub(in crate::lane) fn end_as_first(&self, key: Key, end: End) -> End {
         let mut jobs = self.jobs();
         if let Some(Known::Ended(first)) = jobs.get(key.order) {
             return first;
@@ -211,7 +211,7 @@ impl Jobs {
         if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
             let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.since = Instant::now();
-            // Who is still in hand may wait for long, and comes again if it is dropped.
+            // A job still in hand may wait for long, and comes again if it is dropped.
             let kept = oldest.into_iter().filter(|(key, _)| self.in_hand.contains(key) && !self.old.contains_key(key));
             self.young.extend(kept);
             let Self { young, old, unpublished, .. } = self;
@@ -245,8 +245,8 @@ mod tests {
         let job = key(&seen, "j");
         assert!(!seen.call(job), "the first touch");
         assert!(seen.call(job) && seen.end(job).is_none());
-        assert_eq!(seen.first_end(job, STARTED), STARTED);
-        assert_eq!(seen.first_end(job, FAILED), STARTED);
+        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
+        assert_eq!(seen.end_as_first(job, FAILED), STARTED);
         assert_eq!((seen.end(job), seen.end(key(&seen, "k"))), (Some(STARTED), None));
         let another = ordered(&seen, "j", "i-0001", "other");
         assert!(seen.end(another).is_none() && !seen.is_known(another), "one id for two machines is two jobs");
@@ -256,12 +256,12 @@ mod tests {
     fn another_order_under_a_jobs_id_and_instance_ends_nothing_but_itself() {
         let seen = Seen::new();
         let (job, forged) = (key(&seen, "j"), ordered(&seen, "j", "i-0000", "with a deadline gone by"));
-        assert_eq!(seen.first_end(forged, FAILED), FAILED);
+        assert_eq!(seen.end_as_first(forged, FAILED), FAILED);
         seen.start(forged, Timestamp::UNIX_EPOCH, true);
         assert_eq!((seen.end(job), seen.started(job), seen.is_known(job)), (None, None, false));
         seen.call(forged);
         assert!(seen.is_known(job), "but a 409 may be due to its call");
-        assert_eq!(seen.first_end(job, STARTED), STARTED);
+        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
         assert_eq!(seen.end(forged), Some(FAILED));
         let turn = seen.turn(forged);
         assert!(turn.is_some() && seen.turn(job).is_none(), "one is called at a time");
@@ -274,7 +274,7 @@ mod tests {
         seen.call(job);
         seen.not_called(job);
         assert!(!seen.is_known(job) && !seen.call(job), "the first touch");
-        seen.first_end(job, STARTED);
+        seen.end_as_first(job, STARTED);
         seen.not_called(job);
         assert_eq!(seen.end(job), Some(STARTED));
     }
@@ -294,10 +294,10 @@ mod tests {
         let seen = Seen::new();
         let job = key(&seen, "j");
         seen.call(job);
-        seen.first_end(job, FAILED);
+        seen.end_as_first(job, FAILED);
         seen.forget_end(job);
         assert!(seen.call(job));
-        assert_eq!(seen.first_end(job, STARTED), STARTED);
+        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(seen.started(job), Some((since, false)));
         seen.forget_end(job);
         assert_eq!(seen.started(job), None);
-        seen.first_end(job, FAILED);
+        seen.end_as_first(job, FAILED);
         seen.start(job, since, false);
         assert_eq!((seen.started(job), seen.end(job)), (None, Some(FAILED)));
     }
@@ -324,8 +324,8 @@ mod tests {
         for job in [unpublished, said, gone_on] {
             seen.call(job);
         }
-        seen.first_end(unpublished, FAILED);
-        seen.first_end(said, FAILED);
+        seen.end_as_first(unpublished, FAILED);
+        seen.end_as_first(said, FAILED);
         seen.published(said);
         seen.start(gone_on, Timestamp::UNIX_EPOCH, false);
         assert_eq!(seen.end(unpublished), Some(FAILED), "as long as the lane is ours");
@@ -337,21 +337,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_in_hand_is_remembered_however_long() {
+    async fn a_job_in_hand_is_remembered_however_long() {
         let seen = Seen::new();
         let (job, other) = (key(&seen, "j"), key(&seen, "k"));
         let turn = seen.turn(job);
-        seen.first_end(job, FAILED);
+        seen.end_as_first(job, FAILED);
         for number in 0..5 {
             tokio::time::advance(LASTS).await;
-            seen.first_end(other, STARTED);
+            seen.end_as_first(other, STARTED);
             seen.call(key(&seen, &number.to_string()));
         }
         assert_eq!(seen.end(job), Some(FAILED));
         drop(turn);
         for _ in 0..3 {
             tokio::time::advance(LASTS).await;
-            seen.first_end(key(&seen, "last"), STARTED);
+            seen.end_as_first(key(&seen, "last"), STARTED);
             seen.forget_end(key(&seen, "last"));
         }
         assert_eq!(seen.end(job), None);
@@ -361,9 +361,9 @@ mod tests {
     async fn what_is_long_ago_or_one_of_too_many_is_forgotten() {
         let seen = Seen::new();
         let (first, second) = (key(&seen, "first"), key(&seen, "second"));
-        seen.first_end(first, STARTED);
+        seen.end_as_first(first, STARTED);
         tokio::time::advance(LASTS).await;
-        seen.first_end(second, STARTED);
+        seen.end_as_first(second, STARTED);
         assert_eq!((seen.end(first), seen.end(second)), (Some(STARTED), Some(STARTED)));
         tokio::time::advance(LASTS).await;
         seen.call(key(&seen, "third"));

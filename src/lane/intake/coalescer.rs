@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_later_does_not_make_the_first_wait_longer() {
+    async fn a_later_job_does_not_make_the_first_wait_longer() {
         let mut coalescer = Coalescer::default();
         coalescer.add(1);
         advance(LINGER * 4 / 5).await;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn enough_of_them_wait_for_nobody() {
+    async fn enough_of_them_wait_for_no_other() {
         let mut coalescer = Coalescer::default();
         for _ in 0..ENOUGH {
             coalescer.add(1);
@@ -105,6 +105,6 @@ mod tests {
     async fn no_job_is_no_call() {
         let coalescer = Coalescer::<u32>::default();
         let waited = timeout(Duration::from_secs(3600), coalescer.over(ENOUGH)).await;
-        assert!(waited.is_err(), "with nobody there is nothing to call");
+        assert!(waited.is_err(), "with no job there is nothing to call");
     }
 }

@@ -25,7 +25,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
 pub(super) use self::coalescer::Coalescer;
-use self::descents::Descents;
+pub(super) use self::descents::Descents;
 use super::calls::Entry;
 use super::job::{Admitted, Jobs};
 use super::parts::{Lane, Running};
@@ -85,7 +85,6 @@ pub(super) struct Intake {
     prefetch: u16,
     /// How many messages had come over the channel at the last growth.
     seen: u64,
-    descents: Descents,
 }
 
 /// What is to become of the subscriptions.
@@ -109,7 +108,6 @@ impl Intake {
             turns: Turns::default(),
             prefetch: 0,
             seen: 0,
-            descents: Descents::default(),
         };
         intake.grow().await?;
         Ok(intake)
@@ -173,7 +171,7 @@ impl Intake {
         let delivery = delivery.ok_or_else(|| Interrupted::Cancelled(queues(lane)[queue].clone()))?;
         let delivery: Delivery = delivery?.into();
         if queue == DUE {
-            self.descents.look_at(&delivery.message, lane);
+            lane.descents.look_at(&delivery.message, lane);
         }
         Ok(delivery)
     }

@@ -46,7 +46,8 @@ impl Admitted {
             Err((outcome, explanation)) => {
                 // The replica that had it before may have called for it.
                 progress.touched |= redelivered;
-                debug!(lane = lane.name(), job = progress.job_id, outcome = outcome.as_str(), explanation, "delivery");
+                let (job, attempts) = (&progress.job_id, progress.attempts);
+                debug!(lane = lane.name(), job, attempts, outcome = outcome.as_str(), explanation, "delivery");
                 return Self::Unread(Unread { held: held(progress, mark), outcome, explanation });
             }
         };

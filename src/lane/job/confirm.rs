@@ -41,7 +41,7 @@ pub enum Step {
     End {
         /// How.
         outcome: Outcome,
-        /// Whether nobody could tell, or the start already was.
+        /// Whether no poll could tell, or the start already was.
         ambiguous: bool,
         /// Why, for a person; empty where it runs.
         why: String,

@@ -61,7 +61,7 @@ pub(super) fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp,
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Past<'a> {
     pub(super) progress: &'a Progress,
-    /// See [`failing_for`].
+    /// See [`super::failing_for`].
     pub(super) failing_for: Duration,
     /// No start of the lane's succeeds just now.
     pub(super) is_doubtful: bool,

@@ -63,7 +63,7 @@ impl Held {
         };
         let told = running.outbox.event(event).await?;
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
-        debug!(lane = lane.name(), job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
+        debug!(lane = %lane.name(), job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
         Ok((told.with(kept), reply))
     }
 
@@ -81,7 +81,7 @@ impl Held {
         let (exchange, key) = delay::route(&lane.settings.names, delay, &lane.settings.lane.name);
         let proof = running.outbox.copy(&self.message, headers, exchange, key).await?;
         lane.metrics.parked(cause);
-        debug!(lane = lane.name(), job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
+        debug!(lane = %lane.name(), job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
         Ok(proof)
     }
 

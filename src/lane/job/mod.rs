@@ -47,7 +47,7 @@ use crate::telemetry::ParkCause;
 
 /// Later than a copy of the job that is in hand just now.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
-/// Into the queue of due jobs, which nobody takes from while the lane is paused.
+/// Into the queue of due jobs, from which nothing is taken while the lane is paused.
 const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 
 /// Jobs that run, each in a task of its own. One can end in nothing but a broken connection: whatever else goes wrong
@@ -166,7 +166,7 @@ impl Job {
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => {
-                let conclusion = self.first_end(lane, conclusion);
+                let conclusion = self.end_as_first(lane, conclusion);
                 let concluded = self.held.conclude(running, &conclusion, Some(&self.job)).await?;
                 lane.history.jobs.published(self.key);
                 concluded
@@ -222,9 +222,9 @@ impl Job {
     }
 
     /// Has the job end as the first of its copies did.
-    fn first_end(&self, lane: &Lane, conclusion: Conclusion) -> Conclusion {
+    fn end_as_first(&self, lane: &Lane, conclusion: Conclusion) -> Conclusion {
         let ours = End { outcome: conclusion.outcome, ambiguous: conclusion.ambiguous };
-        let first = lane.history.jobs.first_end(self.key, ours);
+        let first = lane.history.jobs.end_as_first(self.key, ours);
         if first == ours { conclusion } else { self.again(first) }
     }
 
@@ -314,7 +314,7 @@ impl Job {
             }
         }
         let evidence = shared.unwrap_or_else(|| lane.gate.record(instance, &verdict, &result));
-        debug!(lane = lane.name(), job = self.held.progress.job_id, %instance, ?verdict, "called");
+        debug!(lane = %lane.name(), job = self.held.progress.job_id, %instance, ?verdict, "called");
         // Others make calls while this one waits to learn whether it failed as they do.
         drop(slot);
         if shared.is_some() && verdict == Verdict::Transient {

@@ -38,7 +38,7 @@ const HICCUP: Duration = Duration::from_secs(5);
 
 /// The right to one call of the API. Only [`Gate`] gives one:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// # use reveille::lane::quota::{Permit, Slot};
 /// fn without_the_gate(slot: Slot) -> Permit {
 ///     Permit { slot }
@@ -47,7 +47,7 @@ const HICCUP: Duration = Duration::from_secs(5);
 ///
 /// and it is good for one call:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # use reveille::lane::quota::Permit;
 /// fn call(permit: Permit) {}
 /// fn twice(permit: Permit) {
@@ -91,7 +91,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Of a lane that nobody holds yet.
+    /// Of a lane that is not held yet.
     pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
         metrics.paused(None, &CauseKind::ALL.map(CauseKind::as_str));
         Self {
@@ -134,7 +134,7 @@ impl Gate {
     }
 
     /// Waits until no call is in flight, polls and probes apart.
-    pub(in crate::lane) async fn is_quiet(&self) {
+    pub(in crate::lane) async fn quiet(&self) {
         self.slots.all_free().await;
     }
 
@@ -153,15 +153,14 @@ impl Gate {
     /// Waits for the right to a poll: a slot of the limiter that no start wants, or one of the `share` of polls.
     ///
     /// # Errors
-    /// [`Paused`].
+    /// [`Paused`], or the lease ran out meanwhile.
     pub(in crate::lane) async fn enter_to_poll(&self, share: &Share) -> Result<Permit, Paused> {
-        loop {
-            self.lease.valid().await;
-            tokio::select! {
-                biased;
-                () = self.breaker.opened() => return Err(Paused(Slot::apart())),
-                () = share.turn(&self.limiter) => if self.lease.is_valid() { return Ok(Permit { slot: Slot::apart() }) },
-            }
+        self.lease.valid().await;
+        let slot = Slot::apart();
+        tokio::select! {
+            biased;
+            () = self.breaker.opened() => Err(Paused(slot)),
+            () = share.turn(&self.limiter) => if self.lease.is_valid() { Ok(Permit { slot }) } else { Err(Paused(slot)) },
         }
     }
 

@@ -23,11 +23,11 @@ const FAST: f64 = 250.0;
 /// Lets `rate` calls a second through, fewer where the API throttles, and up to `burst` at once after a pause.
 #[derive(Debug)]
 pub struct Limiter {
-    /// Held by whoever is next, until its slot has come. If all had theirs before they wait, a process that stands
+    /// Held by the call that is next, until its slot has come. If all had theirs before they wait, a process that stands
     /// still for a while would let them all through at once as it wakes.
     turn: tokio::sync::Mutex<()>,
     state: std::sync::Mutex<State>,
-    /// Tells whoever waits that the rate has changed.
+    /// Tells calls that wait that the rate has changed.
     changed: Notify,
     is_fast: bool,
 }
@@ -48,7 +48,7 @@ impl Limiter {
     /// Empties the bucket: what is saved up for a burst is gone, and the next slot is an interval away, or `pause` if that is
     /// longer.
     ///
-    /// Whoever takes a lane over begins so, since the replica before may have just used the last of its burst, or not know
+    /// A replica that takes a lane over begins so, since the replica before may have just used the last of its burst, or not know
     /// yet that the lane is no longer its own.
     pub fn empty(&self, pause: Duration) {
         let now = Instant::now();
@@ -82,7 +82,7 @@ impl Limiter {
         }
     }
 
-    /// Takes a slot if one is free just now and nobody waits for one.
+    /// Takes a slot if one is free just now and no call waits for one.
     pub fn try_acquire(&self) -> bool {
         let Ok(_turn) = self.turn.try_lock() else { return false };
         let now = Instant::now();

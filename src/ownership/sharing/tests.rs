@@ -159,9 +159,9 @@ fn nobody_is_counted_before_it_stands_in_every_line() {
 #[test]
 fn a_number_of_replicas_that_is_not_known_is_shown_as_0_and_changes_no_share() {
     let metrics = Metrics::new();
-    let balance = Sharing::new(&Names::new("reveille"), 30, &metrics);
-    balance.saw(Some(3));
-    assert_eq!((metrics.replicas.get(), balance.shares().replicas), (3, 3));
-    balance.saw(None);
-    assert_eq!((metrics.replicas.get(), balance.shares().replicas), (0, 3));
+    let sharing = Sharing::new(&Names::new("reveille"), 30, &metrics);
+    sharing.saw(Some(3));
+    assert_eq!((metrics.replicas.get(), sharing.shares().replicas), (3, 3));
+    sharing.saw(None);
+    assert_eq!((metrics.replicas.get(), sharing.shares().replicas), (0, 3));
 }

@@ -71,7 +71,7 @@ impl Calls {
                     Told::Answer { result: result.clone(), evidence, touched: batch.touched }
                 }
                 Reach::AllBut(_) => Told::Singly { touched: batch.touched, is_counted },
-                Reach::Nobody { touched } => Told::Singly { touched: *touched || batch.touched, is_counted },
+                Reach::None { touched } => Told::Singly { touched: *touched || batch.touched, is_counted },
             };
             // A job that does not wait any more is back in its queue.
             let _ = member.tell.send(told);
@@ -111,20 +111,20 @@ impl Calls {
 enum Reach {
     AllBut(Vec<InstanceId>),
     /// `touched`: some may have been started.
-    Nobody {
+    None {
         touched: bool,
     },
 }
 
 impl Reach {
-    /// `failed`: whom a 2xx names; `None` where it could not be read.
+    /// `failed`: which instances a 2xx names; `None` where it could not be read.
     fn of(verdict: &Verdict, result: &Result<Answer, NoAnswer>, failed: Option<Vec<InstanceId>>) -> Self {
         match (verdict, result) {
-            (Verdict::Started { .. }, _) => failed.map_or(Self::Nobody { touched: true }, Self::AllBut),
+            (Verdict::Started { .. }, _) => failed.map_or(Self::None { touched: true }, Self::AllBut),
             (Verdict::Throttled { .. } | Verdict::ClockSkew { .. } | Verdict::LaneFault, _) => Self::AllBut(vec![]),
-            // The API refused all because of one, whom it does not name, so it started none.
+            // The API refused all because of one instance, which it does not name, so it started none.
             (_, Ok(answer)) if answer.status >= 400 && verdict::is_judged(verdict, answer) => {
-                Self::Nobody { touched: false }
+                Self::None { touched: false }
             }
             _ => Self::AllBut(vec![]),
         }

@@ -1,4 +1,4 @@
-//! Whom an answer tells what became of its instance.
+//! Which jobs an answer tells what became of their instance.
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -30,12 +30,12 @@ fn member(instance: &str, deadline: Option<Timestamp>) -> Member {
 fn a_success_is_for_all_but_those_it_names() {
     assert_eq!(reach(&answer(200, ""), Some(vec![])), Reach::AllBut(vec![]));
     assert_eq!(reach(&answer(200, ""), Some(vec![id("i-aaaa")])), Reach::AllBut(vec![id("i-aaaa")]));
-    // Whom it named could not be read: any of them may be up now, or not.
-    assert_eq!(reach(&answer(200, ""), None), Reach::Nobody { touched: true });
+    // Which it named could not be read: any of them may be up now, or not.
+    assert_eq!(reach(&answer(200, ""), None), Reach::None { touched: true });
 }
 
 #[test]
-fn a_refusal_may_be_for_one_only_and_touches_nobody() {
+fn a_refusal_may_be_for_one_only_and_touches_no_instance() {
     let codes = ["Instance.StartInstanceWhenCreating", "Instance.StartExpiredInstance", "", "Unheard"];
     let conflicts = codes.map(|code| answer(409, code));
     let others = [answer(400, ""), answer(403, "AccessDenied"), answer(404, "NoSuchObject"), answer(412, "")];
@@ -43,7 +43,7 @@ fn a_refusal_may_be_for_one_only_and_touches_nobody() {
     let codes = ["Bcc.ZoneClosed", "Instance.NoStock", "OperationDenied"].map(|code| answer(403, code));
     let out_of_stock = [answer(409, "Instance.NoStock"), answer(503, "Instance.NoStock")];
     for result in conflicts.iter().chain(&others).chain(&codes).chain(&out_of_stock) {
-        assert_eq!(reach(result, None), Reach::Nobody { touched: false }, "{result:?}");
+        assert_eq!(reach(result, None), Reach::None { touched: false }, "{result:?}");
     }
 }
 
