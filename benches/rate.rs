@@ -39,9 +39,10 @@ const START: f64 = 2.0;
 const IDLE: f64 = 3.0;
 const AFTER: f64 = 3.0;
 /// How long after a pause it is back at its rate, five seconds to notice and ten to climb; and jobs for that time and
-/// for the time it is watched then, in seconds' worth at that rate.
+/// for the time it is watched then, in seconds' worth at that rate, which it is at from the first moment on where the pause
+/// was short.
 const BACK: f64 = 15.0;
-const JOBS_AFTER_A_PAUSE: f64 = 13.0;
+const JOBS_AFTER_A_PAUSE: f64 = 20.0;
 /// Between the kill of a replica and the first call of the one that takes over.
 const TAKEN_OVER: Duration = Duration::from_secs(2);
 /// Then its jobs have ended.
