@@ -29,9 +29,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 /// What came of a call.
 #[derive(Debug)]
 pub(super) struct Made<T> {
-    /// [`NoAnswer::Stale`] only where it was to be made once more, and then was not wanted or the lane was paused: no call
-    /// failed then.
-    pub(super) result: Result<T, NoAnswer>,
+    /// `None`: it was to be made once more, and then was not wanted or the lane was paused. No call failed then.
+    pub(super) result: Option<Result<T, NoAnswer>>,
     /// A call before this one may have been carried out. Its answer, if there was one, is lost.
     pub(super) touched: bool,
     /// In which it was made.
@@ -126,10 +125,7 @@ impl Calls {
         };
         let permit = self.gate.enter(slot).await.ok()?;
         let made = self.call(permit, Operation::Describe, || true, |client| client.describe(instance)).await;
-        match made.result {
-            Err(NoAnswer::Stale { .. }) => None,
-            described => Some((described, made.slot)),
-        }
+        Some((made.result?, made.slot))
     }
 
     /// Asks whether calls are of use again. A connection of before the pause could not tell.
@@ -208,12 +204,12 @@ impl Calls {
                     client = &self.fresh;
                 }
                 Ok(answer) if !corrected && answer.date.is_some() && verdict::is_clock_skew(answer) => corrected = true,
-                _ => return Made { result, touched, slot },
+                _ => return Made { result: Some(result), touched, slot },
             }
             match self.gate.enter(slot).await {
                 Ok(another) if wanted() => permit = another,
-                Ok(unused) => return Made { result, touched, slot: unused.into_slot() },
-                Err(Paused(slot)) => return Made { result, touched, slot },
+                Ok(unused) => return Made { result: None, touched, slot: unused.into_slot() },
+                Err(Paused(slot)) => return Made { result: None, touched, slot },
             }
         }
     }

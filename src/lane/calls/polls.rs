@@ -200,14 +200,14 @@ impl Calls {
         if instances.is_empty() {
             return;
         }
-        let (answer, states) = match self.states(permit, &instances).await.result {
+        // Without a result nothing was asked, and those that wait go back.
+        let Some(result) = self.states(permit, &instances).await.result else { return };
+        let (answer, states) = match result {
             Ok((answer, states)) => (Ok(answer), states),
             Err(error) => (Err(error), None),
         };
         let verdict = verdict::general(&answer);
-        if !matches!(answer, Err(NoAnswer::Stale { .. })) {
-            self.gate.record_poll(&verdict, &answer);
-        }
+        self.gate.record_poll(&verdict, &answer);
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!(lane = %self.lane, "states are not told, so no instance is seen running: {refused}");
         }

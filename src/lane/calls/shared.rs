@@ -156,10 +156,7 @@ impl Calls {
         };
         let made = self.start(permit, instance, || in_time(deadline)).await;
         touched |= made.touched;
-        let result = match made.result {
-            Err(NoAnswer::Stale { .. }) => return Err(NotCalled { touched }),
-            result => result,
-        };
+        let Some(result) = made.result else { return Err(NotCalled { touched }) };
         if let Ok(answer) = result.as_ref()
             && !is_counted
         {

@@ -48,9 +48,9 @@ impl Calls {
         };
         let batch = self.start_batch(permit, instances).await;
         let (result, named, failed) = match batch.result {
-            Err(NoAnswer::Stale { .. }) => return singly(members, batch.touched, is_counted),
-            Ok((answer, (named, failed))) => (Ok(answer), named, failed),
-            Err(error) => (Err(error), distinct(&members), None),
+            None => return singly(members, batch.touched, is_counted),
+            Some(Ok((answer, (named, failed)))) => (Ok(answer), named, failed),
+            Some(Err(error)) => (Err(error), distinct(&members), None),
         };
         let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
         let Some(first) = members.first() else { return };
@@ -80,10 +80,8 @@ impl Calls {
 
     /// Those of `instances` that are stopped; `None` where that was not told. The slot comes back.
     async fn ask(&self, permit: Permit, instances: &[InstanceId]) -> (Option<HashSet<InstanceId>>, Slot) {
-        let Made { result: listed, slot, .. } = self.states(permit, instances).await;
-        if let Err(NoAnswer::Stale { .. }) = listed {
-            return (None, slot);
-        }
+        let Made { result, slot, .. } = self.states(permit, instances).await;
+        let Some(listed) = result else { return (None, slot) };
         if let Ok((answer, Some(states))) = &listed
             && !answer.foreign
         {
