@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::BasicProperties;
@@ -13,15 +12,11 @@ use serde_json::json;
 use crate::support::account::Account;
 use crate::support::broker::{self, Node, Vhost};
 use crate::support::daemon::Daemon;
-use crate::support::python::{publish_odd, try_publish_odd};
+use crate::support::python::{DEEP, publish_odd, try_publish_odd};
 use crate::support::queues::{Queues, header};
 use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, config};
 use crate::support::{PATIENCE, eventually, instance};
-
-/// RabbitMQ 4.0 works for two seconds or more over one message with headers nested 10,000 deep, before anybody is handed it:
-/// those here cost it half a minute of an idle processor.
-const DEEP: Duration = Duration::from_secs(5 * 60);
 
 /// What a message can be that RabbitMQ passes on, and what its rejection says.
 const ODD: [(&str, &str); 16] = [

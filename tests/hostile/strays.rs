@@ -10,9 +10,9 @@ use serde_json::json;
 
 use crate::support::account::Account;
 use crate::support::daemon::Daemon;
-use crate::support::python::publish_odd;
+use crate::support::python::{DEEP, publish_odd};
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually, instance};
+use crate::support::{PATIENCE, eventually, eventually_within, instance};
 
 /// More than RabbitMQ tries at a time to pass on from a queue: 32.
 const STRAYS: usize = 40;
@@ -161,7 +161,9 @@ async fn a_baton_that_lapin_cannot_read_costs_no_replica_its_connection() {
     for (queue, instance) in [("reveille.replicas", "i-sim00001"), (BATON, "i-sim00002")] {
         let odd = ["message_id", "name", "tables:most", "arrays:12600", "frame:131072"].map(|kind| (kind, "odd"));
         publish_odd(&stage.vhost.url, "", queue, &odd);
-        stage.queues.has(queue, 0, if queue == BATON { 1 } else { 2 }).await;
+        let taken = (0, if queue == BATON { 1 } else { 2 });
+        eventually_within(DEEP, "they are taken", async || (stage.queues.count(queue).await == taken).then_some(()))
+            .await;
         stage.wake(instance).await;
         assert_eq!(stage.outcome().await["outcome"], "started");
     }
