@@ -61,6 +61,13 @@ impl Play {
         self.account.submit((1..=JOBS).map(instance), json!({})).await;
     }
 
+    /// Submits all jobs, and waits until they are started, unharmed.
+    async fn starts_all(&mut self) {
+        self.submit().await;
+        assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
+        self.is_unharmed().await;
+    }
+
     /// Calls of this operation that ended so, as the daemon counts them.
     async fn calls(&self, operation: &str, status: &str) -> f64 {
         let labels = format!(r#"lane="{LANE}",operation="{operation}",status="{status}""#);
@@ -87,9 +94,7 @@ impl Play {
 async fn calls_over_stale_connections_cost_no_job_and_keep_to_the_rate() {
     let mut play = Play::begin(Habit::ResetsUsed, "batch = 1\nconflict = \"fail\"").await;
     let lateness = Lateness::measure(&play.sim);
-    play.submit().await;
-    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    play.is_unharmed().await;
+    play.starts_all().await;
 
     let stale = play.calls("start", "stale").await;
     assert!(stale >= 20.0, "connections are used again: {stale}");
@@ -117,9 +122,7 @@ async fn calls_over_stale_connections_with_tls_cost_no_job_either() {
     daemon.takes_the_lane().await;
     let account = Account::open(&vhost.url).await;
     let mut play = Play { sim, front, daemon, account, _vhost: vhost };
-    play.submit().await;
-    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    play.is_unharmed().await;
+    play.starts_all().await;
     assert!(play.calls("start", "stale").await >= 20.0);
     assert_eq!(play.calls("start", "broken").await, 0.0);
 }
@@ -128,18 +131,14 @@ async fn calls_over_stale_connections_with_tls_cost_no_job_either() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_a_stale_connection_swallowed_is_known_to_be_perhaps_our_own() {
     let mut play = Play::begin(Habit::ResetsUsedAfter, "batch = 1\nconflict = \"fail\"").await;
-    play.submit().await;
-    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    play.is_unharmed().await;
+    play.starts_all().await;
     assert!(play.calls("start", "409").await >= 20.0, "the second call finds it started");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_a_stale_connection_swallowed_is_known_to_be_perhaps_our_own() {
     let mut play = Play::begin(Habit::ResetsUsedAfter, "batch = 10\nconflict = \"fail\"").await;
-    play.submit().await;
-    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    play.is_unharmed().await;
+    play.starts_all().await;
     assert!(play.calls("start_batch", "409").await >= 1.0, "a second call finds them started");
 }
 
@@ -148,9 +147,7 @@ async fn a_batch_that_a_stale_connection_swallowed_is_known_to_be_perhaps_our_ow
 async fn a_server_that_closes_idle_connections_quickly_costs_no_job() {
     let idle = Habit::ClosesIdle(Duration::from_millis(25));
     let mut play = Play::begin(idle, "batch = 1\nconflict = \"fail\"").await;
-    play.submit().await;
-    assert_eq!(play.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    play.is_unharmed().await;
+    play.starts_all().await;
     assert_eq!(play.calls("start", "broken").await, 0.0);
     println!("{} of {JOBS} calls met a connection that was being closed", play.calls("start", "stale").await);
 }

@@ -12,7 +12,7 @@ use crate::support::account::Account;
 use crate::support::daemon::Daemon;
 use crate::support::python::{DEEP, publish_odd};
 use crate::support::stage::{Stage, Wishes};
-use crate::support::{PATIENCE, eventually, eventually_within, instance};
+use crate::support::{PATIENCE, eventually, instance};
 
 /// More than RabbitMQ tries at a time to pass on from a queue: 32.
 const STRAYS: usize = 40;
@@ -161,9 +161,7 @@ async fn a_baton_that_lapin_cannot_read_costs_no_replica_its_connection() {
     for (queue, instance) in [("reveille.replicas", "i-sim00001"), (BATON, "i-sim00002")] {
         let odd = ["message_id", "name", "tables:most", "arrays:12600", "frame:131072"].map(|kind| (kind, "odd"));
         publish_odd(&stage.vhost.url, "", queue, &odd);
-        let taken = (0, if queue == BATON { 1 } else { 2 });
-        eventually_within(DEEP, "they are taken", async || (stage.queues.count(queue).await == taken).then_some(()))
-            .await;
+        stage.queues.has_within(DEEP, queue, 0, if queue == BATON { 1 } else { 2 }).await;
         stage.wake(instance).await;
         assert_eq!(stage.outcome().await["outcome"], "started");
     }

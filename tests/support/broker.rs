@@ -87,8 +87,7 @@ impl Node {
 
     /// What `TLS_PORT` stands for in a line of its configuration.
     pub fn tls_port(&self) -> u16 {
-        let (_, port) = self.url.rsplit_once(':').expect("the URL ends with the port");
-        port.parse::<u16>().expect("a port") + 3
+        port(&self.url).parse::<u16>().expect("a port") + 3
     }
 
     /// SIGKILL, as the kernel would do it to a node that ate too much.
@@ -165,14 +164,17 @@ fn ctl(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("rabbitmqctl speaks UTF-8")
 }
 
+fn port(node: &str) -> &str {
+    node.rsplit_once(':').expect("a private node's URL names its port").1
+}
+
 /// Jobs in the queues of a private node's vhost, ready or unacked, by queue; queues without any are left out.
 ///
 /// The queues' leaders are asked: a passive declare counts ready messages alone, `list_queues` is seconds behind.
 pub fn jobs_left(url: &str) -> BTreeMap<String, u32> {
     let (node, vhost) = url.rsplit_once('/').filter(|(node, _)| !node.ends_with('/')).unwrap_or((url, "/"));
-    let (_, port) = node.rsplit_once(':').expect("a private node's URL names its port");
     // As the node's script names it.
-    let folder = std::env::temp_dir().join(format!("rabbitmq-node.{port}"));
+    let folder = std::env::temp_dir().join(format!("rabbitmq-node.{}", port(node)));
     let query = format!(
         r#"[io:format("~s ~b~n", [Name, Count]) || Q <- rabbit_amqqueue:list(<<"{vhost}">>),
             amqqueue:get_type(Q) =:= rabbit_quorum_queue, {{resource, _, queue, Name}} <- [amqqueue:get_name(Q)],

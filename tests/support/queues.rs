@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::eventually;
+use super::{PATIENCE, eventually_within};
 
 pub struct Queues {
     pub connection: Connection,
@@ -59,9 +59,14 @@ impl Queues {
 
     /// Waits until a queue has so many messages ready, and so many consumers.
     pub async fn has(&self, queue: &str, messages: usize, consumers: u32) {
+        self.has_within(PATIENCE, queue, messages, consumers).await;
+    }
+
+    /// The same, within so long.
+    pub async fn has_within(&self, patience: Duration, queue: &str, messages: usize, consumers: u32) {
         let wanted = (u32::try_from(messages).expect("some hundreds"), consumers);
         let what = format!("{queue} has {messages} messages and {consumers} consumers");
-        eventually(&what, async || (self.count(queue).await == wanted).then_some(())).await;
+        eventually_within(patience, &what, async || (self.count(queue).await == wanted).then_some(())).await;
     }
 
     /// Messages ready in a queue, and its consumers. RabbitMQ says that there are none too where the queue's leader has not

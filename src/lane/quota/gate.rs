@@ -93,8 +93,7 @@ pub struct Gate {
 impl Gate {
     /// Of a lane that is not held yet.
     pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
-        metrics.paused(None, &CauseKind::ALL.map(CauseKind::as_str));
-        Self {
+        let gate = Self {
             lane: lane.name.clone(),
             endpoint: lane.endpoint.clone(),
             slots: Slots::new(lane.concurrency),
@@ -103,7 +102,10 @@ impl Gate {
             lease: Lease::default(),
             breaker: Breaker::new(lane.rate, lane.concurrency as usize),
             metrics: metrics.clone(),
-        }
+        };
+        // Each cause is there from the start, at 0.
+        gate.show_paused(None);
+        gate
     }
 
     /// For how long the lane is surely this replica's.
