@@ -15,10 +15,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tracing::debug;
 
 /// Channels of a lane for good: its baton's and its intake's.
@@ -34,6 +36,10 @@ const FEWEST_SHARED: usize = 8;
 /// lost sight of the others waits for all of them before it drops its clients, which call on meanwhile. So no channel is to be
 /// new just then.
 const WARM: usize = 4;
+/// How long a channel is of use over which RabbitMQ rejects messages. Over one that first met a queue while that had no leader,
+/// RabbitMQ 3.10 rejects what is for it until the node of the last one is back; so it is closed then. But not sooner: a queue that
+/// is full rejects over any channel, and a new one for each message slowed all other lanes (`benches/lanes`).
+const REJECTING: Duration = Duration::from_secs(1);
 /// Most channels of one publisher for what is published once more: each may be one more copy in a queue that confirms nothing.
 const MOST_AGAIN: usize = 64;
 
@@ -177,15 +183,22 @@ impl Channels {
         Ok(Lent { of: self.clone(), lent: Some((channel, turn)) })
     }
 
-    async fn open(&self) -> Result<Channel, lapin::Error> {
+    async fn open(&self) -> Result<Confirming, lapin::Error> {
         let channel = open_channel(&self.connection).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
+        Ok(Confirming { channel, since: Instant::now() })
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A channel in confirm mode.
+#[derive(Debug)]
+struct Confirming {
+    channel: Channel,
+    since: Instant,
 }
 
 /// The channels there are.
@@ -194,12 +207,12 @@ struct Opened {
     /// Lent ones included.
     count: usize,
     /// The one that has idled for longest is first.
-    idle: VecDeque<Channel>,
+    idle: VecDeque<Confirming>,
 }
 
 impl Opened {
     /// One that idles; `None`, and counted, where another one is to be opened.
-    fn take_or_count(&mut self, warm: usize) -> Option<Channel> {
+    fn take_or_count(&mut self, warm: usize) -> Option<Confirming> {
         let idle = if self.count < warm { None } else { self.idle.pop_front() };
         self.count += usize::from(idle.is_none());
         idle
@@ -210,13 +223,20 @@ impl Opened {
 #[derive(Debug)]
 pub struct Lent {
     of: Arc<Channels>,
-    lent: Option<(Channel, OwnedSemaphorePermit)>,
+    lent: Option<(Confirming, OwnedSemaphorePermit)>,
 }
 
 impl Lent {
     /// The channel.
     pub fn channel(&self) -> &Channel {
-        &self.lent.as_ref().expect("it is taken out at the end alone").0
+        &self.lent.as_ref().expect("it is taken out at the end alone").0.channel
+    }
+
+    /// Gives it back after RabbitMQ rejected messages over it, unless that may be for the channel's sake.
+    pub(super) fn keep_if_new(self) {
+        if self.lent.as_ref().is_some_and(|(opened, _)| opened.since.elapsed() < REJECTING) {
+            self.keep();
+        }
     }
 
     pub(super) fn connection(&self) -> Arc<Connection> {
@@ -238,11 +258,11 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some((channel, turn)) = self.lent.take() {
+        if let Some((opened, turn)) = self.lent.take() {
             self.of.opened().count -= 1;
             tokio::spawn(async move {
                 // If it cannot be closed it is gone already.
-                let _ = channel.close(200, "done".into()).await;
+                let _ = opened.channel.close(200, "done".into()).await;
                 drop(turn);
             });
         }

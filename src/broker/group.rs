@@ -84,8 +84,6 @@ pub(super) async fn publish_alone(lent: Lent, message: Arc<Outgoing>) -> Word {
 }
 
 /// Keeps the channel unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
-/// Nor where a message was rejected: over a channel that first met a queue while that had no leader, RabbitMQ 3.10 rejects
-/// what is for it until the node of the last one is back.
 async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
     let confirms = join_all(messages.iter().map(|message| publish(lent.channel(), message)));
     let Some(confirms) = within(FIRST_PATIENCE, &lent.connection(), confirms).await else {
@@ -93,6 +91,8 @@ async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
     };
     if confirms.iter().all(|confirm| matches!(confirm, Ok(Confirmation::Ack(_)))) {
         lent.keep();
+    } else if confirms.iter().all(Result::is_ok) {
+        lent.keep_if_new();
     }
     judge(messages, confirms)
 }

@@ -2,7 +2,7 @@
 //! many others are confirmed around it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
@@ -196,6 +196,34 @@ async fn what_is_never_confirmed_takes_no_more_channels_than_it_may() {
     while let Some(published) = publishing.join_next().await {
         let _confirmed = published.unwrap().unwrap();
     }
+}
+
+/// Channels that clients of a node have opened since it started.
+fn channels_opened(vhost: &Vhost) -> usize {
+    let counted = "[{_, _, _, Opened, _, _, _, _}] = ets:lookup(connection_churn_metrics, node()), Opened.";
+    vhost.node.ctl(&["eval", counted]).trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_queue_that_rejects_does_not_cost_a_channel_for_each_message() {
+    const MESSAGES: usize = 60;
+    let vhost = Vhost::alone();
+    let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
+    let connection = connect(&broker, Role::Run).await.unwrap();
+    let channel = connection.channel().await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let publisher = connection.publisher(Traffic::Jobs, 1);
+    let (before, begun) = (channels_opened(&vhost), Instant::now());
+    for _ in 0..MESSAGES {
+        let word = publisher.try_publish(Arc::new(to("full"))).await;
+        assert!(matches!(word, Err(PublishError::Rejected { .. })), "{word:?}");
+    }
+    let opened = channels_opened(&vhost) - before;
+    // A channel that is over a second old is replaced once it rejects.
+    assert!(opened <= 1 + begun.elapsed().as_secs() as usize, "{opened} channels for {MESSAGES} messages");
 }
 
 const JOBS: usize = 60;
