@@ -1,4 +1,4 @@
-//! What a connection is called in RabbitMQ's lists and logs.
+//! The name of a connection in RabbitMQ's lists and logs.
 
 use lapin::ConnectionProperties;
 
@@ -28,7 +28,7 @@ impl Role {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The connection's name, and product and version: else lapin's.
+/// The connection's name, with product and version: lapin's own otherwise.
 pub(super) fn properties(role: Role) -> ConnectionProperties {
     ConnectionProperties::default()
         .with_connection_name(name(role).into())
@@ -41,7 +41,7 @@ fn name(role: Role) -> String {
     format!("reveille {} {} pid {} v{VERSION}", role.name(), host(), std::process::id())
 }
 
-/// As Linux tells it: in a container the container's.
+/// From the kernel: in a container the container's.
 fn host() -> String {
     let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let told = told.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
