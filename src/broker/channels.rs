@@ -141,7 +141,7 @@ pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lap
 #[derive(Debug)]
 pub(super) struct Channels {
     connection: Arc<Connection>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// How many idle channels are kept.
     kept: usize,
     /// How many are opened before an idle one is lent again.
@@ -151,29 +151,29 @@ pub(super) struct Channels {
 
 impl Channels {
     fn new(connection: &Arc<Connection>, most: usize, kept: usize, warm: usize) -> Self {
-        let turns = Arc::new(Semaphore::new(most));
-        Self { connection: connection.clone(), turns, kept, warm, opened: Mutex::default() }
+        let permits = Arc::new(Semaphore::new(most));
+        Self { connection: connection.clone(), permits, kept, warm, opened: Mutex::default() }
     }
 
     /// Waits for a channel and lends it.
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Lent, lapin::Error> {
-        let turn = self.turns.clone().acquire_owned().await.expect("nobody closes the semaphore");
-        self.lend_in_turn(turn).await
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        self.lend_with(permit).await
     }
 
     /// Lends another channel, if one is available at once.
     pub(super) async fn lend_more(self: &Arc<Self>) -> Option<Result<Lent, lapin::Error>> {
-        let turn = self.turns.clone().try_acquire_owned().ok()?;
-        Some(self.lend_in_turn(turn).await)
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        Some(self.lend_with(permit).await)
     }
 
-    async fn lend_in_turn(self: &Arc<Self>, turn: OwnedSemaphorePermit) -> Result<Lent, lapin::Error> {
+    async fn lend_with(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Lent, lapin::Error> {
         let idle = self.opened().take_or_count(self.warm);
         let channel = match idle {
             Some(channel) => channel,
             None => self.open().await.inspect_err(|_| self.opened().count -= 1)?,
         };
-        Ok(Lent { of: self.clone(), lent: Some((channel, turn)) })
+        Ok(Lent { of: self.clone(), lent: Some((channel, permit)) })
     }
 
     async fn open(&self) -> Result<Channel, lapin::Error> {
@@ -227,22 +227,22 @@ impl Lent {
         let of = self.of.clone();
         let mut opened = of.opened();
         if opened.idle.len() < of.kept
-            && let Some((channel, turn)) = self.lent.take()
+            && let Some((channel, permit)) = self.lent.take()
         {
             opened.idle.push_back(channel);
-            drop(turn);
+            drop(permit);
         }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some((channel, turn)) = self.lent.take() {
+        if let Some((channel, permit)) = self.lent.take() {
             self.of.opened().count -= 1;
             tokio::spawn(async move {
                 // If it cannot be closed it is gone already.
                 let _ = channel.close(200, "done".into()).await;
-                drop(turn);
+                drop(permit);
             });
         }
     }

@@ -44,9 +44,9 @@ pub(super) async fn publish_groups(
     groups: usize,
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
-    let turns = Arc::new(Semaphore::new(groups));
+    let permits = Arc::new(Semaphore::new(groups));
     while let Some(first) = requests.recv().await {
-        let turn = turns.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let mut group = vec![first];
         while group.len() < GROUP
             && let Ok(next) = requests.try_recv()
@@ -56,7 +56,7 @@ pub(super) async fn publish_groups(
         let lent = channels.lend().await;
         tokio::spawn(async move {
             publish_group(lent, group).await;
-            drop(turn);
+            drop(permit);
         });
     }
 }

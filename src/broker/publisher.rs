@@ -48,7 +48,7 @@ pub struct Publisher {
     /// Channels for republished messages.
     again: Arc<Channels>,
     /// How many of them may be in use at a time.
-    again_turns: Arc<Semaphore>,
+    again_permits: Arc<Semaphore>,
     /// Wakes the task that declares the topology.
     missing: Arc<Notify>,
 }
@@ -58,8 +58,8 @@ impl Publisher {
         // Bounded by the publishing tasks, each of which waits for its confirm.
         let (requests, requested) = mpsc::unbounded_channel();
         tokio::spawn(publish_groups(shares.of(traffic).clone(), groups.max(1), requested));
-        let again_turns = Arc::new(Semaphore::new(shares.again_each));
-        Self { requests, again: shares.again.clone(), again_turns, missing }
+        let again_permits = Arc::new(Semaphore::new(shares.again_each));
+        Self { requests, again: shares.again.clone(), again_permits, missing }
     }
 
     /// Publishes once and waits for the confirm.
@@ -76,7 +76,7 @@ impl Publisher {
     /// Publishes an unconfirmed message again, over a channel of its own: if its queue confirms nothing for long, it
     /// would hold up its group for as long.
     async fn publish_once_more(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
-        let _turn = self.again_turns.acquire().await.expect("nobody closes the semaphore");
+        let _permit = self.again_permits.acquire().await.expect("the semaphore is never closed");
         let lent = self.again.lend().await.map_err(PublishError::Broken)?;
         let connection = lent.connection();
         let word = within(patience, &connection, publish_alone(lent, message.clone())).await;

@@ -34,7 +34,7 @@ const ROOM: u32 = 4 * 1024;
 pub struct Replies {
     broker: Arc<Broker>,
     connection: Mutex<Option<Arc<Connection>>>,
-    turns: Semaphore,
+    permits: Semaphore,
     /// The broker was found to allow too few channels: replies use one, one by one.
     is_limited: AtomicBool,
     one_by_one: Semaphore,
@@ -75,9 +75,9 @@ pub enum ReplyError {
 impl Replies {
     /// Opens nothing yet.
     pub fn new(broker: Arc<Broker>) -> Self {
-        let (turns, room) = (Semaphore::new(AT_A_TIME), Arc::new(Semaphore::new(ROOM as usize)));
+        let (permits, room) = (Semaphore::new(AT_A_TIME), Arc::new(Semaphore::new(ROOM as usize)));
         let (is_limited, one_by_one) = (AtomicBool::default(), Semaphore::new(1));
-        Self { broker, connection: Mutex::new(None), turns, is_limited, one_by_one, room }
+        Self { broker, connection: Mutex::new(None), permits, is_limited, one_by_one, room }
     }
 
     /// Sends a reply in a task of its own, and calls `failed` if it cannot be delivered. Nothing depends on it: the
@@ -89,7 +89,7 @@ impl Replies {
         tokio::spawn(async move {
             let _room = room;
             if let Err(error) =
-                timeout(PATIENCE, replies.send_in_turn(reply)).await.unwrap_or(Err(ReplyError::TimedOut))
+                timeout(PATIENCE, replies.send_when_free(reply)).await.unwrap_or(Err(ReplyError::TimedOut))
             {
                 failed(error);
             }
@@ -101,14 +101,14 @@ impl Replies {
         let _all = self.room.acquire_many(ROOM).await;
     }
 
-    async fn send_in_turn(&self, reply: Reply) -> Result<(), ReplyError> {
+    async fn send_when_free(&self, reply: Reply) -> Result<(), ReplyError> {
         let Reply { to, properties, body } = reply;
         if to.strip_prefix(self.broker.prefix.as_str()).is_some_and(|rest| rest.starts_with('.')) {
             return Err(ReplyError::OwnQueue(to));
         }
-        let _turn = self.turns.acquire().await.expect("nobody closes the semaphore");
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let _only = match self.is_limited.load(Ordering::Relaxed) {
-            true => Some(self.one_by_one.acquire().await.expect("nobody closes the semaphore")),
+            true => Some(self.one_by_one.acquire().await.expect("the semaphore is never closed")),
             false => None,
         };
         self.try_send(Arc::new(Outgoing { exchange: String::new(), key: to, properties, body })).await

@@ -76,7 +76,7 @@ impl Exchange {
 
 /// When a queue is declared: each witness after the queues it is a witness for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Phase {
     First,
     Log,
     /// After everything else.
@@ -87,7 +87,7 @@ enum Turn {
 pub(super) struct Queue {
     pub(super) name: String,
     arguments: Arguments,
-    turn: Turn,
+    phase: Phase,
     /// For a queue with jobs or dead letters: a queue declared after it. If that one exists, this one existed.
     pub(super) witness: Option<String>,
 }
@@ -218,7 +218,7 @@ impl Topology {
             ("x-single-active-consumer", Argument::Flag(true)),
             ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
         ]);
-        self.queues.push(Queue { name: baton, arguments, turn: Turn::Baton, witness: None });
+        self.queues.push(Queue { name: baton, arguments, phase: Phase::Baton, witness: None });
     }
 
     fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
@@ -227,7 +227,7 @@ impl Topology {
     }
 
     fn queue(&mut self, name: String, arguments: Arguments, witness: Option<&str>) {
-        self.queues.push(Queue { name, arguments, turn: Turn::First, witness: witness.map(str::to_owned) });
+        self.queues.push(Queue { name, arguments, phase: Phase::First, witness: witness.map(str::to_owned) });
     }
 
     fn bind(&mut self, source: String, target: Target, destination: String, key: &str) {
@@ -253,15 +253,15 @@ impl Topology {
 
     async fn try_declare(&self, channels: &[&Channel]) -> Result<(), Refused<'_>> {
         let Some(first) = channels.first() else { return Ok(()) };
-        let queues = |turn| self.queues.iter().filter(move |queue| queue.turn == turn).map(Part::Queue);
-        spread(channels, queues(Turn::First).collect()).await?;
-        spread(channels, queues(Turn::Log).collect()).await?;
+        let queues = |phase| self.queues.iter().filter(move |queue| queue.phase == phase).map(Part::Queue);
+        spread(channels, queues(Phase::First).collect()).await?;
+        spread(channels, queues(Phase::Log).collect()).await?;
         for exchange in &self.exchanges {
             exchange.declare(first).await?;
             let of_it = |binding: &&Binding| binding.source == exchange.name;
             spread(channels, self.bindings.iter().filter(of_it).map(Part::Binding).collect()).await?;
         }
-        spread(channels, queues(Turn::Baton).collect()).await
+        spread(channels, queues(Phase::Baton).collect()).await
     }
 
     /// As RabbitMQ's `definitions.json`, for import with `rabbitmqctl import_definitions` or the management page.
