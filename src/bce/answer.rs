@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::codes::{Codes, Meaning};
 use super::endpoint::Endpoint;
-use super::keep_alive::{self, Made};
+use super::keep_alive::{self, ConnectionId};
 
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
@@ -108,7 +108,7 @@ impl NoAnswer {
 
 impl NoAnswer {
     /// `opened`: the connection that was opened for the call.
-    pub(super) fn of(error: reqwest::Error, made: Option<Made>, endpoint: &Endpoint) -> Self {
+    pub(super) fn of(error: reqwest::Error, opened: Option<ConnectionId>, endpoint: &Endpoint) -> Self {
         // The URL would only repeat the job's instance.
         let error = error.without_url();
         let chain = causes(&error);
@@ -124,7 +124,7 @@ impl NoAnswer {
         if error.is_timeout() {
             return Self::TimedOut;
         }
-        match keep_alive::closed(&chain).filter(|_| keep_alive::was_reused(&chain, made)) {
+        match keep_alive::closed(&chain).filter(|_| keep_alive::was_reused(&chain, opened)) {
             Some(may_have_been_carried_out) => Self::Stale { why: deepest(&chain), may_have_been_carried_out },
             None => Self::Broken(deepest(&chain)),
         }

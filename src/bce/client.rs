@@ -24,7 +24,7 @@ use super::answer::{Answer, NoAnswer, Reading};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::keep_alive::{self, Made};
+use super::keep_alive::{self, ConnectionId};
 use super::sign::{self, SignedHeaders};
 use super::tls;
 
@@ -175,8 +175,8 @@ impl Client {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
-        let (response, made) = keep_alive::watched(request.send()).await;
-        let response = response.map_err(|error| self.no_answer(error, made))?;
+        let (response, opened) = keep_alive::watched(request.send()).await;
+        let response = response.map_err(|error| self.no_answer(error, opened))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
         if status == PROXY_AUTHENTICATION_REQUIRED {
@@ -193,9 +193,9 @@ impl Client {
     }
 
     /// Why there was no answer; with what to check, if there never was one.
-    fn no_answer(&self, error: reqwest::Error, made: Option<Made>) -> NoAnswer {
+    fn no_answer(&self, error: reqwest::Error, opened: Option<ConnectionId>) -> NoAnswer {
         let endpoint = &self.account.endpoint;
-        match NoAnswer::of(error, made, endpoint) {
+        match NoAnswer::of(error, opened, endpoint) {
             NoAnswer::Unreachable(why) if !self.was_answered() => {
                 let proxy = endpoint.proxy().map(|proxy| format!(", and {}", proxy.variable())).unwrap_or_default();
                 NoAnswer::Unreachable(format!("{why}; it has never answered so far: check region or endpoint{proxy}"))

@@ -42,35 +42,35 @@ const NOT_WRITTEN: &str = "error writing a body to connection";
 
 tokio::task_local! {
     /// The connection that was opened for this task's call.
-    static MADE: Cell<Option<Made>>;
+    static OPENED: Cell<Option<ConnectionId>>;
 }
 
 /// A connection, identified by its local address.
-pub(super) type Made = SocketAddr;
+pub(super) type ConnectionId = SocketAddr;
 
 /// Runs in the client's connector: records which connection was opened.
 pub(super) fn connected<C: Connection>(connection: C) -> C {
     // Outside of a call if an older connection became free first: this one is then kept as idle.
-    let _ = MADE.try_with(|made| made.set(local_address(&connection.connected())));
+    let _ = OPENED.try_with(|opened| opened.set(local_address(&connection.connected())));
     connection
 }
 
 /// Awaits `sending`, and returns the connection that was opened for it, if any.
-pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, Option<Made>) {
+pub(super) async fn watched<T>(sending: impl Future<Output = T>) -> (T, Option<ConnectionId>) {
     let watching = async {
         let sent = sending.await;
-        (sent, MADE.with(Cell::get))
+        (sent, OPENED.with(Cell::get))
     };
-    MADE.scope(Cell::new(None), watching).await
+    OPENED.scope(Cell::new(None), watching).await
 }
 
 /// Whether a call broke over another connection than the one `opened` for it, if any. That one had been used before; if
 /// it was opened for another call and never used it still counts as used, which costs one more call.
-pub(super) fn was_reused(causes: &[&(dyn Error + 'static)], made: Option<Made>) -> bool {
+pub(super) fn was_reused(causes: &[&(dyn Error + 'static)], opened: Option<ConnectionId>) -> bool {
     let broken = causes.iter().find_map(|cause| cause.downcast_ref::<legacy::Error>()?.connect_info());
     match broken.and_then(local_address) {
-        Some(broken) => made != Some(broken),
-        None => made.is_none(),
+        Some(broken) => opened != Some(broken),
+        None => opened.is_none(),
     }
 }
 
