@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::channels::{Lent, Shares, Traffic, open_channel};
-use super::client::{Role, properties};
+use super::client::{ConnectionKind, properties};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::losses;
@@ -163,9 +163,9 @@ pub(super) fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn connect(broker: &Broker, role: Role) -> Result<Connection, ConnectError> {
+pub async fn connect(broker: &Broker, kind: ConnectionKind) -> Result<Connection, ConnectError> {
     let address = broker.address();
-    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, role)).await;
+    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, kind)).await;
     let (inner, loads) = dialled.map_err(|_| ConnectError::TimedOut { address: address.clone() })??;
     let largest = inner.configuration().frame_max();
     if largest < SMALLEST_FRAME {
@@ -178,12 +178,12 @@ pub async fn connect(broker: &Broker, role: Role) -> Result<Connection, ConnectE
     Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
 }
 
-async fn dial(broker: &Broker, role: Role) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
+async fn dial(broker: &Broker, kind: ConnectionKind) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
     let asked = broker.clone();
     let access = spawn_blocking(move || asked.access()).await.expect("reading files does not panic");
     let access = access.map_err(|source| ConnectError::Unusable { address: broker.address(), source })?;
     let loads = Arc::new(Loads::default());
-    let connected = inbound::connect(access, properties(role), loads.clone()).await;
+    let connected = inbound::connect(access, properties(kind), loads.clone()).await;
     let connection = connected.map_err(|source| {
         let remedy = remedy(&source, broker);
         ConnectError::Refused { address: broker.address(), source, remedy }

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::allowance::Allowance;
 use super::channels::{FEWEST, lanes_for, needed_by, usable};
-use super::client::Role;
+use super::client::ConnectionKind;
 use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
 use super::topology::Topology;
 use crate::config::Broker;
@@ -265,7 +265,7 @@ impl Connections {
 
     async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
         let Shared { broker, topology, lanes, missing, .. } = &*self.0;
-        let mut connection = connect(broker, Role::Run).await?;
+        let mut connection = connect(broker, ConnectionKind::Run).await?;
         let max = usable(connection.channel_max());
         // With a limit, use no more channels than needed, so that as many daemons as possible can share them.
         let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));

@@ -12,7 +12,7 @@ use lapin::types::FieldTable;
 use tracing::{debug, error};
 
 use super::channels::Lent;
-use super::client::Role;
+use super::client::ConnectionKind;
 use super::connection::{Connection, connect, is_not_found};
 use super::topology::Topology;
 use crate::config::Broker;
@@ -102,7 +102,7 @@ impl Looks<'_> {
             return Ok(lent);
         }
         // The first one, or its predecessor has no channel left.
-        let apart = self.apart.insert(connect(self.broker, Role::Run).await?);
+        let apart = self.apart.insert(connect(self.broker, ConnectionKind::Run).await?);
         Ok(apart.lend().await?)
     }
 }

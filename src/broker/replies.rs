@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::client::Role;
+use super::client::ConnectionKind;
 use super::connection::{ConnectError, Connection, connect, limit_of_channels};
 use super::connections::COUNTED;
 use super::outgoing::{Outgoing, PublishError};
@@ -137,7 +137,7 @@ impl Replies {
         if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
             return Ok(connection.clone());
         }
-        let connection = Arc::new(connect(&self.broker, Role::Replies).await?);
+        let connection = Arc::new(connect(&self.broker, ConnectionKind::Replies).await?);
         Ok(kept.insert(connection).clone())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
-use reveille::broker::{Role, connect};
+use reveille::broker::{ConnectionKind, connect};
 use reveille::config::Broker;
 use serde_json::json;
 
@@ -130,7 +130,7 @@ async fn a_connection_that_has_no_channel_left_is_given_up() {
     const CHANNELS: usize = 10;
     let vhost = Vhost::alone_with(&["--conf", &format!("channel_max = {CHANNELS}")]);
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let mut opened = 0;
     // The broker closes each of them over a queue that there is none of.
     while let Ok(channel) = connection.channel().await {

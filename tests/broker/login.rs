@@ -181,8 +181,8 @@ async fn connections_are_named_after_what_they_are_for_host_process_and_version(
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let (host, version) = (host.trim(), env!("CARGO_PKG_VERSION"));
     let pid = daemon.child.pid();
-    for (role, pid) in [("run", pid), ("replies", pid), ("submit", waiting.pid())] {
-        let name = format!("\"reveille {role} {host} pid {pid} v{version}\"");
+    for (kind, pid) in [("run", pid), ("replies", pid), ("submit", waiting.pid())] {
+        let name = format!("\"reveille {kind} {host} pid {pid} v{version}\"");
         let line = listed.lines().find(|line| line.contains(&name)).unwrap_or_else(|| panic!("{name} in {listed}"));
         for property in [r#"{"product","reveille"}"#, &format!(r#"{{"version","{version}"}}"#)] {
             assert!(line.contains(property), "{property} in {line}");

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use reveille::broker::{Connection, Outgoing, PublishError, Role, Traffic, connect};
+use reveille::broker::{Connection, ConnectionKind, Outgoing, PublishError, Traffic, connect};
 use reveille::config::Broker;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use crate::support::{PATIENCE, eventually, instance};
 async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
     let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let channel = connection.channel().await.unwrap();
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
     channel.exchange_declare("x".into(), ExchangeKind::Topic, durable, FieldTable::default()).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
 async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes() {
     let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let channel = connection.channel().await.unwrap();
     channel.queue_declare("q".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     let publisher = connection.publisher(Traffic::Jobs, 4);
@@ -110,7 +110,7 @@ impl Stuck {
     async fn set() -> Self {
         let vhost = crate::support::broker::vhost();
         let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-        let connection = connect(&broker, Role::Run).await.unwrap();
+        let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
         let queues = Queues::connect(&vhost.url).await;
         let channel = queues.connection.create_channel().await.unwrap();
         for queue in ["q", "stuck"] {
