@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, connect};
-use super::{Connection, Message, Role, Subscription};
+use super::{Connection, ConnectionKind, Message, Subscription};
 use crate::config::Broker;
 use crate::headers::Headers;
 
@@ -131,7 +131,7 @@ impl Reader {
     async fn read(&self, kept: &mut Option<Connection>, lanes: &HashMap<String, Lane>) -> Result<(), ReadBackError> {
         let connection = match kept.take().filter(Connection::is_open) {
             Some(connection) => kept.insert(connection),
-            None => kept.insert(connect(&self.broker, Role::Log).await?),
+            None => kept.insert(connect(&self.broker, ConnectionKind::Log).await?),
         };
         let opening = open(connection, &self.stream, self.count);
         let Some(mut messages) = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::Silent)?? else {
