@@ -21,8 +21,8 @@ use self::report::{Ended, Report};
 use super::{Failure, print, tell};
 use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, Role, Subscription, Traffic};
 use crate::config::{Config, LaneName};
+use crate::events;
 use crate::job::{Confirm, Job, Priority};
-use crate::outcome;
 use crate::text::Shown;
 
 /// Jobs under way to the broker at a time.
@@ -164,8 +164,8 @@ async fn submit(
         *batches.entry(job.batch_id.as_deref().unwrap_or(batch)).or_default() += 1;
     }
     for (batch_id, size) in batches {
-        let announcement = outcome::Batch { batch_id, size, lane: lane.as_str() }.into_event(Timestamp::now());
-        let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        let announcement = events::Batch { batch_id, size, lane: lane.as_str() }.into_event(Timestamp::now());
+        let properties = BasicProperties::default().with_content_type(events::CONTENT_TYPE.into());
         let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
         let announced = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
         announced

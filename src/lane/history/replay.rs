@@ -10,9 +10,9 @@ use tracing::{debug, warn};
 
 use super::{End, Mark};
 use crate::bce::InstanceId;
+use crate::events::Outcome;
 use crate::headers::Headers;
 use crate::lane::parts::{Lane, Running};
-use crate::outcome::Outcome;
 
 /// What was said this long before the lane's last word was acked long since. An id that is used again the next morning
 /// is another order.

@@ -17,9 +17,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::bce::InstanceState;
+use crate::events::{Outcome, Reason};
 use crate::job::Confirming;
 use crate::lane::calls::Sight;
-use crate::outcome::{Outcome, Reason};
 
 /// From the start to the first poll, and from one poll to the next, at first and at last; up to a [`BEAT`] more.
 const FIRST: Duration = Duration::from_secs(5);

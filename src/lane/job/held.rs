@@ -11,12 +11,12 @@ use tracing::{debug, warn};
 use super::decide::Conclusion;
 use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
+use crate::events::{self, Data, Outcome};
 use crate::headers::Headers;
 use crate::job::{self, Progress};
 use crate::lane::history::Mark;
 use crate::lane::parts::{Lane, Running};
 use crate::lane::quarantine::InHand;
-use crate::outcome::{self, Data, Outcome};
 use crate::telemetry::ParkCause;
 
 /// See the module.
@@ -121,10 +121,10 @@ impl Held {
         let phase = conclusion.outcome.phase(self.progress.confirming.is_some());
         let data = Data { is_final, ..self.data(lane, conclusion, job, at) };
         let headers = Headers(self.message.properties.headers().as_ref());
-        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
+        let traceparent = headers.text("traceparent").filter(|text| events::is_traceparent(text));
         let event = data.into_event(phase, self.progress.put_back, traceparent);
         let body = event.to_bytes();
-        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        let mut properties = BasicProperties::default().with_content_type(events::CONTENT_TYPE.into());
         if job.is_some() {
             properties = properties.with_headers(lane.history.seals.sealed(&self.mark, &body));
         }
