@@ -1,151 +1,106 @@
-//! The events that reveille publishes, in CloudEvents 1.0.
+//! The envelope of CloudEvents 1.0, written and read.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
 
-use super::Phase;
-use crate::bce::Answer;
+use super::{Data, JobEvent, Phase};
 
 /// The media type of an event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// A CloudEvents envelope around `data`.
-#[derive(Debug, Serialize)]
-pub struct Event<'a, D> {
-    specversion: &'static str,
+/// Of CloudEvents.
+const VERSION: &str = "1.0";
+
+/// An event: what it says, and the attributes around that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
     /// Equal for every copy of an event, so that consumers can drop the second.
     pub id: String,
-    source: String,
+    /// What it comes from: `/reveille/lanes/<lane>`.
+    pub source: String,
+    /// The instance, where it is about one.
+    pub subject: Option<String>,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The trace that it belongs to. As read, anybody's text.
+    pub traceparent: Option<String>,
+    /// Its type, and what it says.
+    pub data: Data,
+}
+
+/// An event as it stands in JSON, its fields in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a, D> {
+    specversion: Cow<'a, str>,
+    id: Cow<'a, str>,
+    source: Cow<'a, str>,
     #[serde(rename = "type")]
-    kind: String,
+    kind: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
+    subject: Option<Cow<'a, str>>,
     time: Timestamp,
-    datacontenttype: &'static str,
+    #[serde(default)]
+    datacontenttype: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<&'a str>,
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(default)]
     data: D,
 }
 
-impl<'a, D: Serialize> Event<'a, D> {
-    fn new(lane: &str, kind: &str, id: String, time: Timestamp, data: D) -> Self {
+impl Event {
+    /// An event of `lane`'s with an id that no other has.
+    pub fn new(lane: &str, data: Data, now: Timestamp) -> Self {
+        let (id, source) = (Uuid::now_v7().to_string(), format!("/reveille/lanes/{lane}"));
+        Self { id, source, subject: None, time: now, traceparent: None, data }
+    }
+
+    /// An event about a job.
+    ///
+    /// The id is that of the job and of the phase that the event ends: the same for every copy. A job that failed and was
+    /// put back from among the dead letters has events of its own, by the instant at which it was `put_back`.
+    pub fn of_job(job: JobEvent, phase: Phase, put_back: Option<Timestamp>, traceparent: Option<&str>) -> Self {
+        let again = put_back.map(|dead_at| format!("/{dead_at}")).unwrap_or_default();
         Self {
-            specversion: "1.0",
-            id,
-            source: format!("/reveille/lanes/{lane}"),
-            kind: format!("io.reveille.{kind}.v1"),
-            subject: None,
-            time,
-            datacontenttype: "application/json",
-            traceparent: None,
-            data,
+            id: format!("{}/{}{again}", job.job_id, phase.as_str()),
+            source: format!("/reveille/lanes/{}", job.lane),
+            subject: job.instance_id.as_ref().map(ToString::to_string),
+            time: job.finished_at,
+            traceparent: traceparent.map(str::to_owned),
+            data: Data::Job(Box::new(job)),
         }
     }
 
     /// The event as it is published.
     pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("an event holds nothing but texts, numbers and maps with text keys")
-    }
-}
-
-/// Everything an outcome event says of a job.
-#[derive(Debug, Serialize)]
-pub struct Data<'a> {
-    /// The job: `message_id`, or what the daemon named it.
-    pub job_id: &'a str,
-    /// The lane it ran in.
-    pub lane: &'a str,
-    /// `null` for a message that could not be read.
-    pub instance_id: Option<&'a str>,
-    /// As the job says.
-    pub batch_id: Option<&'a str>,
-    /// As the job says.
-    pub labels: Option<&'a BTreeMap<String, String>>,
-    /// `started`, `running`, `already_done`, `failed`, `expired`, `rejected`.
-    pub outcome: &'static str,
-    /// Why, where the outcome is `failed` or `rejected`.
-    pub reason: Option<&'static str>,
-    /// No further event of this job follows.
-    #[serde(rename = "final")]
-    pub is_final: bool,
-    /// Start calls made that counted, the last one included.
-    pub attempts: u32,
-    /// Of the last answer; `null` where none came or none was asked for.
-    pub http_status: Option<u16>,
-    /// Of the last answer.
-    pub error_code: Option<&'a str>,
-    /// Of the last answer, or what was wrong with the message.
-    pub error_message: Option<&'a str>,
-    /// Of the last answer: what Baidu's support asks for.
-    pub bce_request_id: Option<&'a str>,
-    /// An earlier call of ours may have started the instance. With `started` it runs; with `expired`, or `failed` as
-    /// `exhausted` or `not_running_in_time`, nobody could tell.
-    pub ambiguous: bool,
-    /// When the daemon first saw the job.
-    pub received_at: Timestamp,
-    /// When it was done with it.
-    pub finished_at: Timestamp,
-    /// Milliseconds between the two, 0 or more.
-    pub duration_ms: i64,
-}
-
-impl<'a> Data<'a> {
-    /// Fills in what the last answer says.
-    pub fn with_answer(mut self, answer: &'a Answer) -> Self {
-        self.http_status = Some(answer.status);
-        self.error_code = answer.code.as_deref();
-        self.error_message = answer.message.as_deref().or(self.error_message);
-        self.bce_request_id = answer.request_id.as_deref();
-        self
+        let envelope = Envelope {
+            specversion: VERSION.into(),
+            id: self.id.as_str().into(),
+            source: self.source.as_str().into(),
+            kind: self.data.kind(),
+            subject: self.subject.as_deref().map(Cow::from),
+            time: self.time,
+            datacontenttype: "application/json".into(),
+            traceparent: self.traceparent.as_deref().map(Cow::from),
+            data: &self.data,
+        };
+        serde_json::to_vec(&envelope).expect("an event holds nothing but texts, numbers and maps with text keys")
     }
 
-    /// Wraps the data: `io.reveille.instance.<outcome>.v1`.
-    ///
-    /// The id is that of the job and of the phase that the event ends: the same for every copy. A job that failed and was
-    /// put back from among the dead letters has events of its own, by the instant at which it was `put_back`.
-    pub fn into_event(
-        self,
-        phase: Phase,
-        put_back: Option<Timestamp>,
-        traceparent: Option<&'a str>,
-    ) -> Event<'a, Self> {
-        let again = put_back.map(|dead_at| format!("/{dead_at}")).unwrap_or_default();
-        let mut event = Event::new(
-            self.lane,
-            &format!("instance.{}", self.outcome),
-            format!("{}/{}{again}", self.job_id, phase.as_str()),
-            self.finished_at,
-            self,
-        );
-        event.subject = event.data.instance_id;
-        event.traceparent = traceparent;
-        event
-    }
-}
-
-/// `io.reveille.lane.held.v1`: a replica has begun to run the lane. It is how commands learn the names of lanes.
-pub fn lane_held(lane: &str, now: Timestamp) -> Event<'static, BTreeMap<&'static str, String>> {
-    let data = BTreeMap::from([("lane", lane.to_owned())]);
-    Event::new(lane, "lane.held", uuid::Uuid::now_v7().to_string(), now, data)
-}
-
-/// What `io.reveille.batch.submitted.v1` says: the denominator of a batch's progress.
-#[derive(Debug, Serialize)]
-pub struct Batch<'a> {
-    /// The batch.
-    pub batch_id: &'a str,
-    /// How many jobs were submitted.
-    pub size: usize,
-    /// To which lane.
-    pub lane: &'a str,
-}
-
-impl<'a> Batch<'a> {
-    /// Wraps the announcement.
-    pub fn into_event(self, now: Timestamp) -> Event<'a, Self> {
-        Event::new(self.lane, "batch.submitted", uuid::Uuid::now_v7().to_string(), now, self)
+    /// Reads what [`Event::to_bytes`] writes, and any other event of CloudEvents 1.0 that has a time. `None`: it is none.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let read: Envelope<'_, Value> = serde_json::from_slice(body).ok()?;
+        (read.specversion == VERSION).then(|| Self {
+            id: read.id.into_owned(),
+            source: read.source.into_owned(),
+            subject: read.subject.map(Cow::into_owned),
+            time: read.time,
+            traceparent: read.traceparent.map(Cow::into_owned),
+            data: Data::read(&read.kind, read.data),
+        })
     }
 }
 
@@ -163,19 +118,22 @@ pub fn is_traceparent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bce::{Answer, InstanceId};
+    use crate::events::{Batch, LaneHeld, Outcome, Reason};
 
-    #[test]
-    fn an_event_has_all_that_cloudevents_asks_for() {
-        let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
-        let answer = Answer { status: 404, code: Some("NoSuchObject".to_owned()), ..Answer::default() };
-        let data = Data {
-            job_id: "j-1",
-            lane: "prod",
-            instance_id: Some("i-0000"),
+    fn now() -> Timestamp {
+        "2026-11-25T07:30:00Z".parse().unwrap()
+    }
+
+    fn job(outcome: Outcome) -> JobEvent {
+        JobEvent {
+            job_id: "j-1".to_owned(),
+            lane: "prod".to_owned(),
+            instance_id: None,
             batch_id: None,
             labels: None,
-            outcome: "failed",
-            reason: Some("not_found"),
+            outcome: outcome.as_str().to_owned(),
+            reason: (!outcome.reason().is_empty()).then(|| outcome.reason().to_owned()),
             is_final: true,
             attempts: 1,
             http_status: None,
@@ -183,24 +141,124 @@ mod tests {
             error_message: None,
             bce_request_id: None,
             ambiguous: false,
-            received_at: now,
-            finished_at: now,
+            received_at: now(),
+            finished_at: now(),
             duration_ms: 0,
+        }
+    }
+
+    /// With all that can be in it.
+    fn full(outcome: Outcome) -> Event {
+        let answer = Answer {
+            status: 404,
+            code: Some("NoSuchObject".to_owned()),
+            message: Some("gone".to_owned()),
+            request_id: Some("r-1".to_owned()),
+            ..Answer::default()
         };
-        let bytes = data.with_answer(&answer).into_event(Phase::Start, None, None).to_bytes();
-        let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(event["specversion"], "1.0");
-        assert_eq!(event["id"], "j-1/start");
-        assert_eq!(event["source"], "/reveille/lanes/prod");
-        assert_eq!(event["type"], "io.reveille.instance.failed.v1");
-        assert_eq!(event["subject"], "i-0000");
-        assert_eq!(event["time"], "2026-11-25T07:30:00Z");
-        assert_eq!(event["data"]["final"], true);
-        assert_eq!(
-            (&event["data"]["http_status"], &event["data"]["error_code"]),
-            (&404.into(), &"NoSuchObject".into())
-        );
-        assert!(event.get("traceparent").is_none());
+        let job = JobEvent {
+            instance_id: Some(InstanceId::parse("i-0000").unwrap()),
+            batch_id: Some("morning".to_owned()),
+            labels: Some([("a".to_owned(), "\u{1b}\"".to_owned())].into()),
+            ambiguous: true,
+            ..job(outcome)
+        };
+        let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        Event::of_job(job.with_answer(&answer), outcome.phase(false), Some(now()), traceparent)
+    }
+
+    #[test]
+    fn each_event_is_read_as_it_was_written() {
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })];
+        let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
+        let configured = Outcome::read("failed", "no_stock").unwrap();
+        for outcome in Outcome::ALL.into_iter().chain([configured]) {
+            events.push(full(outcome));
+            events.push(Event::of_job(job(outcome), outcome.phase(true), None, None));
+        }
+        for event in events {
+            assert_eq!(Event::read(&event.to_bytes()).as_ref(), Some(&event));
+            assert!(!matches!(event.data, Data::Unknown { .. }), "{event:?}");
+            if let Data::Job(job) = &event.data {
+                let outcome = job.known_outcome().unwrap();
+                assert_eq!((outcome.as_str(), outcome.is_up()), (&*job.outcome, job.is_up()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_consumers_know() {
+        let about = |lane: &str, data| Event { id: "id".to_owned(), ..Event::new(lane, data, now()) };
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        for (event, written) in [
+            (
+                full(Outcome::Failed(Reason::NotFound)),
+                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","lane":"prod","instance_id":"i-0000","batch_id":"morning","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+            ),
+            (
+                Event::of_job(job(Outcome::Running), Phase::Confirm, None, None),
+                r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+            ),
+            (
+                about("prod", Data::BatchSubmitted(batch)),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod"}}"#,
+            ),
+            (
+                about("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod"}}"#,
+            ),
+        ] {
+            assert_eq!(String::from_utf8(event.to_bytes()).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn what_only_another_version_knows_is_kept_as_it_is() {
+        let text = |event: &Event| String::from_utf8(event.to_bytes()).unwrap();
+        let held = text(&Event::new("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() }), now()));
+        let (started, failed) = (text(&full(Outcome::Started)), text(&full(Outcome::Failed(Reason::Refused))));
+        for (other, is_unknown) in [
+            (held.replace("lane.held.v1", "lane.paused.v1"), true),
+            (held.replace("lane.held.v1", "lane.held.v2"), true),
+            (held.replace(r#""lane":"prod""#, r#""lane":7"#), true),
+            // What says of itself that it is something else.
+            (started.replace("instance.started", "instance.failed"), true),
+            (started.replace("i-0000", "i-../"), true),
+            // What waits for the end of a job hears of one that it has no word for.
+            (started.replace("started", "cancelled"), false),
+            (failed.replace(r#""reason":"refused""#, r#""reason":"No stock""#), false),
+        ] {
+            let event = Event::read(other.as_bytes()).unwrap_or_else(|| panic!("{other}"));
+            assert_eq!(matches!(event.data, Data::Unknown { .. }), is_unknown, "{other}");
+            assert_eq!(Event::read(&event.to_bytes()), Some(event.clone()), "{other}");
+            if let Data::Job(job) = event.data {
+                assert_eq!((job.known_outcome(), job.is_up()), (None, false), "{other}");
+            }
+        }
+        let more = started.replace(r#""time""#, r#""ours":1,"time""#).replace(r#""lane""#, r#""more":[],"lane""#);
+        assert_eq!(Event::read(more.as_bytes()), Some(full(Outcome::Started)));
+    }
+
+    #[test]
+    fn what_is_no_event_is_read_as_none() {
+        let event = String::from_utf8(full(Outcome::Started).to_bytes()).unwrap();
+        for none in [
+            String::new(),
+            "noise".to_owned(),
+            "[".repeat(80_000),
+            "[]".to_owned(),
+            r#"{"data":{"job_id":"j","outcome":"started","final":true}}"#.to_owned(),
+            event.replace(r#""specversion":"1.0""#, r#""specversion":"2.0""#),
+            event.replace(r#""id""#, r#""di""#),
+            event.replace(r#""time":"2026"#, r#""time":"20266"#),
+        ] {
+            assert_eq!(Event::read(none.as_bytes()), None, "{none:.80}");
+        }
+        // The least that one can be.
+        let least = br#"{"specversion":"1.0","id":"","source":"","type":"","time":"2026-11-25T07:30:00Z"}"#;
+        let unknown = Data::Unknown { kind: String::new(), data: Value::Null };
+        assert_eq!(Event::read(least).unwrap().data, unknown);
     }
 
     #[test]

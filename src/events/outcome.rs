@@ -131,6 +131,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the instance runs, or is about to.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Started | Self::Running | Self::AlreadyDone)
+    }
+
     /// Whether the message is kept among the dead letters.
     pub fn is_dead_letter(self) -> bool {
         matches!(self, Self::Failed(_) | Self::Rejected)
