@@ -6,8 +6,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::bce::Answer;
+use crate::events::Outcome;
 use crate::headers::Headers;
-use crate::outcome::Outcome;
 
 /// A message with this header is a dead letter.
 const OUTCOME: &str = "x-reveille-outcome";
@@ -114,7 +114,7 @@ impl DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Reason;
+    use crate::events::Reason;
 
     fn read(headers: FieldTable) -> Option<DeadLetter> {
         DeadLetter::read(&BasicProperties::default().with_headers(headers))

@@ -321,7 +321,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Outcome;
+    use crate::events::Outcome;
 
     fn explanation(body: &str) -> String {
         Job::parse(body.as_bytes()).unwrap_err().to_string()

@@ -17,14 +17,14 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
-use self::report::{Ended, Report};
+use self::report::{Report, ended};
 use super::{Failure, print, tell};
 use crate::broker::{
     self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Subscription, Traffic,
 };
 use crate::config::{Config, LaneName};
+use crate::events::{Batch, CONTENT_TYPE, Data, Event};
 use crate::job::{Confirm, Job, Priority};
-use crate::outcome;
 use crate::text::Shown;
 
 /// Jobs under way to the broker at a time.
@@ -166,8 +166,9 @@ async fn submit(
         *batches.entry(job.batch_id.as_deref().unwrap_or(batch)).or_default() += 1;
     }
     for (batch_id, size) in batches {
-        let announcement = outcome::Batch { batch_id, size, lane: lane.as_str() }.into_event(Timestamp::now());
-        let properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        let announced = Batch { batch_id: batch_id.to_owned(), size, lane: lane.to_string() };
+        let announcement = Event::new(lane.as_str(), Data::BatchSubmitted(announced), Timestamp::now());
+        let properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
         let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());
         let announced = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
         announced
@@ -242,7 +243,7 @@ async fn wait(
             Failure::Unreachable(format!("{error}; {left} jobs of batch {batch} have not ended yet, and go on"))
         })?;
         // Whatever else is published there is not ours to judge.
-        let Some(ended) = Ended::read(&event.data) else { continue };
+        let Some(ended) = ended(&event.data) else { continue };
         if let Some(instance) = waiting.remove(&ended.job_id) {
             report.add(instance, ended);
             bar.inc(1);

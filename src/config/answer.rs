@@ -4,7 +4,7 @@ use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName};
 use crate::bce::codes::{Pattern, Rule};
 use crate::bce::{AtFault, Codes, Meaning, Word};
-use crate::outcome::Reason;
+use crate::events::Reason;
 
 /// Built-in reasons that a rule with the meaning `failed` can give: those that are decided by an answer of the API.
 const FAILED_REASONS: [&str; 5] = ["refused", "not_found", "wrong_state", "instance_expired", "access_denied"];

@@ -23,7 +23,7 @@ use tracing::info;
 use self::parts::Running;
 pub use self::parts::{Lane, Settings};
 use crate::broker::Outgoing;
-use crate::outcome;
+use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
 use crate::telemetry::{LaneState, Readiness};
 
@@ -95,10 +95,10 @@ impl Role for LaneRole {
 /// Publishes that the lane is held: commands learn the names of lanes from it. Returns the event's id.
 async fn announce(running: &Running) -> Result<String, lapin::Error> {
     let lane = &running.lane;
-    let event = outcome::lane_held(lane.name(), Timestamp::now());
-    let properties = BasicProperties::default()
-        .with_content_type(outcome::CONTENT_TYPE.into())
-        .with_message_id(event.id.as_str().into());
+    let held = LaneHeld { lane: lane.name().to_owned() };
+    let event = Event::new(lane.name(), Data::LaneHeld(held), Timestamp::now());
+    let properties =
+        BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
     let (exchange, key) = (lane.settings.names.outcomes(), format!("{}.held", lane.name()));
     let body = event.to_bytes();
     running.outbox.event(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)

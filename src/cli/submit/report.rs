@@ -3,38 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
-
+use crate::events::{Data, Event, JobEvent};
 use crate::text::Shown;
 
 /// More machines than this are better looked up among the dead letters.
 const MACHINES_SHOWN: usize = 20;
 
-/// What an outcome event says of a job that has ended.
-#[derive(Debug, Deserialize)]
-pub(super) struct Ended {
-    pub(super) job_id: String,
-    outcome: String,
-    reason: Option<String>,
-    http_status: Option<u16>,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    #[serde(rename = "final")]
-    is_final: bool,
-}
-
-impl Ended {
-    /// `None` where the event is another one, or not the job's last.
-    pub(super) fn read(event: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Event {
-            data: Ended,
-        }
-        serde_json::from_slice::<Event>(event).ok().map(|event| event.data).filter(|ended| ended.is_final)
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(self.outcome.as_str(), "started" | "running" | "already_done")
+/// What an event says of a job that has ended. `None` where the event is another one, or not the job's last.
+pub(super) fn ended(event: &[u8]) -> Option<JobEvent> {
+    match Event::read(event)?.data {
+        Data::Job(job) if job.is_final => Some(*job),
+        _ => None,
     }
 }
 
@@ -42,11 +21,11 @@ impl Ended {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     counts: BTreeMap<(String, String), usize>,
-    down: Vec<(String, Ended)>,
+    down: Vec<(String, JobEvent)>,
 }
 
 impl Report {
-    pub(super) fn add(&mut self, instance: String, ended: Ended) {
+    pub(super) fn add(&mut self, instance: String, ended: JobEvent) {
         *self.counts.entry((ended.outcome.clone(), ended.reason.clone().unwrap_or_default())).or_default() += 1;
         if !ended.is_up() {
             self.down.push((instance, ended));
@@ -77,7 +56,7 @@ impl fmt::Display for Report {
             return Ok(());
         }
         writeln!(f, "\nnot up:")?;
-        let mut down: Vec<&(String, Ended)> = self.down.iter().collect();
+        let mut down: Vec<&(String, JobEvent)> = self.down.iter().collect();
         down.sort_by(|a, b| a.0.cmp(&b.0));
         for (instance, ended) in down.iter().take(MACHINES_SHOWN) {
             let reason = ended.reason.as_deref().unwrap_or(&ended.outcome);
@@ -100,24 +79,35 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::{Value, json};
 
-    fn event(outcome: &str, reason: Option<&str>, is_final: bool) -> Vec<u8> {
-        serde_json::json!({"data": {"job_id": "j", "outcome": outcome, "reason": reason, "final": is_final,
-            "http_status": 404, "error_code": "NoSuchObject"}})
+    use super::*;
+    use crate::events::Batch;
+
+    /// An event as the daemon writes it, with a 404 and `more`.
+    fn event(outcome: &str, is_final: bool, more: Value) -> Vec<u8> {
+        let now = "2026-11-25T07:30:00Z";
+        let mut data = json!({"job_id": "j", "lane": "prod", "outcome": outcome, "final": is_final, "attempts": 1,
+            "http_status": 404, "error_code": "NoSuchObject", "ambiguous": false, "received_at": now, "finished_at": now,
+            "duration_ms": 0});
+        data.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        json!({"specversion": "1.0", "id": "j/start", "source": "/reveille/lanes/prod", "time": now,
+            "type": format!("io.reveille.instance.{outcome}.v1"), "data": data})
         .to_string()
         .into_bytes()
     }
 
     #[test]
     fn only_final_outcomes_count() {
-        assert!(Ended::read(&event("started", None, false)).is_none());
-        assert!(Ended::read(br#"{"data":{"batch_id":"b","size":1,"lane":"l"}}"#).is_none());
-        assert!(Ended::read(b"noise").is_none());
+        assert!(ended(&event("started", false, json!({}))).is_none());
+        let batch = Batch { batch_id: "b".to_owned(), size: 1, lane: "l".to_owned() };
+        let submitted = Event::new("l", Data::BatchSubmitted(batch), jiff::Timestamp::UNIX_EPOCH);
+        assert!(ended(&submitted.to_bytes()).is_none());
+        assert!(ended(b"noise").is_none());
         let mut report = Report::default();
-        report.add("i-0000".to_owned(), Ended::read(&event("started", None, true)).unwrap());
+        report.add("i-0000".to_owned(), ended(&event("started", true, json!({}))).unwrap());
         assert!(report.all_up());
-        report.add("i-0001".to_owned(), Ended::read(&event("failed", Some("not_found"), true)).unwrap());
+        report.add("i-0001".to_owned(), ended(&event("failed", true, json!({"reason": "not_found"}))).unwrap());
         assert!(!report.all_up());
         let text = report.to_string();
         assert!(text.contains("i-0001  not_found, HTTP 404 NoSuchObject"), "{text}");
@@ -128,9 +118,8 @@ mod tests {
         let evil = "\u{1b}[2J\u{9b}\r\nstarted\t\u{202e}";
         let mut report = Report::default();
         let code = |code: Option<&str>, outcome: &str, reason: &str| {
-            let data = serde_json::json!({"data": {"job_id": "j", "outcome": outcome, "reason": reason, "final": true,
-                "http_status": 400, "error_code": code, "error_message": evil}});
-            Ended::read(data.to_string().as_bytes()).unwrap()
+            let more = json!({"reason": reason, "http_status": 400, "error_code": code, "error_message": evil});
+            ended(&event(outcome, true, more)).unwrap()
         };
         report.add("i-0000".to_owned(), code(Some(evil), evil, evil));
         report.add("i-0001".to_owned(), code(None, "failed", "refused"));

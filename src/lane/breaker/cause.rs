@@ -1,8 +1,8 @@
 //! What an answer says of the lane, and why a lane is paused.
 
 use crate::bce::{Answer, AtFault, Meaning, NoAnswer};
+use crate::events::Reason;
 use crate::lane::verdict::{self, Verdict};
-use crate::outcome::Reason;
 
 /// Why a lane is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]

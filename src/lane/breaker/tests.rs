@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::bce::{AtFault, Codes, Meaning};
-use crate::outcome::Reason;
+use crate::events::Reason;
 
 fn id(number: usize) -> InstanceId {
     InstanceId::parse(&format!("i-{number:05}")).unwrap()

@@ -4,34 +4,23 @@
 //! then the API may have recovered. So a replica that takes a lane over first reads the end of the outcomes' log.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
-use serde_json::Value;
 use tracing::{debug, warn};
 
-use super::{End, Mark};
-use crate::bce::InstanceId;
+use super::{End, Key};
+use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
 use crate::lane::parts::{Lane, Running};
-use crate::outcome::Outcome;
 
 /// Jobs whose events are older than this before the lane's last event were acked long ago. An id that is used again the
 /// next morning is another order.
 const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
-#[derive(Deserialize)]
-struct Event {
-    id: String,
-    data: Value,
-}
 
-/// The part of an outcome event that says how a job ended, or that it goes on.
-#[derive(Deserialize)]
-struct Told {
-    job_id: String,
-    instance_id: InstanceId,
-    outcome: String,
-    reason: Option<String>,
+/// The part of an event of the lane that says how a job ended, or that it goes on.
+struct Published {
+    key: Key,
+    /// `None`: only another version knows it.
+    outcome: Option<Outcome>,
     ambiguous: bool,
-    #[serde(rename = "final")]
     is_final: bool,
     finished_at: Timestamp,
 }
@@ -39,8 +28,8 @@ struct Told {
 /// Reads the lane's last events, up to the event `until`, into its history. Only events with the lane's seal count.
 pub(in crate::lane) async fn replay(running: &Running, until: &str) {
     let lane = &running.lane;
-    let mut told = Vec::new();
-    let failure = read_back(lane, until, &mut told).await.err();
+    let mut published = Vec::new();
+    let failure = read_back(lane, until, &mut published).await.err();
     match failure {
         // The lane is served without the log too.
         Some(failure) => {
@@ -50,17 +39,17 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
         // What was published is in the log, and so in the history by now.
         None => lane.history.jobs.forget_unpublished(),
     }
-    let Some(last) = told.iter().map(|(_, told)| told.finished_at).max() else { return };
-    let in_doubt = told.iter().filter(|(_, told)| last.duration_since(told.finished_at) <= IN_DOUBT);
+    let Some(last) = published.iter().map(|event| event.finished_at).max() else { return };
+    let in_doubt = published.iter().filter(|event| last.duration_since(event.finished_at) <= IN_DOUBT);
     let mut replayed = 0;
-    for (order, told) in in_doubt {
-        if let Some(outcome) = Outcome::read(&told.outcome, told.reason.as_deref().unwrap_or_default()) {
-            let key = lane.history.jobs.key(&told.job_id, &told.instance_id, order);
+    for event in in_doubt {
+        let key = event.key;
+        if let Some(outcome) = event.outcome {
             lane.history.jobs.call(key);
-            if told.is_final {
-                lane.history.jobs.end_as_first(key, End { outcome, ambiguous: told.ambiguous });
+            if event.is_final {
+                lane.history.jobs.end_as_first(key, End { outcome, ambiguous: event.ambiguous });
             } else {
-                lane.history.jobs.start(key, told.finished_at, told.ambiguous);
+                lane.history.jobs.start(key, event.finished_at, event.ambiguous);
             }
             lane.history.jobs.published(key);
             replayed += 1;
@@ -69,21 +58,30 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
     debug!(lane = lane.name(), replayed, "what was said last is read back");
 }
 
-/// Reads the lane's own events, each with the mark of its order.
+/// Reads the lane's own events.
 ///
 /// # Errors
 /// Why the log was not read up to the event `until`, in words.
-async fn read_back(lane: &Lane, until: &str, told: &mut Vec<(Mark, Told)>) -> Result<(), String> {
+async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), String> {
     let mut messages = lane.reader.read_back(lane.name());
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| error.to_string())?;
-        let Ok(event) = serde_json::from_slice::<Event>(&message.body) else { continue };
+        let Some(event) = Event::read(&message.body) else { continue };
         if event.id == until {
             return Ok(());
         }
         // An event without the lane's seal may be anybody's.
-        if let Some(order) = lane.history.seals.open(Headers(message.properties.headers().as_ref()), &message.body) {
-            told.extend(serde_json::from_value(event.data).ok().map(|told: Told| (order, told)));
+        let order = lane.history.seals.open(Headers(message.properties.headers().as_ref()), &message.body);
+        if let (Some(order), Data::Job(job)) = (order, event.data)
+            && let Some(instance) = &job.instance_id
+        {
+            published.push(Published {
+                key: lane.history.jobs.key(&job.job_id, instance, &order),
+                outcome: job.known_outcome(),
+                ambiguous: job.ambiguous,
+                is_final: job.is_final,
+                finished_at: job.finished_at,
+            });
         }
     }
     Err("it ended before our own announcement".to_owned())

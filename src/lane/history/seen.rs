@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Mark;
 use crate::bce::InstanceId;
-use crate::outcome::Outcome;
+use crate::events::Outcome;
 
 /// A job is remembered for this long at least and twice as long at most: a parked copy is back by then, unless the API
 /// itself asked for a longer wait.
@@ -225,7 +225,7 @@ impl Jobs {
 mod tests {
     use super::super::seal::Seals;
     use super::*;
-    use crate::outcome::Reason;
+    use crate::events::Reason;
 
     const STARTED: End = End { outcome: Outcome::Started, ambiguous: false };
     const FAILED: End = End { outcome: Outcome::Failed(Reason::Conflict), ambiguous: false };

@@ -9,11 +9,11 @@ use super::held::Held;
 use super::{Admitted, First, Job, Unread, capacity};
 use crate::broker::{Delivery, Message};
 use crate::dead_letter::DeadLetter;
+use crate::events::{Outcome, Reason};
 use crate::job::{self, Progress, is_past};
 use crate::lane::history::Order;
 use crate::lane::parts::Lane;
 use crate::lane::quarantine::POISONED_AT;
-use crate::outcome::{Outcome, Reason};
 
 impl Admitted {
     /// Reads a delivery and decides what comes first.

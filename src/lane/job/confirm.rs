@@ -16,9 +16,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::bce::InstanceState;
+use crate::events::{Outcome, Reason};
 use crate::job::Confirming;
 use crate::lane::calls::Sight;
-use crate::outcome::{Outcome, Reason};
 
 /// Delay to the first poll and between polls: it grows from the first to the last, plus up to one [`BEAT`].
 const FIRST: Duration = Duration::from_secs(5);

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use super::confirm::{self, Step};
 use super::{Conclusion, Job, NOT_THE_APIS, Next};
 use crate::broker::Confirmed;
+use crate::events::Outcome;
 use crate::job::{Confirming, Progress};
 use crate::lane::calls::{Entry, Sight};
 use crate::lane::parts::{Lane, Running};
-use crate::outcome::Outcome;
 use crate::telemetry::ParkCause;
 
 impl Job {

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::capacity;
 use crate::bce::{Answer, NoAnswer};
 use crate::config::Retry;
+use crate::events::{Outcome, Reason};
 use crate::job::{Confirm, Confirming, Progress};
 use crate::lane::verdict::Verdict;
-use crate::outcome::{Outcome, Reason};
 use crate::retry::{full_jitter, half_jitter};
 use crate::telemetry::ParkCause;
 

@@ -11,12 +11,12 @@ use tracing::{debug, warn};
 use super::decide::Conclusion;
 use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
+use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome, is_traceparent};
 use crate::headers::Headers;
 use crate::job::{self, Progress};
 use crate::lane::history::Mark;
 use crate::lane::parts::{Lane, Running};
 use crate::lane::quarantine::InHand;
-use crate::outcome::{self, Data, Outcome};
 use crate::telemetry::ParkCause;
 
 /// See the module.
@@ -119,12 +119,12 @@ impl Held {
         at: Timestamp,
     ) -> Outgoing {
         let phase = conclusion.outcome.phase(self.progress.confirming.is_some());
-        let data = Data { is_final, ..self.data(lane, conclusion, job, at) };
+        let of_job = JobEvent { is_final, ..self.job_event(lane, conclusion, job, at) };
         let headers = Headers(self.message.properties.headers().as_ref());
-        let traceparent = headers.text("traceparent").filter(|text| outcome::is_traceparent(text));
-        let event = data.into_event(phase, self.progress.put_back, traceparent);
+        let traceparent = headers.text("traceparent").filter(|text| is_traceparent(text));
+        let event = Event::of_job(of_job, phase, self.progress.put_back, traceparent);
         let body = event.to_bytes();
-        let mut properties = BasicProperties::default().with_content_type(outcome::CONTENT_TYPE.into());
+        let mut properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
         if job.is_some() {
             properties = properties.with_headers(lane.history.seals.sealed(&self.mark, &body));
         }
@@ -138,27 +138,27 @@ impl Held {
         Outgoing { exchange: lane.settings.names.outcomes(), key, properties, body }
     }
 
-    fn data<'a>(
-        &'a self,
-        lane: &'a Lane,
-        conclusion: &'a Conclusion,
-        job: Option<&'a job::Job>,
+    fn job_event(
+        &self,
+        lane: &Lane,
+        conclusion: &Conclusion,
+        job: Option<&job::Job>,
         finished_at: Timestamp,
-    ) -> Data<'a> {
+    ) -> JobEvent {
         let reason = conclusion.outcome.reason();
-        let data = Data {
-            job_id: &self.progress.job_id,
-            lane: lane.name(),
-            instance_id: job.map(|job| job.instance_id.as_str()),
-            batch_id: job.and_then(|job| job.batch_id.as_deref()),
-            labels: job.map(|job| &job.labels),
-            outcome: conclusion.outcome.as_str(),
-            reason: (!reason.is_empty()).then_some(reason),
+        let event = JobEvent {
+            job_id: self.progress.job_id.clone(),
+            lane: lane.name().to_owned(),
+            instance_id: job.map(|job| job.instance_id.clone()),
+            batch_id: job.and_then(|job| job.batch_id.clone()),
+            labels: job.map(|job| job.labels.clone()),
+            outcome: conclusion.outcome.as_str().to_owned(),
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
             is_final: true,
             attempts: conclusion.attempts,
             http_status: None,
             error_code: None,
-            error_message: conclusion.explanation.as_deref(),
+            error_message: conclusion.explanation.clone(),
             bce_request_id: None,
             ambiguous: conclusion.ambiguous,
             received_at: self.progress.received_at,
@@ -168,8 +168,8 @@ impl Held {
                 .max(0),
         };
         match &conclusion.answer {
-            Some(answer) => data.with_answer(answer),
-            None => data,
+            Some(answer) => event.with_answer(answer),
+            None => event,
         }
     }
 

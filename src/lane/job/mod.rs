@@ -41,8 +41,8 @@ use super::parts::{Lane, Running};
 use super::quota::Slot;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, NoAnswer};
+use crate::events::Outcome;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress, is_past};
-use crate::outcome::Outcome;
 use crate::telemetry::ParkCause;
 
 /// Delay of a job whose copy is in hand.

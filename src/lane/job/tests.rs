@@ -3,7 +3,7 @@
 use super::admit::first;
 use super::*;
 use crate::config::Retry;
-use crate::outcome::Reason;
+use crate::events::Reason;
 
 const RETRY: Retry = Retry {
     max_attempts: 3,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::bce::{Answer, InstanceState, Meaning, NoAnswer};
+use crate::events::Reason;
 use crate::job::Conflict;
-use crate::outcome::Reason;
 
 /// What an answer means for its job.
 #[derive(Debug, Clone, PartialEq, Eq)]

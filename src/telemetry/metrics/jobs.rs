@@ -5,7 +5,7 @@ use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, histogram_o
 
 use super::Families;
 use crate::bce::Word;
-use crate::outcome::{Outcome, Reason};
+use crate::events::{Outcome, Reason};
 
 /// Seconds: a job can wait for a schedule or through many retries.
 const BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];

@@ -26,7 +26,7 @@ use self::jobs::Jobs;
 pub use self::jobs::{InFlight, ParkCause};
 use self::lanes::Lanes;
 use crate::bce::{Operation, Word};
-use crate::outcome::Outcome;
+use crate::events::Outcome;
 
 /// The metrics of the process.
 #[derive(Debug, Clone)]

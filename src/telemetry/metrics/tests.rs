@@ -1,5 +1,5 @@
 use super::*;
-use crate::outcome::Reason;
+use crate::events::Reason;
 
 fn has(metrics: &Metrics, line: &str) -> bool {
     metrics.render().unwrap().lines().any(|found| found == line)

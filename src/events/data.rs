@@ -1,0 +1,150 @@
+//! What events say, by type. A type is added here and nowhere else.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use super::Outcome;
+use crate::bce::{Answer, InstanceId};
+
+const BATCH_SUBMITTED: &str = "io.reveille.batch.submitted.v1";
+const LANE_HELD: &str = "io.reveille.lane.held.v1";
+
+/// What an event says, by its type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// `io.reveille.instance.<outcome>.v1`: a job has ended, or its start was accepted and it goes on.
+    Job(Box<JobEvent>),
+    /// `io.reveille.batch.submitted.v1`
+    BatchSubmitted(Batch),
+    /// `io.reveille.lane.held.v1`
+    LaneHeld(LaneHeld),
+    /// Of another type, or not what its type says: kept as it is.
+    Unknown {
+        /// Its type.
+        kind: String,
+        /// `null` where it says nothing.
+        data: Value,
+    },
+}
+
+impl Data {
+    /// The type of the event.
+    pub fn kind(&self) -> Cow<'_, str> {
+        match self {
+            Self::Job(job) => format!("io.reveille.instance.{}.v1", job.outcome).into(),
+            Self::BatchSubmitted(_) => BATCH_SUBMITTED.into(),
+            Self::LaneHeld(_) => LANE_HELD.into(),
+            Self::Unknown { kind, .. } => kind.into(),
+        }
+    }
+
+    /// What an event of type `kind` says with `data`.
+    pub(super) fn read(kind: &str, data: Value) -> Self {
+        let known = match kind {
+            BATCH_SUBMITTED => Batch::deserialize(&data).map(Self::BatchSubmitted),
+            LANE_HELD => LaneHeld::deserialize(&data).map(Self::LaneHeld),
+            _ => Box::<JobEvent>::deserialize(&data).map(Self::Job),
+        };
+        let known = known.ok().filter(|known| known.kind() == kind);
+        known.unwrap_or_else(|| Self::Unknown { kind: kind.to_owned(), data })
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Job(job) => job.serialize(serializer),
+            Self::BatchSubmitted(batch) => batch.serialize(serializer),
+            Self::LaneHeld(held) => held.serialize(serializer),
+            Self::Unknown { data, .. } => data.serialize(serializer),
+        }
+    }
+}
+
+/// Everything an outcome event says of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// The job: `message_id`, or what the daemon named it.
+    pub job_id: String,
+    /// The lane it ran in.
+    pub lane: String,
+    /// `null` for a message that could not be read.
+    pub instance_id: Option<InstanceId>,
+    /// As the job says.
+    pub batch_id: Option<String>,
+    /// As the job says.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// The name of an [`Outcome`], or one that only another version has.
+    pub outcome: String,
+    /// Why, where the outcome is `failed` or `rejected`.
+    pub reason: Option<String>,
+    /// No further event of this job follows.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Start calls made that counted, the last one included.
+    pub attempts: u32,
+    /// Of the last answer; `null` where none came or none was asked for.
+    pub http_status: Option<u16>,
+    /// Of the last answer.
+    pub error_code: Option<String>,
+    /// Of the last answer, or what was wrong with the message.
+    pub error_message: Option<String>,
+    /// Of the last answer: what Baidu's support asks for.
+    pub bce_request_id: Option<String>,
+    /// An earlier call of ours may have started the instance. With `started` it runs; with `expired`, or `failed` as
+    /// `exhausted` or `not_running_in_time`, nobody could tell.
+    pub ambiguous: bool,
+    /// When the daemon first saw the job.
+    pub received_at: Timestamp,
+    /// When it was done with it.
+    pub finished_at: Timestamp,
+    /// Milliseconds between the two, 0 or more.
+    pub duration_ms: i64,
+}
+
+impl JobEvent {
+    /// Fills in what the last answer says.
+    #[must_use]
+    pub fn with_answer(self, answer: &Answer) -> Self {
+        Self {
+            http_status: Some(answer.status),
+            error_code: answer.code.clone(),
+            error_message: answer.message.clone().or(self.error_message),
+            bce_request_id: answer.request_id.clone(),
+            ..self
+        }
+    }
+
+    /// The outcome, unless only another version knows it. For events that are believed: a reason that a rule of a
+    /// configuration gave is kept in memory for good.
+    pub fn known_outcome(&self) -> Option<Outcome> {
+        Outcome::read(&self.outcome, self.reason.as_deref().unwrap_or_default())
+    }
+
+    /// As [`Outcome::is_up`] says; not where only another version knows the outcome.
+    pub fn is_up(&self) -> bool {
+        self.known_outcome().is_some_and(Outcome::is_up)
+    }
+}
+
+/// The denominator of a batch's progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The batch.
+    pub batch_id: String,
+    /// How many jobs were submitted.
+    pub size: usize,
+    /// To which lane.
+    pub lane: String,
+}
+
+/// A replica has begun to run the lane. It is how commands learn the names of lanes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneHeld {
+    /// The lane's name.
+    pub lane: String,
+}

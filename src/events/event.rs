@@ -1,0 +1,271 @@
+//! The envelope of CloudEvents 1.0, written and read.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Data, JobEvent, Phase};
+
+/// The media type of an event.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// Of CloudEvents.
+const VERSION: &str = "1.0";
+
+/// An event: what it says, and the attributes around that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Equal for every copy of an event, so that consumers can drop the second.
+    pub id: String,
+    /// What it comes from: `/reveille/lanes/<lane>`.
+    pub source: String,
+    /// The instance, where it is about one.
+    pub subject: Option<String>,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The trace that it belongs to. As read, anybody's text.
+    pub traceparent: Option<String>,
+    /// Its type, and what it says.
+    pub data: Data,
+}
+
+/// An event as it stands in JSON, its fields in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a, D> {
+    specversion: Cow<'a, str>,
+    id: Cow<'a, str>,
+    source: Cow<'a, str>,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<Cow<'a, str>>,
+    time: Timestamp,
+    #[serde(default)]
+    datacontenttype: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(default)]
+    data: D,
+}
+
+impl Event {
+    /// An event of `lane`'s with an id that no other has.
+    pub fn new(lane: &str, data: Data, now: Timestamp) -> Self {
+        let (id, source) = (Uuid::now_v7().to_string(), format!("/reveille/lanes/{lane}"));
+        Self { id, source, subject: None, time: now, traceparent: None, data }
+    }
+
+    /// An event about a job.
+    ///
+    /// The id is that of the job and of the phase that the event ends: the same for every copy. A job that failed and was
+    /// put back from among the dead letters has events of its own, by the instant at which it was `put_back`.
+    pub fn of_job(job: JobEvent, phase: Phase, put_back: Option<Timestamp>, traceparent: Option<&str>) -> Self {
+        let again = put_back.map(|dead_at| format!("/{dead_at}")).unwrap_or_default();
+        Self {
+            id: format!("{}/{}{again}", job.job_id, phase.as_str()),
+            source: format!("/reveille/lanes/{}", job.lane),
+            subject: job.instance_id.as_ref().map(ToString::to_string),
+            time: job.finished_at,
+            traceparent: traceparent.map(str::to_owned),
+            data: Data::Job(Box::new(job)),
+        }
+    }
+
+    /// The event as it is published.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let envelope = Envelope {
+            specversion: VERSION.into(),
+            id: self.id.as_str().into(),
+            source: self.source.as_str().into(),
+            kind: self.data.kind(),
+            subject: self.subject.as_deref().map(Cow::from),
+            time: self.time,
+            datacontenttype: "application/json".into(),
+            traceparent: self.traceparent.as_deref().map(Cow::from),
+            data: &self.data,
+        };
+        serde_json::to_vec(&envelope).expect("an event holds nothing but texts, numbers and maps with text keys")
+    }
+
+    /// Reads what [`Event::to_bytes`] writes, and any other event of CloudEvents 1.0 that has a time. `None`: it is none.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let read: Envelope<'_, Value> = serde_json::from_slice(body).ok()?;
+        (read.specversion == VERSION).then(|| Self {
+            id: read.id.into_owned(),
+            source: read.source.into_owned(),
+            subject: read.subject.map(Cow::into_owned),
+            time: read.time,
+            traceparent: read.traceparent.map(Cow::into_owned),
+            data: Data::read(&read.kind, read.data),
+        })
+    }
+}
+
+/// The header of W3C Trace Context (<https://www.w3.org/TR/trace-context/#traceparent-header>), version 00.
+pub fn is_traceparent(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 55
+        && text.starts_with("00-")
+        && bytes.iter().enumerate().all(|(index, byte)| match index {
+            2 | 35 | 52 => *byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(byte),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bce::{Answer, InstanceId};
+    use crate::events::{Batch, LaneHeld, Outcome, Reason};
+
+    fn now() -> Timestamp {
+        "2026-11-25T07:30:00Z".parse().unwrap()
+    }
+
+    fn job(outcome: Outcome) -> JobEvent {
+        JobEvent {
+            job_id: "j-1".to_owned(),
+            lane: "prod".to_owned(),
+            instance_id: None,
+            batch_id: None,
+            labels: None,
+            outcome: outcome.as_str().to_owned(),
+            reason: (!outcome.reason().is_empty()).then(|| outcome.reason().to_owned()),
+            is_final: true,
+            attempts: 1,
+            http_status: None,
+            error_code: None,
+            error_message: None,
+            bce_request_id: None,
+            ambiguous: false,
+            received_at: now(),
+            finished_at: now(),
+            duration_ms: 0,
+        }
+    }
+
+    /// With all that can be in it.
+    fn full(outcome: Outcome) -> Event {
+        let answer = Answer {
+            status: 404,
+            code: Some("NoSuchObject".to_owned()),
+            message: Some("gone".to_owned()),
+            request_id: Some("r-1".to_owned()),
+            ..Answer::default()
+        };
+        let job = JobEvent {
+            instance_id: Some(InstanceId::parse("i-0000").unwrap()),
+            batch_id: Some("morning".to_owned()),
+            labels: Some([("a".to_owned(), "\u{1b}\"".to_owned())].into()),
+            ambiguous: true,
+            ..job(outcome)
+        };
+        let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        Event::of_job(job.with_answer(&answer), outcome.phase(false), Some(now()), traceparent)
+    }
+
+    #[test]
+    fn each_event_is_read_as_it_was_written() {
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })];
+        let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
+        let configured = Outcome::read("failed", "no_stock").unwrap();
+        for outcome in Outcome::ALL.into_iter().chain([configured]) {
+            events.push(full(outcome));
+            events.push(Event::of_job(job(outcome), outcome.phase(true), None, None));
+        }
+        for event in events {
+            assert_eq!(Event::read(&event.to_bytes()).as_ref(), Some(&event));
+            assert!(!matches!(event.data, Data::Unknown { .. }), "{event:?}");
+            if let Data::Job(job) = &event.data {
+                let outcome = job.known_outcome().unwrap();
+                assert_eq!((outcome.as_str(), outcome.is_up()), (&*job.outcome, job.is_up()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_consumers_know() {
+        let about = |lane: &str, data| Event { id: "id".to_owned(), ..Event::new(lane, data, now()) };
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        for (event, written) in [
+            (
+                full(Outcome::Failed(Reason::NotFound)),
+                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","lane":"prod","instance_id":"i-0000","batch_id":"morning","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+            ),
+            (
+                Event::of_job(job(Outcome::Running), Phase::Confirm, None, None),
+                r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+            ),
+            (
+                about("prod", Data::BatchSubmitted(batch)),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod"}}"#,
+            ),
+            (
+                about("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod"}}"#,
+            ),
+        ] {
+            assert_eq!(String::from_utf8(event.to_bytes()).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn what_only_another_version_knows_is_kept_as_it_is() {
+        let text = |event: &Event| String::from_utf8(event.to_bytes()).unwrap();
+        let held = text(&Event::new("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() }), now()));
+        let (started, failed) = (text(&full(Outcome::Started)), text(&full(Outcome::Failed(Reason::Refused))));
+        for (other, is_unknown) in [
+            (held.replace("lane.held.v1", "lane.paused.v1"), true),
+            (held.replace("lane.held.v1", "lane.held.v2"), true),
+            (held.replace(r#""lane":"prod""#, r#""lane":7"#), true),
+            // What says of itself that it is something else.
+            (started.replace("instance.started", "instance.failed"), true),
+            (started.replace("i-0000", "i-../"), true),
+            // What waits for the end of a job hears of one that it has no word for.
+            (started.replace("started", "cancelled"), false),
+            (failed.replace(r#""reason":"refused""#, r#""reason":"No stock""#), false),
+        ] {
+            let event = Event::read(other.as_bytes()).unwrap_or_else(|| panic!("{other}"));
+            assert_eq!(matches!(event.data, Data::Unknown { .. }), is_unknown, "{other}");
+            assert_eq!(Event::read(&event.to_bytes()), Some(event.clone()), "{other}");
+            if let Data::Job(job) = event.data {
+                assert_eq!((job.known_outcome(), job.is_up()), (None, false), "{other}");
+            }
+        }
+        let more = started.replace(r#""time""#, r#""ours":1,"time""#).replace(r#""lane""#, r#""more":[],"lane""#);
+        assert_eq!(Event::read(more.as_bytes()), Some(full(Outcome::Started)));
+    }
+
+    #[test]
+    fn what_is_no_event_is_read_as_none() {
+        let event = String::from_utf8(full(Outcome::Started).to_bytes()).unwrap();
+        for none in [
+            String::new(),
+            "noise".to_owned(),
+            "[".repeat(80_000),
+            "[]".to_owned(),
+            r#"{"data":{"job_id":"j","outcome":"started","final":true}}"#.to_owned(),
+            event.replace(r#""specversion":"1.0""#, r#""specversion":"2.0""#),
+            event.replace(r#""id""#, r#""di""#),
+            event.replace(r#""time":"2026"#, r#""time":"20266"#),
+        ] {
+            assert_eq!(Event::read(none.as_bytes()), None, "{none:.80}");
+        }
+        // The least that one can be.
+        let least = br#"{"specversion":"1.0","id":"","source":"","type":"","time":"2026-11-25T07:30:00Z"}"#;
+        let unknown = Data::Unknown { kind: String::new(), data: Value::Null };
+        assert_eq!(Event::read(least).unwrap().data, unknown);
+    }
+
+    #[test]
+    fn a_traceparent_is_checked() {
+        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        for text in ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g", "00-4bf9"] {
+            assert!(!is_traceparent(text), "{text}");
+        }
+    }
+}
