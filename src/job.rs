@@ -197,7 +197,7 @@ pub struct Progress {
     /// Start calls that counted against `max_attempts`.
     pub attempts: u32,
     /// How often the job was parked after a call, counted or not, or gave way to others.
-    pub setbacks: u32,
+    pub reschedules: u32,
     /// When a call first failed, its own or a shared one: `give_up_after` counts from here.
     pub failing_since: Option<Timestamp>,
     /// A call may have been made for this job before, by us or for a copy of this message. A 409 then proves nothing.
@@ -211,12 +211,12 @@ pub struct Progress {
     /// The message was a dead letter of this instant, and was put back: a new order, not the one that failed.
     pub put_back: Option<Timestamp>,
     /// The job is in its second phase: its instance is polled until it runs, and no longer started.
-    pub confirming: Option<Confirming>,
+    pub boot: Option<Boot>,
 }
 
 /// How far a job has come in the confirm phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirming {
+pub struct Boot {
     /// When the start was accepted.
     pub since: Timestamp,
     /// As the `started` event said.
@@ -227,10 +227,17 @@ pub struct Confirming {
     pub polls: u32,
 }
 
+impl Boot {
+    /// The beginning of the confirm phase.
+    pub fn begun(since: Timestamp, ambiguous: bool) -> Self {
+        Self { since, ambiguous, seen_starting: false, polls: 0 }
+    }
+}
+
 const JOB_ID: &str = "x-reveille-job-id";
 const RECEIVED_AT: &str = "x-reveille-received-at";
 const ATTEMPTS: &str = "x-reveille-attempts";
-const SETBACKS: &str = "x-reveille-setbacks";
+const RESCHEDULES: &str = "x-reveille-setbacks";
 const FAILING_SINCE: &str = "x-reveille-failing-since";
 const TOUCHED: &str = "x-reveille-touched";
 const DENIED: &str = "x-reveille-denied";
@@ -264,7 +271,7 @@ impl Progress {
                 .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
             received_at: past(RECEIVED_AT).unwrap_or(now),
             attempts: count(ATTEMPTS),
-            setbacks: count(SETBACKS),
+            reschedules: count(RESCHEDULES),
             failing_since: past(FAILING_SINCE),
             touched: headers.flag(TOUCHED),
             denied: headers.flag(DENIED),
@@ -275,7 +282,7 @@ impl Progress {
                 None => headers.instant(PUT_BACK),
             },
             // If forged, its job only polls, and publishes what is true.
-            confirming: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Confirming {
+            boot: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Boot {
                 since,
                 ambiguous: headers.flag(AMBIGUOUS),
                 seen_starting: headers.flag(SEEN_STARTING),
@@ -300,7 +307,7 @@ impl Progress {
         set(JOB_ID, Some(text(self.job_id.clone())));
         set(RECEIVED_AT, Some(text(self.received_at.to_string())));
         set(ATTEMPTS, Some(AMQPValue::LongLongInt(self.attempts.into())));
-        set(SETBACKS, Some(AMQPValue::LongLongInt(self.setbacks.into())));
+        set(RESCHEDULES, Some(AMQPValue::LongLongInt(self.reschedules.into())));
         set(FAILING_SINCE, self.failing_since.map(|instant| text(instant.to_string())));
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
         set(DENIED, Some(AMQPValue::Boolean(self.denied)));
@@ -308,12 +315,12 @@ impl Progress {
         set(ORDER, self.order.clone().map(text));
         set(PUT_BACK, self.put_back.map(|instant| text(instant.to_string())));
         // Always written, since the message may have an older value.
-        set(PHASE, Some(text(if self.confirming.is_some() { "confirm" } else { "start" }.to_owned())));
-        if let Some(confirming) = &self.confirming {
-            set(STARTED_AT, Some(text(confirming.since.to_string())));
-            set(AMBIGUOUS, Some(AMQPValue::Boolean(confirming.ambiguous)));
-            set(SEEN_STARTING, Some(AMQPValue::Boolean(confirming.seen_starting)));
-            set(POLLS, Some(AMQPValue::LongLongInt(confirming.polls.into())));
+        set(PHASE, Some(text(if self.boot.is_some() { "confirm" } else { "start" }.to_owned())));
+        if let Some(boot) = &self.boot {
+            set(STARTED_AT, Some(text(boot.since.to_string())));
+            set(AMBIGUOUS, Some(AMQPValue::Boolean(boot.ambiguous)));
+            set(SEEN_STARTING, Some(AMQPValue::Boolean(boot.seen_starting)));
+            set(POLLS, Some(AMQPValue::LongLongInt(boot.polls.into())));
         }
     }
 }
@@ -402,20 +409,20 @@ mod tests {
             job_id: "j-1".to_owned(),
             received_at: now,
             attempts: 3,
-            setbacks: 4,
+            reschedules: 4,
             failing_since: Some(now),
             touched: true,
             denied: true,
             no_capacity: true,
             order: Some("o".to_owned()),
             put_back: Some(now),
-            confirming: Some(Confirming { since: now, ambiguous: true, seen_starting: true, polls: 5 }),
+            boot: Some(Boot { since: now, ambiguous: true, seen_starting: true, polls: 5 }),
         };
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let properties = BasicProperties::default().with_headers(headers.clone());
         assert_eq!(Progress::read(&properties, now), progress);
-        let anew = Progress { confirming: None, ..progress };
+        let anew = Progress { boot: None, ..progress };
         anew.write(&mut headers);
         assert_eq!(Progress::read(&BasicProperties::default().with_headers(headers), now), anew);
         assert!(Progress::is_in(&properties) && !Progress::is_in(&BasicProperties::default()));
@@ -426,7 +433,7 @@ mod tests {
         let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
         let forgeries = [
             (ATTEMPTS, AMQPValue::LongLongInt(-1)),
-            (SETBACKS, AMQPValue::LongLongInt(i64::MAX)),
+            (RESCHEDULES, AMQPValue::LongLongInt(i64::MAX)),
             (RECEIVED_AT, AMQPValue::LongString("2036-01-01T00:00:00Z".into())),
             (FAILING_SINCE, AMQPValue::LongLongInt(3)),
             (TOUCHED, AMQPValue::LongString("true".into())),

@@ -16,16 +16,16 @@ const MULTIPLIER: f64 = 2.0;
 /// 1)`, or `max` if that is less.
 ///
 /// This is "full jitter": what failed together is not retried together. `random` is from [0, 1).
-pub fn full_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64) -> Duration {
-    ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0))
+pub fn full_jitter(initial: Duration, max: Duration, reschedules: u32, random: f64) -> Duration {
+    ceiling(initial, max, reschedules).mul_f64(random.clamp(0.0, 1.0))
 }
 
 /// As [`full_jitter`], but at least half of the same ceiling: for retries that need patience.
-pub fn half_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64) -> Duration {
-    ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0).midpoint(1.0))
+pub fn half_jitter(initial: Duration, max: Duration, reschedules: u32, random: f64) -> Duration {
+    ceiling(initial, max, reschedules).mul_f64(random.clamp(0.0, 1.0).midpoint(1.0))
 }
 
-fn ceiling(initial: Duration, max: Duration, setbacks: u32) -> Duration {
+fn ceiling(initial: Duration, max: Duration, reschedules: u32) -> Duration {
     let mut backoff = ExponentialBackoff::<SystemClock> {
         current_interval: initial.min(max),
         initial_interval: initial,
@@ -36,7 +36,7 @@ fn ceiling(initial: Duration, max: Duration, setbacks: u32) -> Duration {
         ..ExponentialBackoff::default()
     };
     // 2^64 times the shortest delay is more than the longest one: further doublings change nothing.
-    for _ in 1..setbacks.clamp(1, 64) {
+    for _ in 1..reschedules.clamp(1, 64) {
         backoff.next_backoff();
     }
     backoff.next_backoff().unwrap_or(max).min(max)
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn the_ceiling_doubles_up_to_the_maximum() {
         let ceilings: Vec<u64> =
-            (1..=10).map(|setbacks| ceiling(INITIAL, MAX, setbacks).as_millis().try_into().unwrap()).collect();
+            (1..=10).map(|reschedules| ceiling(INITIAL, MAX, reschedules).as_millis().try_into().unwrap()).collect();
         assert_eq!(ceilings, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000, 120_000]);
         assert_eq!(ceiling(INITIAL, MAX, u32::MAX), MAX);
         assert_eq!(ceiling(INITIAL, MAX, 0), INITIAL);

@@ -34,7 +34,7 @@ pub struct Answer {
     pub date: Option<Timestamp>,
     /// Sent by a proxy, a gateway or a captive portal instead of the API, as far as [`RequestId`] shows. It says
     /// nothing about the instance, the keys or the time.
-    pub foreign: bool,
+    pub from_proxy: bool,
     /// What the code means, by the lane's rules or the built-in table; `None` if the status decides.
     pub meaning: Option<Meaning>,
 }
@@ -191,7 +191,7 @@ impl Answer {
             (None, None, None)
         };
         let request_id = id_of_header.or(id_of_body.filter(|id| !id.is_empty()));
-        let foreign = request_id.is_none()
+        let from_proxy = request_id.is_none()
             && match by.request_id {
                 RequestId::Required => true,
                 RequestId::Optional => body.trim_ascii_start().first().is_some_and(|first| *first != b'{'),
@@ -200,13 +200,13 @@ impl Answer {
         let code = code.filter(|code| !code.is_empty()).map(|code| shorten(code, CODE_LIMIT));
         Self {
             status,
-            meaning: code.as_ref().filter(|_| !foreign).and_then(|code| by.codes.meaning(status, code)),
+            meaning: code.as_ref().filter(|_| !from_proxy).and_then(|code| by.codes.meaning(status, code)),
             code,
             message: message.map(|message| shorten(message, MESSAGE_LIMIT)),
             request_id: request_id.map(|id| shorten(id, CODE_LIMIT)),
             retry_after: header("retry-after").and_then(|value| retry_after(&value, date)),
             date,
-            foreign,
+            from_proxy,
         }
     }
 }
@@ -267,13 +267,13 @@ mod tests {
         let forged = [r#"{"requestId":""}"#, r#"{"requestId":7}"#, r#"{"instance":{"id":"i-0000"}}"#];
         for status in [200, 204, 302, 400, 401, 404, 409, 429, 502] {
             for body in pages.iter().chain(&forged) {
-                assert_eq!(read(status, &[], body), Answer { status, foreign: true, ..Answer::default() }, "{body}");
-                assert!(read(status, &[("x-bce-request-id", "")], body).foreign, "{body}");
-                assert!(!read(status, &[ID], body).foreign, "{body}");
+                assert_eq!(read(status, &[], body), Answer { status, from_proxy: true, ..Answer::default() }, "{body}");
+                assert!(read(status, &[("x-bce-request-id", "")], body).from_proxy, "{body}");
+                assert!(!read(status, &[ID], body).from_proxy, "{body}");
             }
             let body = r#"{"requestId":"r-1","failedInstanceIdList":[]}"#;
             let answer = read(status, &[], body);
-            assert!(!answer.foreign && answer.request_id.as_deref() == Some("r-1"), "{status}");
+            assert!(!answer.from_proxy && answer.request_id.as_deref() == Some("r-1"), "{status}");
         }
     }
 
@@ -288,11 +288,11 @@ mod tests {
     #[test]
     fn where_the_request_id_is_optional_a_body_that_is_no_object_is_foreign() {
         for body in ["<html>502</html>", "  <p>", "[]", "upstream error"] {
-            assert!(read_by(RequestId::Optional, 409, &[], body).foreign, "{body}");
-            assert!(!read_by(RequestId::Optional, 409, &[ID], body).foreign, "{body}");
+            assert!(read_by(RequestId::Optional, 409, &[], body).from_proxy, "{body}");
+            assert!(!read_by(RequestId::Optional, 409, &[ID], body).from_proxy, "{body}");
         }
         for body in ["", " ", "{}", r#" {"instance":{"#] {
-            assert!(!read_by(RequestId::Optional, 200, &[], body).foreign, "{body}");
+            assert!(!read_by(RequestId::Optional, 200, &[], body).from_proxy, "{body}");
         }
     }
 

@@ -84,7 +84,7 @@ impl Client {
         let request =
             Request { method: Method::GET, path: &path, query: None, body: None, limit: ONE, asks_for_the_time: false };
         let (answer, body) = self.send(request).await?;
-        let described = if answer.foreign { None } else { serde_json::from_slice::<Described>(&body.bytes).ok() };
+        let described = if answer.from_proxy { None } else { serde_json::from_slice::<Described>(&body.bytes).ok() };
         Ok((answer, described.map(|described| InstanceState::parse(&described.instance.status))))
     }
 
@@ -151,7 +151,7 @@ impl Client {
 
 /// Whether the API itself answered, with success.
 fn is_told(answer: &Answer) -> bool {
-    answer.is_success() && !answer.foreign
+    answer.is_success() && !answer.from_proxy
 }
 
 fn ids(instances: &[InstanceId]) -> Vec<u8> {

@@ -186,7 +186,7 @@ impl Client {
         let body = read_body(response, limit).await;
         let answer = Answer::read(status, |name| text(&headers, name), &body.bytes, &self.reading);
         self.learn(&answer, received, round_trip);
-        if !answer.foreign {
+        if !answer.from_proxy {
             self.account.was_answered.store(true, Ordering::Relaxed);
         }
         Ok((answer, body))
@@ -265,7 +265,7 @@ impl Client {
 
     /// A proxy's clock is not the API's.
     fn learn(&self, answer: &Answer, received: Timestamp, round_trip: Duration) {
-        let Some(date) = answer.date.filter(|_| !answer.foreign) else { return };
+        let Some(date) = answer.date.filter(|_| !answer.from_proxy) else { return };
         let Some(moved) = self.account.clock.learn(date, received, round_trip) else { return };
         let (endpoint, offset) = (&self.account.endpoint, self.account.clock.offset());
         if moved.unsigned_abs() >= WORTH_TELLING {

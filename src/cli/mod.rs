@@ -46,7 +46,7 @@ enum Output {
     Json,
 }
 
-/// Why a command ends early: one line, whatever it quotes, except for [`Failure::Faults`].
+/// Why a command ends early: one line, whatever it quotes, except for [`Failure::Problems`].
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Wrong usage or configuration.
@@ -54,7 +54,7 @@ enum Failure {
     Usage(String),
     /// The same, with a line for each problem, each already escaped.
     #[error("{0}")]
-    Faults(String),
+    Problems(String),
     /// The broker or the API cannot be reached.
     #[error("{}", Shown(.0))]
     Unreachable(String),
@@ -67,16 +67,16 @@ impl Failure {
     /// 2 for usage, 69 (`EX_UNAVAILABLE` of sysexits) for an unreachable broker or API, 1 for the rest.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Faults(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Problems(_) => ExitCode::from(2),
             Self::Unreachable(_) => ExitCode::from(69),
             Self::Other(_) => ExitCode::FAILURE,
         }
     }
 }
 
-impl From<config::Faults> for Failure {
-    fn from(faults: config::Faults) -> Self {
-        Self::Faults(faults.to_string())
+impl From<config::Problems> for Failure {
+    fn from(problems: config::Problems) -> Self {
+        Self::Problems(problems.to_string())
     }
 }
 

@@ -31,14 +31,14 @@ pub(super) fn read_answers(reader: &mut Reader, lanes: &mut [Lane], is_whole: bo
         let lane = table.optional("lane", "the name of a lane", |raw| LaneName::parse(raw.text()?));
         if let Some(lane) = lane.as_ref().filter(|lane| is_whole && !lanes.iter().any(|one| one.name == **lane)) {
             let names: Vec<&str> = lanes.iter().map(|lane| lane.name.as_str()).collect();
-            table.fault("lane", format!("there is no lane {lane}: expected one of {}", names.join(", ")));
+            table.problem("lane", format!("there is no lane {lane}: expected one of {}", names.join(", ")));
         }
         if let Some(answer) = read_rule(&mut table).map(|rule| Answer { rule, lane }) {
             let code = answer.rule.code.as_str();
             let same =
                 |other: &Answer| other.rule.code.as_str().eq_ignore_ascii_case(code) && other.lane == answer.lane;
             if answers.iter().any(same) {
-                table.fault(
+                table.problem(
                     "code",
                     format!("{code} has a rule above, which is asked first: expected another code or lane"),
                 );
@@ -57,13 +57,13 @@ pub(super) fn read_answers(reader: &mut Reader, lanes: &mut [Lane], is_whole: bo
 fn read_rule(table: &mut Table<'_>) -> Option<Rule> {
     for (key, example) in [("code", "*Stock*"), ("meaning", "no_capacity")] {
         if !table.has(key) {
-            table.fault(key, format!("missing: expected one such as {example}"));
+            table.problem(key, format!("missing: expected one such as {example}"));
         }
     }
     let code = table.optional("code", CODE, |raw| Pattern::parse(raw.text()?));
     if let Some(code) = code.as_ref().filter(|code| code.is_fixed()) {
         let code = code.as_str();
-        table.fault("code", format!("{code} has a meaning that cannot be changed: expected another code"));
+        table.problem("code", format!("{code} has a meaning that cannot be changed: expected another code"));
     }
     let has_reason = table.has("reason");
     let reason = table.optional("reason", REASON, |raw| Word::parse(raw.text()?));
@@ -84,17 +84,17 @@ fn read_rule(table: &mut Table<'_>) -> Option<Rule> {
             (Meaning::Failed(word), Some((word, &FAILED_REASONS[..])))
         }
         other => {
-            table.fault("meaning", format!("{other:?} is wrong: expected {MEANING}"));
+            table.problem("meaning", format!("{other:?} is wrong: expected {MEANING}"));
             return None;
         }
     };
     match own {
         None if has_reason => {
-            table.fault("reason", "beside this meaning: expected it with no_capacity or failed alone".to_owned());
+            table.problem("reason", "beside this meaning: expected it with no_capacity or failed alone".to_owned());
         }
         Some((word, own)) if !ours(word, own) => {
             let own = own.join(", ");
-            table.fault(
+            table.problem(
                 "reason",
                 format!("{word} is reveille's own word for something else: expected another, or {own}"),
             );

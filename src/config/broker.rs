@@ -83,7 +83,7 @@ pub(super) fn read_broker(mut table: Table<'_>) -> Broker {
         broker.uri = uri;
     }
     if table.has("password") && table.has("password_file") {
-        table.fault("password", "beside password_file: expected one of them".to_owned());
+        table.problem("password", "beside password_file: expected one of them".to_owned());
     }
     let password = |text: &str| one_line(text).map_err(|problem| format!("{problem}; expected a password of one line"));
     if let Some(password) = table.secret("password", password) {
@@ -98,7 +98,7 @@ pub(super) fn read_broker(mut table: Table<'_>) -> Broker {
                 }
                 broker.uri.authority.userinfo.password = password.text;
             }
-            Err(fault) => table.fault(fault.key, fault.problem),
+            Err(fault) => table.problem(fault.key, fault.problem),
         }
     }
     broker.tls = read_tls(&mut table, is_url_known.then_some(&broker.uri.scheme));
@@ -117,13 +117,13 @@ fn read_tls(table: &mut Table<'_>, scheme: Option<&AMQPScheme>) -> TlsFiles {
     let is_wrong = named != [&ca, &cert, &key].map(Option::is_some);
     if scheme == Some(&AMQPScheme::AMQP) {
         for (key, _) in KEYS.iter().zip(named).filter(|(_, named)| *named) {
-            table.fault(key, "beside an amqp:// URL, which is without TLS: expected amqps:// there".to_owned());
+            table.problem(key, "beside an amqp:// URL, which is without TLS: expected amqps:// there".to_owned());
         }
         return TlsFiles::default();
     }
     for (one, (there, other)) in ["cert_file", "key_file"].iter().zip([(named[1], named[2]), (named[2], named[1])]) {
         if there && !other {
-            table.fault(one, "alone: expected cert_file and key_file together".to_owned());
+            table.problem(one, "alone: expected cert_file and key_file together".to_owned());
         }
     }
     let tls = TlsFiles { ca, client: cert.zip(key) };
@@ -132,7 +132,7 @@ fn read_tls(table: &mut Table<'_>, scheme: Option<&AMQPScheme>) -> TlsFiles {
         && tls.is_any()
         && let Err(fault) = tls.connector()
     {
-        table.fault(fault.key, fault.problem);
+        table.problem(fault.key, fault.problem);
     }
     if let Some((_, key)) = &tls.client
         && file::read(key, LARGEST_SECRET).is_ok_and(|file| file.is_open)

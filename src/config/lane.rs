@@ -72,7 +72,7 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
         let mut table = reader.table(&member);
         if let Some(lane) = read_lane(&mut table, only_default, purpose) {
             if lanes.iter().any(|other| other.name == lane.name) {
-                table.fault("name", format!("{} is taken by a lane above: expected a name of its own", lane.name));
+                table.problem("name", format!("{} is taken by a lane above: expected a name of its own", lane.name));
             }
             lanes.push(lane);
         }
@@ -80,7 +80,7 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
     }
     if purpose == Purpose::Run {
         for ProxyFault { variable, problem } in put_behind_proxies(&mut lanes, proxies) {
-            reader.fault(format!("environment {variable}"), problem);
+            reader.problem(format!("environment {variable}"), problem);
         }
     }
     lanes
@@ -88,15 +88,15 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
 
 /// Returns the problems of the variables that name the lanes' proxies, each once.
 fn put_behind_proxies(lanes: &mut [Lane], proxies: &Proxies) -> Vec<ProxyFault> {
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     for lane in lanes {
         match proxies.of(&lane.endpoint) {
             Ok(proxy) => lane.endpoint = lane.endpoint.clone().through(proxy),
-            Err(fault) if faults.contains(&fault) => {}
-            Err(fault) => faults.push(fault),
+            Err(fault) if problems.contains(&fault) => {}
+            Err(fault) => problems.push(fault),
         }
     }
-    faults
+    problems
 }
 
 fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Option<Lane> {
@@ -105,7 +105,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
         table.optional("name", "1 to 40 of a-z 0-9 -, a letter or digit first", |raw| LaneName::parse(raw.text()?));
     let name = if is_default { LaneName::parse("default") } else { name };
     if name.is_none() && !named {
-        table.fault("name", "missing: expected a name such as prod-bj".to_owned());
+        table.problem("name", "missing: expected a name such as prod-bj".to_owned());
     }
     let endpoint = read_endpoint(table);
     let path = table.optional("credentials_file", "a path", Raw::text_owned);
@@ -113,7 +113,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
     if purpose == Purpose::Run
         && let Err(error) = credentials.load()
     {
-        table.fault("credentials_file", error.to_string());
+        table.problem("credentials_file", error.to_string());
     }
     let defaults = Timeouts { connect: Duration::from_secs(3), total: Duration::from_secs(15) };
     let rate_expected = "calls per second, from 0.01 to 1000000";
@@ -163,7 +163,7 @@ fn read_endpoint(table: &mut Table<'_>) -> Option<Endpoint> {
     let both = table.has("region") && table.has("endpoint");
     let given = table.has("region") || table.has("endpoint");
     if both {
-        table.fault("region", "beside endpoint: expected one of them".to_owned());
+        table.problem("region", "beside endpoint: expected one of them".to_owned());
     }
     let region = table
         .optional("region", "a region such as bj, bd, gz, su, fwh, hkg", |raw| Endpoint::of_region(raw.text()?).ok());

@@ -21,7 +21,7 @@ use self::broker::read_broker;
 pub use self::broker::{Access, Broker};
 use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
-pub use self::reader::{Fault, Faults};
+pub use self::reader::{Problem, Problems};
 use self::reader::{Raw, Reader, Table};
 pub use self::tls::{FileFault, TlsFiles};
 pub use self::url::{SMALLEST_FRAME, USUAL_FRAME};
@@ -42,7 +42,7 @@ pub struct Config {
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// What looks wrong but is accepted: logged once there is a log.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Problem>,
 }
 
 /// When failed jobs are retried, and when no longer.
@@ -84,8 +84,8 @@ pub enum Purpose {
 /// `--config`, else `REVEILLE_CONFIG`, else `reveille.toml` if it exists, else none.
 ///
 /// # Errors
-/// [`Faults`]: all of them, each with its place and what would be right.
-pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
+/// [`Problems`]: all of them, each with its place and what would be right.
+pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Problems> {
     let variable = std::env::var_os("REVEILLE_CONFIG").filter(|path| !path.is_empty());
     let named = path.map(Path::to_owned).or_else(|| variable.map(PathBuf::from));
     let default = Path::new("reveille.toml");
@@ -94,7 +94,7 @@ pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
     let name = path.display().to_string();
     match file::read(&path, LARGEST_CONFIGURATION) {
         Ok(file) => read(Some((&name, file.text.expose_secret())), environment(), purpose),
-        Err(error) => Err(Faults::one(name, format!("cannot be read: {error}; expected a TOML file"))),
+        Err(error) => Err(Problems::one(name, format!("cannot be read: {error}; expected a TOML file"))),
     }
 }
 
@@ -107,12 +107,12 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// Reads the text of a file, with its name, overlaid by the environment.
 ///
 /// # Errors
-/// [`Faults`].
+/// [`Problems`].
 pub fn read(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
     purpose: Purpose,
-) -> Result<Config, Faults> {
+) -> Result<Config, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let proxies = Proxies::read(&environment);
     let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane", "answer"])?;
@@ -141,7 +141,7 @@ fn read_retry(mut table: Table<'_>) -> Retry {
         ),
     };
     if retry.max < retry.initial {
-        table.fault("max", format!("{:?} is less than initial, {:?}: expected no less", retry.max, retry.initial));
+        table.problem("max", format!("{:?} is less than initial, {:?}: expected no less", retry.max, retry.initial));
     }
     table.finish();
     retry

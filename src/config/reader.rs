@@ -16,14 +16,14 @@ const SEPARATOR: &str = "__";
 
 /// A problem in the configuration: an error, or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Problem {
     /// The file and key, or the variable.
     place: String,
     /// What is there, and what would be right.
     problem: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", Shown(&self.place), Shown(&self.problem))
     }
@@ -31,25 +31,25 @@ impl fmt::Display for Fault {
 
 /// All errors in the configuration, and its warnings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Faults {
-    faults: Vec<Fault>,
-    warnings: Vec<Fault>,
+pub struct Problems {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for Problems {}
 
-impl Faults {
+impl Problems {
     /// One that hides all others.
     pub(super) fn one(place: String, problem: String) -> Self {
-        Self { faults: vec![Fault { place, problem }], warnings: Vec::new() }
+        Self { problems: vec![Problem { place, problem }], warnings: Vec::new() }
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.faults.len();
+        let count = self.problems.len();
         write!(f, "the configuration has {count} {}:", if count == 1 { "fault" } else { "faults" })?;
-        self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))?;
+        self.problems.iter().try_for_each(|fault| write!(f, "\n  {fault}"))?;
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
@@ -72,8 +72,8 @@ pub struct Reader {
     settings: Vec<(String, &'static str)>,
     /// Variables that are not settings.
     others: Vec<String>,
-    faults: Vec<Fault>,
-    warnings: Vec<Fault>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
 impl Reader {
@@ -87,14 +87,14 @@ impl Reader {
         environment: impl IntoIterator<Item = (String, String)>,
         tables: &[&str],
         lists: &[&str],
-    ) -> Result<Self, Faults> {
+    ) -> Result<Self, Problems> {
         let (name, text) = file.unwrap_or(("configuration", ""));
         let mut reader = Self {
             tables: BTreeMap::new(),
             file: name.to_owned(),
             settings: Vec::new(),
             others: Vec::new(),
-            faults: Vec::new(),
+            problems: Vec::new(),
             warnings: Vec::new(),
         };
         match text.parse::<toml::Table>() {
@@ -102,7 +102,7 @@ impl Reader {
             Err(error) => {
                 let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
                 // Only the message: the error's own text quotes the line, which may contain a password.
-                return Err(Faults::one(format!("{name}, line {line}"), format!("not TOML: {}", error.message())));
+                return Err(Problems::one(format!("{name}, line {line}"), format!("not TOML: {}", error.message())));
             }
         }
         let mut environment: Vec<(String, String)> = environment.into_iter().collect();
@@ -124,16 +124,16 @@ impl Reader {
                     for (index, member) in members.into_iter().enumerate() {
                         match member {
                             Value::Table(table) => self.lay_table(&format!("{name}[{index}]"), table),
-                            _ => self.fault(format!("{}: {name}", self.file), format!("expected [[{name}]] tables")),
+                            _ => self.problem(format!("{}: {name}", self.file), format!("expected [[{name}]] tables")),
                         }
                     }
                 }
                 _ if tables.contains(&name.as_str()) => {
-                    self.fault(format!("{}: {name}", self.file), format!("expected a table, [{name}]"));
+                    self.problem(format!("{}: {name}", self.file), format!("expected a table, [{name}]"));
                 }
                 _ if lists.contains(&name.as_str()) => {
                     let place = format!("{}: {name}", self.file);
-                    self.fault(place, format!("expected [[{name}]] tables, in two brackets"));
+                    self.problem(place, format!("expected [[{name}]] tables, in two brackets"));
                     // The intended table is read all the same, so that it is not reported as missing.
                     if let Value::Table(meant) = value {
                         self.lay_table(&format!("{name}[0]"), meant);
@@ -141,7 +141,7 @@ impl Reader {
                 }
                 _ => {
                     let known = [tables, lists].concat();
-                    self.fault(format!("{}: {name}", self.file), format!("no such table{}", nearest(&name, &known)));
+                    self.problem(format!("{}: {name}", self.file), format!("no such table{}", nearest(&name, &known)));
                 }
             }
         }
@@ -158,7 +158,7 @@ impl Reader {
     fn lay_variable(&mut self, variable: &str, path: &str, value: String, tables: &[&str], lists: &[&str]) {
         let place = format!("environment {variable}");
         if value.contains(char::REPLACEMENT_CHARACTER) {
-            return self.fault(place, "is not UTF-8: expected a text".to_owned());
+            return self.problem(place, "is not UTF-8: expected a text".to_owned());
         }
         let path = path.to_ascii_lowercase();
         let levels: Vec<&str> = path.split(SEPARATOR).collect();
@@ -169,7 +169,7 @@ impl Reader {
                 let known = [tables, lists].concat();
                 let hint = nearest(levels[0], &known);
                 let forms = "expected REVEILLE_TABLE__KEY or REVEILLE_LANE__0__KEY";
-                return self.fault(place, format!("no such setting{hint} ({forms})"));
+                return self.problem(place, format!("no such setting{hint} ({forms})"));
             }
         };
         let setting = Raw { value: Value::String(value), place, from_environment: true };
@@ -194,24 +194,24 @@ impl Reader {
     }
 
     /// Records an error.
-    pub fn fault(&mut self, place: String, problem: String) {
-        self.faults.push(Fault { place, problem });
+    pub fn problem(&mut self, place: String, problem: String) {
+        self.problems.push(Problem { place, problem });
     }
 
     /// Records a warning.
     pub fn warn(&mut self, place: String, problem: String) {
-        self.warnings.push(Fault { place, problem });
+        self.warnings.push(Problem { place, problem });
     }
 
     /// The warnings, once all tables were read; `Err` with every problem, if there is an error.
-    pub fn finish(mut self) -> Result<Vec<Fault>, Faults> {
+    pub fn finish(mut self) -> Result<Vec<Problem>, Problems> {
         for variable in std::mem::take(&mut self.others) {
             if let Some(problem) = near_miss::problem(&variable, &self.settings) {
                 self.warn(format!("environment {variable}"), problem);
             }
         }
-        let Self { faults, warnings, .. } = self;
-        if faults.is_empty() { Ok(warnings) } else { Err(Faults { faults, warnings }) }
+        let Self { problems, warnings, .. } = self;
+        if problems.is_empty() { Ok(warnings) } else { Err(Problems { problems, warnings }) }
     }
 }
 
@@ -253,7 +253,7 @@ impl Table<'_> {
     fn read<T>(&mut self, key: &'static str, parse: impl FnOnce(&Raw) -> Result<T, String>) -> Option<T> {
         self.known.push(key);
         let setting = self.settings.remove(key)?;
-        parse(&setting).map_err(|problem| self.reader.fault(setting.place, problem)).ok()
+        parse(&setting).map_err(|problem| self.reader.problem(setting.place, problem)).ok()
     }
 
     /// Whether the key is there and not read yet.
@@ -262,9 +262,9 @@ impl Table<'_> {
     }
 
     /// Records an error of the table as a whole, or of `key` in it.
-    pub fn fault(&mut self, key: &str, problem: String) {
+    pub fn problem(&mut self, key: &str, problem: String) {
         let place = format!("{}: {}.{key}", self.reader.file, self.name);
-        self.reader.fault(place, problem);
+        self.reader.problem(place, problem);
     }
 
     /// Records a warning about `key`.
@@ -278,7 +278,7 @@ impl Table<'_> {
         self.reader.settings.extend(self.known.iter().map(|key| (self.name.clone(), *key)));
         for (key, setting) in self.settings {
             let hint = nearest(&key, &self.known);
-            self.reader.fault(setting.place, format!("no such setting{hint}"));
+            self.reader.problem(setting.place, format!("no such setting{hint}"));
         }
     }
 }

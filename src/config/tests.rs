@@ -27,22 +27,22 @@ impl Drop for File {
     }
 }
 
-fn read_with(file: &str, environment: &[(&str, &str)], purpose: Purpose) -> Result<Config, Faults> {
+fn read_with(file: &str, environment: &[(&str, &str)], purpose: Purpose) -> Result<Config, Problems> {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     read(Some(("r.toml", file)), environment, purpose)
 }
 
 fn good(file: &str, environment: &[(&str, &str)]) -> Config {
-    read_with(file, environment, Purpose::Talk).unwrap_or_else(|faults| panic!("{file}\n{faults}"))
+    read_with(file, environment, Purpose::Talk).unwrap_or_else(|problems| panic!("{file}\n{problems}"))
 }
 
 /// The reported problems, one per line, without the heading.
-fn faults(file: &str, environment: &[(&str, &str)]) -> Vec<String> {
+fn problems(file: &str, environment: &[(&str, &str)]) -> Vec<String> {
     lines(&read_with(file, environment, Purpose::Talk).err().unwrap_or_else(|| panic!("no fault in\n{file}")))
 }
 
-fn lines(faults: &Faults) -> Vec<String> {
-    let text = faults.to_string();
+fn lines(problems: &Problems) -> Vec<String> {
+    let text = problems.to_string();
     let lines: Vec<String> = text.lines().skip(1).map(|line| line.trim_start().to_owned()).collect();
     let heading = format!("the configuration has {} fault", lines.len());
     assert!(text.starts_with(&heading), "{text}");
@@ -215,7 +215,7 @@ fn a_password_that_every_user_may_read_is_warned_about() {
     for (mode, warnings) in [(0o600, 0), (0o440, 0), (0o644, 1)] {
         fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
         let config = good("", &environment);
-        let told: Vec<String> = config.warnings.iter().map(Fault::to_string).collect();
+        let told: Vec<String> = config.warnings.iter().map(Problem::to_string).collect();
         assert_eq!(told.len(), warnings, "{mode:o}: {told:?}");
         assert!(told.iter().all(|told| told.contains(file.path()) && told.contains("chmod 600")), "{told:?}");
     }
@@ -407,7 +407,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
 #[test]
 fn every_fault_of_a_file_is_reported_with_its_place_and_what_would_be_right() {
     for (file, expected) in FAULTY_FILES {
-        let found = faults(file, &[]);
+        let found = problems(file, &[]);
         assert_eq!(found.len(), expected.len(), "{file}\n{found:#?}");
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.starts_with(expected), "{file}\n{found}\n{expected}");
@@ -421,12 +421,12 @@ fn what_lapin_would_die_of_in_the_url_is_a_fault() {
     // A letter of two bytes, percent-encoded: the decoded length of the name counts.
     let longest = "%C3%A4".repeat(127) + "v";
     assert_eq!(good(&url(&longest, ""), &[]).broker.uri.vhost.len(), 255);
-    let found = faults(&url(&longest, "v"), &[]);
+    let found = problems(&url(&longest, "v"), &[]);
     assert_eq!(found, ["r.toml: broker.url: names a vhost of 256 bytes: expected 255 at most"]);
     assert_eq!(good(&url("v", "?frame_max=1048576"), &[]).broker.uri.query.frame_max, Some(1_048_576));
-    let found = faults(&url("v", "?frame_max=1048577"), &[]);
+    let found = problems(&url("v", "?frame_max=1048577"), &[]);
     assert_eq!(found, ["r.toml: broker.url: has a frame_max of 1048577: expected 8192 to 1048576"]);
-    let found = faults(&url("v", "?frame_max=8191"), &[]);
+    let found = problems(&url("v", "?frame_max=8191"), &[]);
     assert_eq!(found, ["r.toml: broker.url: has a frame_max of 8191: expected 8192 to 1048576"]);
     assert_eq!(good(&url("v", ""), &[]).broker.uri.query.frame_max, Some(131_072));
 }
@@ -445,12 +445,12 @@ fn every_fault_of_the_environment_is_reported_with_the_variable() {
         ("REVEILLE_SHUTDOWN__GRACE", "", "\"\" is wrong: expected a length of time"),
         ("REVEILLE_BROKER__PASSWORD", "\u{fffd}hush", "is not UTF-8"),
     ] {
-        let found = faults("", &[(name, value)]);
+        let found = problems("", &[(name, value)]);
         let start = format!("environment {name}: {expected}");
         assert!(found.len() == 1 && found[0].starts_with(&start), "{start}\n{found:#?}");
     }
     assert_eq!(
-        faults("[[lane]]\nname = 'a'", &[("REVEILLE_LANE__4__RATE", "1")]),
+        problems("[[lane]]\nname = 'a'", &[("REVEILLE_LANE__4__RATE", "1")]),
         ["r.toml: lane[4].name: missing: expected a name such as prod-bj"]
     );
 }
@@ -491,7 +491,7 @@ fn only_the_daemon_needs_keys() {
 
     // The keys may or may not be in this machine's environment.
     let missing = CredentialSource::Environment.load().err();
-    let found = read(None, [], Purpose::Run).err().map(|faults| faults.to_string()).unwrap_or_default();
+    let found = read(None, [], Purpose::Run).err().map(|problems| problems.to_string()).unwrap_or_default();
     match missing {
         Some(missing) => assert!(found.contains(&format!("lane[0].credentials_file: {missing}")), "{found}"),
         None => assert_eq!(found, ""),
@@ -510,20 +510,20 @@ fn a_file_that_cannot_be_read_is_named() {
     let binary = File::of(b"[broker]\npassword = '\xff'");
     assert!(lines(&load(Some(&binary.0), Purpose::Talk).unwrap_err())[0].contains("UTF-8"));
     let empty = File::of(b"");
-    let found = faults(&format!("[broker]\npassword_file = '{}'", empty.path()), &[]);
+    let found = problems(&format!("[broker]\npassword_file = '{}'", empty.path()), &[]);
     assert!(found[0].contains("it is empty; expected a file with the password"), "{found:?}");
 }
 
 #[test]
 fn no_fault_shows_a_password() {
     for (file, _) in FAULTY_FILES {
-        let faults = read_with(file, &[("REVEILLE_BROKER__PASSWORD", "\u{fffd}hush")], Purpose::Talk).unwrap_err();
-        assert!(!format!("{faults} {faults:?}").contains("hush"), "{faults}");
+        let problems = read_with(file, &[("REVEILLE_BROKER__PASSWORD", "\u{fffd}hush")], Purpose::Talk).unwrap_err();
+        assert!(!format!("{problems} {problems:?}").contains("hush"), "{problems}");
     }
     let keys = File::of(b"access_key_id = 'ak'\nsecret_access_key = hush");
     let file = format!("[[lane]]\nname = 'a'\ncredentials_file = '{}'", keys.path());
-    let faults = read_with(&file, &[], Purpose::Run).unwrap_err();
-    assert!(!format!("{faults} {faults:?}").contains("hush"), "{faults}");
+    let problems = read_with(&file, &[], Purpose::Run).unwrap_err();
+    assert!(!format!("{problems} {problems:?}").contains("hush"), "{problems}");
 }
 
 #[test]
@@ -579,9 +579,9 @@ fn lanes_go_through_the_proxies_of_the_environment_where_they_are_run() {
 
     let wrong =
         [("HTTPS_PROXY", "socks5://u:hush@p"), ("http_proxy", "http://hush:port"), ("REVEILLE_LANE__0__RATE", "-1")];
-    let faults = read_with(&file, &wrong, Purpose::Run).unwrap_err();
-    assert!(!format!("{faults} {faults:?}").contains("hush"), "{faults}");
-    let found = lines(&faults);
+    let problems = read_with(&file, &wrong, Purpose::Run).unwrap_err();
+    assert!(!format!("{problems} {problems:?}").contains("hush"), "{problems}");
+    let found = lines(&problems);
     // Two lanes use the first proxy, which is one problem.
     let places = [
         "environment REVEILLE_LANE__0__RATE: ",

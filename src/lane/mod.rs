@@ -20,7 +20,7 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use self::parts::Running;
+use self::parts::Session;
 pub use self::parts::{Lane, Settings};
 use crate::broker::Outgoing;
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
@@ -69,9 +69,9 @@ impl Role for LaneRole {
         info!(lane = %lane.name(), endpoint = %lane.settings.lane.endpoint, "lane held");
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
-        let running = Arc::new(Running::new(lane.clone(), term.connection));
+        let session = Arc::new(Session::new(lane.clone(), term.connection));
         let before = async {
-            history::replay(&running, &announce(&running).await?).await;
+            history::replay(&session, &announce(&session).await?).await;
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
             Ok::<_, Interrupted>(())
@@ -82,7 +82,7 @@ impl Role for LaneRole {
                 () = term.stop.requested() => {}
                 ready = before => ready?,
             }
-            serve::serve(&running, term.connection, &self.readiness, &term.stop).await
+            serve::serve(&session, term.connection, &self.readiness, &term.stop).await
         };
         tokio::select! {
             served = serving => served,
@@ -93,13 +93,13 @@ impl Role for LaneRole {
 }
 
 /// Publishes that the lane is held: commands learn the names of lanes from it. Returns the event's id.
-async fn announce(running: &Running) -> Result<String, lapin::Error> {
-    let lane = &running.lane;
+async fn announce(session: &Session) -> Result<String, lapin::Error> {
+    let lane = &session.lane;
     let held = LaneHeld { lane: lane.name().to_owned() };
     let event = Event::new(lane.name(), Data::LaneHeld(held), Timestamp::now());
     let properties =
         BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
     let (exchange, key) = (lane.settings.names.outcomes(), format!("{}.held", lane.name()));
     let body = event.to_bytes();
-    running.outbox.event(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
+    session.outbox.event(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
 }

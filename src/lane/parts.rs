@@ -94,14 +94,14 @@ impl Lane {
 
 /// A lane held by this replica, over one connection.
 #[derive(Debug)]
-pub struct Running {
+pub struct Session {
     pub(super) lane: Arc<Lane>,
     pub(super) outbox: Outbox,
     /// Memory budget for unacked messages.
     pub(super) room: Room,
 }
 
-impl Running {
+impl Session {
     /// Of `lane`, over `connection`.
     pub fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
         Self { lane, outbox: Outbox::new(connection), room: connection.room() }

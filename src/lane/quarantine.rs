@@ -30,7 +30,7 @@ struct Survived {
 
 /// A message in hand. If it is dropped before it is [`done`](InHand::done), the process has survived it once more.
 #[derive(Debug)]
-pub(super) struct InHand {
+pub(super) struct Tracked {
     survived: Arc<Survived>,
     name: u64,
     done: bool,
@@ -47,8 +47,8 @@ impl Quarantine {
     }
 
     /// Marks a message as in hand.
-    pub(super) fn take(&self, message: &Message) -> InHand {
-        InHand { survived: self.0.clone(), name: self.0.name(message), done: false }
+    pub(super) fn track(&self, message: &Message) -> Tracked {
+        Tracked { survived: self.0.clone(), name: self.0.name(message), done: false }
     }
 }
 
@@ -68,14 +68,14 @@ impl Survived {
     }
 }
 
-impl InHand {
+impl Tracked {
     /// The message was acked, so it is not delivered again.
     pub(super) fn done(mut self) {
         self.done = true;
     }
 }
 
-impl Drop for InHand {
+impl Drop for Tracked {
     fn drop(&mut self) {
         let mut times = self.survived.times();
         if self.done {
@@ -102,13 +102,13 @@ mod tests {
         let message = |body: &str| Message { properties: BasicProperties::default(), body: body.as_bytes().to_vec() };
         let (one, other) = (message("one"), message("other"));
         for times in 1..=3 {
-            drop(quarantine.take(&one));
+            drop(quarantine.track(&one));
             assert_eq!((survived.of(&one), survived.of(&other)), (times, 0));
         }
-        quarantine.take(&one).done();
+        quarantine.track(&one).done();
         assert_eq!(survived.of(&one), 0);
         for number in 0..=LIMIT {
-            drop(quarantine.take(&message(&number.to_string())));
+            drop(quarantine.track(&message(&number.to_string())));
         }
         assert!(survived.times().len() <= LIMIT);
     }

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::intake::{Coalescer, Intake, QUEUES, Sizing, present_prefetch, queues};
-use super::job::{Admitted, Jobs};
-use super::parts::{Lane, Running};
+use super::job::{Admitted, Tasks};
+use super::parts::{Lane, Session};
 use super::quarantine::SUSPECT_AT;
 use crate::broker::{Connection, Delivery};
 use crate::ownership::Interrupted;
@@ -32,22 +32,22 @@ const LAST_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a half-open lane waits for a job. After a short pause the jobs that were put back are not in their queue
 /// yet: without one of them for a trial, all would be called at once.
-const COME_BACK: Duration = Duration::from_secs(4);
+const TRIAL_WAIT: Duration = Duration::from_secs(4);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// Time for what follows a job's call where the lane pauses: evidence, a probe, publisher confirms. No trial is on then
 /// that a job could wait for.
-const AFTER_A_CALL: Duration = Duration::from_secs(10);
+const AFTER_CALL: Duration = Duration::from_secs(10);
 
 /// Serves the lane until `stop` is requested, then finishes what is in flight. What is not finished within the grace
 /// period goes back to its queue.
 pub(super) async fn serve(
-    running: &Arc<Running>,
+    session: &Arc<Session>,
     connection: &Connection,
     readiness: &Readiness,
     stop: &Stop,
 ) -> Result<(), Interrupted> {
-    let lane = &running.lane;
+    let lane = &session.lane;
     let mut channel = connection.channel().await?;
     loop {
         tokio::select! {
@@ -55,11 +55,11 @@ pub(super) async fn serve(
             () = stop.requested() => {}
             () = pause(lane, readiness) => {}
         }
-        let mut jobs = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = take_singly(running, &channel, &mut jobs) => done.map(|()| false)?,
+            done = take_singly(session, &channel, &mut tasks) => done.map(|()| false)?,
         };
         if stopped {
             // No further call will end the trial that jobs in flight wait for.
@@ -68,11 +68,11 @@ pub(super) async fn serve(
         let mut emptied = true;
         if !stopped && !lane.gate.breaker().is_open() {
             readiness.lane(lane.name(), LaneState::Held);
-            emptied = subscribe_and_take(running, &channel, &mut jobs, stop).await?;
+            emptied = subscribe_and_take(session, &channel, &mut tasks, stop).await?;
         }
         // Now, and not only once the last call has ended.
         show_pause(lane, readiness);
-        let drained = drain(lane, jobs, stop).await?;
+        let drained = drain(lane, tasks, stop).await?;
         if emptied && drained && !stop.is_requested() {
             // The channel holds no delivery, and closing it would lose acks that RabbitMQ has yet to process.
             continue;
@@ -116,24 +116,24 @@ fn show_pause(lane: &Lane, readiness: &Readiness) {
 /// Subscribes to the queues and consumes; subscribes anew when the prefetch should be far larger or smaller. Returns
 /// whether every delivery was given to a job.
 async fn subscribe_and_take(
-    running: &Arc<Running>,
+    session: &Arc<Session>,
     channel: &Channel,
-    jobs: &mut Jobs,
+    tasks: &mut Tasks,
     stop: &Stop,
 ) -> Result<bool, Interrupted> {
     loop {
-        let mut intake = Intake::open(running, channel).await?;
+        let mut intake = Intake::open(session, channel).await?;
         let taken = tokio::select! {
             biased;
             () = stop.requested() => Taken::Over,
-            taken = take(running, &mut intake, jobs) => taken?,
+            taken = take(session, &mut intake, tasks) => taken?,
         };
         intake.cancel().await?;
         if taken == Taken::Over {
             return Ok(false);
         }
         // Prefetched deliveries are parked as uncalled jobs: RabbitMQ would count their return against them.
-        intake.empty(jobs).await?;
+        intake.empty(tasks).await?;
         if taken == Taken::Paused {
             return Ok(true);
         }
@@ -152,8 +152,8 @@ enum Taken {
 
 /// Consumes one delivery after the other and spawns its job, in a shared call if the lane has batches, until the
 /// connection breaks or consuming has to stop.
-async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, Interrupted> {
-    let lane = &running.lane;
+async fn take(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks) -> Result<Taken, Interrupted> {
+    let lane = &session.lane;
     let mut coalescer = Coalescer::default();
     let taken = loop {
         match intake.sizing() {
@@ -164,12 +164,12 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
         let delivery = tokio::select! {
             biased;
             () = lane.gate.breaker().opened() => break Taken::Paused,
-            Some(ended) = jobs.join_next() => {
+            Some(ended) = tasks.join_next() => {
                 tasks::ended(ended)?;
                 continue;
             }
-            () = coalescer.over(lane.calls.batch_size()) => {
-                coalescer.start(running, jobs).await;
+            () = coalescer.ready(lane.calls.batch_size()) => {
+                coalescer.flush(session, tasks).await;
                 continue;
             }
             delivery = intake.next() => delivery?,
@@ -191,18 +191,18 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
         let slot = lane.calls.slot().await;
         // One job at a time waits here, and not in a further queue: so a due job is never far from the limiter.
         let entry = job.enter(lane, slot).await;
-        job.spawn(running, entry, jobs);
+        job.spawn(session, entry, tasks);
     };
-    coalescer.start(running, jobs).await;
+    coalescer.flush(session, tasks).await;
     Ok(taken)
 }
 
 /// Gets one message at a time from each queue in turn, until no queue's next one is suspected and the breaker is not
 /// half open. While it is, no more calls are in flight than the trial has. A suspected message is handled alone.
-async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs) -> Result<(), Interrupted> {
-    let lane = &running.lane;
+async fn take_singly(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+    let lane = &session.lane;
     let queues = queues(lane);
-    let back = Instant::now() + COME_BACK;
+    let back = Instant::now() + TRIAL_WAIT;
     let mut suspects = [true; QUEUES];
     let mut found = true;
     while suspects.contains(&true) || (lane.gate.breaker().is_half_open() && (found || Instant::now() < back)) {
@@ -213,12 +213,12 @@ async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
         // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
         let first = lane.gate.breaker().probes() as usize;
         for index in (first..first + QUEUES).map(|index| index % QUEUES) {
-            while let Some(ended) = jobs.try_join_next() {
+            while let Some(ended) = tasks.try_join_next() {
                 tasks::ended(ended)?;
             }
             // A trial can be long, and polls do not count towards it.
-            while jobs.len() >= present_prefetch(lane).into()
-                && let Some(ended) = jobs.join_next().await
+            while tasks.len() >= present_prefetch(lane).into()
+                && let Some(ended) = tasks.join_next().await
             {
                 tasks::ended(ended)?;
             }
@@ -229,14 +229,14 @@ async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
             let Some(delivery) = delivery else { continue };
             found = true;
             if *suspect {
-                settle(lane, jobs).await?;
+                settle(lane, tasks).await?;
             }
             let job = Admitted::read(delivery, lane);
             let slot = lane.calls.slot().await;
             let entry = job.enter(lane, slot).await;
-            job.spawn(running, entry, jobs);
+            job.spawn(session, entry, tasks);
             if *suspect {
-                settle(lane, jobs).await?;
+                settle(lane, tasks).await?;
             }
             if lane.gate.breaker().is_open() {
                 return Ok(());
@@ -252,19 +252,19 @@ async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
 }
 
 /// Waits for all `jobs`. Those that failed on trial wait for its end, so it is interrupted once its calls have ended.
-async fn settle(lane: &Lane, jobs: &mut Jobs) -> Result<(), lapin::Error> {
+async fn settle(lane: &Lane, tasks: &mut Tasks) -> Result<(), lapin::Error> {
     if lane.gate.breaker().is_half_open() {
         lane.gate.quiet().await;
         lane.gate.breaker().interrupt();
     }
-    tasks::all(jobs).await
+    tasks::all(tasks).await
 }
 
 /// Returns whether all `jobs` finished in time: within the grace period of a stop, else within the timeouts of their
 /// calls, since a pause must not cut any off.
-async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, Interrupted> {
+async fn drain(lane: &Lane, mut tasks: Tasks, stop: &Stop) -> Result<bool, Interrupted> {
     let time_is_up = async {
-        let calls = stop.grace.max(lane.settings.lane.timeouts.total + AFTER_A_CALL);
+        let calls = stop.grace.max(lane.settings.lane.timeouts.total + AFTER_CALL);
         let _ = timeout(calls, stop.requested()).await;
         if stop.is_requested() {
             sleep(stop.grace).await;
@@ -272,13 +272,13 @@ async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, Interru
     };
     tokio::select! {
         biased;
-        finished = tasks::all(&mut jobs) => {
+        finished = tasks::all(&mut tasks) => {
             finished?;
             return Ok(true);
         }
         () = time_is_up => {}
     }
-    warn!(lane = %lane.name(), jobs = jobs.len(), "jobs still in flight after the grace go back to their queue");
-    jobs.shutdown().await;
+    warn!(lane = %lane.name(), jobs = tasks.len(), "jobs still in flight after the grace go back to their queue");
+    tasks.shutdown().await;
     Ok(false)
 }

@@ -10,7 +10,7 @@ use crate::bce::InstanceId;
 use crate::job::{self, Job};
 use crate::text::Shown;
 
-/// More faults than this help nobody.
+/// Problems listed, at most.
 const FAULTS_SHOWN: usize = 20;
 /// Of a file of jobs, in bytes: room for millions of ids, or for hundreds of thousands of whole jobs.
 const LARGEST: u64 = 256 * 1024 * 1024;
@@ -51,7 +51,7 @@ pub(super) fn jobs(ids: &[String], file: Option<&Path>, batch: &str) -> Result<V
         let (count, more) = (faults.len(), faults.len().saturating_sub(FAULTS_SHOWN));
         faults.truncate(FAULTS_SHOWN);
         let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-        return Err(Failure::Faults(format!("nothing submitted, {count} wrong:\n  {}{more}", faults.join("\n  "))));
+        return Err(Failure::Problems(format!("nothing submitted, {count} wrong:\n  {}{more}", faults.join("\n  "))));
     }
     if jobs.is_empty() {
         return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn everything_wrong_is_reported_at_once_and_nothing_submitted() {
         let ids = ["i-0000", "i-..", "", "# no", "i-0000", "i-%2f%2f"].map(str::to_owned);
-        let Err(Failure::Faults(text)) = jobs(&ids, None, "b") else { panic!() };
+        let Err(Failure::Problems(text)) = jobs(&ids, None, "b") else { panic!() };
         assert!(text.contains("2 wrong") && text.contains("i-..") && text.contains("%2f"), "{text}");
         assert_eq!(jobs(&["i-0000".to_owned(), "i-0000".to_owned()], None, "b").unwrap().len(), 1);
         assert!(jobs(&["#".to_owned()], None, "b").is_err());

@@ -81,7 +81,7 @@ impl Signal {
                     said(result)
                 ),
             }),
-            (Verdict::Throttled { .. }, Ok(answer)) if answer.foreign => Self::Inconclusive(outage(result)),
+            (Verdict::Throttled { .. }, Ok(answer)) if answer.from_proxy => Self::Inconclusive(outage(result)),
             (Verdict::Throttled { .. }, _) => Self::Alive,
             (verdict, Ok(answer)) if verdict::is_judged(verdict, answer) => Self::Good,
             (_, result) => Self::NoAnswer(outage(result)),
@@ -92,7 +92,7 @@ impl Signal {
 fn outage(result: &Result<Answer, NoAnswer>) -> Cause {
     let said = said(result);
     let text = match result {
-        Ok(answer) if answer.foreign => format!(
+        Ok(answer) if answer.from_proxy => format!(
             "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
              gateways and proxies on the way; for one that only strips that header there is the lane's setting \
              request_id = \"optional\""

@@ -18,7 +18,7 @@
 //! - **Where no start succeeds, jobs are retried slowly.** Seven machines that always fail look like an API whose
 //!   starts all fail, for seven machines. The jobs have to end, but not by an outage of some minutes: so their attempts
 //!   are spread over ten minutes, and one good answer removes the doubt.
-//! - **After twelve failed probes one start is tried** (`IN_VAIN`), a quarter of a minute into an outage: a probe is a
+//! - **After twelve failed probes one start is tried** (`FAILED_PROBES`), a quarter of a minute into an outage: a probe is a
 //!   list, and if only lists fail nothing else would end the pause. It costs one call per twelve probes, which is
 //!   charged to no job.
 //! - **A probe that was sent before the lane was paused ends no pause**: jobs are still in hand then.
@@ -45,7 +45,7 @@ pub const BEYOND: usize = 5;
 /// Calls of a trial. Where six calls in ten fail by chance, all of them fail in one trial of thirteen.
 const TRIAL: usize = 5;
 /// Failed probes, for a quarter of a minute, after which one start is tried: it may be that only lists fail.
-const IN_VAIN: u32 = 12;
+const FAILED_PROBES: u32 = 12;
 /// Instances that failed since the last good answer, which make it doubtful whether any start works.
 const DOUBT: usize = 5;
 /// Failing instances remembered, of some 50 bytes each. Beyond that, some count as new again.
@@ -340,7 +340,7 @@ impl Circuit {
 
     /// Records the result of a probe that decides whose fault failures are: an answer shows that the API is up, and no
     /// answer that it is not. It may have been sent before the lane was paused, so it ends no pause.
-    pub fn record_look(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
+    pub fn record_check(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
         if self.paused().is_some() {
             return None;
         }
@@ -357,7 +357,7 @@ impl Circuit {
                 pause.cause = cause.clone();
                 pause.probes = pause.probes.saturating_add(1);
                 pause.is_certain = true;
-                if pause.cause.kind == CauseKind::Outage && pause.probes.is_multiple_of(IN_VAIN) {
+                if pause.cause.kind == CauseKind::Outage && pause.probes.is_multiple_of(FAILED_PROBES) {
                     self.half_open(true);
                 }
                 None

@@ -110,9 +110,9 @@ impl Breaker {
     }
 
     /// Records the result of a probe that decides whose fault failures are.
-    pub fn record_look(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
+    pub fn record_check(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         let signal = Signal::read(&verdict::general(result), result);
-        self.update(|circuit| circuit.record_look(&signal, Timestamp::now()))
+        self.update(|circuit| circuit.record_check(&signal, Timestamp::now()))
     }
 
     /// Interrupts a trial: the next one begins with a probe. Jobs that failed on it are not charged.

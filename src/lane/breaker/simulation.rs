@@ -209,7 +209,7 @@ impl Lane {
                 let change = if was_open {
                     self.circuit.record_probe(&signal, self.time())
                 } else {
-                    self.circuit.record_look(&signal, self.time())
+                    self.circuit.record_check(&signal, self.time())
                 };
                 self.changed(change);
                 if was_open && self.circuit.paused().is_some() {

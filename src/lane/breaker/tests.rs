@@ -156,7 +156,7 @@ fn as_many_calls_are_withheld_as_fail_in_a_row_beyond_five() {
     };
     assert_eq!([5, 1, 1, 1].map(withheld), [0, 1, 2, 3]);
     assert_eq!(withheld(CONCURRENCY - 3), CONCURRENCY, "a probe has to tell now");
-    assert_eq!(breaker.record_look(&answered(200, "")), None);
+    assert_eq!(breaker.record_check(&answered(200, "")), None);
     assert!(breaker.withheld() == 0 && !breaker.is_open());
     assert_eq!(withheld(6), 1);
     succeed(&breaker, 2);
@@ -168,9 +168,9 @@ fn a_probe_that_fails_beside_failing_calls_pauses_and_one_that_is_answered_does_
     for good in [answered(200, ""), answered(403, "AccessDenied"), answered(429, "")] {
         let breaker = breaker();
         fail(&breaker, [1]);
-        assert_eq!(breaker.record_look(&good), None, "{good:?}");
+        assert_eq!(breaker.record_check(&good), None, "{good:?}");
         assert!(!breaker.is_open());
-        assert_eq!(word(breaker.record_look(&answered(503, ""))), Some("outage"));
+        assert_eq!(word(breaker.record_check(&answered(503, ""))), Some("outage"));
     }
 }
 
@@ -246,12 +246,12 @@ fn instances_that_fail_one_trial_after_the_other_end_the_trial() {
 fn a_trial_of_instances_that_were_failing_before_ends_the_trial() {
     let breaker = breaker();
     fail_alone(&breaker, 1..=30);
-    assert_eq!(word(breaker.record_look(&TIMED_OUT)), Some("outage"));
+    assert_eq!(word(breaker.record_check(&TIMED_OUT)), Some("outage"));
     probe(&breaker);
     assert_eq!(fail(&breaker, 1..=5), ["works"]);
     assert!(fail(&breaker, 1..=30).is_empty());
     // One that was not is news.
-    assert_eq!(word(breaker.record_look(&TIMED_OUT)), Some("outage"));
+    assert_eq!(word(breaker.record_check(&TIMED_OUT)), Some("outage"));
     probe(&breaker);
     assert!(fail(&breaker, [1, 2, 3, 31, 4]).is_empty());
     assert!(breaker.is_open());
@@ -342,7 +342,7 @@ async fn whose_fault_a_failure_is_shows_by_the_next_ones() {
     assert_eq!(whose, Some(Attribution::Job));
     // It answers a probe.
     let call = failed(&breaker, 1);
-    let look = async { breaker.record_look(&answered(200, "")) };
+    let look = async { breaker.record_check(&answered(200, "")) };
     assert_eq!(tokio::join!(breaker.attribute(call), look), (Some(Attribution::Job), None));
     // Others fail too: it is the lane's.
     let call = failed(&breaker, 1);
@@ -372,7 +372,7 @@ async fn a_call_that_failed_on_trial_is_not_charged_where_the_next_one_is_answer
     let next = async { succeed(&breaker, 2) };
     assert_eq!(tokio::join!(breaker.attribute(call), next), (Some(Attribution::Lane), Some("works")));
     // Nor where the trial is broken off, and the next one begins with a probe.
-    breaker.record_look(&TIMED_OUT);
+    breaker.record_check(&TIMED_OUT);
     probe(&breaker);
     let call = failed(&breaker, 1);
     breaker.interrupt();
@@ -397,7 +397,7 @@ fn after_many_probes_in_vain_one_start_is_tried() {
     assert_eq!(breaker.withheld(), CONCURRENCY - 1);
     assert!(fail(&breaker, [1]).is_empty() && breaker.is_open(), "it was tried before, and that tells nothing");
     // A gateway's 429 to each probe is as good as none. With no job to be tried, the pause goes on.
-    let gateways = Ok(Answer { status: 429, foreign: true, ..Answer::default() });
+    let gateways = Ok(Answer { status: 429, from_proxy: true, ..Answer::default() });
     assert_eq!(in_vain(&gateways), Some(12));
     assert_eq!(breaker.end_trial(), None);
     assert!(breaker.is_open());
@@ -414,7 +414,7 @@ fn five_instances_that_fail_with_no_good_answer_between_leave_a_doubt() {
     fail(&breaker, [1, 2, 3, 4, 1, 2, 3, 4]);
     assert!(!breaker.is_doubtful());
     fail(&breaker, [5]);
-    breaker.record_look(&answered(200, ""));
+    breaker.record_check(&answered(200, ""));
     assert!(breaker.is_doubtful(), "that a probe is answered takes no doubt away");
     succeed(&breaker, 6);
     assert!(!breaker.is_doubtful());
@@ -425,7 +425,7 @@ fn five_instances_that_fail_with_no_good_answer_between_leave_a_doubt() {
 fn a_probe_that_is_to_tell_whose_fault_a_failure_is_ends_no_pause() {
     let breaker = breaker();
     fail(&breaker, 1..=ENOUGH);
-    assert_eq!(breaker.record_look(&answered(200, "")), None);
+    assert_eq!(breaker.record_check(&answered(200, "")), None);
     assert!(breaker.is_open());
 }
 
@@ -501,15 +501,15 @@ fn the_time_of_a_pause_that_had_reason_is_told_and_of_no_other() {
 
 #[test]
 fn a_row_of_answers_of_another_one_than_the_api_is_an_outage_and_no_probe_answered_so_ends_it() {
-    let foreign = |status| Ok(Answer { status, foreign: true, ..Answer::default() });
+    let from_proxy = |status| Ok(Answer { status, from_proxy: true, ..Answer::default() });
     for status in [200, 400, 401, 404, 409, 413, 503] {
-        let (breaker, answer) = (breaker(), foreign(status));
+        let (breaker, answer) = (breaker(), from_proxy(status));
         let failing = (1..=ENOUGH).map(|number| record(&breaker, &id(number), &verdict::general(&answer), &answer));
         let Some(Some(Change::Paused(cause))) = failing.last() else { panic!("{status}") };
         assert_eq!(cause.kind, CauseKind::Outage);
         let said = format!("something else answers in the API's place (HTTP {status}, without x-bce-request-id)");
         assert!(cause.text.starts_with(&said) && cause.text.contains("request_id"), "{}", cause.text);
-        for probe in [answer, foreign(429)] {
+        for probe in [answer, from_proxy(429)] {
             assert_eq!(breaker.record_probe(&probe), None, "it tells nothing of the API");
             assert_eq!(breaker.cause().map(|cause| cause.kind), Some(CauseKind::Outage));
         }
@@ -519,7 +519,7 @@ fn a_row_of_answers_of_another_one_than_the_api_is_an_outage_and_no_probe_answer
 #[test]
 fn another_ones_429_is_no_evidence_that_the_api_is_there() {
     let (breaker, throttled) = (breaker(), Verdict::Throttled { retry_after: None });
-    let gateways = Ok(Answer { status: 429, foreign: true, ..Answer::default() });
+    let gateways = Ok(Answer { status: 429, from_proxy: true, ..Answer::default() });
     for number in 1..ENOUGH {
         assert!(fail(&breaker, [number]).is_empty());
         assert_eq!(record(&breaker, &id(900), &throttled, &gateways), None);
@@ -528,10 +528,10 @@ fn another_ones_429_is_no_evidence_that_the_api_is_there() {
     assert_eq!(fail(&breaker, [ENOUGH]), ["outage"]);
     // Nor does a probe that is answered so let a lane call on whose calls fail, nor keep it waiting.
     let breaker = self::breaker();
-    assert_eq!(breaker.record_look(&gateways), None, "nothing fails");
+    assert_eq!(breaker.record_check(&gateways), None, "nothing fails");
     fail(&breaker, [1; 30]);
     assert_eq!(breaker.withheld(), CONCURRENCY);
-    assert_eq!(word(breaker.record_look(&gateways)), Some("outage"));
+    assert_eq!(word(breaker.record_check(&gateways)), Some("outage"));
 }
 
 /// Only `AccessDenied` tells of a permission that is gone.

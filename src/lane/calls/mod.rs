@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
+pub use self::polls::Observed;
 use self::polls::Polls;
-pub use self::polls::Sight;
 pub(super) use self::shared::{Called, Entry, NotCalled, Origin};
 use self::strategy::{Strategy, Way};
 use super::breaker::{Attribution, Evidence};
@@ -156,7 +156,7 @@ impl Calls {
         let answers = breaker.answers();
         let _probing = self.probing.lock().await;
         if breaker.answers() == answers && !breaker.is_open() {
-            self.gate.record_look(&self.probe().await);
+            self.gate.record_check(&self.probe().await);
         }
     }
 

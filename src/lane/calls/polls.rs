@@ -39,7 +39,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// What a poll showed of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum Observed {
     /// Its state.
     State(InstanceState),
     /// The API does not know it.
@@ -52,7 +52,7 @@ pub enum Sight {
 #[derive(Debug, Clone)]
 pub struct Polled {
     /// What it showed.
-    pub sight: Sight,
+    pub observed: Observed,
     /// The answer.
     pub answer: Result<Answer, NoAnswer>,
 }
@@ -213,13 +213,13 @@ impl Calls {
         }
         debug!(lane = %self.lane, instances = instances.len(), ?verdict, "polled");
         for (instance, askers) in jobs {
-            let sight = match &states {
-                Some(states) => states.get(&instance).map_or(Sight::Absent, |state| Sight::State(*state)),
-                None => Sight::Nothing,
+            let observed = match &states {
+                Some(states) => states.get(&instance).map_or(Observed::Absent, |state| Observed::State(*state)),
+                None => Observed::Nothing,
             };
             for asker in askers {
                 // A job that does not listen any more was dropped with its term.
-                let _ = asker.send(Polled { sight, answer: answer.clone() });
+                let _ = asker.send(Polled { observed, answer: answer.clone() });
             }
         }
     }

@@ -94,7 +94,7 @@ impl Strategy {
     /// Records a single call. An answer that does not show the state counts for nothing.
     pub(super) fn saw_one(&self, answer: &Answer) {
         match answer.status {
-            _ if answer.foreign => {}
+            _ if answer.from_proxy => {}
             200..=299 => self.saw(1, 0),
             // A shared call would have been refused because of this instance.
             403 | 404 | 409 => self.saw(0, 1),
@@ -171,7 +171,7 @@ mod tests {
         for status in [429, 500, 401] {
             strategy.saw_one(&answer(status));
         }
-        strategy.saw_one(&Answer { foreign: true, ..answer(200) });
+        strategy.saw_one(&Answer { from_proxy: true, ..answer(200) });
         assert_eq!(strategy.way(20), Way::Singly);
         for _ in 0..50 {
             strategy.saw_one(&answer(200));

@@ -13,7 +13,7 @@ pub(super) use self::seen::{End, Key, Seen};
 #[derive(Debug)]
 pub(super) struct History {
     /// The jobs that were lately in hand.
-    pub(super) jobs: Seen,
+    pub(super) seen: Seen,
     /// Proves that a copy of a job, or an event, was written by the daemon.
     pub(super) seals: Seals,
 }
@@ -21,6 +21,6 @@ pub(super) struct History {
 impl History {
     /// For a lane that has had no job yet.
     pub(super) fn new(lane: &str, secret_access_key: &str) -> Self {
-        Self { jobs: Seen::new(), seals: Seals::new(lane, secret_access_key) }
+        Self { seen: Seen::new(), seals: Seals::new(lane, secret_access_key) }
     }
 }

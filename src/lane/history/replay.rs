@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::{End, Key};
 use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
-use crate::lane::parts::{Lane, Running};
+use crate::lane::parts::{Lane, Session};
 
 /// Jobs whose events are older than this before the lane's last event were acked long ago. An id that is used again the
 /// next morning is another order.
@@ -26,8 +26,8 @@ struct Published {
 }
 
 /// Reads the lane's last events, up to the event `until`, into its history. Only events with the lane's seal count.
-pub(in crate::lane) async fn replay(running: &Running, until: &str) {
-    let lane = &running.lane;
+pub(in crate::lane) async fn replay(session: &Session, until: &str) {
+    let lane = &session.lane;
     let mut published = Vec::new();
     let failure = read_back(lane, until, &mut published).await.err();
     match failure {
@@ -37,7 +37,7 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
             warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
         }
         // What was published is in the log, and so in the history by now.
-        None => lane.history.jobs.forget_unpublished(),
+        None => lane.history.seen.forget_unpublished(),
     }
     let Some(last) = published.iter().map(|event| event.finished_at).max() else { return };
     let in_doubt = published.iter().filter(|event| last.duration_since(event.finished_at) <= IN_DOUBT);
@@ -45,13 +45,13 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
     for event in in_doubt {
         let key = event.key;
         if let Some(outcome) = event.outcome {
-            lane.history.jobs.call(key);
+            lane.history.seen.record_call(key);
             if event.is_final {
-                lane.history.jobs.end_as_first(key, End { outcome, ambiguous: event.ambiguous });
+                lane.history.seen.record_end(key, End { outcome, ambiguous: event.ambiguous });
             } else {
-                lane.history.jobs.start(key, event.finished_at, event.ambiguous);
+                lane.history.seen.record_started(key, event.finished_at, event.ambiguous);
             }
-            lane.history.jobs.published(key);
+            lane.history.seen.record_published(key);
             replayed += 1;
         }
     }
@@ -76,7 +76,7 @@ async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> 
             && let Some(instance) = &job.instance_id
         {
             published.push(Published {
-                key: lane.history.jobs.key(&job.job_id, instance, &order),
+                key: lane.history.seen.key(&job.job_id, instance, &order),
                 outcome: job.known_outcome(),
                 ambiguous: job.ambiguous,
                 is_final: job.is_final,

@@ -56,12 +56,12 @@ enum Known {
 #[derive(Debug)]
 pub(in crate::lane) struct Seen {
     names: RandomState,
-    jobs: Mutex<Jobs>,
+    generations: Mutex<Generations>,
 }
 
 /// Two generations: when the younger one is old or large enough, the older one is dropped whole.
 #[derive(Debug)]
-struct Jobs {
+struct Generations {
     young: HashMap<u64, Known>,
     old: HashMap<u64, Known>,
     since: Instant,
@@ -72,24 +72,25 @@ struct Jobs {
 
 /// Exclusive access to a job, for one of its copies; released on drop.
 #[derive(Debug)]
-pub(in crate::lane) struct Turn<'a> {
+pub(in crate::lane) struct Claim<'a> {
     seen: &'a Seen,
     key: Key,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut jobs = self.seen.jobs();
-        jobs.in_hand.remove(&self.key.name);
-        jobs.in_hand.remove(&self.key.order);
+        let mut generations = self.seen.generations();
+        generations.in_hand.remove(&self.key.name);
+        generations.in_hand.remove(&self.key.order);
     }
 }
 
 impl Seen {
     pub(in crate::lane) fn new() -> Self {
         let (young, old) = (HashMap::new(), HashMap::new());
-        let jobs = Jobs { young, old, since: Instant::now(), in_hand: HashSet::new(), unpublished: HashSet::new() };
-        Self { names: RandomState::new(), jobs: Mutex::new(jobs) }
+        let generations =
+            Generations { young, old, since: Instant::now(), in_hand: HashSet::new(), unpublished: HashSet::new() };
+        Self { names: RandomState::new(), generations: Mutex::new(generations) }
     }
 
     pub(in crate::lane) fn key(&self, job_id: &str, instance: &InstanceId, order: &Mark) -> Key {
@@ -97,20 +98,20 @@ impl Seen {
     }
 
     /// Claims the job, unless a copy of it is in hand.
-    pub(in crate::lane) fn turn(&self, key: Key) -> Option<Turn<'_>> {
-        let mut jobs = self.jobs();
-        let is_free = jobs.in_hand.insert(key.name);
+    pub(in crate::lane) fn claim(&self, key: Key) -> Option<Claim<'_>> {
+        let mut generations = self.generations();
+        let is_free = generations.in_hand.insert(key.name);
         if is_free {
-            jobs.in_hand.insert(key.order);
+            generations.in_hand.insert(key.order);
         }
-        drop(jobs);
+        drop(generations);
         // Not `then_some`: it would create and drop a claim even where there is none to have.
-        is_free.then(|| Turn { seen: self, key })
+        is_free.then(|| Claim { seen: self, key })
     }
 
     /// How a copy of the job ended, if remembered.
     pub(in crate::lane) fn end(&self, key: Key) -> Option<End> {
-        match self.jobs().get(key.order) {
+        match self.generations().get(key.order) {
             Some(Known::Ended(end)) => Some(end),
             Some(Known::Called | Known::Started { .. }) | None => None,
         }
@@ -118,86 +119,86 @@ impl Seen {
 
     /// When a copy of the job was published as started, and whether as ambiguous, if remembered.
     pub(in crate::lane) fn started(&self, key: Key) -> Option<(Timestamp, bool)> {
-        match self.jobs().get(key.order) {
+        match self.generations().get(key.order) {
             Some(Known::Started { since, ambiguous }) => Some((since, ambiguous)),
             Some(Known::Called | Known::Ended(_)) | None => None,
         }
     }
 
     /// Records that the job is about to be published as started at `since`, and goes on.
-    pub(in crate::lane) fn start(&self, key: Key, since: Timestamp, ambiguous: bool) {
-        let mut jobs = self.jobs();
+    pub(in crate::lane) fn record_started(&self, key: Key, since: Timestamp, ambiguous: bool) {
+        let mut generations = self.generations();
         // Of two copies the first event stands, and so does an end.
-        if jobs.get(key.order).is_none() {
-            jobs.set(key.order, Known::Started { since, ambiguous });
-            jobs.unpublished.insert(key.order);
+        if generations.get(key.order).is_none() {
+            generations.set(key.order, Known::Started { since, ambiguous });
+            generations.unpublished.insert(key.order);
         }
     }
 
     /// Whether a copy of this order ended, or was published as started.
     pub(in crate::lane) fn knows(&self, order: &Mark) -> bool {
-        self.jobs().get(self.names.hash_one(order)).is_some()
+        self.generations().get(self.names.hash_one(order)).is_some()
     }
 
     /// Whether the job, or another with its id and instance, was called before.
     pub(in crate::lane) fn is_known(&self, key: Key) -> bool {
-        self.jobs().get(key.name).is_some()
+        self.generations().get(key.name).is_some()
     }
 
     /// Records that the job is about to be called. Returns whether it, or another with its id and instance, was before.
-    pub(in crate::lane) fn call(&self, key: Key) -> bool {
-        let mut jobs = self.jobs();
-        let known = jobs.get(key.name).is_some();
+    pub(in crate::lane) fn record_call(&self, key: Key) -> bool {
+        let mut generations = self.generations();
+        let known = generations.get(key.name).is_some();
         if !known {
-            jobs.set(key.name, Known::Called);
+            generations.set(key.name, Known::Called);
         }
         known
     }
 
     /// Undoes [`Seen::call`], if that found no earlier call: none was made after all.
-    pub(in crate::lane) fn not_called(&self, key: Key) {
-        let mut jobs = self.jobs();
-        if jobs.get(key.order).is_none() {
-            jobs.remove(key.name);
+    pub(in crate::lane) fn undo_call(&self, key: Key) {
+        let mut generations = self.generations();
+        if generations.get(key.order).is_none() {
+            generations.remove(key.name);
         }
     }
 
     /// Records how the job ends. Returns how it is to end: as its first copy did.
-    pub(in crate::lane) fn end_as_first(&self, key: Key, end: End) -> End {
-        let mut jobs = self.jobs();
-        if let Some(Known::Ended(first)) = jobs.get(key.order) {
+    pub(in crate::lane) fn record_end(&self, key: Key, end: End) -> End {
+        let mut generations = self.generations();
+        if let Some(Known::Ended(first)) = generations.get(key.order) {
             return first;
         }
-        jobs.set(key.order, Known::Ended(end));
-        jobs.unpublished.insert(key.order);
+        generations.set(key.order, Known::Ended(end));
+        generations.unpublished.insert(key.order);
         end
     }
 
     /// Records that the broker has confirmed the job's event.
-    pub(in crate::lane) fn published(&self, key: Key) {
-        self.jobs().unpublished.remove(&key.order);
+    pub(in crate::lane) fn record_published(&self, key: Key) {
+        self.generations().unpublished.remove(&key.order);
     }
 
     /// Forgets decisions whose publication is not confirmed: while another replica held the lane, their jobs may have
     /// ended otherwise. That they were called is not forgotten.
     pub(in crate::lane) fn forget_unpublished(&self) {
-        let mut jobs = self.jobs();
-        for key in std::mem::take(&mut jobs.unpublished) {
-            jobs.remove(key);
+        let mut generations = self.generations();
+        for key in std::mem::take(&mut generations.unpublished) {
+            generations.remove(key);
         }
     }
 
     /// Forgets how the order ended: it came in a new message, so it was given anew.
     pub(in crate::lane) fn forget_end(&self, key: Key) {
-        self.jobs().remove(key.order);
+        self.generations().remove(key.order);
     }
 
-    fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn generations(&self) -> MutexGuard<'_, Generations> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Jobs {
+impl Generations {
     fn get(&self, key: u64) -> Option<Known> {
         self.young.get(&key).or_else(|| self.old.get(&key)).copied()
     }
@@ -243,10 +244,10 @@ mod tests {
     fn the_copy_that_ends_first_is_believed() {
         let seen = Seen::new();
         let job = key(&seen, "j");
-        assert!(!seen.call(job), "the first touch");
-        assert!(seen.call(job) && seen.end(job).is_none());
-        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
-        assert_eq!(seen.end_as_first(job, FAILED), STARTED);
+        assert!(!seen.record_call(job), "the first touch");
+        assert!(seen.record_call(job) && seen.end(job).is_none());
+        assert_eq!(seen.record_end(job, STARTED), STARTED);
+        assert_eq!(seen.record_end(job, FAILED), STARTED);
         assert_eq!((seen.end(job), seen.end(key(&seen, "k"))), (Some(STARTED), None));
         let another = ordered(&seen, "j", "i-0001", "other");
         assert!(seen.end(another).is_none() && !seen.is_known(another), "one id for two machines is two jobs");
@@ -256,64 +257,64 @@ mod tests {
     fn another_order_under_a_jobs_id_and_instance_ends_nothing_but_itself() {
         let seen = Seen::new();
         let (job, forged) = (key(&seen, "j"), ordered(&seen, "j", "i-0000", "with a deadline gone by"));
-        assert_eq!(seen.end_as_first(forged, FAILED), FAILED);
-        seen.start(forged, Timestamp::UNIX_EPOCH, true);
+        assert_eq!(seen.record_end(forged, FAILED), FAILED);
+        seen.record_started(forged, Timestamp::UNIX_EPOCH, true);
         assert_eq!((seen.end(job), seen.started(job), seen.is_known(job)), (None, None, false));
-        seen.call(forged);
+        seen.record_call(forged);
         assert!(seen.is_known(job), "but a 409 may be due to its call");
-        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
+        assert_eq!(seen.record_end(job, STARTED), STARTED);
         assert_eq!(seen.end(forged), Some(FAILED));
-        let turn = seen.turn(forged);
-        assert!(turn.is_some() && seen.turn(job).is_none(), "one is called at a time");
+        let claim = seen.claim(forged);
+        assert!(claim.is_some() && seen.claim(job).is_none(), "one is called at a time");
     }
 
     #[test]
     fn a_call_that_was_not_made_is_none_but_one_that_was_is() {
         let seen = Seen::new();
         let job = key(&seen, "j");
-        seen.call(job);
-        seen.not_called(job);
-        assert!(!seen.is_known(job) && !seen.call(job), "the first touch");
-        seen.end_as_first(job, STARTED);
-        seen.not_called(job);
+        seen.record_call(job);
+        seen.undo_call(job);
+        assert!(!seen.is_known(job) && !seen.record_call(job), "the first touch");
+        seen.record_end(job, STARTED);
+        seen.undo_call(job);
         assert_eq!(seen.end(job), Some(STARTED));
     }
 
     #[test]
-    fn copies_take_turns() {
+    fn only_one_copy_at_a_time_has_the_claim() {
         let seen = Seen::new();
         let (job, other) = (key(&seen, "j"), key(&seen, "k"));
-        let turn = seen.turn(job);
-        assert!(turn.is_some() && seen.turn(job).is_none() && seen.turn(other).is_some());
-        drop(turn);
-        assert!(seen.turn(job).is_some());
+        let claim = seen.claim(job);
+        assert!(claim.is_some() && seen.claim(job).is_none() && seen.claim(other).is_some());
+        drop(claim);
+        assert!(seen.claim(job).is_some());
     }
 
     #[test]
     fn a_new_message_is_a_new_order_but_no_clean_first_touch() {
         let seen = Seen::new();
         let job = key(&seen, "j");
-        seen.call(job);
-        seen.end_as_first(job, FAILED);
+        seen.record_call(job);
+        seen.record_end(job, FAILED);
         seen.forget_end(job);
-        assert!(seen.call(job));
-        assert_eq!(seen.end_as_first(job, STARTED), STARTED);
+        assert!(seen.record_call(job));
+        assert_eq!(seen.record_end(job, STARTED), STARTED);
     }
 
     #[test]
     fn a_start_that_was_said_is_said_again_until_the_job_ends_or_is_ordered_anew() {
         let seen = Seen::new();
         let (job, since) = (key(&seen, "j"), Timestamp::UNIX_EPOCH);
-        seen.call(job);
-        seen.start(job, since, false);
-        seen.start(job, Timestamp::MAX, true);
+        seen.record_call(job);
+        seen.record_started(job, since, false);
+        seen.record_started(job, Timestamp::MAX, true);
         assert_eq!((seen.started(job), seen.end(job)), (Some((since, false)), None));
-        assert!(seen.call(job), "and it was called");
+        assert!(seen.record_call(job), "and it was called");
         assert_eq!(seen.started(job), Some((since, false)));
         seen.forget_end(job);
         assert_eq!(seen.started(job), None);
-        seen.end_as_first(job, FAILED);
-        seen.start(job, since, false);
+        seen.record_end(job, FAILED);
+        seen.record_started(job, since, false);
         assert_eq!((seen.started(job), seen.end(job)), (None, Some(FAILED)));
     }
 
@@ -322,17 +323,17 @@ mod tests {
         let seen = Seen::new();
         let [unpublished, said, gone_on] = ["unpublished", "said", "gone on"].map(|job| key(&seen, job));
         for job in [unpublished, said, gone_on] {
-            seen.call(job);
+            seen.record_call(job);
         }
-        seen.end_as_first(unpublished, FAILED);
-        seen.end_as_first(said, FAILED);
-        seen.published(said);
-        seen.start(gone_on, Timestamp::UNIX_EPOCH, false);
+        seen.record_end(unpublished, FAILED);
+        seen.record_end(said, FAILED);
+        seen.record_published(said);
+        seen.record_started(gone_on, Timestamp::UNIX_EPOCH, false);
         assert_eq!(seen.end(unpublished), Some(FAILED), "as long as the lane is ours");
         seen.forget_unpublished();
         assert_eq!((seen.end(unpublished), seen.end(said), seen.started(gone_on)), (None, Some(FAILED), None));
         assert!(seen.is_known(unpublished) && seen.is_known(gone_on), "no clean first touch");
-        seen.start(unpublished, Timestamp::UNIX_EPOCH, true);
+        seen.record_started(unpublished, Timestamp::UNIX_EPOCH, true);
         assert_eq!(seen.started(unpublished), Some((Timestamp::UNIX_EPOCH, true)), "what the log says is believed");
     }
 
@@ -340,18 +341,18 @@ mod tests {
     async fn a_job_in_hand_is_remembered_however_long() {
         let seen = Seen::new();
         let (job, other) = (key(&seen, "j"), key(&seen, "k"));
-        let turn = seen.turn(job);
-        seen.end_as_first(job, FAILED);
+        let claim = seen.claim(job);
+        seen.record_end(job, FAILED);
         for number in 0..5 {
             tokio::time::advance(LASTS).await;
-            seen.end_as_first(other, STARTED);
-            seen.call(key(&seen, &number.to_string()));
+            seen.record_end(other, STARTED);
+            seen.record_call(key(&seen, &number.to_string()));
         }
         assert_eq!(seen.end(job), Some(FAILED));
-        drop(turn);
+        drop(claim);
         for _ in 0..3 {
             tokio::time::advance(LASTS).await;
-            seen.end_as_first(key(&seen, "last"), STARTED);
+            seen.record_end(key(&seen, "last"), STARTED);
             seen.forget_end(key(&seen, "last"));
         }
         assert_eq!(seen.end(job), None);
@@ -361,18 +362,18 @@ mod tests {
     async fn what_is_long_ago_or_one_of_too_many_is_forgotten() {
         let seen = Seen::new();
         let (first, second) = (key(&seen, "first"), key(&seen, "second"));
-        seen.end_as_first(first, STARTED);
+        seen.record_end(first, STARTED);
         tokio::time::advance(LASTS).await;
-        seen.end_as_first(second, STARTED);
+        seen.record_end(second, STARTED);
         assert_eq!((seen.end(first), seen.end(second)), (Some(STARTED), Some(STARTED)));
         tokio::time::advance(LASTS).await;
-        seen.call(key(&seen, "third"));
+        seen.record_call(key(&seen, "third"));
         assert_eq!((seen.end(first), seen.end(second)), (None, Some(STARTED)));
         for number in 0..LIMIT {
-            seen.call(key(&seen, &number.to_string()));
+            seen.record_call(key(&seen, &number.to_string()));
         }
         assert_eq!(seen.end(second), None);
-        let jobs = seen.jobs();
-        assert!(jobs.young.len() + jobs.old.len() <= LIMIT);
+        let generations = seen.generations();
+        assert!(generations.young.len() + generations.old.len() <= LIMIT);
     }
 }

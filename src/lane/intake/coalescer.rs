@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::lane::calls::Entry;
-use crate::lane::job::{Admitted, Jobs};
-use crate::lane::parts::Running;
+use crate::lane::job::{Admitted, Tasks};
+use crate::lane::parts::Session;
 
 /// Linger time: how long a job waits for others to share its call.
 const LINGER: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ impl<J> Coalescer<J> {
     }
 
     /// Waits until there are `enough` jobs, or the linger time of the first one is over.
-    pub(in crate::lane) async fn over(&self, enough: usize) {
+    pub(in crate::lane) async fn ready(&self, enough: usize) {
         match self.until {
             Some(until) if self.jobs.len() < enough => sleep_until(until).await,
             Some(_) => {}
@@ -43,19 +43,19 @@ impl<J> Coalescer<J> {
 
 impl Coalescer {
     /// Waits for one permit for all of them, and spawns the jobs.
-    pub(in crate::lane) async fn start(&mut self, running: &Arc<Running>, jobs: &mut Jobs) {
+    pub(in crate::lane) async fn flush(&mut self, session: &Arc<Session>, tasks: &mut Tasks) {
         if self.jobs.is_empty() {
             return;
         }
-        let lane = &running.lane;
+        let lane = &session.lane;
         let permit = lane.gate.enter(lane.calls.slot().await).await;
         let Self { jobs: together, .. } = std::mem::take(self);
         match permit {
             Ok(permit) => {
                 let entries = Entry::shared(together.len(), permit);
-                together.into_iter().zip(entries).for_each(|(job, entry)| job.spawn(running, entry, jobs));
+                together.into_iter().zip(entries).for_each(|(job, entry)| job.spawn(session, entry, tasks));
             }
-            Err(_paused) => together.into_iter().for_each(|job| job.spawn(running, Entry::None, jobs)),
+            Err(_paused) => together.into_iter().for_each(|job| job.spawn(session, Entry::None, tasks)),
         }
     }
 }
@@ -71,7 +71,7 @@ mod tests {
     /// How long a coalescer waits from now on.
     async fn wait(coalescer: &Coalescer<u32>) -> Duration {
         let since = Instant::now();
-        coalescer.over(ENOUGH).await;
+        coalescer.ready(ENOUGH).await;
         since.elapsed()
     }
 
@@ -104,7 +104,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_job_is_no_call() {
         let coalescer = Coalescer::<u32>::default();
-        let waited = timeout(Duration::from_secs(3600), coalescer.over(ENOUGH)).await;
+        let waited = timeout(Duration::from_secs(3600), coalescer.ready(ENOUGH)).await;
         assert!(waited.is_err(), "with no job there is nothing to call");
     }
 }

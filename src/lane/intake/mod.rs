@@ -27,8 +27,8 @@ use lapin::{Channel, Consumer};
 pub(super) use self::coalescer::Coalescer;
 pub(super) use self::descents::Descents;
 use super::calls::Entry;
-use super::job::{Admitted, Jobs};
-use super::parts::{Lane, Running};
+use super::job::{Admitted, Tasks};
+use super::parts::{Lane, Session};
 use crate::broker::{Delivery, SEEN, hang_up};
 use crate::config;
 use crate::ownership::Interrupted;
@@ -53,12 +53,12 @@ const URGENT_IN_A_ROW: u8 = 3;
 
 /// Which queue is served next.
 #[derive(Debug, Default)]
-struct Turns {
+struct Fairness {
     first_in_a_row: u8,
     urgent_in_a_row: u8,
 }
 
-impl Turns {
+impl Fairness {
     /// The queues in the order in which to poll them now.
     fn order(&self) -> [usize; QUEUES] {
         let due_first = self.urgent_in_a_row >= URGENT_IN_A_ROW;
@@ -66,7 +66,7 @@ impl Turns {
         if self.first_in_a_row >= FIRST_IN_A_ROW { [NEW, first, second] } else { [first, second, NEW] }
     }
 
-    fn took(&mut self, queue: usize) {
+    fn served(&mut self, queue: usize) {
         self.first_in_a_row = if queue == NEW { 0 } else { self.first_in_a_row.saturating_add(1) };
         self.urgent_in_a_row = if queue == URGENT { self.urgent_in_a_row.saturating_add(1) } else { 0 };
     }
@@ -74,13 +74,13 @@ impl Turns {
 
 /// The subscriptions to the lane's queues. Dropped before they are cancelled, they close their channel.
 pub(super) struct Intake {
-    running: Arc<Running>,
+    session: Arc<Session>,
     channel: Channel,
     subscribed: bool,
     /// The consumers of each queue: one, and one more for each growth. The prefetch is set per consumer and cannot be
     /// changed later. Cancelling one would have some deliveries come again, as if they had been called.
     consumers: [Vec<Consumer>; QUEUES],
-    turns: Turns,
+    fairness: Fairness,
     /// Prefetch of each queue, over all of its consumers.
     prefetch: u16,
     /// Messages received over the channel by the last growth.
@@ -98,13 +98,13 @@ pub(super) enum Sizing {
 }
 
 impl Intake {
-    pub(super) async fn open(running: &Arc<Running>, channel: &Channel) -> Result<Self, Interrupted> {
+    pub(super) async fn open(session: &Arc<Session>, channel: &Channel) -> Result<Self, Interrupted> {
         let mut intake = Self {
-            running: running.clone(),
+            session: session.clone(),
             channel: channel.clone(),
             subscribed: false,
             consumers: Default::default(),
-            turns: Turns::default(),
+            fairness: Fairness::default(),
             prefetch: 0,
             seen: 0,
         };
@@ -115,14 +115,14 @@ impl Intake {
     /// Adds a consumer to each queue, for as much more prefetch as is useful and fits into memory.
     pub(super) async fn grow(&mut self) -> Result<(), Interrupted> {
         // However small the messages so far, the next ones may be large.
-        let unseen = of_each_queue(self.running.room.holds_unseen());
+        let unseen = of_each_queue(self.session.room.holds_unseen());
         let more = self.wanted().saturating_sub(self.prefetch).min(self.prefetch.saturating_mul(GROWTH).max(unseen));
         self.prefetch += more;
-        self.seen = self.running.room.seen(&self.channel);
+        self.seen = self.session.room.seen(&self.channel);
         self.subscribed = true;
         // The prefetch holds for consumers opened after it.
         self.channel.basic_qos(more, BasicQosOptions::default()).await?;
-        let opening = queues(&self.running.lane).map(|queue| {
+        let opening = queues(&self.session.lane).map(|queue| {
             let options = BasicConsumeOptions::default();
             self.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
         });
@@ -134,7 +134,7 @@ impl Intake {
 
     /// The prefetch per queue that is useful and fits into memory.
     fn wanted(&self) -> u16 {
-        present_prefetch(&self.running.lane).min(of_each_queue(self.running.room.holds(&self.channel)))
+        present_prefetch(&self.session.lane).min(of_each_queue(self.session.room.holds(&self.channel)))
     }
 
     pub(super) fn sizing(&self) -> Sizing {
@@ -150,12 +150,12 @@ impl Intake {
 
     /// Whether enough messages came since the last growth to know their size.
     fn is_known(&self) -> bool {
-        self.running.room.seen(&self.channel) >= self.seen + SEEN
+        self.session.room.seen(&self.channel) >= self.seen + SEEN
     }
 
     pub(super) async fn next(&mut self) -> Result<Delivery, Interrupted> {
         let (queue, delivery) = poll_fn(|context| {
-            for queue in self.turns.order() {
+            for queue in self.fairness.order() {
                 for consumer in &mut self.consumers[queue] {
                     if let Poll::Ready(delivery) = consumer.poll_next_unpin(context) {
                         return Poll::Ready((queue, delivery));
@@ -165,8 +165,8 @@ impl Intake {
             Poll::Pending
         })
         .await;
-        self.turns.took(queue);
-        let lane = &self.running.lane;
+        self.fairness.served(queue);
+        let lane = &self.session.lane;
         let delivery = delivery.ok_or_else(|| Interrupted::Cancelled(queues(lane)[queue].clone()))?;
         let delivery: Delivery = delivery?.into();
         if queue == DUE {
@@ -176,17 +176,17 @@ impl Intake {
     }
 
     /// Parks or ends, without a call, every delivery that came before the subscriptions were cancelled.
-    pub(super) async fn empty(&mut self, jobs: &mut Jobs) -> Result<(), Interrupted> {
-        let running = &self.running;
+    pub(super) async fn empty(&mut self, tasks: &mut Tasks) -> Result<(), Interrupted> {
+        let session = &self.session;
         for consumer in self.consumers.iter_mut().flatten() {
             while let Some(delivery) = consumer.next().await {
                 // Each job uses its message's size once more while the copy is being published.
-                while jobs.len() >= running.lane.settings.lane.concurrency as usize + PUT_BACK_AT_A_TIME
-                    && let Some(ended) = jobs.join_next().await
+                while tasks.len() >= session.lane.settings.lane.concurrency as usize + PUT_BACK_AT_A_TIME
+                    && let Some(ended) = tasks.join_next().await
                 {
                     tasks::ended(ended)?;
                 }
-                Admitted::read(delivery?.into(), &running.lane).spawn(running, Entry::None, jobs);
+                Admitted::read(delivery?.into(), &session.lane).spawn(session, Entry::None, tasks);
             }
         }
         Ok(())
@@ -263,11 +263,11 @@ mod tests {
     use super::*;
 
     /// The queues that are served where those `waiting` never run empty.
-    fn turns(waiting: &[usize], count: usize) -> Vec<usize> {
-        let mut turns = Turns::default();
+    fn fairness(waiting: &[usize], count: usize) -> Vec<usize> {
+        let mut fairness = Fairness::default();
         let next = |_| {
-            let queue = turns.order().into_iter().find(|queue| waiting.contains(queue)).unwrap();
-            turns.took(queue);
+            let queue = fairness.order().into_iter().find(|queue| waiting.contains(queue)).unwrap();
+            fairness.served(queue);
             queue
         };
         (0..count).map(next).collect()
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn urgent_jobs_go_first_and_no_queue_starves_another() {
-        assert_eq!(turns(&[URGENT, DUE, NEW], 10), [URGENT, URGENT, URGENT, DUE, NEW].repeat(2));
-        assert_eq!(turns(&[URGENT, NEW], 10), [URGENT, URGENT, URGENT, URGENT, NEW].repeat(2));
-        assert_eq!(turns(&[DUE, NEW], 10), [DUE, DUE, DUE, DUE, NEW].repeat(2));
-        assert_eq!(turns(&[URGENT, DUE], 8), [URGENT, URGENT, URGENT, DUE].repeat(2));
-        assert_eq!(turns(&[NEW], 300), [NEW; 300]);
+        assert_eq!(fairness(&[URGENT, DUE, NEW], 10), [URGENT, URGENT, URGENT, DUE, NEW].repeat(2));
+        assert_eq!(fairness(&[URGENT, NEW], 10), [URGENT, URGENT, URGENT, URGENT, NEW].repeat(2));
+        assert_eq!(fairness(&[DUE, NEW], 10), [DUE, DUE, DUE, DUE, NEW].repeat(2));
+        assert_eq!(fairness(&[URGENT, DUE], 8), [URGENT, URGENT, URGENT, DUE].repeat(2));
+        assert_eq!(fairness(&[NEW], 300), [NEW; 300]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::held::Held;
-use super::{Admitted, First, Job, Unread, capacity};
+use super::{Admitted, First, Task, Unread, capacity};
 use crate::broker::{Delivery, Message};
 use crate::dead_letter::DeadLetter;
 use crate::events::{Outcome, Reason};
@@ -21,7 +21,7 @@ impl Admitted {
         let now = Timestamp::now();
         let suspicion = lane.quarantine.suspicion(&delivery);
         let Delivery { message, redelivered, returns, unreadable, is_movable, unacked } = delivery;
-        let in_hand = lane.quarantine.take(&message);
+        let in_hand = lane.quarantine.track(&message);
         let mut progress = Progress::read(&message.properties, now);
         let is_copy = Progress::is_in(&message.properties);
         let order = order(lane, &message, &progress, is_copy);
@@ -65,8 +65,8 @@ impl Admitted {
         // The replica that had it before may have made a call, unless it is too early for one even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
-        let key = lane.history.jobs.key(&progress.job_id, &job.instance_id, &mark);
-        Self::Job(Job { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
+        let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
+        Self::Task(Task { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
     }
 }
 
@@ -89,14 +89,14 @@ fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> 
         };
         let (order, before) = lane.history.seals.orders(&progress.job_id, &message.body, &which);
         // The order may have ended just before the lane's keys were replaced.
-        before.filter(|before| lane.history.jobs.knows(&before.mark())).unwrap_or(order)
+        before.filter(|before| lane.history.seen.knows(&before.mark())).unwrap_or(order)
     })
 }
 
 /// What comes first for a job that could be read.
 pub(super) fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> First {
-    if let Some(confirming) = &progress.confirming {
-        return First::Poll(confirming.clone());
+    if let Some(boot) = &progress.boot {
+        return First::Poll(boot.clone());
     }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
         Some(wait) if !wait.is_zero() && !is_past(job.deadline, now) => First::Wait(wait),

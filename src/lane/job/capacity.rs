@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Job, Next, elapsed, failing_for};
+use super::{Next, Task, elapsed, failing_for};
 use crate::job::{Progress, is_past};
 use crate::lane::parts::Lane;
 use crate::retry::half_jitter;
@@ -15,8 +15,8 @@ const FIRST: Duration = Duration::from_secs(30);
 const LAST: Duration = Duration::from_secs(5 * 60);
 
 /// The delay after so many reschedules, at most the `rest` of the job's time: so its last call is made when that is up.
-pub(super) fn backoff(setbacks: u32, rest: Duration, random: f64) -> Duration {
-    half_jitter(FIRST, LAST, setbacks, random).min(rest)
+pub(super) fn backoff(reschedules: u32, rest: Duration, random: f64) -> Duration {
+    half_jitter(FIRST, LAST, reschedules, random).min(rest)
 }
 
 /// How long a job waits if it has to give way to others. `None` for any other job, and for one whose time is up: that
@@ -33,7 +33,7 @@ pub(super) fn wait(
     }
     let rest =
         lane.settings.retry.give_up_after.saturating_sub(failing_for(progress, lane, now)).min(left(deadline, now));
-    (!rest.is_zero()).then(|| backoff(progress.setbacks.saturating_add(1), rest, random))
+    (!rest.is_zero()).then(|| backoff(progress.reschedules.saturating_add(1), rest, random))
 }
 
 /// Time left until the deadline.
@@ -41,12 +41,12 @@ pub(super) fn left(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
     deadline.map_or(Duration::MAX, |deadline| elapsed(now, deadline))
 }
 
-impl Job {
+impl Task {
     /// Parked because others go first. The delay grows: where thousands wait, RabbitMQ should not move them all the
     /// time.
     pub(super) fn give_way(&self, delay: Duration) -> Next {
         let progress =
-            Progress { setbacks: self.held.progress.setbacks.saturating_add(1), ..self.held.progress.clone() };
+            Progress { reschedules: self.held.progress.reschedules.saturating_add(1), ..self.held.progress.clone() };
         Next::Park { progress, delay, cause: ParkCause::GaveWay }
     }
 }

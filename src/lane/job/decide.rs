@@ -8,7 +8,7 @@ use super::capacity;
 use crate::bce::{Answer, NoAnswer};
 use crate::config::Retry;
 use crate::events::{Outcome, Reason};
-use crate::job::{Confirm, Confirming, Progress};
+use crate::job::{Boot, Confirm, Progress};
 use crate::lane::verdict::Verdict;
 use crate::retry::{full_jitter, half_jitter};
 use crate::telemetry::ParkCause;
@@ -33,7 +33,7 @@ pub(super) enum Next {
     GoOn {
         started: Option<Conclusion>,
         attempts: u32,
-        confirming: Confirming,
+        boot: Boot,
     },
 }
 
@@ -50,10 +50,10 @@ pub(super) struct Conclusion {
 
 /// After a failed shared call: any of its jobs may be the cause, so none is charged with an attempt. Each is called
 /// singly next.
-pub(super) fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
-    let setbacks = progress.setbacks.saturating_add(1);
-    let delay = full_jitter(retry.initial, retry.max, setbacks, random);
-    let progress = Progress { setbacks, touched: true, failing_since: Some(now), ..progress.clone() };
+pub(super) fn retry_singly(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
+    let reschedules = progress.reschedules.saturating_add(1);
+    let delay = full_jitter(retry.initial, retry.max, reschedules, random);
+    let progress = Progress { reschedules, touched: true, failing_since: Some(now), ..progress.clone() };
     Next::Park { progress, delay, cause: ParkCause::Transient }
 }
 
@@ -78,17 +78,17 @@ pub(super) fn decide(
     random: f64,
 ) -> Next {
     let attempts = progress.attempts.saturating_add(1);
-    let setbacks = progress.setbacks.saturating_add(1);
+    let reschedules = progress.reschedules.saturating_add(1);
     let park = |progress: Progress, delay, cause| Next::Park {
-        progress: Progress { setbacks, touched: true, no_capacity: cause == ParkCause::NoCapacity, ..progress },
+        progress: Progress { reschedules, touched: true, no_capacity: cause == ParkCause::NoCapacity, ..progress },
         delay,
         cause,
     };
-    let uncounted = full_jitter(retry.initial, retry.max, setbacks, random);
+    let uncounted = full_jitter(retry.initial, retry.max, reschedules, random);
     let (outcome, ambiguous) = match verdict {
         Verdict::Started { ambiguous } => (Outcome::Started, ambiguous),
         Verdict::AlreadyDone { runs: false } if confirm == Confirm::Running => {
-            return Next::GoOn { started: None, attempts, confirming: confirming(now, false) };
+            return Next::GoOn { started: None, attempts, boot: Boot::begun(now, false) };
         }
         Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
         // A lost permission denies all jobs and pauses the lane: a second denial shows that it is this job's own.
@@ -105,7 +105,7 @@ pub(super) fn decide(
             let failing_since = progress.failing_since.unwrap_or(now);
             let rest = retry.give_up_after.saturating_sub(failing_for);
             if !rest.is_zero() {
-                let delay = capacity::backoff(setbacks, rest, random);
+                let delay = capacity::backoff(reschedules, rest, random);
                 return park(
                     Progress { failing_since: Some(failing_since), ..progress.clone() },
                     delay,
@@ -135,20 +135,15 @@ pub(super) fn decide(
     };
     let (answer, explanation) = match result {
         Ok(answer) => {
-            let explanation = answer.foreign.then(|| NOT_THE_APIS.to_owned());
+            let explanation = answer.from_proxy.then(|| NOT_THE_APIS.to_owned());
             (Some(answer), explanation)
         }
         Err(error) => (None, Some(error.to_string())),
     };
     let conclusion = Conclusion { outcome, ambiguous, attempts, answer, explanation };
     if outcome == Outcome::Started && confirm == Confirm::Running {
-        Next::GoOn { started: Some(conclusion), attempts, confirming: confirming(now, ambiguous) }
+        Next::GoOn { started: Some(conclusion), attempts, boot: Boot::begun(now, ambiguous) }
     } else {
         Next::Conclude(conclusion)
     }
-}
-
-/// The beginning of the confirm phase.
-pub(super) fn confirming(since: Timestamp, ambiguous: bool) -> Confirming {
-    Confirming { since, ambiguous, seen_starting: false, polls: 0 }
 }

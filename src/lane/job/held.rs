@@ -15,8 +15,8 @@ use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome, is_traceparent};
 use crate::headers::Headers;
 use crate::job::{self, Progress};
 use crate::lane::history::Mark;
-use crate::lane::parts::{Lane, Running};
-use crate::lane::quarantine::InHand;
+use crate::lane::parts::{Lane, Session};
+use crate::lane::quarantine::Tracked;
 use crate::telemetry::ParkCause;
 
 /// See the module.
@@ -24,7 +24,7 @@ use crate::telemetry::ParkCause;
 pub(super) struct Held {
     pub(super) message: Message,
     pub(super) unacked: Unacked,
-    pub(super) in_hand: InHand,
+    pub(super) in_hand: Tracked,
     pub(super) progress: Progress,
     /// Identifies the order in its events.
     pub(super) mark: Mark,
@@ -43,11 +43,11 @@ impl Held {
     /// still to be sent.
     pub(super) async fn conclude(
         &self,
-        running: &Running,
+        session: &Session,
         conclusion: &Conclusion,
         job: Option<&job::Job>,
     ) -> Result<(Confirmed, Option<Reply>), lapin::Error> {
-        let lane = &running.lane;
+        let lane = &session.lane;
         let finished_at = Timestamp::now();
         let event = self.event(lane, conclusion, job, true, finished_at);
         let reply = self.message.properties.reply_to().as_ref().map(|asker| {
@@ -57,11 +57,11 @@ impl Held {
         // Published last: until the dead letter is confirmed the job can be redelivered, which must not happen once its
         // end is published.
         let kept = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
-            Some(self.keep(running, conclusion, finished_at).await?)
+            Some(self.keep(session, conclusion, finished_at).await?)
         } else {
             None
         };
-        let told = running.outbox.event(event).await?;
+        let told = session.outbox.event(event).await?;
         lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
         debug!(lane = %lane.name(), job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
         Ok((told.with(kept), reply))
@@ -70,16 +70,16 @@ impl Held {
     /// Puts a copy of the message into the delay ladder.
     pub(super) async fn park(
         &self,
-        running: &Running,
+        session: &Session,
         progress: &Progress,
         delay: Duration,
         cause: ParkCause,
     ) -> Result<Confirmed, lapin::Error> {
-        let lane = &running.lane;
+        let lane = &session.lane;
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let (exchange, key) = delay::route(&lane.settings.names, delay, &lane.settings.lane.name);
-        let proof = running.outbox.copy(&self.message, headers, exchange, key).await?;
+        let proof = session.outbox.copy(&self.message, headers, exchange, key).await?;
         lane.metrics.parked(cause);
         debug!(lane = %lane.name(), job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
         Ok(proof)
@@ -89,7 +89,7 @@ impl Held {
     /// for a producer that is gone.
     pub(super) async fn done(
         self,
-        running: &Running,
+        session: &Session,
         proof: Confirmed,
         reply: Option<Reply>,
     ) -> Result<(), lapin::Error> {
@@ -100,9 +100,9 @@ impl Held {
         }
         self.in_hand.done();
         if let Some(reply) = reply {
-            let lane = running.lane.settings.lane.name.clone();
+            let lane = session.lane.settings.lane.name.clone();
             let (job, to) = (self.progress.job_id, reply.to.clone());
-            running.lane.replies.send(reply, move |error| {
+            session.lane.replies.send(reply, move |error| {
                 warn!(%lane, job, reply_to = to, "no reply given: {error}");
             });
         }
@@ -118,7 +118,7 @@ impl Held {
         is_final: bool,
         at: Timestamp,
     ) -> Outgoing {
-        let phase = conclusion.outcome.phase(self.progress.confirming.is_some());
+        let phase = conclusion.outcome.phase(self.progress.boot.is_some());
         let of_job = JobEvent { is_final, ..self.job_event(lane, conclusion, job, at) };
         let headers = Headers(self.message.properties.headers().as_ref());
         let traceparent = headers.text("traceparent").filter(|text| is_traceparent(text));
@@ -176,18 +176,18 @@ impl Held {
     /// Publishes the whole message as a dead letter, with its outcome in headers.
     async fn keep(
         &self,
-        running: &Running,
+        session: &Session,
         conclusion: &Conclusion,
         now: Timestamp,
     ) -> Result<Confirmed, lapin::Error> {
-        let lane = &running.lane;
+        let lane = &session.lane;
         let mut headers = FieldTable::default();
         // Put back, the job is to be started, not polled where it was given up. It is another order then, and the
         // letter must not reveal an order's name.
-        Progress { confirming: None, order: None, ..self.progress.clone() }.write(&mut headers);
+        Progress { boot: None, order: None, ..self.progress.clone() }.write(&mut headers);
         DeadLetter::new(conclusion.outcome, lane.name(), now, conclusion.attempts)
             .explained(conclusion.explanation.as_deref(), conclusion.answer.as_ref())
             .write(&mut headers);
-        running.outbox.copy(&self.message, headers, String::new(), lane.settings.names.dead()).await
+        session.outbox.copy(&self.message, headers, String::new(), lane.settings.names.dead()).await
     }
 }

@@ -15,11 +15,11 @@
 //! or for a key to be mended does not use it up.
 
 mod admit;
+mod boot;
 mod capacity;
-mod confirm;
-mod confirming;
 mod decide;
 mod held;
+mod poll;
 #[cfg(test)]
 mod tests;
 
@@ -31,28 +31,28 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use self::confirm::LAG;
-use self::decide::{Conclusion, NOT_THE_APIS, Next, Past, alone_next_time, confirming, decide};
+use self::boot::LAG;
+use self::decide::{Conclusion, NOT_THE_APIS, Next, Past, decide, retry_singly};
 use self::held::Held;
 use super::breaker::Attribution;
 use super::calls::{Called, Entry, NotCalled, Origin};
 use super::history::{End, Key};
-use super::parts::{Lane, Running};
+use super::parts::{Lane, Session};
 use super::quota::Slot;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, NoAnswer};
 use crate::events::Outcome;
-use crate::job::{self, Confirm, Confirming, Conflict, Progress, is_past};
+use crate::job::{self, Boot, Confirm, Conflict, Progress, is_past};
 use crate::telemetry::ParkCause;
 
 /// Delay of a job whose copy is in hand.
-const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
+const BEHIND_COPY: Duration = Duration::from_secs(1);
 /// Shortest delay: the due queue is not consumed while the lane is paused.
-const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
+const SHORTEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Jobs in progress, one task each. A task fails only if the connection breaks: any other failure becomes its job's
 /// outcome.
-pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
+pub(super) type Tasks = JoinSet<Result<(), lapin::Error>>;
 
 /// A delivery that was read.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) enum Admitted {
     /// The message could not be read, or is poisoned.
     Unread(Unread),
     /// It is a job.
-    Job(Job),
+    Task(Task),
 }
 
 /// A delivery without a job, and how it ends.
@@ -73,7 +73,7 @@ pub(super) struct Unread {
 
 /// A job in hand, and what is to be done with it first.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Task {
     held: Held,
     job: job::Job,
     /// Its key in the lane's history.
@@ -89,7 +89,7 @@ pub(super) struct Job {
 #[derive(Debug, PartialEq, Eq)]
 enum First {
     Call,
-    Poll(Confirming),
+    Poll(Boot),
     Wait(Duration),
     /// Its instance had no capacity the last time, and others want to be called.
     GiveWay(Duration),
@@ -100,47 +100,47 @@ enum First {
 impl Admitted {
     /// Whether it is a job that may share a call.
     pub(super) fn can_share_a_call(&self) -> bool {
-        matches!(self, Self::Job(job) if job.can_share_a_call())
+        matches!(self, Self::Task(task) if task.can_share_a_call())
     }
 
     /// Waits for the permit to its call, if it has one to make.
     pub(super) async fn enter(&self, lane: &Lane, slot: Slot) -> Entry {
         match self {
-            Self::Job(job) if job.is_start() && !job.is_late() => match lane.gate.enter(slot).await {
+            Self::Task(task) if task.is_start() && !task.is_late() => match lane.gate.enter(slot).await {
                 Ok(permit) => Entry::Permit(permit),
                 Err(_paused) => Entry::None,
             },
-            Self::Job(_) | Self::Unread(_) => Entry::Slot(slot),
+            Self::Task(_) | Self::Unread(_) => Entry::Slot(slot),
         }
     }
 
     /// Spawns it as a task, which fails if the connection breaks.
-    pub(super) fn spawn(self, running: &Arc<Running>, entry: Entry, jobs: &mut Jobs) {
-        let running = running.clone();
-        jobs.spawn(async move {
-            let _in_flight = running.lane.metrics.in_flight();
+    pub(super) fn spawn(self, session: &Arc<Session>, entry: Entry, tasks: &mut Tasks) {
+        let session = session.clone();
+        tasks.spawn(async move {
+            let _in_flight = session.lane.metrics.in_flight();
             match self {
                 Self::Unread(unread) => {
                     drop(entry);
-                    unread.run(&running).await
+                    unread.complete(&session).await
                 }
-                Self::Job(job) => job.run(&running, entry).await,
+                Self::Task(task) => task.complete(&session, entry).await,
             }
         });
     }
 }
 
 impl Unread {
-    async fn run(self, running: &Running) -> Result<(), lapin::Error> {
+    async fn complete(self, session: &Session) -> Result<(), lapin::Error> {
         let held = self.held;
         // The replica that had the delivery before may have made a call.
         let conclusion = held.conclusion(self.outcome, held.progress.touched, &self.explanation);
-        let (proof, reply) = held.conclude(running, &conclusion, None).await?;
-        held.done(running, proof, reply).await
+        let (proof, reply) = held.conclude(session, &conclusion, None).await?;
+        held.done(session, proof, reply).await
     }
 }
 
-impl Job {
+impl Task {
     /// Whether it may share a call. A job whose call failed or was denied before is called singly, so that it does not
     /// fail others over and over, nor they it.
     fn can_share_a_call(&self) -> bool {
@@ -155,41 +155,39 @@ impl Job {
 
     /// Calls, judges, and acks once the broker has confirmed what came of it. `entry` is given back before the confirms, which
     /// take longer than a call.
-    async fn run(self, running: &Running, entry: Entry) -> Result<(), lapin::Error> {
-        let lane = &running.lane;
-        let turn = lane.history.jobs.turn(self.key);
-        let next = if turn.is_some() {
+    async fn complete(self, session: &Session, entry: Entry) -> Result<(), lapin::Error> {
+        let lane = &session.lane;
+        let claim = lane.history.seen.claim(self.key);
+        let next = if claim.is_some() {
             self.next(lane, entry).await
         } else {
             drop(entry);
-            self.later(false, AFTER_ITS_COPY, ParkCause::Copy)
+            self.later(false, BEHIND_COPY, ParkCause::Copy)
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => {
                 let conclusion = self.end_as_first(lane, conclusion);
-                let concluded = self.held.conclude(running, &conclusion, Some(&self.job)).await?;
-                lane.history.jobs.published(self.key);
+                let concluded = self.held.conclude(session, &conclusion, Some(&self.job)).await?;
+                lane.history.seen.record_published(self.key);
                 concluded
             }
-            Next::GoOn { started, attempts, confirming } => {
-                (self.go_on(running, started, attempts, confirming).await?, None)
-            }
-            Next::Park { progress, delay, cause } => (self.held.park(running, &progress, delay, cause).await?, None),
+            Next::GoOn { started, attempts, boot } => (self.go_on(session, started, attempts, boot).await?, None),
+            Next::Park { progress, delay, cause } => (self.held.park(session, &progress, delay, cause).await?, None),
         };
-        self.held.done(running, proof, reply).await
+        self.held.done(session, proof, reply).await
     }
 
     async fn next(&self, lane: &Lane, entry: Entry) -> Next {
         match &self.first {
-            _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
-            First::Poll(confirming) => self.poll(lane, confirming, entry).await,
+            _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.same_end(end)),
+            First::Poll(boot) => self.poll(lane, boot, entry).await,
             First::Call if let Some(started) = self.started_before(lane) => started,
             // On arrival, or by now, after waiting for the permit.
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
             First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
             First::GiveWay(delay) => self.give_way(*delay),
-            First::Anew => self.later(false, INTO_THE_QUEUE, ParkCause::PutBack),
+            First::Anew => self.later(false, SHORTEST_DELAY, ParkCause::PutBack),
         }
     }
 
@@ -200,15 +198,15 @@ impl Job {
     }
 
     /// Parked because the lane is paused.
-    fn unharmed(&self, touched: bool) -> Next {
-        self.later(touched, INTO_THE_QUEUE, ParkCause::Paused)
+    fn park_paused(&self, touched: bool) -> Next {
+        self.later(touched, SHORTEST_DELAY, ParkCause::Paused)
     }
 
     /// Parked because the lane is paused, or the job was left out of its call.
     fn not_called(&self, lane: &Lane, touched: bool) -> Next {
         self.later(
             touched,
-            INTO_THE_QUEUE,
+            SHORTEST_DELAY,
             if lane.gate.breaker().is_open() { ParkCause::Paused } else { ParkCause::PutBack },
         )
     }
@@ -216,19 +214,19 @@ impl Job {
     /// How a copy of this job ended here.
     fn ended_before(&self, lane: &Lane) -> Option<End> {
         if self.is_new {
-            lane.history.jobs.forget_end(self.key);
+            lane.history.seen.forget_end(self.key);
         }
-        lane.history.jobs.end(self.key)
+        lane.history.seen.end(self.key)
     }
 
     /// Has the job end as the first of its copies did.
     fn end_as_first(&self, lane: &Lane, conclusion: Conclusion) -> Conclusion {
         let ours = End { outcome: conclusion.outcome, ambiguous: conclusion.ambiguous };
-        let first = lane.history.jobs.end_as_first(self.key, ours);
-        if first == ours { conclusion } else { self.again(first) }
+        let first = lane.history.seen.record_end(self.key, ours);
+        if first == ours { conclusion } else { self.same_end(first) }
     }
 
-    fn again(&self, End { outcome, ambiguous }: End) -> Conclusion {
+    fn same_end(&self, End { outcome, ambiguous }: End) -> Conclusion {
         self.held.conclusion(outcome, ambiguous, "a copy of this job ended so before")
     }
 
@@ -245,14 +243,14 @@ impl Job {
     /// without an answer: then the machine is up, and the job not `expired`.
     async fn expire(&self, lane: &Lane, slot: Option<Slot>) -> Next {
         const LATE: &str = "its deadline has passed";
-        if !self.held.progress.touched && !lane.history.jobs.is_known(self.key) {
+        if !self.held.progress.touched && !lane.history.seen.is_known(self.key) {
             return Next::Conclude(self.held.conclusion(Outcome::Expired, false, LATE));
         }
         let instance = &self.job.instance_id;
-        let Some((described, slot)) = lane.calls.describe(instance, slot).await else { return self.unharmed(true) };
+        let Some((described, slot)) = lane.calls.describe(instance, slot).await else { return self.park_paused(true) };
         let circumstances = Circumstances { policy: Conflict::Verify, first_touch: false };
         let verdict = verdict::of_describe(&described, circumstances);
-        let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.foreign);
+        let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.from_proxy);
         let result = described.map(|(answer, _)| answer);
         let evidence = lane.gate.record_poll(&verdict, &result);
         drop(slot);
@@ -261,7 +259,7 @@ impl Job {
                 return Next::GoOn {
                     started: Some(self.held.conclusion(Outcome::Started, true, LATE)),
                     attempts: self.held.progress.attempts,
-                    confirming: confirming(Timestamp::now(), true),
+                    boot: Boot::begun(Timestamp::now(), true),
                 };
             }
             Verdict::Started { .. } => (Outcome::Started, true),
@@ -269,7 +267,7 @@ impl Job {
             Verdict::Transient if is_told => (Outcome::Expired, !self.is_late_by(LAG)),
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
-            _ if lane.calls.is_lane_outage(instance, evidence).await => return self.unharmed(true),
+            _ if lane.calls.is_lane_outage(instance, evidence).await => return self.park_paused(true),
             // The state is unknown: described again, as often as a start would be retried.
             _ => match self.decide(lane, verdict, result) {
                 Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
@@ -286,13 +284,13 @@ impl Job {
         }
         let job::Job { instance_id: instance, deadline, conflict, .. } = &self.job;
         let policy = conflict.unwrap_or(lane.settings.lane.conflict);
-        let touched = lane.history.jobs.call(self.key) || self.held.progress.touched;
+        let touched = lane.history.seen.record_call(self.key) || self.held.progress.touched;
 
         let called = match lane.calls.start_for_job(entry, instance, *deadline).await {
             Ok(called) => called,
             Err(NotCalled { touched: by_shared_call }) => {
                 if !touched && !by_shared_call {
-                    lane.history.jobs.not_called(self.key);
+                    lane.history.seen.undo_call(self.key);
                 }
                 return self.not_called(lane, by_shared_call);
             }
@@ -305,11 +303,13 @@ impl Job {
             Origin::Shared(evidence) => (None, Some(evidence)),
         };
         if verdict == Verdict::Verify {
-            let Some((described, same)) = lane.calls.describe(instance, slot).await else { return self.unharmed(true) };
+            let Some((described, same)) = lane.calls.describe(instance, slot).await else {
+                return self.park_paused(true);
+            };
             slot = Some(same);
             verdict = verdict::of_describe(&described, circumstances);
             // The 409 tells more than a 200 that only named a state.
-            if !matches!(&described, Ok((answer, _)) if answer.status < 300 && !answer.foreign) {
+            if !matches!(&described, Ok((answer, _)) if answer.status < 300 && !answer.from_proxy) {
                 result = described.map(|(answer, _)| answer);
             }
         }
@@ -320,12 +320,12 @@ impl Job {
         if shared.is_some() && verdict == Verdict::Transient {
             // Charged to no job either way, so one failed call is not followed by a probe for each of its jobs.
             return match lane.gate.breaker().attribute(evidence).await {
-                Some(Attribution::Lane) => self.unharmed(true),
-                _ => alone_next_time(&self.held.progress, lane.settings.retry, Timestamp::now(), rand::random()),
+                Some(Attribution::Lane) => self.park_paused(true),
+                _ => retry_singly(&self.held.progress, lane.settings.retry, Timestamp::now(), rand::random()),
             };
         }
         if lane.calls.is_lane_outage(instance, evidence).await {
-            return self.unharmed(true);
+            return self.park_paused(true);
         }
         self.decide(lane, verdict, result)
     }

@@ -25,14 +25,14 @@ fn progress() -> Progress {
         job_id: "j".to_owned(),
         received_at: now(),
         attempts: 0,
-        setbacks: 0,
+        reschedules: 0,
         failing_since: None,
         touched: false,
         denied: false,
         no_capacity: false,
         order: None,
         put_back: None,
-        confirming: None,
+        boot: None,
     }
 }
 
@@ -67,9 +67,9 @@ fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running(
     };
     for ambiguous in [false, true] {
         let next = decided(Verdict::Started { ambiguous }, Confirm::Running);
-        let Next::GoOn { started: Some(started), attempts: 1, confirming } = next else { panic!("{next:?}") };
+        let Next::GoOn { started: Some(started), attempts: 1, boot } = next else { panic!("{next:?}") };
         assert_eq!((started.outcome, started.ambiguous, started.attempts), (Outcome::Started, ambiguous, 1));
-        assert_eq!((confirming.since, confirming.ambiguous, confirming.polls), (now(), ambiguous, 0));
+        assert_eq!((boot.since, boot.ambiguous, boot.polls), (now(), ambiguous, 0));
     }
     let next = decided(Verdict::AlreadyDone { runs: false }, Confirm::Running);
     assert!(
@@ -89,8 +89,8 @@ fn a_job_that_is_done_when_its_instance_runs_goes_on_unless_it_was_seen_running(
 
 #[test]
 fn a_job_that_is_confirming_is_polled_whatever_its_times_say() {
-    let begun = confirming(now(), false);
-    let polled = Progress { confirming: Some(begun.clone()), ..progress() };
+    let begun = Boot::begun(now(), false);
+    let polled = Progress { boot: Some(begun.clone()), ..progress() };
     let late = job(r#"{"instance_id":"i-0000","deadline":"2026-11-25T07:29:59Z","not_before":"2026-11-26T07:30:00Z"}"#);
     assert_eq!(first(&late, &polled, now()), First::Poll(begun));
 }
@@ -98,7 +98,7 @@ fn a_job_that_is_confirming_is_polled_whatever_its_times_say() {
 #[test]
 fn a_transient_failure_counts_and_the_last_one_exhausts() {
     let Next::Park { progress: one, delay, .. } = decided(Verdict::Transient, &progress()) else { panic!() };
-    assert_eq!((one.attempts, one.setbacks, one.touched), (1, 1, true));
+    assert_eq!((one.attempts, one.reschedules, one.touched), (1, 1, true));
     assert_eq!((one.failing_since, delay), (Some(now()), Duration::from_millis(500)));
     let Next::Park { progress: two, delay, .. } = decided(Verdict::Transient, &one) else { panic!() };
     assert_eq!((two.attempts, delay), (2, Duration::from_secs(1)));
@@ -109,12 +109,12 @@ fn a_transient_failure_counts_and_the_last_one_exhausts() {
 
 #[test]
 fn a_call_for_several_that_failed_is_charged_to_nobody() {
-    let Next::Park { progress: next, delay, cause } = alone_next_time(&progress(), RETRY, now(), 0.5) else { panic!() };
-    assert_eq!((next.attempts, next.setbacks, next.touched), (0, 1, true));
+    let Next::Park { progress: next, delay, cause } = retry_singly(&progress(), RETRY, now(), 0.5) else { panic!() };
+    assert_eq!((next.attempts, next.reschedules, next.touched), (0, 1, true));
     assert_eq!((next.failing_since, delay, cause), (Some(now()), Duration::from_millis(500), ParkCause::Transient));
     // From then on it pays for itself.
     let Next::Park { progress: own, .. } = decided(Verdict::Transient, &next) else { panic!() };
-    assert_eq!((own.attempts, own.setbacks), (1, 2));
+    assert_eq!((own.attempts, own.reschedules), (1, 2));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn throttling_and_lane_faults_cost_no_attempt() {
     else {
         panic!()
     };
-    assert_eq!((throttled.attempts, throttled.setbacks, throttled.touched), (0, 1, true));
+    assert_eq!((throttled.attempts, throttled.reschedules, throttled.touched), (0, 1, true));
     assert_eq!((throttled.failing_since, delay), (None, Duration::from_secs(7)));
     let Next::Park { delay, .. } = decided(Verdict::Throttled { retry_after: Some(Duration::ZERO) }, &progress())
     else {
@@ -163,12 +163,12 @@ fn throttling_and_lane_faults_cost_no_attempt() {
         panic!()
     };
     assert_eq!(waits.failing_since, Some(now()));
-    let tired = Progress { attempts: 2, setbacks: 9, ..progress() };
+    let tired = Progress { attempts: 2, reschedules: 9, ..progress() };
     for verdict in
         [Verdict::LaneFault, Verdict::ClockSkew { server_time: None }, Verdict::Throttled { retry_after: None }]
     {
         let Next::Park { progress, delay, .. } = decided(verdict, &tired) else { panic!() };
-        assert_eq!((progress.attempts, progress.setbacks, delay), (2, 10, Duration::from_secs(30)));
+        assert_eq!((progress.attempts, progress.reschedules, delay), (2, 10, Duration::from_secs(30)));
     }
 }
 
@@ -215,7 +215,7 @@ fn no_job_waits_beyond_its_deadline() {
 #[test]
 fn a_job_that_ends_over_an_answer_of_another_one_than_the_api_says_so() {
     let tired = Progress { attempts: 2, ..progress() };
-    let page = Ok(Answer { status: 404, foreign: true, ..Answer::default() });
+    let page = Ok(Answer { status: 404, from_proxy: true, ..Answer::default() });
     let past = Past { progress: &tired, failing_for: Duration::ZERO, is_doubtful: false };
     let next = decide(Verdict::Transient, page, past, Confirm::Accepted, RETRY, now(), 0.5);
     let Next::Conclude(end) = next else { panic!("{next:?}") };

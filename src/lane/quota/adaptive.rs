@@ -39,9 +39,9 @@ const HOLDS_APART: u32 = 3;
 /// Of the curve, for a configured rate of 1, per second cubed. Recovery takes 27 s at most.
 const STEEPNESS: f64 = 0.000_16;
 /// A slow start begins with this share of the configured rate, or with one call a second.
-const GENTLE: f64 = 0.1;
+const SLOW_START: f64 = 0.1;
 /// How long it takes, in seconds.
-const GENTLE_FOR: f64 = 10.0;
+const SLOW_START_SECONDS: f64 = 10.0;
 
 /// The present rate of a lane. The time is an argument.
 #[derive(Debug)]
@@ -128,9 +128,9 @@ impl AdaptiveRate {
 
     /// Slow start: begins at `now` with a tenth of the configured rate, or a call a second if that is more, and is back
     /// within ten seconds unless throttled. A slower lane does not become faster.
-    pub fn gently(&mut self, now: Instant) {
-        let from = (self.configured * GENTLE).max(1.0).min(self.rate(now));
-        let steepness = (self.configured - from) / GENTLE_FOR.powi(3);
+    pub fn slow_start(&mut self, now: Instant) {
+        let from = (self.configured * SLOW_START).max(1.0).min(self.rate(now));
+        let steepness = (self.configured - from) / SLOW_START_SECONDS.powi(3);
         self.excess = 0.0;
         self.climb =
             (steepness > 0.0).then_some(Climb { began: now, from, plateau: from, steepness, throttled: false });

@@ -56,7 +56,7 @@ const HICCUP: Duration = Duration::from_secs(5);
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "a slot of the limiter was taken for it"]
+#[must_use = "a token of the limiter was used for it"]
 pub struct Permit {
     slot: Slot,
 }
@@ -131,7 +131,7 @@ impl Gate {
 
     /// Waits for a slot. If all are withheld, awaits `probe`, to learn whether calls can succeed.
     pub(in crate::lane) async fn slot<F: Future<Output = ()>>(&self, probe: impl Fn() -> F) -> Slot {
-        self.slots.take(&self.breaker, probe).await
+        self.slots.acquire(&self.breaker, probe).await
     }
 
     /// Waits until no call is in flight, except for polls and probes.
@@ -161,7 +161,7 @@ impl Gate {
         tokio::select! {
             biased;
             () = self.breaker.opened() => Err(Paused(slot)),
-            () = share.turn(&self.limiter) => if self.lease.is_valid() { Ok(Permit { slot }) } else { Err(Paused(slot)) },
+            () = share.acquire(&self.limiter) => if self.lease.is_valid() { Ok(Permit { slot }) } else { Err(Paused(slot)) },
         }
     }
 
@@ -173,7 +173,7 @@ impl Gate {
 
     /// The right to call for an instance without capacity while others wait; a permit is needed as well.
     pub(in crate::lane) fn spare(&self) -> Option<OwnedSemaphorePermit> {
-        self.spare.take(&self.limiter)
+        self.spare.try_acquire(&self.limiter)
     }
 
     /// Waits for a token of the limiter while the lane is ours.
@@ -191,7 +191,7 @@ impl Gate {
     pub(in crate::lane) fn learn(&self, made: Instant, answer: Result<&Answer, &NoAnswer>) {
         match answer {
             Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
-            Ok(answer) if !answer.foreign => self.limiter.passed(made),
+            Ok(answer) if !answer.from_proxy => self.limiter.passed(made),
             Ok(_) | Err(_) => {}
         }
     }
@@ -240,8 +240,8 @@ impl Gate {
     }
 
     /// Records the result of a probe that decides whose fault failures are.
-    pub(in crate::lane) fn record_look(&self, result: &Result<Answer, NoAnswer>) {
-        self.changed(self.breaker.record_look(result));
+    pub(in crate::lane) fn record_check(&self, result: &Result<Answer, NoAnswer>) {
+        self.changed(self.breaker.record_check(result));
     }
 
     /// Ends a trial without a verdict, because no job is left to try.
@@ -256,7 +256,7 @@ impl Gate {
             }
             Some(Change::Works(after)) => {
                 if after > HICCUP {
-                    self.limiter.gently();
+                    self.limiter.slow_start();
                 }
                 self.show_paused(None);
                 info!(lane = %self.lane, "the lane works again");

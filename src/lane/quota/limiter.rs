@@ -25,7 +25,7 @@ const FAST: f64 = 250.0;
 pub struct Limiter {
     /// Held by the call that is first in line, until its token is due. If all calls got their times before they wait, a
     /// process that is suspended for a while would let them all through at once on waking.
-    turn: tokio::sync::Mutex<()>,
+    line: tokio::sync::Mutex<()>,
     state: std::sync::Mutex<State>,
     /// Notifies waiting calls that the rate has changed.
     changed: Notify,
@@ -38,7 +38,7 @@ impl Limiter {
         let now = Instant::now();
         let state = State { adaptive: AdaptiveRate::new(rate), bucket: Bucket::new(rate, burst, now), resume: now };
         Self {
-            turn: tokio::sync::Mutex::new(()),
+            line: tokio::sync::Mutex::new(()),
             state: std::sync::Mutex::new(state),
             changed: Notify::new(),
             is_fast: rate > FAST,
@@ -56,10 +56,10 @@ impl Limiter {
 
     /// Slow start, for a lane that was idle or paused: its API may not bear the whole rate at once. Unless throttled,
     /// the lane is back at its configured rate within ten seconds.
-    pub fn gently(&self) {
+    pub fn slow_start(&self) {
         let now = Instant::now();
         self.change(|state| {
-            state.adaptive.gently(state.resume.max(now));
+            state.adaptive.slow_start(state.resume.max(now));
             state.empty(now, now);
         });
     }
@@ -69,7 +69,7 @@ impl Limiter {
     /// Tokens are given in the order of asking. Dropping the wait uses none up.
     pub async fn acquire(&self) -> Duration {
         let asked = Instant::now();
-        let _turn = self.turn.lock().await;
+        let _first = self.line.lock().await;
         let first_in_line = Instant::now();
         loop {
             let changed = self.changed.notified();
@@ -83,14 +83,14 @@ impl Limiter {
 
     /// Takes a token if one is free now and no call waits for one.
     pub fn try_acquire(&self) -> bool {
-        let Ok(_turn) = self.turn.try_lock() else { return false };
+        let Ok(_first) = self.line.try_lock() else { return false };
         let now = Instant::now();
         self.state().take(now, now).is_none()
     }
 
     /// Whether a token is free now and no call waits for one. Takes none.
     pub fn is_free(&self) -> bool {
-        let Ok(_turn) = self.turn.try_lock() else { return false };
+        let Ok(_first) = self.line.try_lock() else { return false };
         self.state().is_free(Instant::now())
     }
 
@@ -165,18 +165,18 @@ impl State {
     /// Takes a token for the call first in line since `since`, if one is due by `now`; else returns when to look again.
     fn take(&mut self, since: Instant, now: Instant) -> Option<Instant> {
         self.tune(now);
-        let slot = self.bucket.slot(since);
-        if slot <= now {
+        let due = self.bucket.due(since);
+        if due <= now {
             self.bucket.take(since);
             return None;
         }
         // While the rate climbs, the next token comes closer.
-        Some(if self.adaptive.is_slowed(now) { slot.min(now + STEP) } else { slot })
+        Some(if self.adaptive.is_slowed(now) { due.min(now + STEP) } else { due })
     }
 
     fn is_free(&mut self, now: Instant) -> bool {
         self.tune(now);
-        self.bucket.slot(now) <= now
+        self.bucket.due(now) <= now
     }
 
     fn throttled(&mut self, made: Instant, retry_after: Option<Duration>, now: Instant) {
@@ -220,7 +220,7 @@ impl Bucket {
     }
 
     /// The earliest time for a call that asks at `asked`.
-    fn slot(&self, asked: Instant) -> Instant {
+    fn due(&self, asked: Instant) -> Instant {
         self.next.checked_sub(self.slack()).unwrap_or(asked).max(asked)
     }
 
@@ -231,8 +231,8 @@ impl Bucket {
     }
 
     /// Nothing is saved up: the next token is due at `slot`.
-    fn empty(&mut self, slot: Instant) {
-        self.next = slot + self.slack();
+    fn empty(&mut self, due: Instant) {
+        self.next = due + self.slack();
     }
 
     /// Changes the rate. The bucket keeps its fill, so the next token is as many intervals away as before.

@@ -25,7 +25,7 @@ impl Share {
     }
 
     /// Whether the share of `rate`, in calls per second, allows a call at `now`; if so, it is taken.
-    pub(super) fn take(&self, rate: f64, now: Instant) -> bool {
+    pub(super) fn try_acquire(&self, rate: f64, now: Instant) -> bool {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = next.is_none_or(|next| next <= now);
         if is_due {
@@ -42,9 +42,9 @@ impl Share {
     }
 
     /// Waits for a token that no start wants, or one of the share.
-    pub(super) async fn turn(&self, limiter: &Limiter) {
+    pub(super) async fn acquire(&self, limiter: &Limiter) {
         while !limiter.try_acquire() {
-            if self.take(limiter.rate(), Instant::now()) {
+            if self.try_acquire(limiter.rate(), Instant::now()) {
                 limiter.acquire().await;
                 return;
             }
@@ -74,7 +74,7 @@ mod tests {
                 };
                 let polling = async {
                     loop {
-                        polls.turn(&limiter).await;
+                        polls.acquire(&limiter).await;
                         asked += 1.0;
                     }
                 };
@@ -92,7 +92,7 @@ mod tests {
         let (limiter, polls) = (Limiter::new(20.0, 5), Share::new(0.1));
         let begun = Instant::now();
         for _ in 0..100 {
-            polls.turn(&limiter).await;
+            polls.acquire(&limiter).await;
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }

@@ -47,7 +47,7 @@ impl Slots {
     }
 
     /// Waits for a slot. If all are withheld, awaits `probe`, to learn whether calls can succeed.
-    pub(super) async fn take<F: Future<Output = ()>>(&self, breaker: &Breaker, probe: impl Fn() -> F) -> Slot {
+    pub(super) async fn acquire<F: Future<Output = ()>>(&self, breaker: &Breaker, probe: impl Fn() -> F) -> Slot {
         let _first = self.line.lock().await;
         loop {
             let withheld = breaker.withheld();

@@ -17,21 +17,21 @@ const PART: f64 = 0.1;
 #[derive(Debug)]
 pub(super) struct Spare {
     share: Share,
-    calls: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
 }
 
 impl Spare {
     /// For `concurrency` calls in flight.
     pub(super) fn new(concurrency: u32) -> Self {
         let share = Share::new(PART);
-        let calls = Arc::new(Semaphore::new(share.of(concurrency)));
-        Self { share, calls }
+        let in_flight = Arc::new(Semaphore::new(share.of(concurrency)));
+        Self { share, in_flight }
     }
 
     /// The right to one call, released on drop. The token of the limiter is still to be taken.
-    pub(super) fn take(&self, limiter: &Limiter) -> Option<OwnedSemaphorePermit> {
-        let call = self.calls.clone().try_acquire_owned().ok()?;
-        (limiter.is_free() || self.share.take(limiter.rate(), Instant::now())).then_some(call)
+    pub(super) fn try_acquire(&self, limiter: &Limiter) -> Option<OwnedSemaphorePermit> {
+        let call = self.in_flight.clone().try_acquire_owned().ok()?;
+        (limiter.is_free() || self.share.try_acquire(limiter.rate(), Instant::now())).then_some(call)
     }
 }
 
@@ -44,7 +44,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn jobs_that_wait_for_capacity_take_what_no_call_wants_or_a_tenth() {
         let (limiter, spare) = (Limiter::new(20.0, 1), Spare::new(32));
-        assert!(limiter.is_free() && spare.take(&limiter).is_some());
+        assert!(limiter.is_free() && spare.try_acquire(&limiter).is_some());
         assert!(limiter.is_free(), "to look takes nothing");
         let (mut starts, mut taken) = (0, 0);
         let busy = async {
@@ -52,21 +52,21 @@ mod tests {
                 limiter.acquire().await;
                 starts += 1;
                 // As often as the lane consumes a delivery.
-                taken += usize::from(spare.take(&limiter).is_some());
+                taken += usize::from(spare.try_acquire(&limiter).is_some());
             }
         };
         let _: Result<(), _> = tokio::time::timeout(Duration::from_secs(100), busy).await;
         assert!((150..=210).contains(&taken) && starts > 1_990, "{taken} beside {starts}");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!((0..9).all(|_| spare.take(&limiter).is_some()), "no call wants it");
+        assert!((0..9).all(|_| spare.try_acquire(&limiter).is_some()), "no call wants it");
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_the_calls_in_flight_they_take_a_tenth() {
         let (limiter, spare) = (Limiter::new(1000.0, 1000), Spare::new(32));
-        let held: Vec<_> = (0..9).filter_map(|_| spare.take(&limiter)).collect();
+        let held: Vec<_> = (0..9).filter_map(|_| spare.try_acquire(&limiter)).collect();
         assert_eq!(held.len(), 4);
         drop(held);
-        assert!(spare.take(&limiter).is_some());
+        assert!(spare.try_acquire(&limiter).is_some());
     }
 }

@@ -128,7 +128,7 @@ pub fn is_throttling(answer: &Answer) -> bool {
 /// "404" for any instance, "401" for good keys, and a captive portal "200". Redirects and 429s count from any sender:
 /// the API never redirects, and a gateway that throttles wants fewer calls.
 fn proves_nothing(answer: &Answer) -> bool {
-    answer.foreign && !matches!(answer.status, 300..=399 | 429)
+    answer.from_proxy && !matches!(answer.status, 300..=399 | 429)
 }
 
 /// Whether the status is as good as no answer: 5xx, 408 (the request came too slowly), 425 (too early) and 101 (a
@@ -139,7 +139,7 @@ pub(super) fn is_none(answer: &Answer) -> bool {
 
 /// Whether the API has judged the call. A 5xx without a known code is no judgement.
 pub(super) fn is_judged(verdict: &Verdict, answer: &Answer) -> bool {
-    !answer.foreign && (*verdict != Verdict::Transient || !is_none(answer))
+    !answer.from_proxy && (*verdict != Verdict::Transient || !is_none(answer))
 }
 
 /// What follows from the meaning of a code.
@@ -181,7 +181,7 @@ pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
 pub fn is_clock_skew(answer: &Answer) -> bool {
     let says = |text: &str| answer.message.as_deref().is_some_and(|message| message.contains(text));
     (400..500).contains(&answer.status)
-        && !answer.foreign
+        && !answer.from_proxy
         && match answer.code.as_deref() {
             Some("RequestExpired") => true,
             Some("InvalidRequest") => says("timestamp") || says("time expired"),

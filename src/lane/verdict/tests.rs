@@ -19,8 +19,8 @@ fn answer(status: u16, code: &str) -> Answer {
 }
 
 /// What is not the API's has no code that means anything.
-fn foreign(status: u16, code: &str) -> Answer {
-    Answer { foreign: true, meaning: None, ..answer(status, code) }
+fn from_proxy(status: u16, code: &str) -> Answer {
+    Answer { from_proxy: true, meaning: None, ..answer(status, code) }
 }
 
 /// The verdict on a start answered so, which must be the same under every policy and past.
@@ -66,7 +66,7 @@ fn a_409_whose_code_was_lost_decides_nothing() {
 #[test]
 fn a_proxys_page_decides_nothing_about_a_job() {
     for status in [200, 204, 400, 401, 403, 404, 407, 408, 409, 413, 418, 500, 502] {
-        let page = foreign(status, "");
+        let page = from_proxy(status, "");
         for circumstances in POLICIES.into_iter().flat_map(|policy| [clean(policy), touched(policy)]) {
             assert_eq!(of_start(&Ok(page.clone()), circumstances), Verdict::Transient, "{status}");
             let described = Ok((page.clone(), Some(InstanceState::Running)));
@@ -76,13 +76,13 @@ fn a_proxys_page_decides_nothing_about_a_job() {
     }
     // Whoever redirects or throttles is heeded.
     for (status, verdict) in [(302, Verdict::LaneFault), (429, Verdict::Throttled { retry_after: None })] {
-        let page = Ok(foreign(status, ""));
+        let page = Ok(from_proxy(status, ""));
         assert_eq!((of_start(&page, clean(Conflict::Fail)), general(&page)), (verdict.clone(), verdict));
     }
     // A code of the API's in another one's answer is no code of the API's.
     for code in ["InvalidAccessKeyId", "RequestExpired", "RequestLimitExceeded", "Instance.StartExpiredInstance"] {
         for status in [400, 403, 409] {
-            let page = Ok(foreign(status, code));
+            let page = Ok(from_proxy(status, code));
             assert_eq!(of_start(&page, clean(Conflict::Fail)), Verdict::Transient, "{status} {code}");
             let gone = page.as_ref().is_ok_and(|page| is_throttling(page) || is_clock_skew(page));
             assert!(!gone, "{status} {code}");
@@ -313,5 +313,5 @@ fn a_5xx_whose_code_means_something_is_judged_and_any_other_is_none_nor_is_a_101
             "{status} {code}"
         );
     }
-    assert!(!is_judged(&Verdict::Transient, &foreign(404, "")));
+    assert!(!is_judged(&Verdict::Transient, &from_proxy(404, "")));
 }

@@ -83,7 +83,7 @@ impl Calls {
         let Made { result, slot, .. } = self.states(permit, instances).await;
         let Some(listed) = result else { return (None, slot) };
         if let Ok((answer, Some(states))) = &listed
-            && !answer.foreign
+            && !answer.from_proxy
         {
             let stopped: HashSet<InstanceId> = states
                 .iter()

@@ -175,18 +175,18 @@ fn a_gentle_start_is_back_within_ten_seconds_unless_the_api_throttles() {
     let start = Instant::now();
     for (configured, first) in [(50.0, 5.0), (4.0, 1.0), (0.5, 0.5)] {
         let mut adaptive = AdaptiveRate::new(configured);
-        adaptive.gently(start);
+        adaptive.slow_start(start);
         assert_eq!(adaptive.rate(start), first);
         assert!(adaptive.rate(start + Duration::from_secs(5)) <= configured / 2.0 || configured < 5.0);
         assert!(!adaptive.is_slowed(start + Duration::from_millis(10_001)));
         assert!(!adaptive.is_throttled(start));
     }
     let mut adaptive = AdaptiveRate::new(4.0);
-    adaptive.gently(start);
+    adaptive.slow_start(start);
     assert!(adaptive.throttled(start, None, start).is_some());
     assert_eq!(adaptive.rate(start), 0.5);
     // A slower lane does not become faster.
-    adaptive.gently(start);
+    adaptive.slow_start(start);
     assert_eq!(adaptive.rate(start), 0.5);
 }
 

@@ -6,7 +6,7 @@ use tokio::time::advance;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn after_the_burst_the_slots_are_evenly_spaced() {
+async fn after_the_burst_the_tokens_are_evenly_spaced() {
     let limiter = Limiter::new(10.0, 3);
     let start = Instant::now();
     let mut at = Vec::new();
@@ -62,7 +62,7 @@ async fn a_throttled_call_of_before_does_not_shorten_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_while_the_process_stands_still_are_not_let_through_together() {
+async fn calls_that_wait_while_the_process_is_suspended_are_not_let_through_together() {
     let limiter = Arc::new(Limiter::new(10.0, 2));
     let acquired = Arc::new(AtomicUsize::new(0));
     for _ in 0..30 {
@@ -87,7 +87,7 @@ fn no_second_sees_more_than_the_rate_and_a_burst() {
     let mut bucket = Bucket::new(500.0, 10, start);
     let slots: Vec<Instant> = (0..3000)
         .map(|_| {
-            let slot = bucket.slot(start);
+            let slot = bucket.due(start);
             bucket.take(start);
             slot
         })
@@ -108,7 +108,7 @@ async fn throttle(limiter: &Limiter, retry_after: Option<Duration>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_when_the_rate_is_cut_is_not_let_through_early() {
+async fn a_call_that_waits_while_the_rate_is_cut_is_not_let_through_early() {
     let limiter = Arc::new(Limiter::new(10.0, 1));
     limiter.acquire().await;
     let start = Instant::now();
@@ -125,7 +125,7 @@ async fn who_waits_when_the_rate_is_cut_is_not_let_through_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_at_a_low_rate_does_not_sleep_through_its_recovery() {
+async fn a_call_that_waits_at_a_low_rate_does_not_sleep_through_its_recovery() {
     let limiter = Limiter::new(0.5, 1);
     for _ in 0..10 {
         throttle(&limiter, None).await;
@@ -159,7 +159,7 @@ async fn a_retry_after_holds_the_lane_and_no_longer_than_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_gentle_start_saves_nothing_up_and_keeps_to_a_retry_after() {
     let limiter = Limiter::new(100.0, 50);
-    limiter.gently();
+    limiter.slow_start();
     let start = Instant::now();
     limiter.acquire().await;
     limiter.acquire().await;
@@ -167,13 +167,13 @@ async fn a_gentle_start_saves_nothing_up_and_keeps_to_a_retry_after() {
 
     throttle(&limiter, Some(Duration::from_secs(30))).await;
     let start = Instant::now();
-    limiter.gently();
+    limiter.slow_start();
     limiter.acquire().await;
     assert_eq!(start.elapsed().as_secs(), 30);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_dropped_uses_no_slot_up() {
+async fn a_wait_that_is_dropped_uses_no_token_up() {
     let limiter = Limiter::new(10.0, 1);
     limiter.acquire().await;
     let start = Instant::now();
@@ -194,7 +194,7 @@ fn a_timer_that_is_always_late_does_not_slow_the_lane_down() {
     while now < start + Duration::from_secs(10) {
         // Woken at the next whole millisecond, and a little late.
         let asked = now;
-        let slot = bucket.slot(asked);
+        let slot = bucket.due(asked);
         if slot > now {
             let tick = (slot - start).as_micros().div_ceil(1000) * 1000 + 300;
             now = start + Duration::from_micros(u64::try_from(tick).unwrap());

@@ -49,7 +49,7 @@ fn a_refusal_may_be_for_one_only_and_touches_no_instance() {
 
 #[test]
 fn what_concerns_no_single_instance_is_for_all() {
-    let page = |status| Ok(Answer { status, foreign: true, ..Answer::default() });
+    let page = |status| Ok(Answer { status, from_proxy: true, ..Answer::default() });
     let answers = [
         answer(429, ""),
         answer(409, "TooManyRequests"),

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 
 use crate::bce::InstanceState;
 use crate::events::{Outcome, Reason};
-use crate::job::Confirming;
-use crate::lane::calls::Sight;
+use crate::job::Boot;
+use crate::lane::calls::Observed;
 
 /// Delay to the first poll and between polls: it grows from the first to the last, plus up to one [`BEAT`].
 const FIRST: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub const LAG: Duration = Duration::from_secs(60);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Poll again after this delay.
-    Wait(Confirming, Duration),
+    Wait(Boot, Duration),
     /// The job ends.
     End {
         /// Its outcome.
@@ -48,66 +48,66 @@ pub enum Step {
 }
 
 /// Judges a poll. A `timeout` that has passed ends only a job whose instance was not seen running.
-pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Timestamp) -> Step {
-    let up_for = elapsed(confirming, now);
+pub fn judge(observed: Observed, boot: &Boot, timeout: Duration, now: Timestamp) -> Step {
+    let up_for = elapsed(boot, now);
     let not_running = |why: &str| Step::End {
         outcome: Outcome::Failed(Reason::NotRunning),
-        ambiguous: confirming.ambiguous,
+        ambiguous: boot.ambiguous,
         why: why.to_owned(),
     };
-    match sight {
-        Sight::State(InstanceState::Running) => {
-            let ambiguous = confirming.ambiguous;
+    match observed {
+        Observed::State(InstanceState::Running) => {
+            let ambiguous = boot.ambiguous;
             return Step::End { outcome: Outcome::Running, ambiguous, why: String::new() };
         }
-        Sight::State(InstanceState::Ended) => {
+        Observed::State(InstanceState::Ended) => {
             return not_running("its start was accepted, and it is now Error, Expired, Recycled or Deleted");
         }
         // The start has just been accepted, and a list can lag too.
-        Sight::Absent if confirming.seen_starting || up_for >= LAG => {
+        Observed::Absent if boot.seen_starting || up_for >= LAG => {
             return not_running("its start was accepted, and the API does not know it any more");
         }
-        Sight::State(InstanceState::Stopped) if confirming.seen_starting || up_for >= LAG => {
+        Observed::State(InstanceState::Stopped) if boot.seen_starting || up_for >= LAG => {
             return not_running("its start was accepted, and it is Stopped again");
         }
-        Sight::State(InstanceState::Starting | InstanceState::Stopped | InstanceState::Passing)
-        | Sight::Absent
-        | Sight::Nothing => {}
+        Observed::State(InstanceState::Starting | InstanceState::Stopped | InstanceState::Passing)
+        | Observed::Absent
+        | Observed::Nothing => {}
     }
     if up_for >= timeout {
         return Step::End {
             outcome: Outcome::Failed(Reason::NotRunningInTime),
-            ambiguous: confirming.ambiguous || sight == Sight::Nothing,
+            ambiguous: boot.ambiguous || observed == Observed::Nothing,
             why: format!("not seen running within {timeout:?} of its start"),
         };
     }
-    let mut confirming = confirming.clone();
-    confirming.seen_starting |= sight == Sight::State(InstanceState::Starting);
-    confirming.polls = confirming.polls.saturating_add(u32::from(sight != Sight::Nothing));
-    let delay = delay(&confirming, timeout, now);
-    Step::Wait(confirming, delay)
+    let mut boot = boot.clone();
+    boot.seen_starting |= observed == Observed::State(InstanceState::Starting);
+    boot.polls = boot.polls.saturating_add(u32::from(observed != Observed::Nothing));
+    let delay = delay(&boot, timeout, now);
+    Step::Wait(boot, delay)
 }
 
 /// The delay to the next poll: to a beat of the clock, or to the end of the `timeout`.
-pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Duration {
+pub fn delay(boot: &Boot, timeout: Duration, now: Timestamp) -> Duration {
     // The delay has long reached its maximum before the exponent could overflow.
-    let exponent = i32::try_from(confirming.polls.min(16)).unwrap_or(16);
+    let exponent = i32::try_from(boot.polls.min(16)).unwrap_or(16);
     let regular = FIRST.mul_f64(GROWTH.powi(exponent)).min(LAST);
     let beat = i64::try_from(BEAT.as_millis()).unwrap_or(i64::MAX);
     let since_beat = now.as_millisecond().wrapping_add(i64::try_from(regular.as_millis()).unwrap_or(0));
     let to_beat = u64::try_from((-since_beat).rem_euclid(beat)).unwrap_or(0);
-    let left = timeout.saturating_sub(elapsed(confirming, now));
+    let left = timeout.saturating_sub(elapsed(boot, now));
     (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
 }
 
 /// Whether a job has waited long enough even while its lane is paused. Where probes are answered and only polls fail,
 /// pauses would spare the job for ever.
-pub fn is_overdue(confirming: &Confirming, timeout: Duration, now: Timestamp) -> bool {
-    elapsed(confirming, now) >= timeout * 2
+pub fn is_overdue(boot: &Boot, timeout: Duration, now: Timestamp) -> bool {
+    elapsed(boot, now) >= timeout * 2
 }
 
-fn elapsed(confirming: &Confirming, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(confirming.since)).unwrap_or_default()
+fn elapsed(boot: &Boot, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(boot.since)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -120,12 +120,12 @@ mod tests {
         "2026-11-25T07:30:00Z".parse().unwrap()
     }
 
-    fn begun() -> Confirming {
-        Confirming { since: start(), ambiguous: false, seen_starting: false, polls: 0 }
+    fn begun() -> Boot {
+        Boot { since: start(), ambiguous: false, seen_starting: false, polls: 0 }
     }
 
-    fn judged(sight: Sight, confirming: &Confirming, seconds: u64) -> Step {
-        judge(sight, confirming, TIMEOUT, start() + Duration::from_secs(seconds))
+    fn judged(observed: Observed, boot: &Boot, seconds: u64) -> Step {
+        judge(observed, boot, TIMEOUT, start() + Duration::from_secs(seconds))
     }
 
     fn ended(step: Step) -> Outcome {
@@ -138,31 +138,31 @@ mod tests {
     #[test]
     fn running_ends_the_job_however_late_it_is_seen() {
         for seconds in [0, 5, 599, 600, 86_400] {
-            assert_eq!(ended(judged(Sight::State(InstanceState::Running), &begun(), seconds)), Outcome::Running);
+            assert_eq!(ended(judged(Observed::State(InstanceState::Running), &begun(), seconds)), Outcome::Running);
         }
     }
 
     #[test]
     fn stopped_or_gone_is_believed_once_starting_was_seen_or_a_minute_has_passed() {
-        let Step::Wait(seen, _) = judged(Sight::State(InstanceState::Starting), &begun(), 5) else { panic!() };
+        let Step::Wait(seen, _) = judged(Observed::State(InstanceState::Starting), &begun(), 5) else { panic!() };
         assert!(seen.seen_starting && seen.polls == 1);
-        for sight in [Sight::State(InstanceState::Stopped), Sight::Absent] {
-            assert!(matches!(judged(sight, &begun(), 59), Step::Wait(..)), "a read lags the start");
-            assert_eq!(ended(judged(sight, &begun(), 60)), NOT_RUNNING);
-            assert_eq!(ended(judged(sight, &seen, 10)), NOT_RUNNING);
+        for observed in [Observed::State(InstanceState::Stopped), Observed::Absent] {
+            assert!(matches!(judged(observed, &begun(), 59), Step::Wait(..)), "a read lags the start");
+            assert_eq!(ended(judged(observed, &begun(), 60)), NOT_RUNNING);
+            assert_eq!(ended(judged(observed, &seen, 10)), NOT_RUNNING);
         }
     }
 
     #[test]
     fn what_no_waiting_helps_ends_at_once() {
-        assert_eq!(ended(judged(Sight::State(InstanceState::Ended), &begun(), 5)), NOT_RUNNING);
+        assert_eq!(ended(judged(Observed::State(InstanceState::Ended), &begun(), 5)), NOT_RUNNING);
     }
 
     #[test]
     fn the_timeout_ends_what_does_not_come_up_and_says_where_nobody_could_tell() {
-        for (sight, untold) in [(Sight::State(InstanceState::Starting), false), (Sight::Nothing, true)] {
-            assert!(matches!(judged(sight, &begun(), 599), Step::Wait(..)));
-            let Step::End { outcome, ambiguous, .. } = judged(sight, &begun(), 600) else { panic!() };
+        for (observed, untold) in [(Observed::State(InstanceState::Starting), false), (Observed::Nothing, true)] {
+            assert!(matches!(judged(observed, &begun(), 599), Step::Wait(..)));
+            let Step::End { outcome, ambiguous, .. } = judged(observed, &begun(), 600) else { panic!() };
             assert_eq!((outcome, ambiguous), (Outcome::Failed(Reason::NotRunningInTime), untold));
         }
     }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_poll_that_told_nothing_is_not_counted() {
-        let Step::Wait(same, _) = judged(Sight::Nothing, &begun(), 5) else { panic!() };
+        let Step::Wait(same, _) = judged(Observed::Nothing, &begun(), 5) else { panic!() };
         assert_eq!(same, begun());
     }
 
@@ -183,7 +183,7 @@ mod tests {
     fn polls_grow_rarer_and_meet_on_the_beat() {
         let delays = |offset: u64| -> Vec<u64> {
             let now = start() + Duration::from_secs(offset);
-            let polled = |polls| delay(&Confirming { since: now, polls, ..begun() }, TIMEOUT, now);
+            let polled = |polls| delay(&Boot { since: now, polls, ..begun() }, TIMEOUT, now);
             [0, 1, 2, 3, 4, 5, u32::MAX].map(|polls| polled(polls).as_secs()).to_vec()
         };
         assert_eq!(delays(0), [5, 10, 15, 20, 25, 25, 25]);

@@ -2,50 +2,49 @@
 
 use jiff::Timestamp;
 
-use super::confirm::{self, Step};
-use super::{Conclusion, Job, NOT_THE_APIS, Next};
+use super::boot::{self, Step};
+use super::{Conclusion, NOT_THE_APIS, Next, Task};
 use crate::broker::Confirmed;
 use crate::events::Outcome;
-use crate::job::{Confirming, Progress};
-use crate::lane::calls::{Entry, Sight};
-use crate::lane::parts::{Lane, Running};
+use crate::job::{Boot, Progress};
+use crate::lane::calls::{Entry, Observed};
+use crate::lane::parts::{Lane, Session};
 use crate::telemetry::ParkCause;
 
-impl Job {
+impl Task {
     /// Polls the instance's state, together with other jobs, and decides. That takes a second or more, so `entry` is
     /// given back first: no start has to wait for it.
-    pub(super) async fn poll(&self, lane: &Lane, confirming: &Confirming, entry: Entry) -> Next {
+    pub(super) async fn poll(&self, lane: &Lane, boot: &Boot, entry: Entry) -> Next {
         drop(entry);
         if lane.gate.breaker().is_open() {
-            return self.unharmed(false);
+            return self.park_paused(false);
         }
         let told = lane.calls.poll(&self.job.instance_id).await;
         let now = Timestamp::now();
         let Some(told) = told else {
-            let delay = confirm::delay(confirming, lane.settings.lane.confirm_timeout, now);
+            let delay = boot::delay(boot, lane.settings.lane.confirm_timeout, now);
             return if lane.gate.breaker().is_open() {
-                self.unharmed(false)
+                self.park_paused(false)
             } else {
                 self.later(false, delay, ParkCause::PollPostponed)
             };
         };
         // What failed this poll fails others too, and is not the job's fault.
-        let spared =
-            lane.gate.breaker().is_open() && !confirm::is_overdue(confirming, lane.settings.lane.confirm_timeout, now);
-        if told.sight == Sight::Nothing && spared {
-            return self.unharmed(false);
+        let spared = lane.gate.breaker().is_open() && !boot::is_overdue(boot, lane.settings.lane.confirm_timeout, now);
+        if told.observed == Observed::Nothing && spared {
+            return self.park_paused(false);
         }
-        match confirm::judge(told.sight, confirming, lane.settings.lane.confirm_timeout, now) {
-            Step::Wait(confirming, delay) => {
-                let progress = Progress { confirming: Some(confirming), ..self.held.progress.clone() };
+        match boot::judge(told.observed, boot, lane.settings.lane.confirm_timeout, now) {
+            Step::Wait(boot, delay) => {
+                let progress = Progress { boot: Some(boot), ..self.held.progress.clone() };
                 Next::Park { progress, delay, cause: ParkCause::Confirm }
             }
             Step::End { outcome, ambiguous, why } => {
                 if outcome == Outcome::Running {
-                    lane.metrics.runs(now.duration_since(confirming.since));
+                    lane.metrics.runs(now.duration_since(boot.since));
                 }
-                let is_foreign = told.answer.as_ref().is_ok_and(|answer| answer.foreign);
-                let why = if is_foreign { format!("{why}; {NOT_THE_APIS}") } else { why };
+                let is_from_proxy = told.answer.as_ref().is_ok_and(|answer| answer.from_proxy);
+                let why = if is_from_proxy { format!("{why}; {NOT_THE_APIS}") } else { why };
                 let explanation = (!why.is_empty()).then_some(why);
                 let attempts = self.held.progress.attempts;
                 Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })
@@ -55,34 +54,34 @@ impl Job {
 
     /// If a copy of this job was published as started, the same is published again.
     pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
-        let (since, ambiguous) = lane.history.jobs.started(self.key)?;
+        let (since, ambiguous) = lane.history.seen.started(self.key)?;
         let started = self.held.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
         let attempts = started.attempts;
-        Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
+        Some(Next::GoOn { started: Some(started), attempts, boot: Boot::begun(since, ambiguous) })
     }
 
     /// Publishes the `started` event, if there is one, and then parks the job until the first poll. In this order: a
     /// crash in between would else leave a job that runs without a `started` event.
     pub(super) async fn go_on(
         &self,
-        running: &Running,
+        session: &Session,
         started: Option<Conclusion>,
         attempts: u32,
-        confirming: Confirming,
+        boot: Boot,
     ) -> Result<Confirmed, lapin::Error> {
-        let lane = &running.lane;
+        let lane = &session.lane;
         let told = if let Some(started) = &started {
-            lane.history.jobs.start(self.key, confirming.since, confirming.ambiguous);
-            let event = self.held.event(lane, started, Some(&self.job), false, confirming.since);
-            let told = running.outbox.event(event).await?;
-            lane.history.jobs.published(self.key);
+            lane.history.seen.record_started(self.key, boot.since, boot.ambiguous);
+            let event = self.held.event(lane, started, Some(&self.job), false, boot.since);
+            let told = session.outbox.event(event).await?;
+            lane.history.seen.record_published(self.key);
             Some(told)
         } else {
             None
         };
-        let delay = confirm::delay(&confirming, lane.settings.lane.confirm_timeout, Timestamp::now());
-        let progress = Progress { touched: true, attempts, confirming: Some(confirming), ..self.held.progress.clone() };
-        let kept = self.held.park(running, &progress, delay, ParkCause::Confirm).await?;
+        let delay = boot::delay(&boot, lane.settings.lane.confirm_timeout, Timestamp::now());
+        let progress = Progress { touched: true, attempts, boot: Some(boot), ..self.held.progress.clone() };
+        let kept = self.held.park(session, &progress, delay, ParkCause::Confirm).await?;
         Ok(kept.with(told))
     }
 }
