@@ -11,6 +11,7 @@ mod parts;
 mod quarantine;
 pub mod quota;
 mod serve;
+mod singly;
 pub mod verdict;
 
 use std::sync::Arc;

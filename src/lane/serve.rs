@@ -1,25 +1,23 @@
 //! Consumes deliveries while the lane is held, as fast as the limiter allows and with no more calls in flight than the
 //! lane's concurrency. The prefetch bounds how many more jobs wait for publisher confirms.
 //!
-//! A message can crash the process that reads it. RabbitMQ counts how often a message was returned, but for all
-//! messages that were delivered together. So the lane gets one message at a time: at first, since a message may have
-//! ended the previous term; when a message comes that was returned a few times; and while half open after a pause. Then
-//! only the message at fault is returned.
+//! Before it consumes, the lane gets one message at a time (`singly`): those under suspicion, and after a pause those of
+//! the trial.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::BasicGetOptions;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::intake::{Coalescer, Intake, QUEUES, Sizing, present_prefetch, queues};
+use super::intake::{Coalescer, Intake, Sizing};
 use super::job::{Admitted, Tasks};
 use super::parts::{Lane, Session};
 use super::quarantine::SUSPECT_AT;
-use crate::broker::{Connection, Delivery};
+use super::singly;
+use crate::broker::Connection;
 use crate::ownership::Interrupted;
 use crate::retry::full_jitter;
 use crate::stop::Stop;
@@ -29,11 +27,6 @@ use crate::telemetry::{LaneState, Readiness};
 /// Backoff between two probes of a paused lane: first and last ceiling. The first is also the minimum.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LAST_DELAY: Duration = Duration::from_secs(5);
-
-/// How long a half-open lane waits for a job. After a short pause the jobs that were put back are not in their queue
-/// yet: without one of them for a trial, all would be called at once.
-const TRIAL_WAIT: Duration = Duration::from_secs(4);
-const GLANCE: Duration = Duration::from_millis(100);
 
 /// Time for what follows a job's call where the lane pauses: evidence, a probe, publisher confirms. No trial is on then
 /// that a job could wait for.
@@ -59,7 +52,7 @@ pub(super) async fn serve(
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = take_singly(session, &channel, &mut tasks) => done.map(|()| false)?,
+            done = one_at_a_time(session, &channel, &mut tasks) => done.map(|()| false)?,
         };
         if stopped {
             // No further call will end the trial that jobs in flight wait for.
@@ -68,7 +61,7 @@ pub(super) async fn serve(
         let mut emptied = true;
         if !stopped && !lane.gate.breaker().is_open() {
             readiness.lane(lane.name(), LaneState::Held);
-            emptied = subscribe_and_take(session, &channel, &mut tasks, stop).await?;
+            emptied = subscribe_and_consume(session, &channel, &mut tasks, stop).await?;
         }
         // Now, and not only once the last call has ended.
         show_pause(lane, readiness);
@@ -84,6 +77,12 @@ pub(super) async fn serve(
         }
         channel = connection.channel().await?;
     }
+}
+
+/// Gets one message at a time for as long as one is under suspicion, and then for the trial of a half-open breaker.
+async fn one_at_a_time(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+    singly::quarantine(session, channel, tasks).await?;
+    singly::trial(session, channel, tasks).await
 }
 
 /// While the lane is paused: probes at once, in case the fault was brief, then with backoff, and whenever the keys
@@ -115,7 +114,7 @@ fn show_pause(lane: &Lane, readiness: &Readiness) {
 
 /// Subscribes to the queues and consumes; subscribes anew when the prefetch should be far larger or smaller. Returns
 /// whether every delivery was given to a job.
-async fn subscribe_and_take(
+async fn subscribe_and_consume(
     session: &Arc<Session>,
     channel: &Channel,
     tasks: &mut Tasks,
@@ -123,18 +122,18 @@ async fn subscribe_and_take(
 ) -> Result<bool, Interrupted> {
     loop {
         let mut intake = Intake::open(session, channel).await?;
-        let taken = tokio::select! {
+        let ended = tokio::select! {
             biased;
-            () = stop.requested() => Taken::Over,
-            taken = take(session, &mut intake, tasks) => taken?,
+            () = stop.requested() => Ended::Abandoned,
+            ended = consume(session, &mut intake, tasks) => ended?,
         };
         intake.cancel().await?;
-        if taken == Taken::Over {
+        if ended == Ended::Abandoned {
             return Ok(false);
         }
         // Prefetched deliveries are parked as uncalled jobs: RabbitMQ would count their return against them.
         intake.empty(tasks).await?;
-        if taken == Taken::Paused {
+        if ended == Ended::Paused {
             return Ok(true);
         }
     }
@@ -142,30 +141,30 @@ async fn subscribe_and_take(
 
 /// Why consuming stopped.
 #[derive(PartialEq, Eq)]
-enum Taken {
+enum Ended {
     /// A stop was requested, or a message is under suspicion.
-    Over,
+    Abandoned,
     Paused,
     /// The prefetch is larger than it should be.
-    TooMany,
+    Oversized,
 }
 
 /// Consumes one delivery after the other and spawns its job, in a shared call if the lane has batches, until the
 /// connection breaks or consuming has to stop.
-async fn take(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks) -> Result<Taken, Interrupted> {
+async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks) -> Result<Ended, Interrupted> {
     let lane = &session.lane;
     let mut coalescer = Coalescer::default();
-    let taken = loop {
+    let ended = loop {
         match intake.sizing() {
             Sizing::Keep => {}
             Sizing::Grow => intake.grow().await?,
-            Sizing::Shrink => break Taken::TooMany,
+            Sizing::Shrink => break Ended::Oversized,
         }
         let delivery = tokio::select! {
             biased;
-            () = lane.gate.breaker().opened() => break Taken::Paused,
-            Some(ended) = tasks.join_next() => {
-                tasks::ended(ended)?;
+            () = lane.gate.breaker().opened() => break Ended::Paused,
+            Some(done) = tasks.join_next() => {
+                tasks::ended(done)?;
                 continue;
             }
             () = coalescer.ready(lane.calls.batch_size()) => {
@@ -180,7 +179,7 @@ async fn take(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks) ->
                 deliveries = delivery.returns,
                 "one message at a time: this one may be what ended us"
             );
-            break Taken::Over;
+            break Ended::Abandoned;
         }
         let job = Admitted::read(delivery, lane);
         if lane.calls.batch_size() > 1 && job.can_share_a_call() {
@@ -194,70 +193,7 @@ async fn take(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks) ->
         job.spawn(session, entry, tasks);
     };
     coalescer.flush(session, tasks).await;
-    Ok(taken)
-}
-
-/// Gets one message at a time from each queue in turn, until no queue's next one is suspected and the breaker is not
-/// half open. While it is, no more calls are in flight than the trial has. A suspected message is handled alone.
-async fn take_singly(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
-    let lane = &session.lane;
-    let queues = queues(lane);
-    let back = Instant::now() + TRIAL_WAIT;
-    let mut suspects = [true; QUEUES];
-    let mut found = true;
-    while suspects.contains(&true) || (lane.gate.breaker().is_half_open() && (found || Instant::now() < back)) {
-        if !found {
-            sleep(GLANCE).await;
-        }
-        found = false;
-        // Each trial begins with another queue, so that jobs which always fail cannot keep the lane from all others.
-        let first = lane.gate.breaker().probes() as usize;
-        for index in (first..first + QUEUES).map(|index| index % QUEUES) {
-            while let Some(ended) = tasks.try_join_next() {
-                tasks::ended(ended)?;
-            }
-            // A trial can be long, and polls do not count towards it.
-            while tasks.len() >= present_prefetch(lane).into()
-                && let Some(ended) = tasks.join_next().await
-            {
-                tasks::ended(ended)?;
-            }
-            let (queue, suspect) = (&queues[index], &mut suspects[index]);
-            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?;
-            let delivery = got.map(|got| Delivery::from(got.delivery));
-            *suspect = delivery.as_ref().is_some_and(|delivery| lane.quarantine.suspicion(delivery) >= SUSPECT_AT);
-            let Some(delivery) = delivery else { continue };
-            found = true;
-            if *suspect {
-                settle(lane, tasks).await?;
-            }
-            let job = Admitted::read(delivery, lane);
-            let slot = lane.calls.slot().await;
-            let entry = job.enter(lane, slot).await;
-            job.spawn(session, entry, tasks);
-            if *suspect {
-                settle(lane, tasks).await?;
-            }
-            if lane.gate.breaker().is_open() {
-                return Ok(());
-            }
-        }
-    }
-    if lane.gate.breaker().is_half_open() {
-        // No other job is left to try, and the calls in flight may still decide.
-        lane.gate.quiet().await;
-        lane.gate.end_trial();
-    }
-    Ok(())
-}
-
-/// Waits for all `jobs`. Those that failed on trial wait for its end, so it is interrupted once its calls have ended.
-async fn settle(lane: &Lane, tasks: &mut Tasks) -> Result<(), lapin::Error> {
-    if lane.gate.breaker().is_half_open() {
-        lane.gate.quiet().await;
-        lane.gate.breaker().interrupt();
-    }
-    tasks::all(tasks).await
+    Ok(ended)
 }
 
 /// Returns whether all `jobs` finished in time: within the grace period of a stop, else within the timeouts of their

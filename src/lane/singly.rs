@@ -1,0 +1,128 @@
+//! One message at a time, by `basic.get`: those under suspicion, and those of the trial of a half-open breaker.
+//!
+//! A message can crash the process that reads it. RabbitMQ counts how often a message was returned, but for all
+//! messages that were delivered together. So a suspected message is handled alone: then only the message at fault is
+//! returned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::BasicGetOptions;
+use tokio::time::{Instant, sleep};
+
+use super::intake::{QUEUES, present_prefetch, queues};
+use super::job::{Admitted, Tasks};
+use super::parts::{Lane, Session};
+use super::quarantine::SUSPECT_AT;
+use crate::broker::Delivery;
+use crate::ownership::Interrupted;
+use crate::tasks;
+
+/// How long a trial waits for a job. After a short pause the jobs that were put back are not in their queue yet: without
+/// one of them for the trial, all would be called at once.
+const TRIAL_WAIT: Duration = Duration::from_secs(4);
+/// Between two looks for a job.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the next message of a queue was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Got {
+    /// The queue is empty.
+    Nothing,
+    /// A message whose job was spawned.
+    Job,
+    /// A message under suspicion. It was handled, and no other at that time.
+    Suspect,
+}
+
+/// Gets one message of each queue in turn until no queue's next one is under suspicion, or the lane is paused. One may
+/// have ended the previous term, so every term begins with this.
+pub(super) async fn quarantine(
+    session: &Arc<Session>,
+    channel: &Channel,
+    tasks: &mut Tasks,
+) -> Result<(), Interrupted> {
+    let mut suspects = [true; QUEUES];
+    while suspects.contains(&true) {
+        for queue in order(&session.lane) {
+            suspects[queue] = get(session, channel, queue, tasks).await? == Got::Suspect;
+            if session.lane.gate.breaker().is_open() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gets one message of each queue in turn while the breaker is half open. No more calls are in flight than the trial has.
+pub(super) async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+    let gate = &session.lane.gate;
+    let waits_until = Instant::now() + TRIAL_WAIT;
+    let mut found = true;
+    while gate.breaker().is_half_open() && (found || Instant::now() < waits_until) {
+        if !found {
+            sleep(INTERVAL).await;
+        }
+        found = false;
+        for queue in order(&session.lane) {
+            found |= get(session, channel, queue, tasks).await? != Got::Nothing;
+            if gate.breaker().is_open() {
+                return Ok(());
+            }
+        }
+    }
+    if gate.breaker().is_half_open() {
+        // No other job is left to try, and the calls in flight may still decide.
+        gate.quiet().await;
+        gate.end_trial();
+    }
+    Ok(())
+}
+
+/// The queues, beginning with another one in each trial, so that jobs which always fail cannot keep the lane from all
+/// others.
+fn order(lane: &Lane) -> impl Iterator<Item = usize> + use<> {
+    let first = lane.gate.breaker().probes() as usize;
+    (first..first + QUEUES).map(|index| index % QUEUES)
+}
+
+/// Gets the next message of a queue and spawns its job.
+async fn get(session: &Arc<Session>, channel: &Channel, queue: usize, tasks: &mut Tasks) -> Result<Got, Interrupted> {
+    let lane = &session.lane;
+    while let Some(ended) = tasks.try_join_next() {
+        tasks::ended(ended)?;
+    }
+    // A trial can be long, and polls do not count towards it.
+    while tasks.len() >= present_prefetch(lane).into()
+        && let Some(ended) = tasks.join_next().await
+    {
+        tasks::ended(ended)?;
+    }
+    let got = channel.basic_get(queues(lane)[queue].as_str().into(), BasicGetOptions::default()).await?;
+    let Some(delivery) = got.map(|got| Delivery::from(got.delivery)) else { return Ok(Got::Nothing) };
+    if lane.quarantine.suspicion(&delivery) < SUSPECT_AT {
+        spawn(session, delivery, tasks).await;
+        return Ok(Got::Job);
+    }
+    settle(lane, tasks).await?;
+    spawn(session, delivery, tasks).await;
+    settle(lane, tasks).await?;
+    Ok(Got::Suspect)
+}
+
+async fn spawn(session: &Arc<Session>, delivery: Delivery, tasks: &mut Tasks) {
+    let job = Admitted::read(delivery, &session.lane);
+    let slot = session.lane.calls.slot().await;
+    let entry = job.enter(&session.lane, slot).await;
+    job.spawn(session, entry, tasks);
+}
+
+/// Waits for all `tasks`. Jobs that failed on trial wait for its end, so it is interrupted once its calls have ended.
+async fn settle(lane: &Lane, tasks: &mut Tasks) -> Result<(), lapin::Error> {
+    if lane.gate.breaker().is_half_open() {
+        lane.gate.quiet().await;
+        lane.gate.breaker().interrupt();
+    }
+    tasks::all(tasks).await
+}
