@@ -13,8 +13,8 @@ use crate::file::OPEN_TO_ALL;
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Follows the credentials file of `client` for as long as the process lives. Calls `in_force` with the first keys and
-/// whenever there are new ones. Keys from the environment never change. `lane` is named in the log.
-pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_force: impl Fn(&Credentials)) {
+/// whenever there are new ones. Keys from the environment never change.
+pub async fn follow(client: &Client, source: &CredentialSource, in_force: impl Fn(&Credentials)) {
     in_force(&client.credentials());
     let CredentialSource::File(path) = source else { return };
     let mut file = KeyFile::new(path.clone());
@@ -29,16 +29,15 @@ pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_f
         let Ok((looked, report)) = looking.await else { return };
         file = looked;
         if let Some(report) = report {
-            take_up(client, lane, report, &file, &mut broken, &in_force);
+            take_up(client, report, &file, &mut broken, &in_force);
         }
-        watch_expiry(client, lane, &file, &mut expired);
+        watch_expiry(client, &file, &mut expired);
     }
 }
 
 /// Puts the file's keys into force. An unreadable file changes nothing.
 fn take_up(
     client: &Client,
-    lane: &str,
     report: Result<Credentials, CredentialError>,
     file: &KeyFile,
     broken: &mut bool,
@@ -48,31 +47,30 @@ fn take_up(
     let credentials = match report {
         Err(error) => {
             if !std::mem::replace(broken, true) {
-                warn!(%lane, "the keys stay what they were: {error}");
+                warn!("the keys stay what they were: {error}");
             }
             return;
         }
         Ok(credentials) => credentials,
     };
     if std::mem::take(broken) {
-        info!(%lane, "{path} can be read again");
+        info!("{path} can be read again");
     }
     if file.is_open() {
-        warn!(%lane, "{path} {OPEN_TO_ALL}");
+        warn!("{path} {OPEN_TO_ALL}");
     }
     let access_key_id = credentials.access_key_id.clone();
     if client.replace_credentials(credentials) {
         in_force(&client.credentials());
-        info!(%lane, access_key_id, "new keys from {path}");
+        info!(access_key_id, "new keys from {path}");
     }
 }
 
-fn watch_expiry(client: &Client, lane: &str, file: &KeyFile, expired: &mut bool) {
+fn watch_expiry(client: &Client, file: &KeyFile, expired: &mut bool) {
     let is_expired = client.keys_expired();
     if is_expired && !*expired {
         let (keys, path) = (client.credentials(), file.path().display());
         warn!(
-            %lane,
             access_key_id = keys.access_key_id,
             "the keys have expired, and no calls are made until {path} has new ones"
         );

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
@@ -45,8 +45,8 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     // Only now, so that the first scrape sees every lane.
     tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
-        let lane = lane.clone();
-        tokio::spawn(async move { lane.follow_keys().await });
+        let (span, lane) = (lane.span(), lane.clone());
+        tokio::spawn(async move { lane.follow_keys().await }.instrument(span));
     }
     let daemon = Daemon { config, names, lanes, metrics, readiness, stop };
     daemon.run().await.map(|()| ExitCode::SUCCESS)
@@ -65,7 +65,7 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
     let lane = |lane: &config::Lane| {
         if let Some(proxy) = lane.endpoint.proxy() {
             let (name, variable, address) = (&lane.name, proxy.variable(), proxy.address());
-            info!(lane = %name, proxy = address, "calls go through the proxy of {variable}");
+            info!(lane = name.as_str(), proxy = address, "calls go through the proxy of {variable}");
         }
         let metrics = metrics.lane(lane.name.as_str(), &lane.reading.codes.reasons());
         let replies = Arc::new(Replies::new(config.broker.clone()));
@@ -114,12 +114,14 @@ impl Daemon {
         let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
         let sharing = Sharing::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
+            let span = lane.span();
             let role = LaneRole { lane, readiness: self.readiness.clone() };
             let (connections, sharing, stop) = (connections.clone(), sharing.clone(), self.stop.clone());
-            lanes.spawn(async move {
+            let held = async move {
                 ownership::hold(&role, &connections, &sharing, &stop).await;
                 Ok(())
-            });
+            };
+            lanes.spawn(held.instrument(span));
         }
         tokio::select! {
             Ok(()) = tasks::all(&mut lanes) => {}

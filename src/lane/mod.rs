@@ -67,7 +67,7 @@ impl Role for LaneRole {
 
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         let lane = &self.lane;
-        info!(lane = %lane.name(), endpoint = %lane.settings.lane.endpoint, "lane held");
+        info!(endpoint = %lane.settings.lane.endpoint, "lane held");
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
         let session = Arc::new(Session::new(lane.clone(), term.connection));
@@ -89,6 +89,7 @@ impl Role for LaneRole {
             served = serving => served,
             never = lane.gate.show_rate() => match never {},
             never = lane.calls.make_polls() => match never {},
+            never = lane.metrics.log() => match never {},
         }
     }
 }

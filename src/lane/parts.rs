@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
+use tracing::{Span, error_span};
 
 use super::calls::Calls;
 use super::history::History;
@@ -84,6 +85,11 @@ impl Lane {
     /// Waits until pending replies were sent or have failed: ten seconds at most.
     pub async fn replies_sent(&self) {
         self.replies.sent().await;
+    }
+
+    /// The span in which the lane's tasks run, which names it in their lines in the log. Jobs have spans of their own.
+    pub fn span(&self) -> Span {
+        error_span!(parent: None, "lane", lane = self.name())
     }
 
     /// The lane's name.

@@ -100,7 +100,8 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
             }
         }
         lane.calls.probe_pause().await;
-        debug!(lane = %lane.name(), cause = ?lane.gate.breaker().cause(), "probed");
+        let cause = lane.gate.breaker().cause();
+        debug!(cause = cause.as_ref().map(|cause| cause.text.as_str()), "probed");
     }
 }
 
@@ -174,11 +175,7 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             delivery = intake.next() => delivery?,
         };
         if lane.quarantine.suspicion(&delivery) >= SUSPECT_AT {
-            warn!(
-                lane = %lane.name(),
-                deliveries = delivery.returns,
-                "one message at a time: this one may be what ended us"
-            );
+            warn!(deliveries = delivery.returns, "one message at a time: this one may be what ended us");
             break Ended::Abandoned;
         }
         let job = Admitted::read(delivery, lane);

@@ -183,7 +183,7 @@ impl Sharing {
                 return Some(hold(asked));
             }
         }
-        debug!(lane, "passed on: another replica runs fewer lanes");
+        debug!("passed on: another replica runs fewer lanes");
         self.shares().pass_on(lane, Instant::now());
         None
     }

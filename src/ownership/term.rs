@@ -104,7 +104,7 @@ async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Shar
             return Ended::Lost;
         }
         failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
-        error!(lane = %role.name(), "the lane is run anew: {error}");
+        error!("the lane is run anew: {error}");
         role.stands(Standing::Waiting);
         let anew = async {
             sleep(SETTLE).await;
@@ -172,7 +172,7 @@ async fn take_and_serve(
         lost = baton.keep(role.lease(), connection.heartbeat()) => lost?,
     }
     role.stands(Standing::StandingBy);
-    info!(lane = %role.name(), "lane given back");
+    info!("lane given back");
     Ok(())
 }
 

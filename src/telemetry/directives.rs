@@ -7,7 +7,7 @@ use tracing_subscriber::filter::Targets;
 const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 /// Targets that a similar name may have meant.
 const LIKELY: [&str; 2] = [OURS, "lapin"];
-const OURS: &str = "reveille";
+pub(super) const OURS: &str = "reveille";
 /// Our modules.
 const MODULES: [&str; 16] = [
     "bce",
@@ -59,7 +59,10 @@ fn is_known(directive: &str) -> Result<bool, String> {
         return Ok(true);
     }
     if directive.contains(['[', '{']) {
-        return Err(format!("{directive} has brackets, for spans and fields, of which there are none: {EXPECTED}"));
+        return Err(format!(
+            "{directive} has brackets: lines are chosen by target and level alone. Each line of a job has the job's fields, so \
+             search the log for them, as in job=\"...\"; {EXPECTED}"
+        ));
     }
     let target = directive.split('=').next().unwrap_or_default();
     let (name, module) = target.split_once("::").unwrap_or((target, ""));

@@ -5,14 +5,15 @@ use std::ffi::OsStr;
 use std::fmt::{self, Debug};
 use std::io::IsTerminal;
 
-use tracing::Level;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::Registry;
 use tracing_subscriber::field::{RecordFields, VisitOutput};
-use tracing_subscriber::filter::{Targets, filter_fn};
+use tracing_subscriber::filter::{FilterFn, Targets, filter_fn};
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::directives;
@@ -43,8 +44,20 @@ pub fn init_logs() -> Result<(), String> {
         .fmt_fields(OneLine)
         .with_writer(std::io::stderr)
         .with_ansi(is_coloured(std::io::stderr().is_terminal(), env::var_os("NO_COLOR").as_deref()));
-    tracing_subscriber::registry().with(format).with(filter).with(no_login).init();
+    tracing_subscriber::registry().with(format).with(lines(filter)).with(no_login).init();
     Ok(())
+}
+
+/// Enables the lines that `targets` ask for, and all spans of reveille: they name the lane and the job of a line,
+/// whichever module writes it.
+fn lines(targets: Targets) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    let most = Layer::<Registry>::max_level_hint(&targets).unwrap_or(LevelFilter::TRACE);
+    let is_ours = |target: &str| target.split("::").next() == Some(directives::OURS);
+    let is_let_through = move |metadata: &Metadata<'_>| {
+        let is_span_of_ours = metadata.is_span() && is_ours(metadata.target());
+        *metadata.level() <= most && (is_span_of_ours || targets.would_enable(metadata.target(), metadata.level()))
+    };
+    filter_fn(is_let_through).with_max_level_hint(most)
 }
 
 /// As in <https://no-color.org>: any text in `NO_COLOR` but an empty one.
@@ -85,7 +98,7 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use tracing::{info, info_span};
+    use tracing::{error_span, info, info_span, warn};
 
     use super::*;
 
@@ -115,13 +128,40 @@ mod tests {
     where
         F: for<'w> FormatFields<'w> + Send + Sync + 'static,
     {
+        logged_of(Targets::new().with_default(LevelFilter::TRACE), fields, ansi, log)
+    }
+
+    fn logged_of<F>(targets: Targets, fields: F, ansi: bool, log: impl Fn()) -> String
+    where
+        F: for<'w> FormatFields<'w> + Send + Sync + 'static,
+    {
         let written = Written::default();
         let to = written.clone();
         let format = tracing_subscriber::fmt::layer().fmt_fields(fields).with_ansi(ansi).without_time();
         let subscriber = tracing_subscriber::registry().with(format.with_writer(move || to.clone()));
-        tracing::subscriber::with_default(subscriber, log);
+        tracing::subscriber::with_default(subscriber.with(lines(targets)), log);
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_that_is_asked_for_tells_of_which_lane_and_job_it_is_and_no_other_line_is_written() {
+        let log = || {
+            let _job = error_span!(target: "reveille::lane::job", "job", lane = "prod").entered();
+            let _others = info_span!(target: "hyper_util", "connection", of = 7).entered();
+            info!(target: "reveille::lane::job", "step");
+            warn!(target: "reveille::lane::quota", "slow");
+        };
+        let asked = |directives: &str| {
+            let targets = directives::read(directives).unwrap().unwrap();
+            logged_of(targets, OneLine, false, log)
+        };
+        let slow = " WARN job{lane=\"prod\"}: reveille::lane::quota: slow\n";
+        assert_eq!(asked("warn"), slow);
+        assert_eq!(asked("reveille::lane::quota=debug"), slow);
+        assert_eq!(asked("reveille::lane=info").lines().count(), 2);
+        assert_eq!(asked("lapin=trace"), "");
+        assert_eq!(asked("off"), "");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod directives;
 mod health;
 mod http;
+mod job_log;
 mod logs;
 mod metrics;
 

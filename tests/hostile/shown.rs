@@ -96,3 +96,21 @@ async fn in_a_file_no_control_character_is_left_and_no_line_is_forged() {
 async fn on_a_terminal_nothing_is_obeyed_but_what_is_ours() {
     meet(Stage::set().await, true).await;
 }
+
+#[tokio::test]
+async fn no_id_forges_a_field_of_a_line() {
+    const ID: &str = r#"x" lane="other" attempt=9}: reveille: forged"#;
+    const BATCH: &str = "b\"} INFO job{job=\"y\"\n";
+    let mut stage = Stage::set().await;
+    stage.job(ID, json!({"instance_id": "i-unknown1", "batch_id": BATCH})).await;
+    stage.outcome().await;
+    let log = eventually("its end is logged", async || {
+        let log = stage.daemon.child.output();
+        log.contains("job failed").then_some(log)
+    })
+    .await;
+    let span = r#"job{lane="prod" job="x\" lane=\"other\" attempt=9}: reveille: forged" instance="i-unknown1" batch="b\"} INFO job{job=\"y\"\n" attempt=1}: "#;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
+    assert!(lines.len() >= 3, "one for each step: {log}");
+    assert!(lines.iter().all(|line| line.matches(span).count() == 1), "{lines:#?}");
+}

@@ -3,6 +3,7 @@
 mod alerts;
 mod files;
 mod http_port;
+mod logs;
 mod secrets;
 mod start;
 mod stop;

@@ -1,6 +1,7 @@
 //! A received request, decoded: which operation on which instances.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use hyper::body::Bytes;
 use hyper::http::request::Parts;
@@ -89,6 +90,13 @@ pub enum Operation {
     Other,
 }
 
+/// As in JSON.
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// The instances a call names.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Subject {
@@ -103,6 +111,16 @@ impl Subject {
             Self::Nothing => false,
             Self::One(one) => **one == *id,
             Self::Many(many) => many.iter().any(|one| one == id),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::One(id) => f.write_str(id),
+            Self::Many(ids) => f.write_str(&ids.join(",")),
         }
     }
 }

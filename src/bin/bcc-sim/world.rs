@@ -66,7 +66,8 @@ impl World {
             Ending::Send(answer) => Some(answer.status),
             Ending::Hang | Ending::Reset => None,
         };
-        tracing::debug!(operation = ?ask.operation, subject = ?ask.subject, status, code = code.as_deref(), fault, "call");
+        let (operation, code_text) = (ask.operation, code.as_deref());
+        tracing::debug!(%operation, instances = ask.subject.to_string(), status, code = code_text, fault, "call");
         self.calls.push(Call {
             at,
             unix_micros: at.as_microsecond(),

@@ -20,7 +20,7 @@ use super::breaker::{Attribution, Evidence};
 use super::quota::{Gate, Paused, Permit, Slot};
 use super::verdict;
 use crate::bce::{Answer, Client, CredentialSource, Credentials, InstanceId, InstanceState, NoAnswer, Operation, keys};
-use crate::config::{self, LaneName};
+use crate::config;
 use crate::telemetry::LaneMetrics;
 
 /// Timeout of a probe. It is short, to notice soon that the API is back.
@@ -49,7 +49,6 @@ type States = (Answer, Option<HashMap<InstanceId, InstanceState>>);
 /// See the module.
 #[derive(Debug)]
 pub struct Calls {
-    lane: LaneName,
     /// Jobs per shared call, at most.
     batch: usize,
     gate: Arc<Gate>,
@@ -67,7 +66,6 @@ impl Calls {
     /// Over `client`, through `gate`. `prefetch`: jobs of each queue that may be in hand at the lane's full rate.
     pub fn new(lane: &config::Lane, client: Client, gate: &Arc<Gate>, prefetch: u16, metrics: &LaneMetrics) -> Self {
         Self {
-            lane: lane.name.clone(),
             batch: lane.batch as usize,
             gate: gate.clone(),
             fresh: client.fresh(),
@@ -142,7 +140,7 @@ impl Calls {
 
     /// Follows the credentials file, as [`keys::follow`].
     pub(super) async fn follow_keys(&self, source: &CredentialSource, in_force: impl Fn(&Credentials)) {
-        keys::follow(&self.client, source, self.lane.as_str(), in_force).await;
+        keys::follow(&self.client, source, in_force).await;
     }
 
     /// Probes the API of a paused lane.

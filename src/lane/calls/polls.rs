@@ -209,9 +209,9 @@ impl Calls {
         let verdict = verdict::general(&answer);
         self.gate.record_poll(&verdict, &answer);
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
-            warn!(lane = %self.lane, "states are not told, so no instance is seen running: {refused}");
+            warn!("states are not told, so no instance is seen running: {refused}");
         }
-        debug!(lane = %self.lane, instances = instances.len(), ?verdict, "polled");
+        debug!(instances = instances.len(), %verdict, "polled");
         for (instance, askers) in jobs {
             let observed = match &states {
                 Some(states) => states.get(&instance).map_or(Observed::Absent, |state| Observed::State(*state)),

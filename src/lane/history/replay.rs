@@ -34,7 +34,7 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
         // The lane is served without the log too.
         Some(failure) => {
             let log = lane.settings.names.outcomes_log();
-            warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
+            warn!("cannot read back what was said last, from {log}: {failure}");
         }
         // What was published is in the log, and so in the history by now.
         None => lane.history.seen.forget_unpublished(),
@@ -55,7 +55,7 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
             replayed += 1;
         }
     }
-    debug!(lane = lane.name(), replayed, "what was said last is read back");
+    debug!(replayed, "what was said last is read back");
 }
 
 /// Reads the lane's own events.

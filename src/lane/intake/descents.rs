@@ -27,7 +27,6 @@ impl Descents {
         if said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
             *said = Some(Instant::now());
             error!(
-                lane = %lane.name(),
                 "{cut_short}: a policy with message-ttl, max-length or overflow is over its queues, and what waits in others may be \
                  dropped by it. See rabbitmqctl list_policies, list_operator_policies. docs/rabbitmq.md has a policy that protects \
                  them"

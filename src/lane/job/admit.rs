@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, error_span, info, warn};
 
 use super::held::Held;
 use super::{Admitted, First, Task, Unread, capacity};
@@ -26,9 +26,6 @@ impl Admitted {
         let is_copy = Progress::is_in(&message.properties);
         let order = order(lane, &message, &progress, is_copy);
         progress.order = Some(order.as_str().to_owned());
-        if let Some(letter) = DeadLetter::read(&message.properties) {
-            tell_put_back(lane.name(), &letter, &progress.job_id);
-        }
         // Else a copy of what could be read is kept: that is better than what the message does to RabbitMQ.
         let is_put_aside = unreadable.is_some() && is_movable;
         let read = match unreadable {
@@ -39,15 +36,19 @@ impl Admitted {
             None => job::Job::parse(&message.body)
                 .map_err(|unreadable| (Outcome::Rejected, unreadable.in_message(&message.properties))),
         };
+        let span = span(lane, &progress, read.as_ref().ok());
+        let _entered = span.clone().entered();
+        if let Some(letter) = DeadLetter::read(&message.properties) {
+            tell_put_back(lane.name(), &letter);
+        }
         let mark = order.mark();
-        let held = |progress, mark| Held { message, unacked, in_hand, progress, mark, is_put_aside };
+        let held = |progress, mark| Held { message, unacked, in_hand, progress, mark, is_put_aside, span };
         let job = match read {
             Ok(job) => job,
             Err((outcome, explanation)) => {
                 // The replica that had the delivery before may have made a call.
                 progress.touched |= redelivered;
-                let (job, attempts) = (&progress.job_id, progress.attempts);
-                debug!(lane = lane.name(), job, attempts, outcome = outcome.as_str(), explanation, "delivery");
+                debug!(outcome = outcome.as_str(), explanation, "delivery");
                 return Self::Unread(Unread { held: held(progress, mark), outcome, explanation });
             }
         };
@@ -64,16 +65,30 @@ impl Admitted {
         }
         // The replica that had it before may have made a call, unless it is too early for one even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
-        debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
+        debug!(first = first.as_str(), "delivery");
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
         Self::Task(Task { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
     }
 }
 
-fn tell_put_back(lane: &str, letter: &DeadLetter, job: &str) {
-    info!(lane, job, "a dead letter was put back: a new order, with fresh attempts");
+/// The span in which the job runs, which names it in each of its lines in the log. Its level is that of errors, so that it is there
+/// for lines of every level. It has no parent, since it names the lane itself.
+fn span(lane: &Lane, progress: &Progress, job: Option<&job::Job>) -> Span {
+    error_span!(
+        parent: None,
+        "job",
+        lane = lane.name(),
+        job = progress.job_id,
+        instance = job.map(|job| job.instance_id.as_str()),
+        batch = job.and_then(|job| job.batch_id.as_deref()),
+        attempt = progress.attempts.saturating_add(1),
+    )
+}
+
+fn tell_put_back(lane: &str, letter: &DeadLetter) {
+    info!("a dead letter was put back: a new order, with fresh attempts");
     if let Some(before) = letter.lane.as_deref().filter(|name| *name != lane) {
-        warn!(lane, job, before, "it was another lane's, and is called with the account of this one");
+        warn!(before, "it was another lane's, and is called with the account of this one");
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, ShortString};
-use tracing::{debug, warn};
+use tracing::{Span, debug, info, warn};
 
 use super::decide::Conclusion;
+use crate::bce::Answer;
 use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
 use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome, is_traceparent};
@@ -30,6 +31,8 @@ pub(super) struct Held {
     pub(super) mark: Mark,
     /// Only the broker has the whole message, and dead-letters it.
     pub(super) is_put_aside: bool,
+    /// Names the job in each of its lines in the log.
+    pub(super) span: Span,
 }
 
 impl Held {
@@ -62,8 +65,9 @@ impl Held {
             None
         };
         let told = session.outbox.event(event).await?;
-        lane.metrics.job_ended(conclusion.outcome, finished_at.duration_since(self.progress.received_at));
-        debug!(lane = %lane.name(), job = self.progress.job_id, outcome = conclusion.outcome.as_str(), "ended");
+        let duration = finished_at.duration_since(self.progress.received_at);
+        let is_listed = lane.metrics.job_ended(conclusion.outcome, duration);
+        log_end(conclusion, is_listed);
         Ok((told.with(kept), reply))
     }
 
@@ -81,7 +85,7 @@ impl Held {
         let (exchange, key) = delay::route(&lane.settings.names, delay, &lane.settings.lane.name);
         let proof = session.outbox.copy(&self.message, headers, exchange, key).await?;
         lane.metrics.parked(cause);
-        debug!(lane = %lane.name(), job = progress.job_id, ?delay, cause = cause.as_str(), "parked");
+        debug!(delay_ms = delay.as_millis(), cause = cause.as_str(), "parked");
         Ok(proof)
     }
 
@@ -100,10 +104,9 @@ impl Held {
         }
         self.in_hand.done();
         if let Some(reply) = reply {
-            let lane = session.lane.settings.lane.name.clone();
-            let (job, to) = (self.progress.job_id, reply.to.clone());
+            let (span, to) = (self.span, reply.to.clone());
             session.lane.replies.send(reply, move |error| {
-                warn!(%lane, job, reply_to = to, "no reply given: {error}");
+                span.in_scope(|| warn!(reply_to = to, "no reply given: {error}"));
             });
         }
         Ok(())
@@ -189,5 +192,20 @@ impl Held {
             .explained(conclusion.explanation.as_deref(), conclusion.answer.as_ref())
             .write(&mut headers);
         session.outbox.copy(&self.message, headers, String::new(), lane.settings.names.dead()).await
+    }
+}
+
+/// Logs how the job ended, in the words of its event: at `info` where it `is_listed`.
+fn log_end(Conclusion { outcome, answer, explanation, .. }: &Conclusion, is_listed: bool) {
+    let reason = Some(outcome.reason()).filter(|reason| !reason.is_empty());
+    let http_status = answer.as_ref().map(|answer| answer.status);
+    let said = |part: fn(&Answer) -> &Option<String>| answer.as_ref().and_then(|answer| part(answer).as_deref());
+    let error_code = said(|answer| &answer.code);
+    let error_message = said(|answer| &answer.message).or(explanation.as_deref());
+    let bce_request_id = said(|answer| &answer.request_id);
+    if is_listed {
+        info!(reason, http_status, error_code, error_message, bce_request_id, "job {outcome}");
+    } else {
+        debug!(reason, http_status, error_code, error_message, bce_request_id, "job {outcome}");
     }
 }

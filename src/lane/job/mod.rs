@@ -29,7 +29,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
-use tracing::debug;
+use tracing::{Instrument, Span, debug};
 
 use self::boot::LAG;
 use self::decide::{Conclusion, NOT_THE_APIS, Next, Past, decide, retry_singly};
@@ -97,6 +97,19 @@ enum First {
     Anew,
 }
 
+impl First {
+    /// The name in the log.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Poll(_) => "poll",
+            Self::Wait(_) => "wait",
+            Self::GiveWay(_) => "give_way",
+            Self::Anew => "put_back",
+        }
+    }
+}
+
 impl Admitted {
     /// Whether it is a job that may share a call.
     pub(super) fn can_share_a_call(&self) -> bool {
@@ -114,10 +127,10 @@ impl Admitted {
         }
     }
 
-    /// Spawns it as a task, which fails if the connection breaks.
+    /// Spawns it as a task, in a span of its own. The task fails if the connection breaks.
     pub(super) fn spawn(self, session: &Arc<Session>, entry: Entry, tasks: &mut Tasks) {
-        let session = session.clone();
-        tasks.spawn(async move {
+        let (span, session) = (self.span().clone(), session.clone());
+        let run = async move {
             let _in_flight = session.lane.metrics.in_flight();
             match self {
                 Self::Unread(unread) => {
@@ -126,7 +139,15 @@ impl Admitted {
                 }
                 Self::Task(task) => task.complete(&session, entry).await,
             }
-        });
+        };
+        tasks.spawn(run.instrument(span));
+    }
+
+    fn span(&self) -> &Span {
+        match self {
+            Self::Unread(unread) => &unread.held.span,
+            Self::Task(task) => &task.held.span,
+        }
     }
 }
 
@@ -314,7 +335,7 @@ impl Task {
             }
         }
         let evidence = shared.unwrap_or_else(|| lane.gate.record(instance, &verdict, &result));
-        debug!(lane = %lane.name(), job = self.held.progress.job_id, %instance, ?verdict, "called");
+        debug!(%verdict, "called");
         // Other calls use the slot while this job waits for its attribution.
         drop(slot);
         if shared.is_some() && verdict == Verdict::Transient {

@@ -27,7 +27,7 @@ use super::share::Share;
 use super::slots::{Slot, Slots};
 use super::spare::Spare;
 use crate::bce::{Answer, Endpoint, InstanceId, NoAnswer};
-use crate::config::{self, LaneName};
+use crate::config;
 use crate::lane::breaker::{Breaker, Cause, CauseKind, Change, Evidence, Recorded};
 use crate::lane::verdict::{self, Verdict};
 use crate::ownership::Lease;
@@ -80,7 +80,6 @@ pub struct Paused(pub(in crate::lane) Slot);
 /// See the module.
 #[derive(Debug)]
 pub struct Gate {
-    lane: LaneName,
     endpoint: Endpoint,
     slots: Slots,
     limiter: Limiter,
@@ -94,7 +93,6 @@ impl Gate {
     /// For a lane that is not held yet.
     pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
         let gate = Self {
-            lane: lane.name.clone(),
             endpoint: lane.endpoint.clone(),
             slots: Slots::new(lane.concurrency),
             limiter: Limiter::new(lane.rate, lane.burst),
@@ -205,10 +203,10 @@ impl Gate {
             self.metrics.rate.set(rate);
             if self.limiter.is_throttled() && !throttled {
                 throttled = true;
-                warn!(lane = %self.lane, rate, "the API throttles: the lane slows down");
+                warn!(rate, "the API throttles: the lane slows down");
             } else if !self.limiter.is_slowed() && throttled {
                 throttled = false;
-                info!(lane = %self.lane, rate, "the lane is back at its configured rate");
+                info!(rate, "the lane is back at its configured rate");
             }
             self.limiter.changed().await;
         }
@@ -252,14 +250,14 @@ impl Gate {
     fn changed(&self, change: Option<Change>) {
         match change {
             Some(Change::Paused(cause)) => {
-                error!(lane = %self.lane, endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
+                error!(endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
             }
             Some(Change::Works(after)) => {
                 if after > HICCUP {
                     self.limiter.slow_start();
                 }
                 self.show_paused(None);
-                info!(lane = %self.lane, "the lane works again");
+                info!("the lane works again");
             }
             None => {}
         }

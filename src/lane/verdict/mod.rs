@@ -1,5 +1,6 @@
 //! What an answer means for a job: pure functions of the answer, the policy and the job's past.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -44,6 +45,25 @@ pub enum Verdict {
     },
     /// The lane's keys, endpoint or account are at fault, not the job. Not counted.
     LaneFault,
+}
+
+/// For the log, in one word.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, more) = match self {
+            Self::Started { ambiguous } => ("started", ambiguous.then_some("ambiguous")),
+            Self::AlreadyDone { runs } => ("already_done", runs.then_some("runs")),
+            Self::Verify => ("verify", None),
+            Self::Failed(reason) => ("failed", Some(reason.as_str())),
+            Self::NoCapacity { reason } => ("no_capacity", Some(reason.as_str())),
+            Self::Transient => ("transient", None),
+            Self::Throttled { .. } => ("throttled", None),
+            Self::ClockSkew { .. } => ("clock_skew", None),
+            Self::LaneFault => ("lane_fault", None),
+        };
+        f.write_str(name)?;
+        more.map_or(Ok(()), |more| write!(f, ":{more}"))
+    }
 }
 
 /// What a verdict on a 409 depends on, beside the answer.

@@ -12,6 +12,8 @@ mod calls;
 mod jobs;
 mod lanes;
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -27,6 +29,7 @@ pub use self::jobs::{InFlight, ParkCause};
 use self::lanes::Lanes;
 use crate::bce::{Operation, Word};
 use crate::events::Outcome;
+use crate::telemetry::job_log::JobLog;
 
 /// The metrics of the process.
 #[derive(Debug, Clone)]
@@ -93,6 +96,7 @@ impl Metrics {
             delays_cut_short: self.jobs.delays_cut_short.with_label_values(&[lane]),
             lane: lane.to_owned(),
             metrics: self.clone(),
+            log: Arc::default(),
         }
     }
 }
@@ -156,6 +160,8 @@ pub struct LaneMetrics {
     pub delays_cut_short: IntCounter,
     lane: String,
     metrics: Metrics,
+    /// Counts the same for the log.
+    log: Arc<JobLog>,
 }
 
 impl LaneMetrics {
@@ -164,9 +170,15 @@ impl LaneMetrics {
         self.metrics.jobs.in_flight(&self.lane)
     }
 
-    /// A job ended.
-    pub fn job_ended(&self, outcome: Outcome, duration: SignedDuration) {
+    /// A job ended. Returns whether the log is to have a line of it at `info`.
+    pub fn job_ended(&self, outcome: Outcome, duration: SignedDuration) -> bool {
         self.metrics.jobs.ended(&self.lane, outcome, duration);
+        self.log.ended(outcome)
+    }
+
+    /// Has the log say now and then what was counted, for as long as the lane is held. Dropped, it says what is left.
+    pub async fn log(&self) -> Infallible {
+        self.log.write().await
     }
 
     /// An instance was seen running, so long after its start.
@@ -177,11 +189,16 @@ impl LaneMetrics {
     /// A job was parked.
     pub fn parked(&self, cause: ParkCause) {
         self.metrics.jobs.parked(&self.lane, cause);
+        self.log.parked();
     }
 
     /// A call was made; `status` is HTTP's, or why there was no answer.
     pub fn called(&self, operation: Operation, status: Result<u16, &'static str>, duration: Duration) {
         self.metrics.calls.made(&self.lane, operation, status, duration);
+        // The probes of a lane that is paused, for hours perhaps, are no work.
+        if operation != Operation::Probe {
+            self.log.called();
+        }
     }
 
     /// A call waited for the limiter.

@@ -61,7 +61,7 @@ impl Calls {
         if let (Reach::AllBut(failed), Verdict::Started { .. }, false) = (&reach, &verdict, is_counted) {
             self.strategy.saw(named.len() - failed.len(), 0);
         }
-        debug!(lane = %self.lane, jobs = members.len(), instances = named.len(), ?verdict, ?reach, "called together");
+        debug!(jobs = members.len(), instances = named.len(), %verdict, told = reach.told(named.len()), "called together");
         let mut named: HashSet<InstanceId> = named.into_iter().collect();
         for member in members {
             let told = match &reach {
@@ -125,6 +125,14 @@ impl Reach {
                 Self::None { touched: false }
             }
             _ => Self::AllBut(vec![]),
+        }
+    }
+
+    /// How many of the instances that were `named`.
+    fn told(&self, named: usize) -> usize {
+        match self {
+            Self::AllBut(failed) => named.saturating_sub(failed.len()),
+            Self::None { .. } => 0,
         }
     }
 }
