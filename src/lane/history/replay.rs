@@ -3,10 +3,13 @@
 //! Killed between an outcome's confirm and the ack of its job, a lane finds the job handed out again: as a touched one,
 //! with an API that may have recovered. So a replica that takes a lane over reads the end of the outcomes' log first.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
 use super::{End, Key};
+use crate::broker::ReadBackError;
 use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
 use crate::lane::parts::{Lane, Running};
@@ -62,11 +65,11 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
 /// Reads what the lane published of its jobs.
 ///
 /// # Errors
-/// What kept it from being read up to the event `until`, in words.
-async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), String> {
+/// What kept it from being read up to the event `until`.
+async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), Arc<ReadBackError>> {
     let mut messages = lane.reader.read_back(lane.name());
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| error.to_string())?;
+    loop {
+        let message = messages.next().await?;
         let Some(event) = Event::read(&message.body) else { continue };
         if event.id == until {
             return Ok(());
@@ -85,5 +88,4 @@ async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> 
             });
         }
     }
-    Err("it ended before our own announcement".to_owned())
 }
