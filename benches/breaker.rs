@@ -1,11 +1,11 @@
-//! What failing calls cost a lane that is not to be paused for them, and one that is: the real daemon on a private RabbitMQ
-//! node, before an API that fails a share of its calls by chance, or a share of the instances always.
+//! What failing calls cost a lane that should not be paused for them, and one that should: the real daemon on a private
+//! RabbitMQ node, and an API that fails for a share of its calls by chance, or of the instances always.
 //!
-//! `cargo bench --bench breaker -- [--seconds 30]`: four lanes of one daemon, at 5, 20, 100 and 1,000 calls a second, each with
-//! an API of its own that takes 20 ms for an answer.
+//! `cargo bench --bench breaker -- [--seconds 30]`: four lanes of one daemon, at 5, 20, 100 and 1,000 calls a second,
+//! each with its own API that answers after 20 ms.
 //!
-//! Exit code 1 if, with up to six calls in ten failing by chance or up to a fifth of the instances always failing, a lane
-//! made less than four fifths of the calls that its rate allows, or a lane whose API is out spent more calls on finding out
+//! Exit code 1 if, with up to six calls in ten failing by chance or up to a fifth of the instances always failing, a
+//! lane made less than four fifths of the calls that its rate allows, or a lane spent more calls on detecting an outage
 //! than its concurrency and five.
 
 mod common;
@@ -31,9 +31,9 @@ use crate::support::{eventually, instance};
 const LATENCY: &str = "20ms";
 /// Calls a second, and calls in flight at most.
 const LANES: [(usize, usize); 4] = [(5, 32), (20, 32), (100, 32), (1000, 64)];
-/// Calls beyond those in flight that finding out may cost.
+/// Calls beyond those in flight that detection may cost.
 const MORE: usize = 5;
-/// The least share of its rate that a lane is to make, where its API is not out.
+/// The least share of its rate, in percent, that a lane has to reach without an outage.
 const LEAST: f64 = 80.0;
 /// How long the API is out.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ struct Options {
     cargo: Cargo,
 }
 
-/// What the API does.
+/// The API's behaviour.
 #[derive(Clone, Copy)]
 enum Case {
     /// So many calls in a hundred fail.
@@ -79,7 +79,7 @@ impl Case {
         }
     }
 
-    /// Whether a lane is to go on, with hardly a pause.
+    /// Whether a lane should go on, with hardly a pause.
     fn is_bearable(self) -> bool {
         match self {
             Self::Chance(percent) => percent <= 60,
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Has four lanes meet the case, and prints what that cost; returns whether it was as promised.
+/// Runs four lanes through the case, and prints the cost; returns whether it was as promised.
 async fn watch(case: Case, options: &Options) -> bool {
     let jobs = |rate: usize| rate * options.seconds + 200;
     let vhost = Vhost::alone();
@@ -120,7 +120,7 @@ async fn watch(case: Case, options: &Options) -> bool {
         );
         sims.push(sim);
     }
-    // Queues are declared by a daemon, so the first one only does that.
+    // A daemon declares the queues, so the first one only does that.
     let first = Daemon::start_logging(&config, "reveille=info");
     first.ready().await;
     drop(first);

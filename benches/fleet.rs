@@ -1,10 +1,10 @@
-//! How fast a fleet wakes at a quota of so many calls a second, by how many jobs go out in one call: the real daemon on a
-//! private RabbitMQ node, and the log of `bcc-sim`.
+//! How fast a fleet wakes at a quota of calls per second, by the number of jobs per call: the real daemon on a private
+//! RabbitMQ node, and the log of `bcc-sim`.
 //!
 //! `cargo bench --bench fleet -- [--rate 20] [--machines 10000]`
 //!
-//! Exit code 1 if a second saw more calls than rate and burst, and what the machine held up, or a fleet that sleeps took
-//! more than a tenth longer than its calls do at that rate.
+//! Exit code 1 if calls within a second exceeded rate and burst, plus the machine's own delays, or a sleeping fleet
+//! took more than a tenth longer than its calls do at that rate.
 
 mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -27,7 +27,7 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 
 const BURST: u32 = 5;
-/// For the last of them to end.
+/// Time for the last of them to end.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Parser)]
@@ -42,7 +42,7 @@ struct Options {
     cargo: Cargo,
 }
 
-/// Machines, of which one in `running` runs already, if that is not 0; and how many are called together.
+/// Machines, of which one in `running` runs already, if that is not 0; and how many share a call.
 struct Fleet {
     machines: usize,
     running: usize,
@@ -95,7 +95,7 @@ async fn wake(fleet: &Fleet, rate: u32) -> bool {
     let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
     let start = || Daemon::start_logging(&config, "reveille=info");
 
-    // Queues are declared by a daemon, so the first one only does that.
+    // A daemon declares the queues, so the first one only does that.
     let first = start();
     first.ready().await;
     drop(first);

@@ -31,14 +31,14 @@ use crate::support::sim::Sim;
 use crate::support::trouble::{Cost, Trouble};
 use crate::support::{eventually_within, instance};
 
-/// For lanes to be held, and for jobs to end.
+/// Time for lanes to be held, and for jobs to end.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// For the daemon to come to rest before its memory is read.
+/// Time for the daemon to become idle before its memory is read.
 const REST: Duration = Duration::from_secs(3);
 const MOST_SECONDS: f64 = 30.0;
 const MOST_KIB: u64 = 150 * 1024;
 const LEAST_SHARE: f64 = 0.2;
-/// What the trouble of one lane may cost another.
+/// The most that trouble in one lane may cost another.
 const MOST_COST: f64 = 1.1;
 
 #[derive(Parser)]
@@ -56,7 +56,7 @@ struct Options {
 struct Measured {
     /// Seconds until all lanes are held.
     held: f64,
-    /// While they idle.
+    /// Memory while idle.
     kib: u64,
     jobs_per_second: f64,
 }
@@ -94,7 +94,7 @@ async fn measure(lanes: usize, jobs: usize) -> Measured {
     let sim = Sim::start(&["--log", "warn", "--fleet", &format!("Stopped={jobs}")]);
     let mut config = format!("[broker]\nurl = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n", vhost.url);
     for lane in 0..lanes {
-        // As many calls a second in all, however many lanes there are.
+        // The same calls per second in all, for any number of lanes.
         let rate = 10_000 / lanes;
         config +=
             &format!("[[lane]]\nname = \"lane-{lane}\"\nendpoint = {:?}\nrate = {rate}\nburst = {rate}\n", sim.url());
@@ -127,7 +127,7 @@ async fn measure(lanes: usize, jobs: usize) -> Measured {
 
     let heir = Daemon::start_logging(&config, "reveille=info");
     heir.ready().await;
-    // Some lanes are its own by now.
+    // It holds some lanes by now.
     let start = Instant::now();
     daemon.kill().await;
     all_held(&heir, lanes).await;

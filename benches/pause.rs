@@ -1,13 +1,13 @@
-//! What a pause costs: a lane at its full rate, with thousands of jobs waiting, meets a fault that is no job's, and goes on
-//! once that is mended. The real daemon on a private RabbitMQ node, and the log of `bcc-sim`.
+//! What a pause costs: a lane at its full rate, with thousands of jobs waiting, meets a fault that is no job's, and
+//! resumes once that is lifted. The real daemon on a private RabbitMQ node, and the log of `bcc-sim`.
 //!
-//! A lane that only begins would prove less: it takes one job at a time at first, so that a single call tells.
+//! A lane that has just begun would prove less: it makes one call at a time at first, so that a single call decides.
 //!
 //! `cargo bench --bench pause -- [--jobs 5000] [--rate 200]`
 //!
-//! Exit code 1 if more calls than `concurrency` and five were spent on finding out (one more for each look, where only a job
-//! can tell), a job was charged an attempt or ended otherwise than `started`, or ten seconds passed from the mending to the
-//! first start.
+//! Exit code 1 if detection cost more calls than `concurrency` and five (one more for each trial, if only a job can
+//! show it), a job was charged an attempt or ended other than `started`, or ten seconds passed from the end of the
+//! fault to the first start.
 
 mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -32,17 +32,17 @@ use crate::support::stage::{Wishes, config};
 use crate::support::{eventually, instance};
 
 const CONCURRENCY: usize = 32;
-/// Calls beyond those in flight that finding out may cost.
+/// Calls beyond those in flight that detection may cost.
 const MORE: usize = 5;
-/// For how long the lane runs before, in seconds.
+/// For how long the lane runs before the fault, in seconds.
 const FULL_SWING: f64 = 2.0;
 /// How long the fault lasts once the lane is paused.
 const OUTAGE: Duration = Duration::from_secs(10);
-/// From the mending to the first start, in seconds at most.
+/// The most seconds from the end of the fault to the first start.
 const BACK: f64 = 10.0;
-/// The share of the rate at which a lane counts as back at it.
+/// The share of the rate at which a lane counts as back.
 const WHOLE: f64 = 0.95;
-/// For the last job to end.
+/// Time for the last job to end.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Parser)]
@@ -57,7 +57,7 @@ struct Options {
     cargo: Cargo,
 }
 
-/// What goes wrong, and why the lane is said to pause then.
+/// A fault, and the cause that is shown for the pause.
 struct Fault {
     name: &'static str,
     kind: Kind,
@@ -65,9 +65,9 @@ struct Fault {
 }
 
 enum Kind {
-    /// Calls that this rule of the simulator's is for fail.
+    /// Calls that match this rule of the simulator fail.
     Rule(Value),
-    /// The keys are good for nothing any more, and their file is replaced in the end.
+    /// The keys are revoked, and finally replaced in their file.
     Revoked,
 }
 
@@ -116,11 +116,11 @@ fn main() -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Has a lane meet the fault, and prints what that cost; returns whether it was as promised.
+/// Runs a lane through the fault, and prints the cost; returns whether it was as promised.
 async fn pause(fault: &Fault, options: &Options) -> bool {
     let rate = options.rate;
     let before = (FULL_SWING * f64::from(rate)) as usize;
-    // At least as many are left as are to wait, if the fault comes within another second.
+    // At least as many are left as should wait, if the fault comes within another second.
     let jobs = options.jobs + before + rate as usize;
     let folder = KeyFolder::new();
     folder.rename(&keys(KEY, SECRET));
@@ -133,7 +133,7 @@ async fn pause(fault: &Fault, options: &Options) -> bool {
     let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
     let start = || Daemon::start_logging(&config, "reveille=info");
 
-    // Queues are declared by a daemon, so the first one only does that.
+    // A daemon declares the queues, so the first one only does that.
     let first = start();
     first.ready().await;
     drop(first);
@@ -173,7 +173,7 @@ async fn pause(fault: &Fault, options: &Options) -> bool {
     calls <= CONCURRENCY + MORE + looks && charged == 0.0 && failed == 0 && back <= BACK
 }
 
-/// When the first second ends in which nearly as many starts were made as the rate allows.
+/// The end of the first second with nearly as many starts as the rate allows.
 fn whole(starts: &[i64], rate: f64) -> Option<i64> {
     let wanted = (rate * WHOLE).ceil() as usize;
     starts

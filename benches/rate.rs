@@ -1,13 +1,13 @@
 //! How exactly a lane keeps to its rate: the real daemon on a private RabbitMQ node, and the log of `bcc-sim`.
 //!
-//! For each rate a lane with jobs waiting is watched as it starts, for some seconds as it runs, after it had nothing to
-//! do for a while, after a pause, and as another replica takes it over. A busy machine shows up in the gaps: run it on a
-//! quiet one.
+//! For each rate a lane with jobs waiting is watched as it starts, for some seconds as it runs, after it was idle for a
+//! while, after a pause, and as another replica takes it over. A busy machine shows up in the gaps: run it on a quiet
+//! one.
 //!
 //! `cargo bench --bench rate -- [--rates 5,50,500,2000] [--burst 5] [--seconds 10]`
 //!
-//! Exit code 1 if a lane ran at less than 99 % of its rate, or a second saw more calls than rate and burst, and what the
-//! machine held up; or if a replica that took over made its first call two seconds or more after the kill.
+//! Exit code 1 if a lane ran at less than 99 % of its rate, or calls within a second exceeded rate and burst, plus the
+//! machine's own delays; or if a replica that took over made its first call two seconds or more after the kill.
 
 mod common;
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -34,18 +34,18 @@ const CONCURRENCY: u32 = 64;
 const LEAST: f64 = 0.99;
 /// What counts as the start of a lane, in seconds.
 const START: f64 = 2.0;
-/// How long there is nothing to do, in seconds, and how long the API refuses every call; and how long the lane is watched
+/// How long the lane is idle, in seconds, and how long the API refuses every call; and how long the lane is watched
 /// after either, and around a take-over.
 const IDLE: f64 = 3.0;
 const AFTER: f64 = 3.0;
-/// How long after a pause it is back at its rate, five seconds to notice and ten to climb; and jobs for that time and
-/// for the time it is watched then, in seconds' worth at that rate, which it is at from the first moment on where the pause
-/// was short.
+/// How long after a pause it is back at its rate: five seconds to notice and ten of slow start. And jobs for that time
+/// and for the time it is watched then, in seconds' worth at that rate, which it has from the first moment on if the
+/// pause was short.
 const BACK: f64 = 15.0;
 const JOBS_AFTER_A_PAUSE: f64 = 20.0;
 /// Between the kill of a replica and the first call of the one that takes over.
 const TAKEN_OVER: Duration = Duration::from_secs(2);
-/// Then its jobs have ended.
+/// By then its jobs have ended, in seconds.
 const DONE: f64 = 60.0;
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
 const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
@@ -95,7 +95,7 @@ async fn lane(rate: u32, burst: u32, seconds: u32) -> bool {
     let config = config(&vhost.url, &sim.url(), &Wishes { lane: &lane, ..Wishes::default() });
     let start = || Daemon::start_logging(&config, "reveille=info");
 
-    // Queues are declared by a daemon, so the first one only does that.
+    // A daemon declares the queues, so the first one only does that.
     let first = start();
     first.ready().await;
     drop(first);
@@ -166,7 +166,7 @@ struct Jobs {
 }
 
 impl Jobs {
-    /// As many as take so long.
+    /// Submits this many seconds' worth.
     async fn submit(&mut self, seconds: f64) {
         let first = self.submitted + 1;
         self.submitted += (seconds * self.rate) as usize + self.burst as usize;
@@ -189,13 +189,13 @@ impl Jobs {
     }
 }
 
-/// When the simulator took calls up, in microseconds.
+/// When the simulator received calls, in microseconds.
 struct Calls {
     rate: u32,
     burst: u32,
-    /// The longest that the machine held a call up meanwhile.
+    /// The longest delay of a call by the machine meanwhile.
     lateness: Duration,
-    /// Until when they were watched, in microseconds.
+    /// The end of watching, in microseconds.
     until: i64,
     times: Vec<i64>,
 }
@@ -211,7 +211,7 @@ impl Calls {
         Self { until, times, ..*self }
     }
 
-    /// Prints what there is to say of them; returns whether it was as it should be.
+    /// Prints the results; returns whether they are as they should be.
     fn row(&self, situation: &str, is_steady: bool) -> bool {
         let (first, last) = (self.times[0], self.times[self.times.len() - 1]);
         let per_second = f64::from(self.rate);

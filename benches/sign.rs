@@ -1,5 +1,5 @@
-//! What one signature of the start call costs. The aim, under 5 µs, keeps signing out of every throughput question:
-//! at 10,000 jobs a second it is then at most a twentieth of a core.
+//! The cost of one signature of the start call. The aim, under 5 µs, makes signing irrelevant for throughput: at 10,000
+//! jobs a second it is at most a twentieth of a core.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use reveille::bce::sign::{EXPIRATION, Request, SignedHeaders, authorization, dat
 const AIM: Duration = Duration::from_micros(5);
 
 fn sign_start(timestamp: Timestamp) -> String {
-    // The date is made here because every call needs a fresh one: it is part of the price.
+    // The date is made here because every call needs a new one: it is part of the cost.
     let date = date(timestamp);
     authorization(
         black_box("ALTAKexampleexampleexample"),
@@ -29,7 +29,7 @@ fn sign_start(timestamp: Timestamp) -> String {
     )
 }
 
-/// The median of short batches: one batch that another process disturbs does not decide.
+/// The median of short batches: a batch that another process disturbs does not count.
 fn median_cost(timestamp: Timestamp) -> Duration {
     const BATCH: u32 = 1_000;
     let mut costs: Vec<Duration> = (0..51)

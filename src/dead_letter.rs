@@ -1,5 +1,5 @@
-//! A dead letter: the message of a job that failed or could not be read, whole, with what became of it in headers. They are
-//! written and read here alone.
+//! A dead letter: the whole message of a job that failed or could not be read, with its outcome in headers, which are
+//! written and read only here.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -9,7 +9,7 @@ use crate::bce::Answer;
 use crate::events::Outcome;
 use crate::headers::Headers;
 
-/// Its presence is what makes a message a dead letter.
+/// A message with this header is a dead letter.
 const OUTCOME: &str = "x-reveille-outcome";
 const REASON: &str = "x-reveille-reason";
 const LANE: &str = "x-reveille-lane";
@@ -20,18 +20,18 @@ const HTTP_STATUS: &str = "x-reveille-http-status";
 const ERROR_CODE: &str = "x-reveille-error-code";
 const REQUEST_ID: &str = "x-reveille-bce-request-id";
 
-/// What became of a message. As read, whatever is missing or of another type is absent: anybody may have written it.
+/// The outcome of a message. As read, missing and mistyped values are absent: any client may have written them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetter {
     /// `failed` or `rejected`.
     pub outcome: String,
-    /// Why; empty where it was `rejected`.
+    /// The reason; empty if it was `rejected`.
     pub reason: String,
-    /// The lane that it failed in.
+    /// The lane in which it failed.
     pub lane: Option<String>,
-    /// When.
+    /// When it failed.
     pub dead_at: Option<Timestamp>,
-    /// Start calls made that counted.
+    /// Start calls that counted.
     pub attempts: u32,
     /// What the last answer said, or what was wrong with the message.
     pub error_message: Option<String>,
@@ -39,12 +39,12 @@ pub struct DeadLetter {
     pub http_status: Option<u16>,
     /// Of the last answer.
     pub error_code: Option<String>,
-    /// Of the last answer: what Baidu's support asks for.
+    /// Of the last answer. Baidu's support asks for it.
     pub bce_request_id: Option<String>,
 }
 
 impl DeadLetter {
-    /// Of a job that ended so at `dead_at`.
+    /// For a job that ended with this outcome at `dead_at`.
     pub fn new(outcome: Outcome, lane: &str, dead_at: Timestamp, attempts: u32) -> Self {
         Self {
             outcome: outcome.as_str().to_owned(),
@@ -56,7 +56,7 @@ impl DeadLetter {
         }
     }
 
-    /// With what is to be said where no answer says it, and with what the last answer said.
+    /// With the explanation for a job without an answer, and the last answer.
     #[must_use]
     pub fn explained(self, explanation: Option<&str>, answer: Option<&Answer>) -> Self {
         let message = answer.and_then(|answer| answer.message.as_deref()).or(explanation);
@@ -69,7 +69,7 @@ impl DeadLetter {
         }
     }
 
-    /// Whether a message is one.
+    /// Whether a message is a dead letter.
     pub fn is_in(properties: &BasicProperties) -> bool {
         Headers(properties.headers().as_ref()).text(OUTCOME).is_some()
     }

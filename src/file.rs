@@ -1,4 +1,4 @@
-//! Reading the small files that an operator names: settings, keys, a password.
+//! Reads the small files that an operator names: settings, keys, a password.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -12,32 +12,32 @@ use secrecy::{ExposeSecret, SecretString};
 pub const LARGEST_CONFIGURATION: u64 = 1024 * 1024;
 /// The largest file of keys or of a password, in bytes.
 pub const LARGEST_SECRET: u64 = 64 * 1024;
-/// The largest file of certificates, in bytes: that of a machine has some 200 KiB.
+/// The largest file of certificates, in bytes: a machine's own has some 200 KiB.
 pub const LARGEST_CERTIFICATES: u64 = 1024 * 1024;
-/// What is to be said after the path of a secret that [`SmallFile::is_open`].
+/// The warning after the path of a secret that [`SmallFile::is_open`].
 pub const OPEN_TO_ALL: &str = "has a mode that lets every user read it: make it readable by the daemon alone, \
                                as with chmod 600 (in Kubernetes, defaultMode: 0440 and an fsGroup)";
-/// Permission to read for others than the owner and the group.
+/// Read permission for others than the owner and the group.
 const READ_BY_OTHERS: u32 = 0o004;
 
-/// What was in a file. It does not print.
+/// The contents of a file. It does not print them.
 #[derive(Debug)]
 pub struct SmallFile {
-    /// All of it.
+    /// The whole text.
     pub text: SecretString,
-    /// Whether every user of the machine may read it. Its group may: Kubernetes and systemd hand out secrets so.
+    /// Whether every user of the machine may read it. Its group may: Kubernetes and systemd provide secrets that way.
     pub is_open: bool,
 }
 
-/// Reads the regular file at `path`, of `limit` bytes at most, or the one that links there lead to. Never waits for a
-/// writer, as reading a FIFO would; blocks for as long as the file system does.
+/// Reads the regular file at `path`, following links, if it has at most `limit` bytes. Never waits for a writer, as
+/// reading a FIFO would; blocks for as long as the file system does.
 ///
 /// # Errors
 /// It cannot be opened or read, is not a regular file, is larger, or is not UTF-8.
 pub fn read(path: &Path, limit: u64) -> io::Result<SmallFile> {
-    // First, since opening alone sets some devices going, and lets the writer of a FIFO write.
+    // Before opening, since that alone triggers some devices, and unblocks the writer of a FIFO.
     check(&fs::metadata(path)?, limit)?;
-    // And once more, since another file can have come there. With NONBLOCK, a FIFO is opened at once.
+    // And again, since the file may have been replaced. With NONBLOCK, a FIFO opens at once.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
@@ -45,7 +45,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<SmallFile> {
     let mut text = String::new();
     file.take(limit + 1).read_to_string(&mut text)?;
     let text = SecretString::from(text);
-    // It can have grown, and those of /proc tell no size.
+    // It may have grown, and files of /proc show no size.
     check_size(text.expose_secret().len() as u64, limit)?;
     Ok(SmallFile { text, is_open: metadata.permissions().mode() & READ_BY_OTHERS != 0 })
 }
@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that goes with its test.
+    /// A folder that is deleted after its test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(problem(&path), "it has more than 65536 bytes");
         file.set_len(LARGEST_SECRET).unwrap();
         assert_eq!(read(&path, LARGEST_SECRET).unwrap().text.expose_secret().len(), 65536);
-        // /proc says of its files that they are empty.
+        // /proc shows its files as empty.
         let status = Path::new("/proc/self/status");
         assert_eq!(fs::metadata(status).unwrap().len(), 0);
         assert_eq!(read(status, 100).unwrap_err().to_string(), "it has more than 100 bytes");

@@ -1,9 +1,9 @@
-//! Reading AMQP headers, which anybody may have written.
+//! Reads AMQP headers, which any client may have written.
 
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
 
-/// Headers by type: what is of another one is as good as absent.
+/// Typed access to headers: a value of another type counts as absent.
 #[derive(Debug, Clone, Copy)]
 pub struct Headers<'a>(pub Option<&'a FieldTable>);
 
@@ -12,7 +12,7 @@ impl<'a> Headers<'a> {
         self.0?.inner().get(name)
     }
 
-    /// A text in UTF-8.
+    /// A UTF-8 string.
     pub fn text(self, name: &str) -> Option<&'a str> {
         match self.get(name)? {
             AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
@@ -21,7 +21,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// An instant, as RFC 3339 writes it.
+    /// An RFC 3339 instant.
     pub fn instant(self, name: &str) -> Option<Timestamp> {
         self.text(name)?.parse().ok()
     }

@@ -1,4 +1,4 @@
-//! The job message: its body, and the progress that rides in its headers.
+//! The job message: its body, and the progress in its headers.
 
 mod body;
 
@@ -21,7 +21,7 @@ const BATCH_ID_LIMIT: usize = 128;
 const LABELS_LIMIT: usize = 16;
 /// Longest explanation of what is wrong with a message, in characters: it quotes values, which can be long.
 const EXPLANATION_LIMIT: usize = 300;
-/// Longest name of an encoding quoted, in characters.
+/// Longest quoted name of an encoding, in characters.
 const ENCODING_LIMIT: usize = 40;
 
 /// Whether this deadline has passed at `now`.
@@ -35,7 +35,7 @@ pub fn is_past(deadline: Option<Timestamp>, now: Timestamp) -> bool {
 pub enum Conflict {
     /// The job failed: the instance was not stopped.
     Fail,
-    /// The job is done: somebody started the instance before.
+    /// The job is done: another client started the instance before.
     Accept,
     /// The instance's state decides.
     Verify,
@@ -52,7 +52,7 @@ pub enum Confirm {
 }
 
 impl Confirm {
-    /// Reads what it is called in settings and jobs.
+    /// Reads its name in settings and jobs.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "accepted" => Some(Self::Accepted),
@@ -66,9 +66,9 @@ impl Confirm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// In its turn.
+    /// In order of arrival.
     Normal,
-    /// Before those that are not.
+    /// Before normal ones.
     Urgent,
 }
 
@@ -92,7 +92,7 @@ pub struct Job {
     /// No call after this instant: the job ends `expired`.
     #[serde(default, deserialize_with = "body::instant", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
-    /// Which queue `reveille submit` puts the job into. Once it is in one, that is what counts.
+    /// The queue into which `reveille submit` publishes the job. Once published, only the queue counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// Copied into outcomes; at most 16.
@@ -100,19 +100,19 @@ pub struct Job {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Why a message is no job. It is kept among the dead letters, whole.
+/// Why a message is no job. The whole message is dead-lettered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// The body is larger than [`BODY_LIMIT`].
     #[error("the body has {0} bytes; at most {BODY_LIMIT} are read")]
     TooLarge(usize),
-    /// The body is no JSON, or a field is missing or not what it should be.
+    /// The body is not JSON, or a field is missing or invalid.
     #[error("{0}")]
     Malformed(String),
 }
 
 impl Unreadable {
-    /// What is wrong with the body of a message that has these properties.
+    /// Explains it for a message with these properties.
     pub fn in_message(&self, properties: &BasicProperties) -> String {
         match properties.content_encoding().as_ref().map(ShortString::as_str) {
             Some(encoding) if !body::is_plain(encoding) => {
@@ -127,7 +127,7 @@ impl Unreadable {
 }
 
 impl Job {
-    /// A job that says nothing but which instance.
+    /// A job with nothing but its instance.
     pub fn of(instance_id: InstanceId) -> Self {
         Self {
             instance_id,
@@ -155,7 +155,7 @@ impl Job {
     }
 }
 
-/// Checks the limits that no type expresses.
+/// Checks the limits that the types do not express.
 ///
 /// # Errors
 /// [`Unreadable::Malformed`], naming the field and its limit.
@@ -171,7 +171,7 @@ pub fn check(job: &Job) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Reads a body that is known to be wrong a second time, slower, to learn where it is wrong.
+/// Parses an invalid body a second time, slower, to learn where it is invalid.
 fn explain(body: &[u8]) -> Unreadable {
     if body::is_utf16(body) {
         return Unreadable::Malformed("the body is in UTF-16: expected JSON in UTF-8".to_owned());
@@ -187,7 +187,7 @@ fn explain(body: &[u8]) -> Unreadable {
     Unreadable::Malformed(shorten(explanation, EXPLANATION_LIMIT))
 }
 
-/// How far a job has come. It rides in headers, so a producer could forge it: what cannot be true reads as absent.
+/// How far a job has come. It is kept in headers, so a producer could forge it: impossible values count as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// `message_id` as the producer set it, else a UUIDv7 made at the first delivery and kept from the first park on.
@@ -198,19 +198,19 @@ pub struct Progress {
     pub attempts: u32,
     /// How often the job was parked after a call, counted or not, or gave way to others.
     pub setbacks: u32,
-    /// When a call first failed, its own or one for several jobs: `give_up_after` runs from here.
+    /// When a call first failed, its own or a shared one: `give_up_after` counts from here.
     pub failing_since: Option<Timestamp>,
-    /// A call may have been made for this job before, by us or by a copy of this message. A 409 then proves nothing.
+    /// A call may have been made for this job before, by us or for a copy of this message. A 409 then proves nothing.
     pub touched: bool,
-    /// The API denied access to the instance once, while it let others through. The second time that ends the job.
+    /// The API denied access to the instance once, while others got through. A second denial ends the job.
     pub denied: bool,
-    /// The last call found no machine to be had. Others go first then.
+    /// The last call found no capacity. Others go first then.
     pub no_capacity: bool,
-    /// The name of the order whose copy the message is, where the daemon has given it one.
+    /// The name of the order of which the message is a copy, if the daemon has given it one.
     pub order: Option<String>,
-    /// The message was a dead letter once, of this instant, and was put back: it is another order than the one that failed.
+    /// The message was a dead letter of this instant, and was put back: a new order, not the one that failed.
     pub put_back: Option<Timestamp>,
-    /// The job is in its second phase: its instance is asked after until it runs, and no longer started.
+    /// The job is in its second phase: its instance is polled until it runs, and no longer started.
     pub confirming: Option<Confirming>,
 }
 
@@ -221,9 +221,9 @@ pub struct Confirming {
     pub since: Timestamp,
     /// As the `started` event said.
     pub ambiguous: bool,
-    /// The instance was seen on its way up, so that `Stopped` is no longer what it was before the start.
+    /// The instance was seen starting, so `Stopped` is no longer the state before the start.
     pub seen_starting: bool,
-    /// Polls that told the instance's state.
+    /// Polls that showed the instance's state.
     pub polls: u32,
 }
 
@@ -235,7 +235,7 @@ const FAILING_SINCE: &str = "x-reveille-failing-since";
 const TOUCHED: &str = "x-reveille-touched";
 const DENIED: &str = "x-reveille-denied";
 const NO_CAPACITY: &str = "x-reveille-no-capacity";
-/// `start` or `confirm`. The four below count in the latter.
+/// `start` or `confirm`. The next four apply to the latter.
 const PHASE: &str = "x-reveille-phase";
 const STARTED_AT: &str = "x-reveille-started-at";
 const AMBIGUOUS: &str = "x-reveille-ambiguous";
@@ -243,11 +243,11 @@ const SEEN_STARTING: &str = "x-reveille-seen-starting";
 const POLLS: &str = "x-reveille-polls";
 const ORDER: &str = "x-reveille-order";
 const PUT_BACK: &str = "x-reveille-put-back";
-/// More attempts or setbacks than this were never counted: a job parks for a second at least.
+/// Larger counts of attempts or setbacks are forged: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
 impl Progress {
-    /// Reads the headers of a delivery. A dead letter that was put back is a new order: what it had come to counts no more.
+    /// Reads the headers of a delivery. A dead letter that was put back is a new order, without its earlier progress.
     pub fn read(properties: &BasicProperties, now: Timestamp) -> Self {
         let written = Headers(properties.headers().as_ref());
         let put_back = DeadLetter::read(properties);
@@ -274,7 +274,7 @@ impl Progress {
                 Some(letter) => letter.dead_at,
                 None => headers.instant(PUT_BACK),
             },
-            // Forged, it makes its job one that only looks, and what it says then is true.
+            // If forged, its job only polls, and publishes what is true.
             confirming: past(STARTED_AT).filter(|_| headers.text(PHASE) == Some("confirm")).map(|since| Confirming {
                 since,
                 ambiguous: headers.flag(AMBIGUOUS),
@@ -284,7 +284,7 @@ impl Progress {
         }
     }
 
-    /// Whether a message carries progress: it is a copy that was parked.
+    /// Whether a message carries progress, which makes it a parked copy.
     pub fn is_in(properties: &BasicProperties) -> bool {
         Headers(properties.headers().as_ref()).text(RECEIVED_AT).is_some() && !DeadLetter::is_in(properties)
     }
@@ -307,7 +307,7 @@ impl Progress {
         set(NO_CAPACITY, Some(AMQPValue::Boolean(self.no_capacity)));
         set(ORDER, self.order.clone().map(text));
         set(PUT_BACK, self.put_back.map(|instant| text(instant.to_string())));
-        // Always told, since the message may carry what it was before.
+        // Always written, since the message may have an older value.
         set(PHASE, Some(text(if self.confirming.is_some() { "confirm" } else { "start" }.to_owned())));
         if let Some(confirming) = &self.confirming {
             set(STARTED_AT, Some(text(confirming.since.to_string())));

@@ -1,23 +1,23 @@
 //! reveille wakes fleets of Baidu AI Cloud (BCC) instances: start messages in RabbitMQ, signed and rate-limited calls,
 //! outcome events and metrics.
 //!
-//! What lives where:
-//! - [`config`]: what can be configured, with defaults and checks
-//! - [`job`]: the message, and the progress that rides in its headers
-//! - [`dead_letter`]: what became of a message, in its headers
-//! - [`outcome`]: the event that says what became of a job
+//! Modules:
+//! - [`config`]: the settings, with defaults and checks
+//! - [`job`]: the message, and the progress in its headers
+//! - [`dead_letter`]: the outcome of a message, in its headers
+//! - [`outcome`]: the event about a job's outcome
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
 //! - [`ownership`]: which replica runs what
-//! - [`lane`]: the way of a job from delivery to ack, and what decides on it ([`lane::verdict`])
-//! - [`stop`]: how what runs is told to stop
+//! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`])
+//! - [`stop`]: graceful stop of running tasks
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
-//! - [`tasks`]: waiting for tasks that end in nothing but an error
+//! - [`tasks`]: waiting for tasks that return only errors
 //! - [`telemetry`]: metrics, health, logs
-//! - [`text`]: escaping what others wrote, where it is shown
-//! - [`cli`]: a file for each command
+//! - [`text`]: escaping text from outside where it is shown
+//! - [`cli`]: the commands, each in its file
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

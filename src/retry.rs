@@ -1,7 +1,7 @@
-//! Backoff: the only file that knows the `backoff` crate.
+//! Backoff: the only file that uses the `backoff` crate.
 //!
-//! That crate is unmaintained (RUSTSEC-2025-0012), so it does no more here than the arithmetic of growing delays:
-//! no clock, no randomness, no waiting. Replacing it is a change to this file alone.
+//! That crate is unmaintained (RUSTSEC-2025-0012), so it is used only for the arithmetic of growing delays: no clock,
+//! no randomness, no waiting. Replacing it changes this file only.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use backoff::exponential::ExponentialBackoff;
 /// Delays double from one setback to the next.
 const MULTIPLIER: f64 = 2.0;
 
-/// The delay before the next try after `setbacks` setbacks in a row: anywhere between none and
-/// `initial × 2^(setbacks − 1)`, or `max` where that is less.
+/// The delay before the next try after `setbacks` setbacks in a row: anywhere between zero and `initial × 2^(setbacks −
+/// 1)`, or `max` if that is less.
 ///
-/// This is "full jitter": what failed together does not come back together. `random` is from [0, 1).
+/// This is "full jitter": what failed together is not retried together. `random` is from [0, 1).
 pub fn full_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64) -> Duration {
     ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// The delay before the next try of what needs patience: between half of the same ceiling and all of it.
+/// As [`full_jitter`], but at least half of the same ceiling: for retries that need patience.
 pub fn half_jitter(initial: Duration, max: Duration, setbacks: u32, random: f64) -> Duration {
     ceiling(initial, max, setbacks).mul_f64(random.clamp(0.0, 1.0).midpoint(1.0))
 }
@@ -35,7 +35,7 @@ fn ceiling(initial: Duration, max: Duration, setbacks: u32) -> Duration {
         max_elapsed_time: None,
         ..ExponentialBackoff::default()
     };
-    // 2^64 times the shortest delay is beyond the longest one: more doublings than that change nothing.
+    // 2^64 times the shortest delay is more than the longest one: further doublings change nothing.
     for _ in 1..setbacks.clamp(1, 64) {
         backoff.next_backoff();
     }

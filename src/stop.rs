@@ -1,16 +1,16 @@
-//! How running tasks are told to stop.
+//! The graceful stop of running tasks.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tells everything that runs to finish what it has begun and take nothing new.
+/// A request to all running tasks to finish what they have begun, and to begin nothing new.
 #[derive(Debug, Clone)]
 pub struct Stop {
     requested: watch::Receiver<bool>,
-    /// A second reason, that concerns only some.
+    /// A second source, for some tasks only.
     also: Option<watch::Receiver<bool>>,
-    /// How long what has begun may take.
+    /// Grace period: how long finishing may take.
     pub grace: Duration,
 }
 
@@ -21,7 +21,7 @@ impl Stop {
         (sender, Self { requested, also: None, grace })
     }
 
-    /// One that is requested with this one, or by `also` on its own.
+    /// A stop that is requested with this one, or by `also` alone.
     pub fn or(&self, also: watch::Receiver<bool>) -> Self {
         Self { also: Some(also), ..self.clone() }
     }
@@ -36,7 +36,7 @@ impl Stop {
         let said = async |receiver: Option<&watch::Receiver<bool>>| {
             let Some(mut receiver) = receiver.cloned() else { return std::future::pending().await };
             if receiver.wait_for(|requested| *requested).await.is_err() {
-                // Nobody is left who could request it.
+                // No sender is left that could request it.
                 std::future::pending().await
             }
         };

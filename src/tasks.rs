@@ -1,11 +1,11 @@
-//! Waiting for tasks, of lanes and of jobs.
+//! Waiting for tasks of lanes and of jobs.
 
 use tokio::task::{JoinError, JoinSet};
 
 /// Waits until all of `tasks` have ended.
 ///
 /// # Errors
-/// The first one that a task ends with; the others run on.
+/// The first error of a task; the others go on.
 pub async fn all<E: 'static>(tasks: &mut JoinSet<Result<(), E>>) -> Result<(), E> {
     while let Some(task) = tasks.join_next().await {
         ended(task)?;
@@ -13,13 +13,13 @@ pub async fn all<E: 'static>(tasks: &mut JoinSet<Result<(), E>>) -> Result<(), E
     Ok(())
 }
 
-/// What a task ended with; nothing, where it was aborted.
+/// The result of a task; `Ok` if it was aborted.
 ///
 /// # Errors
 /// The task's own.
 ///
 /// # Panics
-/// The task did, and whoever waits for it is to go down with it: what it had in hand the broker hands out again.
+/// The task panicked. The waiting task panics too: the broker redelivers what was in hand.
 pub fn ended<E>(task: Result<Result<(), E>, JoinError>) -> Result<(), E> {
     match task {
         Ok(result) => result,

@@ -1,13 +1,13 @@
-//! Text that others wrote, escaped where it is shown: to a terminal it is orders, and to a reader of lines it is more lines.
-//! Events, dead letters and messages keep it as it came, since programs read those.
+//! Escapes text from outside where it is shown: a terminal would obey it, and a reader of lines would see more lines.
+//! Events, dead letters and messages keep it unchanged, since programs read those.
 
 use std::fmt::{self, Display, Write};
 
-/// Text on one line, with everything escaped that is not to be seen: `\n`, `\u{1b}`.
+/// Text on one line, with every invisible character escaped: `\n`, `\u{1b}`.
 #[derive(Clone, Copy)]
 pub struct Shown<T>(pub T);
 
-/// As [`Shown`], but newlines stand: for what consists of lines of our own, in which all else is [`Shown`].
+/// As [`Shown`], but newlines are kept: for lines of our own, in which everything else is [`Shown`].
 #[derive(Clone, Copy)]
 pub struct Lines<T>(pub T);
 
@@ -23,7 +23,7 @@ impl<T: Display> Display for Lines<T> {
     }
 }
 
-/// JSON with the same characters escaped as JSON has it, so that it says what it said.
+/// JSON with the same characters as JSON escapes, so that its meaning is unchanged.
 pub fn json(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -55,8 +55,8 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// What is obeyed or not seen: controls, ends of lines, turns of the writing direction, and format characters that leave
-/// no mark. Spaces, accents and scripts of all kinds are text.
+/// Characters that are obeyed or invisible: controls, line ends, changes of writing direction, and format characters
+/// without a glyph. Spaces, accents and all scripts are text.
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,

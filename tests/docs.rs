@@ -1,20 +1,20 @@
-//! The pages of the repository are true where that can be checked: the tests they name exist, links lead somewhere, and the
-//! first pages stay short.
+//! Checks the repository's pages: the tests they name exist, their links lead somewhere, and the first pages stay
+//! short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The page that says which promise is held by which test.
+/// The page that names the test for each promise.
 const PROMISES: &str = "docs/promises.md";
-/// What these pages may have in lines, so that they are read.
+/// The most lines of these pages, so that they are read.
 const LONGEST: [(&str, usize); 2] = [("README.md", 200), ("ARCHITECTURE.md", 120)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below `folder` that end in `extension`, but for what was built and what is hidden.
+/// All files below `folder` with this extension, without build output and hidden files.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
@@ -36,7 +36,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A path as a person would look for it.
+/// A path relative to the repository.
 fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
@@ -65,11 +65,11 @@ fn code(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Where GitHub lets a link to this heading lead: lower case, without punctuation and markup, with hyphens for spaces.
+/// GitHub's anchor for a heading: lower case, without punctuation and markup, with hyphens for spaces.
 fn anchor(heading: &str) -> String {
     let mut text = String::new();
     let mut rest = heading.trim();
-    // Of a link only its text counts.
+    // Only the text of a link counts.
     while let Some((before, after)) = rest.split_once("](") {
         text.push_str(before);
         rest = after.split_once(')').map_or("", |(_, rest)| rest);
@@ -79,7 +79,7 @@ fn anchor(heading: &str) -> String {
     kept.map(|it| if it == ' ' { '-' } else { it }).flat_map(char::to_lowercase).collect()
 }
 
-/// All anchors of a page. Headings that are alike are counted.
+/// All anchors of a page. Equal headings are numbered.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut anchors = BTreeSet::new();
@@ -127,7 +127,7 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(move |line| line.trim_start().split_once("fn ").and_then(|(_, rest)| name(rest)))
 }
 
-/// What stands in the last cell of a row of a table.
+/// The text of the last cell in a table's row.
 fn last_cell(row: &str) -> &str {
     row.trim_end().trim_end_matches('|').rsplit(" | ").next().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What the benchmarks share that measure the whole daemon.
+//! Shared by the benchmarks that measure the whole daemon.
 
 use clap::Parser;
 
@@ -11,8 +11,8 @@ pub struct Cargo {
     name: Option<String>,
 }
 
-/// The options of a benchmark, if it is to measure. `cargo test --all-targets` and `cargo bench -- --test` run benchmarks to
-/// see that they start, with any flags; `cargo bench NAME` runs every one with NAME and leaves it to each whether it is meant.
+/// The options of a benchmark, if it should measure. `cargo test --all-targets` and `cargo bench -- --test` only check
+/// that benchmarks start, with any flags; `cargo bench NAME` runs every one, and each checks whether it is meant.
 pub fn options<T: Parser>(benchmark: &str, cargo: impl Fn(&T) -> &Cargo) -> Option<T> {
     let has = |flag: &str| std::env::args().skip(1).any(|argument| argument == flag);
     if !has("--bench") || has("--test") {

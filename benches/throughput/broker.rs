@@ -1,4 +1,4 @@
-//! What the runner asks of RabbitMQ: fill a queue, count it, empty it.
+//! The runner's use of RabbitMQ: fill a queue, count it, empty it.
 
 use std::collections::VecDeque;
 
@@ -7,9 +7,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, PublisherConfirm};
 
-/// Bytes of a job: the size that the floor was first measured with.
+/// Bytes of a job: the size with which the floor was first measured.
 const BODY: usize = 300;
-/// Publishes that wait for their confirm at once: enough to keep the broker busy, few enough for its flow control.
+/// Publishes awaiting their confirm at a time: enough to keep the broker busy, few enough for its flow control.
 const UNCONFIRMED: usize = 1_000;
 
 /// The runner's own connection, apart from those of the clients it measures.

@@ -28,7 +28,7 @@ impl Kind {
         }
     }
 
-    /// Where its jobs wait.
+    /// The queue of its jobs.
     pub fn queue(self) -> String {
         match self {
             Self::Floor => floor::JOBS.to_owned(),
@@ -45,7 +45,7 @@ impl Kind {
     }
 }
 
-/// Where the clients find what they need.
+/// The clients' environment.
 pub struct Surroundings {
     pub broker: String,
     /// The broker's own process.
@@ -80,7 +80,7 @@ impl Client {
         fs::write(&config, daemon_config(&surroundings.broker, &surroundings.api, &listen))?;
         let log = File::create(daemon_log(&surroundings.folder))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
-        // Settings of whoever runs the benchmark are not to decide its figures.
+        // The user's own settings should not affect the figures.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("REVEILLE_") || name == "RUST_LOG" {
                 command.env_remove(name);
@@ -99,8 +99,8 @@ impl Client {
         Ok(Self { process, kind: Kind::Daemon, metrics: format!("http://{listen}/metrics") })
     }
 
-    /// Jobs that are over and done. Asked only once the queue of jobs is empty, so that asking costs the client, and
-    /// the daemon's page of metrics, next to nothing.
+    /// Jobs that have ended. Asked only once the queue of jobs is empty, so that the question costs the client, and the
+    /// daemon's page of metrics, next to nothing.
     ///
     /// The floor's are counted in its queue of outcomes, exactly, by the broker. Nothing on the broker counts the
     /// daemon's as exactly and as cheaply (a stream does not know its length to the message, and a quorum queue bound
@@ -116,7 +116,7 @@ impl Client {
     }
 }
 
-/// The sum of `reveille_jobs_total`, which may hold nothing but `started`: the stub knows no other answer.
+/// The sum of `reveille_jobs_total`, which may have only `started`: the stub has no other answer.
 fn started_jobs(page: &str) -> Result<u32> {
     let mut started = 0.0;
     for line in page.lines().filter(|line| line.starts_with("reveille_jobs_total{")) {
@@ -129,7 +129,7 @@ fn started_jobs(page: &str) -> Result<u32> {
 }
 
 fn daemon_config(broker: &str, api: &str, listen: &str) -> String {
-    // The rate and the burst are as good as none, all else is on and at its default.
+    // Rate and burst are practically unlimited, all else is on and at its default.
     format!(
         r#"[broker]
 url = "{broker}"
@@ -150,7 +150,7 @@ pub fn daemon_log(folder: &Path) -> PathBuf {
     folder.join("daemon.log")
 }
 
-/// Everything here is on loopback, so whoever needs a proxy for the rest of the world is not to have it in between.
+/// Everything here is on loopback, so the user's proxy must not be used.
 pub fn http() -> Result<reqwest::Client> {
     reqwest::Client::builder().no_proxy().build().context("setting up an HTTP client")
 }
@@ -160,7 +160,7 @@ fn free_address() -> Result<String> {
     Ok(listener.local_addr()?.to_string())
 }
 
-/// Makes every queue there is: the floor's here, the daemon's by the daemon, which is started and stopped for it.
+/// Declares every queue: the floor's here, the daemon's by the daemon, which is started and stopped for it.
 pub async fn declare_queues(kinds: &[Kind], surroundings: &Surroundings, broker: &Broker) -> Result<()> {
     broker.declare_quorum(floor::JOBS).await?;
     broker.declare_quorum(floor::OUTCOMES).await?;

@@ -1,5 +1,5 @@
-//! The floor: the least that can be called this work. lapin delivery → reqwest PUT → outcome with a broker confirm →
-//! ack, with none of what makes the daemon worth running: no signature, no limiter, no events, no metrics.
+//! The floor: the least that could do this work. lapin delivery → reqwest PUT → outcome with a publisher confirm → ack,
+//! and nothing else of the daemon: no signature, no limiter, no events, no metrics.
 //!
 //! Both of its queues are quorum queues, as the floor was defined when it was first measured. The daemon publishes its
 //! outcomes, `mandatory`, to a topic exchange with a stream bound to it instead. Measured in this floor, that changes

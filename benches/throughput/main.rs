@@ -1,8 +1,8 @@
-//! How much of the machine the daemon costs beside the least that could do its work.
+//! How much of the machine the daemon uses, compared with the least that could do its work.
 //!
-//! On a private RabbitMQ node and against a stub that answers every call at once, the [floor] and the real daemon work
-//! off the same number of jobs in turn. The broker, the stub and the client share the cores, so jobs/s mean little
-//! by themselves and less on a busy machine: read the ratios, and CPU before jobs/s.
+//! On a private RabbitMQ node and against a stub that answers every call at once, the [floor] and the real daemon
+//! process the same number of jobs alternately. The broker, the stub and the client share the cores, so jobs/s mean
+//! little by themselves and less on a busy machine: read the ratios, and CPU before jobs/s.
 //!
 //! `cargo bench --bench throughput -- [--jobs N] [--rounds N] [--backlog N] [--floor-only]`
 //!
@@ -33,7 +33,7 @@ use crate::common::Cargo;
 use crate::process::Process;
 use crate::report::Series;
 
-/// Ends the benchmark whatever hangs. A whole run takes about three minutes on two cores.
+/// Ends the benchmark if anything hangs. A whole run takes about three minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 #[derive(Parser)]
@@ -75,7 +75,7 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever started this process holds the other end, so it never outlives them.
+/// The parent process holds the other end, so this process never outlives it.
 fn end_with_stdin() {
     thread::spawn(|| {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
@@ -87,7 +87,7 @@ fn compare(options: &Options) -> Result<ExitCode> {
     rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
     let missed = tokio::runtime::Runtime::new()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        // Whichever comes first, dropping the run stops all that it started.
+        // Whichever ends first, dropping the run stops all that it started.
         tokio::select! {
             missed = run(options) => missed,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),

@@ -1,4 +1,4 @@
-//! One run: fill, start, wait for the last job, read what it took, stop, check that nothing came back.
+//! One run: fill, start, wait for the last job, read its usage, stop, check that nothing was requeued.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use crate::client::{self, Client, Kind, Surroundings};
 use crate::floor;
 use crate::usage;
 
-/// How often the queue is counted: the error of a time.
+/// How often the queue is counted: the error of a measured time.
 const POLL: Duration = Duration::from_millis(20);
-/// After its outcome a job has yet to be acked, and the broker to take the ack: waited for, not measured.
+/// After its outcome a job has yet to be acked: waited for, not measured.
 const LAST_ACKS: Duration = Duration::from_millis(300);
 /// A client slower than this is broken, and the run is given up.
 const SLOWEST_JOBS_PER_SECOND: u32 = 400;
@@ -42,7 +42,7 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
     let limit = Duration::from_secs(30) + Duration::from_secs(1) * (jobs / SLOWEST_JOBS_PER_SECOND);
     let launched = Instant::now();
     let cpu = || Ok::<_, anyhow::Error>((usage::cpu(pid)?, usage::cpu(surroundings.broker_pid)?));
-    // Time and CPU count from the last look at which no job was taken yet: connecting is not what is measured.
+    // Time and CPU count from the last check before the first job was consumed: connecting is not measured.
     let (mut began, mut cpu_before) = (Instant::now(), cpu()?);
     let elapsed = loop {
         client.process.check()?;
@@ -61,7 +61,7 @@ pub async fn measure(kind: Kind, jobs: u32, broker: &Broker, surroundings: &Surr
     let finished = client.finished(broker, &api).await?;
     ensure!(finished == jobs, "{finished} outcomes for {jobs} jobs");
     drop(client);
-    // Whatever was not acked is back in the queue now.
+    // Unacked jobs are back in the queue now.
     let returned = broker.ready(&queue).await?;
     ensure!(returned == 0, "{returned} of {jobs} jobs were never acked");
 

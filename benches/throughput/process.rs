@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 /// Longer than the daemon's default grace, so that it is never killed while it still stops gracefully.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Ended when dropped. Its standard input stays open until then, so that the node, the stub and the floor, which end
-/// with it, end even if the benchmark itself is killed; the daemon then ends for want of a broker.
+/// Terminated on drop. Its standard input stays open until then, so that the node, the stub and the floor, which end
+/// with it, end even if the benchmark itself is killed; the daemon then ends because its broker is gone.
 pub struct Process {
     name: &'static str,
     child: Child,
@@ -27,7 +27,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What stands behind `ready ` in the first line it prints: blocks until it prints or ends.
+    /// The text behind `ready ` in its first line of output: blocks until it prints that or ends.
     pub fn ready(&mut self) -> Result<String> {
         let output = self.child.stdout.as_mut().context("its output was not piped")?;
         let mut line = String::new();

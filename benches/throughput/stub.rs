@@ -1,5 +1,5 @@
-//! The stub: a server that answers every request 200 `{}` at once. A process of its own, so that its CPU time is not
-//! counted with the client's, and no HTTP library, so that it takes as little as possible of the cores all share.
+//! The stub: a server that answers every request 200 `{}` at once. It is a process of its own, so that its CPU time is
+//! not counted as the client's, without an HTTP library, so that it uses little of the shared cores.
 
 use std::io;
 
@@ -18,13 +18,13 @@ pub fn run() -> Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            // A client that goes away ends its connection, nothing else.
+            // A client that goes away ends only its own connection.
             tokio::spawn(async move { serve(&stream).await.ok() });
         }
     })
 }
 
-/// Requests of the start call have no body, so each ends with its headers; they are not read any further.
+/// Start calls have no body, so each ends with its headers; they are not parsed any further.
 async fn serve(stream: &TcpStream) -> io::Result<()> {
     let mut unread = Vec::with_capacity(2048);
     loop {

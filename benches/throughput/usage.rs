@@ -1,4 +1,4 @@
-//! What a child process has used so far, as Linux counts it.
+//! The resources a child process has used so far, from Linux' /proc.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ const TICKS_PER_SECOND: u64 = 100;
 /// CPU time of all threads, ended ones included, user and system.
 pub fn cpu(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
-    // The second field is the program's name in brackets, which may hold spaces: count from behind it.
+    // The second field is the program's name in brackets, which may contain spaces: count from behind it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| -> Result<u64> { Ok(fields.get(index).context("a short stat line")?.parse()?) };
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / TICKS_PER_SECOND))

@@ -1,4 +1,4 @@
-//! What came back from a call, or why nothing did.
+//! The answer to a call, or why there was none.
 
 use std::error::Error;
 use std::fmt;
@@ -10,83 +10,83 @@ use serde::Deserialize;
 
 use super::codes::{Codes, Meaning};
 use super::endpoint::Endpoint;
-use super::keep_alive::{self, Made};
+use super::keep_alive::{self, ConnectionId};
 
 /// Longest error message kept, in characters; the API's own are far shorter, a proxy's page is not.
 const MESSAGE_LIMIT: usize = 1024;
 /// Longest error code or request id kept, in characters.
 const CODE_LIMIT: usize = 128;
 
-/// An HTTP answer, read as far as a verdict needs it.
+/// An HTTP answer, parsed as far as verdicts need it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// `code` of the error body; `None` where the body is missing, cut off, or a proxy's HTML.
+    /// `code` of the error body; `None` if the body is missing, truncated, or a proxy's HTML.
     pub code: Option<String>,
     /// `message` of the error body.
     pub message: Option<String>,
-    /// Header `x-bce-request-id`, else `requestId` of the body: what Baidu's support asks for.
+    /// Header `x-bce-request-id`, else `requestId` of the body. Baidu's support asks for it.
     pub request_id: Option<String>,
-    /// Header `Retry-After`, in either of its forms.
+    /// Header `Retry-After`, as seconds or as a date.
     pub retry_after: Option<Duration>,
     /// Header `Date`: the server's clock.
     pub date: Option<Timestamp>,
-    /// Given by a proxy, a gateway or a captive portal in the API's place, as far as [`RequestId`] tells. It tells nothing
-    /// about the instance, the keys or the time.
+    /// Sent by a proxy, a gateway or a captive portal instead of the API, as far as [`RequestId`] shows. It says
+    /// nothing about the instance, the keys or the time.
     pub foreign: bool,
-    /// What the code means, by the lane's rules or the built-in table; `None` where the status decides.
+    /// What the code means, by the lane's rules or the built-in table; `None` if the status decides.
     pub meaning: Option<Meaning>,
 }
 
-/// How a lane's answers are read.
+/// How a lane's answers are parsed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Which answers are the API's.
+    /// Which answers count as the API's.
     pub request_id: RequestId,
     /// What their codes mean.
     pub codes: Codes,
 }
 
-/// Whether an answer has to carry a request id to count as the API's. Every answer of the API does, in the header
+/// Whether an answer needs a request id to count as the API's. Every answer of the API has one, in the header
 /// `x-bce-request-id` (<https://cloud.baidu.com/doc/BCC/s/Mjwvyo6bm-en>), and error bodies repeat it as `requestId`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RequestId {
     /// An answer without one, in header or body, is [`foreign`](Answer::foreign).
     #[default]
     Required,
-    /// A proxy on the way strips the header: only a body that is neither empty nor an object is foreign then.
+    /// A proxy on the way strips the header: then only a body that is neither empty nor an object is foreign.
     Optional,
 }
 
-/// A call that got no answer. The instance may have been started all the same, except where said.
+/// A call without an answer. The instance may have been started all the same, except where noted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
-    /// No connection came about, so nothing was asked of the API.
+    /// No connection was made, so no request was sent.
     #[error("no connection to the API: {0}")]
     Unreachable(String),
-    /// The server's certificate was refused: a matter of the endpoint or of an interceptor, not of one job.
+    /// The server's certificate was refused: a problem of the endpoint or of an interceptor, not of one job.
     #[error("the API's certificate was refused: {0}")]
     Tls(String),
-    /// The proxy before the API is at fault, or whatever answers like one. Says which, and what to do.
+    /// The proxy in front of the API is at fault. Names the proxy, and the remedy.
     #[error("{0}")]
     Proxy(String),
-    /// The time-out passed.
+    /// The timeout passed.
     #[error("the API did not answer in time")]
     TimedOut,
-    /// The connection broke after the request went out.
+    /// The connection broke after the request was sent.
     #[error("the connection to the API broke: {0}")]
     Broken(String),
-    /// The server closed a connection it had kept open, as the call went out over it. That is no fault of the API's nor of
-    /// the call, which is to be made once more, over a [`fresh`](super::Client::fresh) connection.
+    /// The server closed a kept connection as the call was sent over it. That is neither the API's nor the call's
+    /// fault, and the call should be repeated over a [`fresh`](super::Client::fresh) connection.
     #[error("the API closed a connection as a call went out over it: {why}")]
     Stale {
-        /// What ended the call.
+        /// The error that ended the call.
         why: String,
-        /// Not where it could not be written to its end.
+        /// `false` if the request could not be written to its end.
         may_have_been_carried_out: bool,
     },
-    /// The keys have expired, so nothing was sent. Says which, since when, and what to do.
+    /// The keys have expired, so nothing was sent. Names the key, since when, and the remedy.
     #[error("{0}")]
     NoKeys(String),
 }
@@ -107,9 +107,9 @@ impl NoAnswer {
 }
 
 impl NoAnswer {
-    /// `made`: the connection that was made for the call.
-    pub(super) fn of(error: reqwest::Error, made: Option<Made>, endpoint: &Endpoint) -> Self {
-        // The URL would only repeat what the job says already.
+    /// `opened`: the connection that was opened for the call.
+    pub(super) fn of(error: reqwest::Error, opened: Option<ConnectionId>, endpoint: &Endpoint) -> Self {
+        // The URL would only repeat the job's instance.
         let error = error.without_url();
         let chain = causes(&error);
         if error.is_connect() {
@@ -124,7 +124,7 @@ impl NoAnswer {
         if error.is_timeout() {
             return Self::TimedOut;
         }
-        match keep_alive::closed(&chain).filter(|_| keep_alive::was_reused(&chain, made)) {
+        match keep_alive::closed(&chain).filter(|_| keep_alive::was_reused(&chain, opened)) {
             Some(may_have_been_carried_out) => Self::Stale { why: deepest(&chain), may_have_been_carried_out },
             None => Self::Broken(deepest(&chain)),
         }
@@ -136,12 +136,12 @@ fn causes(error: &reqwest::Error) -> Vec<&(dyn Error + 'static)> {
     std::iter::successors(Some(outermost), |error| (*error).source()).collect()
 }
 
-/// The innermost cause is the one that says what happened; those around it say "error sending request".
+/// The innermost cause says what happened; those around it say "error sending request".
 fn deepest(chain: &[&(dyn Error + 'static)]) -> String {
     chain.last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// An `io::Error` shows the cause of what is in it, not what is in it: and here one is in another.
+/// `io::Error::source` skips the error inside and returns that one's cause; here one `io::Error` is in another.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     error.is::<rustls::Error>()
         || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_tls(inner))
@@ -165,7 +165,7 @@ struct ErrorBody {
     message: Option<String>,
 }
 
-/// All that is read of a success here.
+/// The part of a success body that is read here.
 #[derive(Deserialize)]
 struct SuccessBody {
     #[serde(rename = "requestId")]
@@ -178,7 +178,7 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
-    /// Reads status, headers and body. A body that is no error object leaves the fields it would have given empty.
+    /// Parses status, headers and body. If the body is no error object, its fields stay empty.
     pub fn read(status: u16, header: impl Fn(&str) -> Option<String>, body: &[u8], by: &Reading) -> Self {
         let id_of_header = header("x-bce-request-id").filter(|id| !id.is_empty());
         let (id_of_body, code, message) = if !(200..300).contains(&status) {
@@ -211,7 +211,7 @@ impl Answer {
     }
 }
 
-/// Seconds, or a date: the latter is counted from the server's own clock where it told it.
+/// Seconds, or a date, which is relative to the server's own clock if that is known.
 fn retry_after(value: &str, server_time: Option<Timestamp>) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));

@@ -1,7 +1,7 @@
-//! The calls there are.
+//! The calls of the API.
 //!
-//! A list of states that could not be read as a whole tells nothing of any instance: in one that could be, an instance
-//! that is absent does not exist. Lists are read to 1 MiB, 10 KiB for each of the hundred instances they can name.
+//! A list of states that could not be read as a whole says nothing of any instance; in a complete one, an absent
+//! instance does not exist. Lists are read up to 1 MiB: 10 KiB for each of the hundred instances they can name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,17 +13,17 @@ use super::answer::{Answer, NoAnswer};
 use super::client::{Body, Client, Request};
 use super::instance::{InstanceId, InstanceState};
 
-/// The most instances that one call may name; the API refuses more, and none
+/// Most instances per call; the API refuses a call with more, as a whole
 /// (<https://cloud.baidu.com/doc/BCC/s/4koffviai>, <https://cloud.baidu.com/doc/BCC/s/Zkyb0d4cj>).
 pub const MOST_IDS: usize = 100;
 
-/// For answers about one instance, or none: errors are a few hundred bytes, a describe a few thousand.
+/// Limit for answers about one instance, in bytes: errors have a few hundred, a describe a few thousand.
 const ONE: usize = 64 * 1024;
-/// For a list of [`MOST_IDS`] instances: 10 KiB for each, several times what one with many disks and tags takes. More
-/// would let an API gone mad fill the memory: this times the calls in flight is what it can have.
+/// Limit for a list of [`MOST_IDS`] instances: 10 KiB each, several times the size of one with many disks and tags.
+/// With the calls in flight, this bounds the memory that a broken API can use.
 const MANY: usize = 1024 * 1024;
 
-/// The calls this client makes, by the names they have in metrics.
+/// The calls this client makes, by their names in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// `PUT /v2/instance/{id}?start`
@@ -59,10 +59,10 @@ struct Shown {
 }
 
 impl Client {
-    /// Asks the API to start `instance`. A 2xx means it was stopped and is starting now.
+    /// Starts `instance`. A 2xx means that it was stopped and is starting now.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`], if there was none.
     pub async fn start(&self, instance: &InstanceId) -> Result<Answer, NoAnswer> {
         let path = format!("/v2/instance/{instance}");
         let query = Some(("start", ""));
@@ -74,7 +74,7 @@ impl Client {
     /// Asks for the state of `instance`; `None` beside a 2xx whose body could not be read.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`], if there was none.
     pub async fn describe(&self, instance: &InstanceId) -> Result<(Answer, Option<InstanceState>), NoAnswer> {
         #[derive(Deserialize)]
         struct Described {
@@ -88,11 +88,11 @@ impl Client {
         Ok((answer, described.map(|described| InstanceState::parse(&described.instance.status))))
     }
 
-    /// The cheapest list there is, which tells whether keys, clock, endpoint and network are good. A 2xx that is not
-    /// [`foreign`](Answer::foreign) says that they are.
+    /// The cheapest list, to learn whether keys, clock, endpoint and network are good: a 2xx that is not
+    /// [`foreign`](Answer::foreign) shows that they are.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`], if there was none.
     pub async fn probe(&self) -> Result<Answer, NoAnswer> {
         let query = Some(("maxKeys", "1"));
         let request = Request {
@@ -106,11 +106,11 @@ impl Client {
         self.send(request).await.map(|(answer, _)| answer)
     }
 
-    /// Asks for the states of up to [`MOST_IDS`] instances. The API leaves out those it does not know, so they are
-    /// absent from the map; `None` where the body could not be read as a whole, which tells nothing of anybody.
+    /// Asks for the states of up to [`MOST_IDS`] instances. The API leaves out unknown ones, so they are absent from
+    /// the map; `None` if the body could not be read as a whole, which says nothing of any instance.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`], if there was none.
     pub async fn states(
         &self,
         instances: &[InstanceId],
@@ -128,12 +128,12 @@ impl Client {
         Ok((answer, states))
     }
 
-    /// Asks the API to start up to [`MOST_IDS`] instances. It documents that it starts all of them or, with a 409 that
-    /// names none, not one; but a 2xx can name some that failed, without a reason. These are returned; `None` where the
-    /// body could not be read, so that any may have failed. What they have come to, [`Client::states`] tells.
+    /// Starts up to [`MOST_IDS`] instances. By its documentation the API starts all of them or, with a 409 that names
+    /// none, not one; but a 2xx can name some that failed, without a reason. Those are returned; `None` if the body
+    /// could not be read, so that any may have failed. [`Client::states`] shows their state.
     ///
     /// # Errors
-    /// [`NoAnswer`] where none came.
+    /// [`NoAnswer`], if there was none.
     pub async fn start_batch(&self, instances: &[InstanceId]) -> Result<(Answer, Option<Vec<InstanceId>>), NoAnswer> {
         let request = Request {
             method: Method::PUT,
@@ -149,7 +149,7 @@ impl Client {
     }
 }
 
-/// Whether the API itself has told what was asked for.
+/// Whether the API itself answered, with success.
 fn is_told(answer: &Answer) -> bool {
     answer.is_success() && !answer.foreign
 }
@@ -163,7 +163,7 @@ fn states(instances: &[InstanceId], body: &Body) -> Option<HashMap<InstanceId, I
     #[derive(Deserialize)]
     struct List {
         instances: Vec<Shown>,
-        /// There is more on another page: then who is absent here need not be gone.
+        /// There is another page, so an instance that is absent here may exist.
         #[serde(rename = "isTruncated", default)]
         is_truncated: bool,
     }

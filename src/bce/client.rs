@@ -1,12 +1,12 @@
-//! The signed HTTP client of one account in one region: how a call is made. Which there are, `calls.rs` knows.
+//! The signed HTTP client of one account in one region: how calls are sent. `calls.rs` has the calls.
 //!
-//! An API that cannot be reached is told to be checked only as long as it has never answered ([`Client::was_answered`]):
-//! it is an outage either way, and an API that has answered before is right where it is.
+//! The advice to check the endpoint is given only while the API has never answered ([`Client::was_answered`]): an
+//! unreachable API is an outage either way, and one that has answered before is at the right address.
 //!
-//! The expiry of keys is judged by the API's clock, and by both clocks for a probe. Else an answer with a date far ahead
-//! would be the last one, since nothing is sent whose answer could correct it. Our own clock, where it is ahead by more
-//! than temporary keys have left, still makes no call until new keys are there: that is said, and better than calls that
-//! must fail.
+//! The expiry of keys is judged by the API's clock, and for a probe by both clocks. Otherwise an answer with a date far
+//! ahead would be the last one, since no request would be sent whose answer could correct it. If our own clock is ahead
+//! by more than temporary keys have left, no call is made until new keys are there: that is logged, and better than
+//! calls that must fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,16 +24,16 @@ use super::answer::{Answer, NoAnswer, Reading};
 use super::clock::Clock;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::keep_alive::{self, Made};
+use super::keep_alive::{self, ConnectionId};
 use super::sign::{self, SignedHeaders};
 use super::tls;
 
 /// What the official SDKs send with a body.
 const JSON: &str = "application/json;charset=utf-8";
-/// The offset of the clock is followed in silence where it moves by fewer seconds than this, as clocks drift.
+/// Changes of the clock's offset by fewer seconds than this are not logged: clocks drift.
 const WORTH_TELLING: u64 = 60;
 
-/// How long a call may take.
+/// Timeouts of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// For the connection, TLS included.
@@ -42,8 +42,8 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// Signs and sends. Keeps connections alive, unless it is a [`fresh`](Client::fresh) one; follows no redirect, so no
-/// signature ever reaches another host.
+/// Signs and sends requests. Keeps connections alive, unless it is a [`fresh`](Client::fresh) one; follows no redirect,
+/// so no signature ever reaches another host.
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -55,53 +55,53 @@ pub struct Client {
 #[derive(Debug)]
 struct Account {
     endpoint: Endpoint,
-    /// Replaced as a whole: a request takes what is here once, and has no half of it old.
+    /// Replaced as a whole, so no request mixes old and new keys.
     credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
-    /// Keeps no connection.
+    /// Keeps no connections.
     fresh: reqwest::Client,
     /// The API has answered a call.
     was_answered: AtomicBool,
 }
 
-/// The status by which a proxy asks who calls. The API has no such answer.
+/// The status with which a proxy asks for a login. The API never answers with it.
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// A request before it is signed.
 pub(super) struct Request<'a> {
     pub method: Method,
     pub path: &'a str,
-    /// One parameter, which needs no percent-encoding; an action such as `start` has an empty value.
+    /// One parameter that needs no percent-encoding; an action such as `start` has an empty value.
     pub query: Option<(&'static str, &'static str)>,
     /// JSON. It is not signed: bce-auth-v1 has no payload hash.
     pub body: Option<Vec<u8>>,
     /// No answer is read beyond this many bytes.
     pub limit: usize,
-    /// It is sent although the keys have expired by the API's clock, unless they have by ours too.
+    /// It is sent even if the keys have expired by the API's clock, unless they have by ours too.
     pub asks_for_the_time: bool,
 }
 
 /// The body of an answer.
 pub(super) struct Body {
     pub bytes: Vec<u8>,
-    /// Neither cut off at the limit nor broken off on the way.
+    /// Neither truncated at the limit nor broken off.
     pub whole: bool,
 }
 
-/// No client for an endpoint.
+/// Why no client could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// There is no TLS, for instance without any trusted root certificate on the machine.
+    /// TLS could not be set up, for instance because the machine trusts no root certificate.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
-    /// The HTTP client could not be built, or its proxy.
+    /// The HTTP client or its proxy could not be built.
     #[error(transparent)]
     Http(#[from] reqwest::Error),
 }
 
 impl Client {
-    /// A client for `endpoint`, through the proxy that it names and no other. It keeps up to `connections` idle connections, each
-    /// for [`keep_alive::LONGEST_IDLE`].
+    /// A client for `endpoint`, through the proxy that it names and no other. It keeps up to `connections` idle
+    /// connections, each for [`keep_alive::LONGEST_IDLE`].
     ///
     /// # Errors
     /// [`ClientError`].
@@ -122,13 +122,13 @@ impl Client {
         Ok(Self { http, account, reading: Reading::default() })
     }
 
-    /// The client that reads answers in another way than the usual one.
+    /// The client with another [`Reading`] of answers.
     #[must_use]
     pub fn with_reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
     }
 
-    /// The same, but that it makes a connection for each call: what it is told is not due to an old one.
+    /// The same, but with a new connection for each call: its results are not due to an old connection.
     pub fn fresh(&self) -> Self {
         let (http, account, reading) = (self.account.fresh.clone(), self.account.clone(), self.reading.clone());
         Self { http, account, reading }
@@ -139,7 +139,7 @@ impl Client {
         self.account.credentials.borrow().clone()
     }
 
-    /// Puts `credentials` in force for every request from now on. Returns whether they are other ones.
+    /// Uses `credentials` for every request from now on. Returns whether they differ from the present ones.
     pub fn replace_credentials(&self, credentials: Credentials) -> bool {
         self.account.credentials.send_if_modified(|present| {
             let other = **present != credentials;
@@ -150,12 +150,12 @@ impl Client {
         })
     }
 
-    /// Tells when keys are replaced: await `changed()`.
+    /// Notifies when keys are replaced: await `changed()`.
     pub fn keys_changed(&self) -> watch::Receiver<Arc<Credentials>> {
         self.account.credentials.subscribe()
     }
 
-    /// The API's clock minus ours, in seconds, as far as its answers told.
+    /// The API's clock minus ours, in seconds, as learned from its answers.
     pub fn clock_offset(&self) -> i64 {
         self.account.clock.offset()
     }
@@ -165,18 +165,18 @@ impl Client {
         self.account.credentials.borrow().expired(self.account.clock.now())
     }
 
-    /// Whether the API has answered any call yet. Before, it may not be there at all.
+    /// Whether the API has answered any call yet. Before that, it may not exist at this address.
     pub fn was_answered(&self) -> bool {
         self.account.was_answered.load(Ordering::Relaxed)
     }
 
-    /// Signs and sends `request`, and learns from the answer what time it is.
+    /// Signs and sends `request`, and learns the time from the answer.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<(Answer, Body), NoAnswer> {
         let limit = request.limit;
         let request = self.sign(request, &self.credentials())?;
         let sent = Instant::now();
-        let (response, made) = keep_alive::watched(request.send()).await;
-        let response = response.map_err(|error| self.no_answer(error, made))?;
+        let (response, opened) = keep_alive::watched(request.send()).await;
+        let response = response.map_err(|error| self.no_answer(error, opened))?;
         let (received, round_trip) = (Timestamp::now(), sent.elapsed());
         let status = response.status().as_u16();
         if status == PROXY_AUTHENTICATION_REQUIRED {
@@ -192,10 +192,10 @@ impl Client {
         Ok((answer, body))
     }
 
-    /// Why there was no answer; where there never was one, with what to check.
-    fn no_answer(&self, error: reqwest::Error, made: Option<Made>) -> NoAnswer {
+    /// Why there was no answer; with what to check, if there never was one.
+    fn no_answer(&self, error: reqwest::Error, opened: Option<ConnectionId>) -> NoAnswer {
         let endpoint = &self.account.endpoint;
-        match NoAnswer::of(error, made, endpoint) {
+        match NoAnswer::of(error, opened, endpoint) {
             NoAnswer::Unreachable(why) if !self.was_answered() => {
                 let proxy = endpoint.proxy().map(|proxy| format!(", and {}", proxy.variable())).unwrap_or_default();
                 NoAnswer::Unreachable(format!("{why}; it has never answered so far: check region or endpoint{proxy}"))
@@ -208,7 +208,7 @@ impl Client {
         let now = self.account.clock.now();
         if let Some(expires_at) = credentials.expires_at.filter(|_| credentials.expired(now)) {
             let by_ours = credentials.expired(Timestamp::now());
-            // Where only the API's clock has it so, as its answers told, another answer has to tell whether that is right.
+            // If the keys have expired only by the API's clock, another answer has to show whether that clock is right.
             if by_ours || !request.asks_for_the_time {
                 let id = &credentials.access_key_id;
                 let clock = if by_ours {
@@ -279,11 +279,11 @@ impl Client {
 fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, ClientError> {
     let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::config()?)
-        // The environment was read by us.
+        // We have read the environment ourselves.
         .no_proxy()
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
-        // A retry inside the client would be an attempt nobody counted and no limiter saw.
+        // A retry inside the client would be an uncounted attempt, past the limiter.
         .retry(reqwest::retry::never())
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.total)
@@ -295,7 +295,7 @@ fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, Cli
     })
 }
 
-/// A header that libraries leave out of what they log.
+/// A header value that libraries leave out of their logs.
 fn sensitive(value: &str) -> Result<HeaderValue, NoAnswer> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| NoAnswer::NoKeys("the keys are not plain ASCII: check the lane's credentials".to_owned()))?;
@@ -303,7 +303,7 @@ fn sensitive(value: &str) -> Result<HeaderValue, NoAnswer> {
     Ok(value)
 }
 
-/// Reads up to `limit`. The status has come, so a body that breaks off or is late is just a shorter one.
+/// Reads up to `limit`. The status has arrived, so a body that breaks off or is late is just shorter.
 async fn read_body(mut response: Response, limit: usize) -> Body {
     let mut bytes = Vec::new();
     loop {

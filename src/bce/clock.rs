@@ -1,10 +1,9 @@
-//! The API's clock, by which signatures are judged, as far as its answers tell it.
+//! The API's clock, by which signatures are judged, as learned from its answers.
 //!
-//! It is learned from every answer of the API's own, not only when the API refuses one, so that drift never comes to that.
-//! A `Date` moves the offset by 2 s or more, and by more than half of the call's round trip, or not at all: it has whole
-//! seconds, and was written at any time in between. A `Date` more than a day from our own clock is not believed. A day is
-//! more than any time zone mistaken for another; a party that can forge a `Date` would get signatures that are good at a
-//! time of its choosing.
+//! Every answer of the API teaches it, not only a refusal, so that drift never leads to one. A `Date` changes the
+//! offset only by 2 s or more, and by more than half of the call's round trip: it has whole seconds, and was written at
+//! any time in between. A `Date` more than a day from our own clock is ignored. A day is more than any confusion of
+//! time zones; a party that can forge a `Date` would get signatures that are valid at a time of its choice.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -13,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// `Date` has whole seconds, so a difference below this may be none.
 const HYSTERESIS_MILLIS: i64 = 2_000;
-/// A `Date` further from our clock is not believed: a day is more than any time zone mistaken for another. Whoever could
-/// forge it would get signatures that are good at a time of his choosing.
+/// A `Date` further from our clock is ignored: a day is more than any confusion of time zones. A party that could forge
+/// one would get signatures that are valid at a time of its choice.
 const FURTHEST_MILLIS: i64 = 24 * 60 * 60 * 1_000;
 
 /// How far the API's clock is ahead of ours.
@@ -31,25 +30,25 @@ impl Clock {
         ours.checked_add(SignedDuration::from_secs(self.offset())).unwrap_or(ours)
     }
 
-    /// The API's clock minus ours, in seconds; zero until an answer tells otherwise.
+    /// The API's clock minus ours, in seconds; zero until an answer shows otherwise.
     pub fn offset(&self) -> i64 {
         self.offset.load(Ordering::Relaxed)
     }
 
-    /// Learns from an answer's `Date`. Returns by how many seconds the offset moved, where it did.
+    /// Learns from an answer's `Date`. Returns by how many seconds the offset changed, if it did.
     ///
-    /// `received` is when the answer came by our clock, `round_trip` how long it was waited for: the answer was dated
-    /// some time within that.
+    /// `received` is when the answer came by our clock, `round_trip` how long that took: the answer was dated some time
+    /// within that.
     pub fn learn(&self, date: Timestamp, received: Timestamp, round_trip: Duration) -> Option<i64> {
         let before = self.offset();
         let after = corrected(before, date, received, round_trip)?;
-        // Where another answer was faster, that one has moved it.
+        // If a concurrent answer was faster, that one has changed it.
         self.offset.compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         Some(after - before)
     }
 }
 
-/// The offset that an answer tells, in seconds, where it differs from `offset` by more than the answer leaves open.
+/// The offset that an answer shows, in seconds, if it differs from `offset` by more than the uncertainty.
 fn corrected(offset: i64, date: Timestamp, received: Timestamp, round_trip: Duration) -> Option<i64> {
     let one_way = i64::try_from(round_trip.as_millis() / 2).ok()?;
     // On average a Date is half a second older than it says.
@@ -64,8 +63,8 @@ mod tests {
 
     const FAST: Duration = Duration::from_millis(20);
 
-    /// What is made of an offset of `offset` seconds when an answer comes that the server dated `ahead` milliseconds
-    /// ahead of our clock.
+    /// The new offset, from `offset` seconds, after an answer that the server dated `ahead` milliseconds ahead of our
+    /// clock.
     fn after(offset: i64, ahead: i64, round_trip: Duration) -> Option<i64> {
         let received = Timestamp::from_millisecond(1_795_000_000_250).unwrap();
         let date = Timestamp::from_second((received.as_millisecond() + ahead).div_euclid(1_000)).unwrap();
@@ -94,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_slow_answer_tells_less() {
-        // Dated at any time of the ten seconds it took.
+        // Dated at any time within the ten seconds it took.
         for ahead in [-10_000, -5_000, 0] {
             assert_eq!(after(0, ahead, Duration::from_secs(10)), None, "{ahead}");
         }

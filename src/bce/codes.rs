@@ -1,54 +1,54 @@
-//! What an error code means: by rules of the configuration, and by a table of codes that are known or likely.
+//! Meanings of error codes: by rules of the configuration, and by a table of known and likely codes.
 //!
 //! BCC documents no code for "out of stock", "balance too low" or throttling on a start
-//! (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>, <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0>). So the table guesses by the words
-//! that such codes have elsewhere, and a rule is for the real one, once it is known. A code that nothing matches is its job's own
-//! matter.
+//! (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>, <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0>). So the table guesses
+//! by the words that such codes have elsewhere, and a rule can name the real one, once it is known. A code without a
+//! match concerns its job only.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What becomes of a call that is answered with a code.
+/// What an answer with a code means for its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// It may go well the next time: counted as an attempt.
+    /// A retry may succeed: counted as an attempt.
     Retry,
-    /// There is no machine to be had just now: tried again slowly, and at last failed with this reason.
+    /// No capacity at present: retried slowly, and finally failed with this reason.
     NoCapacity(Word),
-    /// Too many calls.
+    /// Throttled.
     Throttled,
-    /// It will not get better: failed with this reason.
+    /// A retry cannot help: failed with this reason.
     Failed(Word),
-    /// Every call will be answered so: the lane pauses.
+    /// Every call will get this answer: the lane pauses.
     LaneFault(AtFault),
 }
 
-/// What is at fault where every call is answered so.
+/// The cause if every call gets the same answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtFault {
     /// The keys, or what was signed with them.
     Keys,
     /// The account is not open for BCC.
     NotOpened,
-    /// The account can start nothing, as a guess or a rule has it.
+    /// The account can start nothing, by a guess or a rule.
     Account,
     /// The endpoint.
     Endpoint,
 }
 
-/// A reason as events and metrics have it: 1 to 40 of `a-z 0-9 _`. Kept for the life of the process, so make one only of what is
-/// bounded: of the configuration, or of events that bear a lane's seal.
+/// A reason as in events and metrics: 1 to 40 of `a-z 0-9 _`. Never freed, so create them only from bounded sources:
+/// the configuration, and events that bear a lane's seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Word(&'static str);
 
 /// Longest word, in bytes.
 const WORD_LIMIT: usize = 40;
-/// Each word once, however often it is read.
+/// Each word once, however often it is parsed.
 static WORDS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
 impl Word {
-    /// `None` where `text` is no word.
+    /// `None` if `text` is no word.
     pub fn parse(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         if text.is_empty() || text.len() > WORD_LIMIT || !text.bytes().all(plain) || text.starts_with('_') {
@@ -75,16 +75,16 @@ impl fmt::Display for Word {
     }
 }
 
-/// A code, or what codes look like: `*` stands for any text, and letters are taken for the same in upper and lower case, since
-/// it is not published how such a code is written.
+/// An error code, or a pattern of codes: `*` stands for any text, and case is ignored, since the spelling of such codes
+/// is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
-/// Longest pattern, in bytes: no more of a code is kept.
+/// Longest pattern, in bytes: codes are truncated to that.
 const PATTERN_LIMIT: usize = 128;
 
 impl Pattern {
-    /// `None` where `text` is no pattern: empty, too long, with other characters than a code has, or with none but `*`.
+    /// `None` if `text` is no pattern: empty, too long, with characters that codes do not have, or nothing but `*`.
     pub fn parse(text: &str) -> Option<Self> {
         let of_codes = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:*".contains(&byte);
         let says_something = text.bytes().any(|byte| byte.is_ascii_alphanumeric());
@@ -96,7 +96,7 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether it is one of the codes that no rule can give another meaning.
+    /// Whether it is one of the codes whose meaning no rule can change.
     pub fn is_fixed(&self) -> bool {
         is_fixed(&self.0)
     }
@@ -105,23 +105,23 @@ impl Pattern {
 /// One `[[answer]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The codes it is for.
+    /// The codes it applies to.
     pub code: Pattern,
-    /// What they mean.
+    /// Their meaning.
     pub meaning: Meaning,
 }
 
-/// What codes mean to a lane: by the first rule that matches, else by the built-in table.
+/// The meanings of codes for a lane: by the first rule that matches, else by the built-in table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Codes(Arc<[Rule]>);
 
 impl Codes {
-    /// `rules` in the order in which they are asked: a lane's own before those of all lanes.
+    /// `rules` in order of precedence: a lane's own before those of all lanes.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
         Self(rules.into_iter().collect())
     }
 
-    /// The reasons that rules give, one of each rule that gives any.
+    /// The reasons in the rules, one for each rule that has one.
     pub fn reasons(&self) -> Vec<Word> {
         let of_rule = |rule: &Rule| match rule.meaning {
             Meaning::NoCapacity(word) | Meaning::Failed(word) => Some(word),
@@ -130,7 +130,7 @@ impl Codes {
         self.0.iter().filter_map(of_rule).collect()
     }
 
-    /// What `code` means in an answer of this HTTP status; `None` where the status decides.
+    /// The meaning of `code` in an answer with this HTTP status; `None` if the status decides.
     pub fn meaning(&self, status: u16, code: &str) -> Option<Meaning> {
         if !(400..600).contains(&status) || is_fixed(code) {
             return None;
@@ -140,8 +140,8 @@ impl Codes {
     }
 }
 
-/// Codes with a meaning of their own that rules cannot change: 409s that are read by the instance's state, and the one that has the
-/// clock corrected.
+/// Codes whose meaning rules cannot change: 409s that are judged by the instance's state, and the one that corrects the
+/// clock.
 const FIXED: [&str; 4] = [
     "Instance.StartInstanceOperationForbidden",
     "Instance.StartInstanceWhenCreating",
@@ -153,30 +153,30 @@ fn is_fixed(code: &str) -> bool {
     FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(code))
 }
 
-/// The keys or their signature are at fault (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>; the last two were seen in reports on
-/// the SDKs, such as <https://github.com/baidubce/bce-sdk-go/issues/104>).
+/// The keys or their signature are at fault (<https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc>; the last two are from
+/// reports on the SDKs, such as <https://github.com/baidubce/bce-sdk-go/issues/104>).
 const OF_KEYS: [&str; 5] =
     ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidHTTPAuthHeader", "IamSignatureInvalid", "AuthError"];
 
 const NO_CAPACITY: Meaning = Meaning::NoCapacity(Word("no_capacity"));
 
-/// Codes in the order in which they are asked.
+/// Codes in order of precedence.
 const BUILT_IN: [(&str, Meaning); 27] = [
-    // Known: documented by Baidu for other services (cloud.baidu.com/doc/AIGC_SEC/s/llvyoiys7, …/doc/AIHC/s/kmbknv7gq), as the
-    // account not opened for the service, and the version in the path.
+    // Known: documented by Baidu for other services (cloud.baidu.com/doc/AIGC_SEC/s/llvyoiys7, …/doc/AIHC/s/kmbknv7gq):
+    // the account is not open for the service, and the version in the path.
     ("OptInRequired", Meaning::LaneFault(AtFault::NotOpened)),
     ("InvalidVersion", Meaning::LaneFault(AtFault::Endpoint)),
-    // Known from Baidu's Terraform provider, which repeats BCC calls on it until its time-out (resource_baiducloud_instance.go).
+    // Known from Baidu's Terraform provider, which retries BCC calls on it (resource_baiducloud_instance.go).
     ("OperationDenied", Meaning::Retry),
-    // Likely: none is published for BCC. Baidu's and like gateways use these beside a status other than 429.
+    // Likely: none is published for BCC. Baidu's and similar gateways use these with statuses other than 429.
     ("RequestLimitExceeded", Meaning::Throttled),
     ("RequestRateLimitExceeded", Meaning::Throttled),
     ("Throttling", Meaning::Throttled),
     ("Throttling.*", Meaning::Throttled),
     ("TooManyRequests", Meaning::Throttled),
     ("SlowDown", Meaning::Throttled),
-    // Likely: no machine of the kind is left, by the words of other clouds: OperationDenied.NoStock and NoInstanceStock (Alibaba),
-    // ResourceInsufficient and ResourcesSoldOut (Tencent), InsufficientInstanceCapacity (AWS).
+    // Likely: no machine of the type is left, by codes of other clouds: OperationDenied.NoStock and NoInstanceStock
+    // (Alibaba), ResourceInsufficient and ResourcesSoldOut (Tencent), InsufficientInstanceCapacity (AWS).
     ("*NoStock*", NO_CAPACITY),
     ("*OutOfStock*", NO_CAPACITY),
     ("*InstanceStock*", NO_CAPACITY),
@@ -189,11 +189,11 @@ const BUILT_IN: [(&str, Meaning); 27] = [
     ("*ResourceInsufficient*", NO_CAPACITY),
     ("*InsufficientResource*", NO_CAPACITY),
     ("*ResourceNotEnough*", NO_CAPACITY),
-    // Likely: a quota of instances or cores is used up. It is free again as others stop, or as somebody raises it.
+    // Likely: a quota of instances or cores is used up. It is free again as others stop, or once it is raised.
     ("*QuotaExceed*", NO_CAPACITY),
     ("*ExceedQuota*", NO_CAPACITY),
-    // Likely: the account cannot pay, by the words of other clouds: PAY.INSUFFICIENT_BALANCE (Alibaba), BalanceNotEnough,
-    // AccountArrears. What speaks of an instance that is overdue is no fault of the lane, and not meant.
+    // Likely: the account cannot pay, by codes of other clouds: PAY.INSUFFICIENT_BALANCE (Alibaba), BalanceNotEnough,
+    // AccountArrears. Codes about an overdue instance are no fault of the lane, and not included.
     ("*Insufficient*Balance*", Meaning::LaneFault(AtFault::Account)),
     ("*Balance*Insufficient*", Meaning::LaneFault(AtFault::Account)),
     ("*BalanceNotEnough*", Meaning::LaneFault(AtFault::Account)),
@@ -207,19 +207,19 @@ fn built_in(status: u16, code: &str) -> Option<Meaning> {
     let fits = match meaning {
         // A 409 is about the instance, and a 5xx about the API.
         Meaning::LaneFault(_) => status != 409 && status != 429 && status < 500,
-        // That is what a 429 means, and a 5xx is tried again anyway.
+        // A 429 means throttling, and a 5xx is retried anyway.
         Meaning::Retry | Meaning::NoCapacity(_) | Meaning::Failed(_) => status != 429,
         Meaning::Throttled => true,
     };
     fits.then_some(meaning)
 }
 
-/// Whether a pattern is for a code. Where a `*` took too little, it takes one byte more and the rest is tried anew, so it takes
-/// no more steps than the pattern's length times the code's.
+/// Whether a pattern matches a code. If a `*` matched too little, it takes one more byte and the rest is tried again,
+/// so it takes at most the pattern's length times the code's in steps.
 fn matches(pattern: &str, code: &str) -> bool {
     let (pattern, code) = (pattern.as_bytes(), code.as_bytes());
     let (mut in_pattern, mut in_code) = (0, 0);
-    // Behind the last `*`, and what of the code it has left to the rest.
+    // The position behind the last `*`, and where the code goes on for it.
     let mut star: Option<(usize, usize)> = None;
     while let Some(byte) = code.get(in_code) {
         match pattern.get(in_pattern) {
@@ -274,7 +274,7 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, code), is_for, "{pattern} {code}");
         }
-        // No code makes it take long.
+        // No code makes it slow.
         assert!(!matches(&"*a".repeat(63), &"a".repeat(62)));
     }
 

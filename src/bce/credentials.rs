@@ -1,4 +1,4 @@
-//! Keys: where they come from, and how they are kept from being seen.
+//! Keys: where they come from, and how they stay hidden.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use crate::file::{self, LARGEST_SECRET};
 /// A pair of keys and, for temporary ones (STS), their session token. Secrets do not print and are wiped on drop.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    /// Names the key; it goes over the wire in clear and is no secret.
+    /// Names the key. It is sent in clear and is no secret.
     pub access_key_id: String,
-    /// Signs.
+    /// Signs requests.
     pub secret_access_key: SecretString,
-    /// Goes into `x-bce-security-token`.
+    /// Sent as `x-bce-security-token`.
     pub session_token: Option<SecretString>,
-    /// When temporary keys end, by the API's clock. `None` where they do not, or nobody said when.
+    /// When temporary keys expire, by the API's clock. `None` if they do not, or the time is not given.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -71,7 +71,7 @@ pub enum CredentialError {
     },
 }
 
-/// A file as it stands.
+/// The contents of a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -100,7 +100,7 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Credent
     let required = |name: &'static str| match variable(name) {
         None => Err(CredentialError::Environment(name, "is not set".to_owned())),
         Some(value) => {
-            // What reads it from a file leaves the newline at its end.
+            // Tools that read the value from a file keep the newline at its end.
             let value = value.trim_end_matches(['\r', '\n']);
             check(value).map(|()| value.to_owned()).map_err(|problem| CredentialError::Environment(name, problem))
         }
@@ -120,7 +120,7 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Credent
 /// The keys in the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &SecretString) -> Result<Credentials, CredentialError> {
     let malformed = |problem: String| CredentialError::Malformed { path: path.to_owned(), problem };
-    // `message()` and not the whole error, which quotes the line it stopped at: that could be the secret's.
+    // `message()` and not the whole error, which quotes the line where it stopped: that may be the secret's.
     let table: Table =
         toml::from_str(text.expose_secret()).map_err(|error| malformed(problem_without_values(error.message())))?;
     let named = [
@@ -144,7 +144,7 @@ pub(super) fn parse(path: &Path, text: &SecretString) -> Result<Credentials, Cre
 
 const NO_TIME: &str = "expires_at is no time with its offset from UTC, such as 2026-11-25T09:30:00Z";
 
-/// RFC 3339, as a text or as TOML has it.
+/// RFC 3339, as a string or as a TOML date-time.
 fn time(value: &toml::Value) -> Option<Timestamp> {
     match value {
         toml::Value::String(text) => text.parse().ok(),

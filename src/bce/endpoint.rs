@@ -1,4 +1,4 @@
-//! Where the API is.
+//! The address of the API.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use reqwest::Url;
 
 use super::proxy::Proxy;
 
-/// Where the API is: scheme and authority, nothing more; and the proxy before it, if there is one.
+/// The address of the API: scheme and authority only; and the proxy in front of it, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub(super) url: Url,
-    /// The Host header exactly as it goes on the wire and into the signature: with the port unless it is the default.
+    /// The Host header exactly as sent and signed: with the port unless it is the default.
     pub(super) host: String,
     pub(super) proxy: Option<Proxy>,
 }
@@ -20,7 +20,7 @@ impl Endpoint {
     /// `https://bcc.{region}.baidubce.com` (<https://cloud.baidu.com/doc/BCC/s/0jwvyo603>).
     ///
     /// # Errors
-    /// Where `region` is not of lower-case letters and digits.
+    /// If `region` has other characters than lower-case letters and digits.
     pub fn of_region(region: &str) -> Result<Self, String> {
         if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
             return Err("a region such as bj, bd, gz, su, fwh, hkg".to_owned());
@@ -28,14 +28,14 @@ impl Endpoint {
         format!("https://bcc.{region}.baidubce.com").parse()
     }
 
-    /// The same, reached through `proxy`, or directly.
+    /// The same, through `proxy`, or directly.
     #[must_use]
     pub fn through(self, proxy: Option<Proxy>) -> Self {
         Self { proxy, ..self }
     }
 
-    /// What a person is told where an answer wants a user and a password for a proxy. What comes through a tunnel, no proxy of
-    /// ours has said.
+    /// The advice for an answer that asks for a proxy's user and password. If it came through a tunnel, it is from no
+    /// proxy of ours.
     pub(super) fn wants_a_user(&self) -> String {
         match &self.proxy {
             Some(proxy) if self.url.scheme() == "http" => proxy.wants_a_user(),
@@ -54,7 +54,7 @@ impl Endpoint {
 impl FromStr for Endpoint {
     type Err = String;
 
-    /// Says what would be right.
+    /// The error says what would be right.
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || "a URL of scheme and host alone, such as https://bcc.bj.baidubce.com".to_owned();
         let url = Url::parse(text).map_err(|_| expected())?;

@@ -44,21 +44,21 @@ impl<'de> Deserialize<'de> for InstanceId {
 #[error("{0:?} is no instance id: expected \"i-\" and 4 to 64 ASCII letters or digits, as in i-YufwpQAe")]
 pub struct InvalidInstanceId(String);
 
-/// What the state of an instance means for a start call.
+/// The meaning of an instance's state for a start call.
 ///
-/// The API documents 19 strings (<https://cloud.baidu.com/doc/BCC/s/6jwvyo0q2>) and has added to them before, so a
-/// string not known here counts as passing.
+/// The API documents 19 strings (<https://cloud.baidu.com/doc/BCC/s/6jwvyo0q2>) and has added to them before, so an
+/// unknown string counts as passing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceState {
     /// `Running`.
     Running,
     /// `Starting`: on its way to running.
     Starting,
-    /// `Stopped`: the one state a start call is accepted in.
+    /// `Stopped`: the only state in which a start call is accepted.
     Stopped,
-    /// `Deleted`, `Expired`, `Recycled`, `Error`: no waiting helps.
+    /// `Deleted`, `Expired`, `Recycled`, `Error`: waiting does not help.
     Ended,
-    /// `Stopping`, `Scaling`, … and every string not known: it will be another one soon.
+    /// `Stopping`, `Scaling`, … and every unknown string: it will soon change.
     Passing,
 }
 

@@ -1,8 +1,8 @@
-//! A credentials file that may be replaced at any time, as secret stores and rotations do it.
+//! A credentials file that may be replaced at any time, as secret stores and key rotations do.
 //!
-//! The file is polled, not watched: a rename, a write and a replaced link look the same then, and network file systems
-//! give no notice. A new version is taken when two looks, half a second apart, saw the same, since the first may have come
-//! in the middle of a write.
+//! The file is polled, not watched: a rename, a write and a replaced link look the same that way, and network file
+//! systems send no events. A new version counts once two reads, half a second apart, saw the same, since the first may
+//! have happened during a write.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,38 +12,38 @@ use secrecy::ExposeSecret;
 use super::credentials::{self, CredentialError, Credentials};
 use crate::file::{self, LARGEST_SECRET, SmallFile};
 
-/// Tells when there is something new in a credentials file, however it came there: renamed over the old one, written
-/// into it, or behind a link that now points elsewhere.
+/// Detects new contents of a credentials file, whether renamed over the old file, written into it, or behind a link
+/// that points elsewhere now.
 #[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
-    /// What the last look saw.
+    /// What the last read saw.
     seen: Option<Seen>,
     /// Whether that was reported already.
     reported: bool,
 }
 
-/// What was in the file, or why it could not be read.
+/// The file's contents, or why it could not be read.
 type Seen = Result<SmallFile, io::ErrorKind>;
 
 impl KeyFile {
-    /// The file at `path`, not looked at yet.
+    /// The file at `path`, not read yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, seen: None, reported: false }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether every user of the machine may read what the last look saw.
+    /// Whether every user of the machine may read the file, as of the last read.
     pub fn is_open(&self) -> bool {
         matches!(self.seen, Some(Ok(SmallFile { is_open: true, .. })))
     }
 
-    /// Reads the file. What is in it is reported once, when two looks in a row saw the same: the first may have come
-    /// while somebody was writing. Blocks for as long as the file system does.
+    /// Reads the file. New contents are returned once, when two reads in a row saw the same: the first may have
+    /// happened during a write. Blocks for as long as the file system does.
     pub fn look(&mut self) -> Option<Result<Credentials, CredentialError>> {
         let read = file::read(&self.path, LARGEST_SECRET);
         self.judge(read)
@@ -89,7 +89,7 @@ mod tests {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    /// The key id that a look reports, or the error.
+    /// The key id that a read returns, or the error.
     fn reported(file: &mut KeyFile, read: io::Result<SmallFile>) -> Option<String> {
         let report = file.judge(read)?;
         Some(report.map_or_else(|error| error.to_string(), |keys| keys.access_key_id))

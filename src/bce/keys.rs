@@ -1,4 +1,4 @@
-//! Keeps a client's keys those of its credentials file, and tells when there are none that are good.
+//! Keeps a client's keys in step with its credentials file, and logs when no valid ones are there.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tracing::{info, warn};
 use super::{Client, CredentialError, CredentialSource, Credentials, KeyFile};
 use crate::file::OPEN_TO_ALL;
 
-/// Between two looks at the file. What is new is taken when two of them saw it.
+/// Between two reads of the file. New contents count once two reads saw them.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Follows the credentials file of `client` for as long as the process lives, and tells of the keys in force at first and
-/// whenever there are new ones. Keys from the environment stay what they are. `lane` is named in the log.
+/// Follows the credentials file of `client` for as long as the process lives. Calls `in_force` with the first keys and
+/// whenever there are new ones. Keys from the environment never change. `lane` is named in the log.
 pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_force: impl Fn(&Credentials)) {
     in_force(&client.credentials());
     let CredentialSource::File(path) = source else { return };
@@ -21,7 +21,7 @@ pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_f
     let (mut broken, mut expired) = (false, false);
     loop {
         sleep(EVERY).await;
-        // A file system that hangs holds up nothing else.
+        // A file system that hangs blocks nothing else.
         let looking = spawn_blocking(move || {
             let report = file.look();
             (file, report)
@@ -35,7 +35,7 @@ pub async fn follow(client: &Client, source: &CredentialSource, lane: &str, in_f
     }
 }
 
-/// Puts in force what the file has now. One that cannot be read changes nothing.
+/// Puts the file's keys into force. An unreadable file changes nothing.
 fn take_up(
     client: &Client,
     lane: &str,

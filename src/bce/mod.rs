@@ -1,7 +1,7 @@
 //! The signed BCC client: credentials, signature, call, answer. Knows nothing of RabbitMQ.
 //!
-//! API facts and their sources are collected in the API pages of Baidu AI Cloud:
-//! <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0> (start), <https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc> (errors).
+//! The API's facts are from the API pages of Baidu AI Cloud: <https://cloud.baidu.com/doc/BCC/s/Mjwvyobl0> (start),
+//! <https://cloud.baidu.com/doc/BCC/s/Ojwvyo6nc> (errors).
 
 pub mod answer;
 pub mod calls;

@@ -1,16 +1,16 @@
-//! The proxy between us and the API, which the environment names: `HTTPS_PROXY` or `HTTP_PROXY`, as the endpoint's scheme is,
-//! else `ALL_PROXY`, each also in lower case, but for what `NO_PROXY` exempts.
+//! The proxy between us and the API, from the environment: `HTTPS_PROXY` or `HTTP_PROXY`, by the endpoint's scheme,
+//! else `ALL_PROXY`, each also in lower case, except for hosts in `NO_PROXY`.
 //!
-//! reqwest would read them too. But it passes over what it cannot read, so calls would go out past the proxy; and of what goes
-//! wrong it does not tell by which variable. So they are read here, once, and reqwest is told.
+//! reqwest reads these too, but ignores values it cannot parse, so that calls would bypass the proxy, and its errors do
+//! not name the variable. So they are read here, once, and passed to reqwest.
 //!
-//! reqwest also fails every call through a SOCKS proxy, as if the API were out. Read with the rest of the configuration,
-//! unusable values are faults like others, and each endpoint knows its proxy by name. Which hosts are exempt hyper-util's
-//! matcher says, which is reqwest's own.
+//! reqwest also fails every call through a SOCKS proxy, as if the API were down. Read with the rest of the
+//! configuration, unusable values are problems like others, and each endpoint knows its proxy by name. Exempt hosts are
+//! decided by hyper-util's matcher, which reqwest uses too.
 //!
-//! A 407 is never an answer, whatever its body: the API has none. It pauses the lane like a refused certificate, since no
-//! call will fare better until the variable is mended. Other refusals of a proxy (a 403 or 502 to `CONNECT`) may be
-//! passing, and hyper does not tell them apart: they are outages, and the text names the variable.
+//! A 407 is never an API answer, whatever its body. It pauses the lane like a refused certificate, since no call can
+//! succeed until the variable is corrected. Other refusals by a proxy (a 403 or 502 to `CONNECT`) may be temporary, and
+//! hyper does not distinguish them: they are outages, and the text names the variable.
 
 use std::error::Error;
 use std::fmt;
@@ -21,7 +21,7 @@ use reqwest::Url;
 
 use super::endpoint::Endpoint;
 
-/// The variables for one purpose: the first that is set counts, also where it is empty.
+/// The variables for one purpose: the first that is set counts, even if it is empty.
 const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
@@ -31,17 +31,17 @@ const EXPECTED: &str = "expected the URL of an HTTP proxy without a path, such a
                         http://USER:PASSWORD@proxy.example.com:3128, with other than letters and digits in the password \
                         percent-encoded";
 
-/// What hyper's tunnel says, which has no other way to tell.
+/// The text of hyper's tunnel error; nothing else identifies it.
 const WANTS_A_USER: &str = "tunnel error: proxy authorization required";
 const NOT_REACHED: &str = "tunnel error: failed to create underlying connection";
 
-/// What the environment says of proxies.
+/// The proxy settings in the environment.
 #[derive(Default)]
 pub struct Proxies {
     http: Option<Setting>,
     https: Option<Setting>,
     all: Option<Setting>,
-    /// Hosts, domains and networks with commas between.
+    /// Hosts, domains and networks, separated by commas.
     exempt: String,
 }
 
@@ -51,25 +51,25 @@ struct Setting {
     value: String,
 }
 
-/// A proxy that calls go through.
+/// A proxy through which calls go.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     variable: &'static str,
-    /// With the password in it: print [`Proxy::address`] instead.
+    /// Contains the password: print [`Proxy::address`] instead.
     url: Url,
 }
 
-/// Why a variable that would be used cannot be. It shows nothing of the value, which may hold a password.
+/// Why a variable that would be used cannot be. It shows nothing of the value, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyFault {
     /// `HTTPS_PROXY`, or another.
     pub variable: &'static str,
-    /// What is wrong and what would be right.
+    /// What is wrong, and what would be right.
     pub problem: String,
 }
 
 impl Proxies {
-    /// Picks them out of the environment.
+    /// Reads them from the environment.
     pub fn read(environment: &[(String, String)]) -> Self {
         let first = |names: [&'static str; 2]| {
             names.into_iter().find_map(|variable| {
@@ -85,7 +85,7 @@ impl Proxies {
     /// The proxy between us and `endpoint`, if there is one.
     ///
     /// # Errors
-    /// [`ProxyFault`]: the variable that names it names none that can be used.
+    /// [`ProxyFault`]: the variable does not name a usable proxy.
     pub fn of(&self, endpoint: &Endpoint) -> Result<Option<Proxy>, ProxyFault> {
         let own = if endpoint.url.scheme() == "https" { &self.https } else { &self.http };
         let Some(Setting { variable, value }) = own.as_ref().or(self.all.as_ref()) else { return Ok(None) };
@@ -94,7 +94,7 @@ impl Proxies {
         }
         let fault = |problem: &str| ProxyFault { variable, problem: format!("{problem}: {EXPECTED}") };
         let url = parse(value).map_err(fault)?;
-        // What reqwest would pass over, so that the API was called directly.
+        // reqwest would ignore it, and call the API directly.
         if !is_taken(url.as_str(), "", endpoint) {
             return Err(fault("is no URL of a proxy"));
         }
@@ -102,7 +102,7 @@ impl Proxies {
     }
 }
 
-/// Whether reqwest would take this proxy to the endpoint.
+/// Whether reqwest would use this proxy for the endpoint.
 fn is_taken(proxy: &str, exempt: &str, endpoint: &Endpoint) -> bool {
     let Ok(uri) = endpoint.url.as_str().parse::<Uri>() else { return false };
     Matcher::builder().all(proxy).no(exempt).build().intercept(&uri).is_some()
@@ -129,19 +129,19 @@ impl Proxy {
         self.variable
     }
 
-    /// Scheme, host and port, which is all of it that may be shown.
+    /// Scheme, host and port: nothing else of it may be shown.
     pub fn address(&self) -> String {
         let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("{scheme}://{host}{port}")
     }
 
-    /// For reqwest.
+    /// The proxy for reqwest.
     pub(super) fn to_reqwest(&self) -> Result<reqwest::Proxy, reqwest::Error> {
         reqwest::Proxy::all(self.url.clone()).map_err(reqwest::Error::without_url)
     }
 
-    /// What a person is told where the proxy asks who calls.
+    /// The advice if the proxy asks for a user and password.
     pub(super) fn wants_a_user(&self) -> String {
         let variable = self.variable;
         let (says, what) = if self.url.username().is_empty() {
@@ -155,7 +155,7 @@ impl Proxy {
         )
     }
 
-    /// What is wrong with the proxy itself where no connection came about, if that is why. `is_tls`: a certificate was refused.
+    /// What is wrong with the proxy itself, if that is why no connection was made. `is_tls`: a certificate was refused.
     pub(super) fn fault(
         &self,
         causes: &[&(dyn Error + 'static)],

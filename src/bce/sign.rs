@@ -1,4 +1,4 @@
-//! bce-auth-v1: the signature every request to Baidu AI Cloud carries.
+//! bce-auth-v1: the signature of every request to Baidu AI Cloud.
 //!
 //! ```text
 //! bce-auth-v1/{access key}/{timestamp}/{expiration}/{signed headers}/{signature}
@@ -15,16 +15,16 @@ use sha2::Sha256;
 /// Seconds a signature stays valid from its timestamp: the default of every official SDK.
 pub const EXPIRATION: i64 = 1800;
 
-/// What is signed of a request. The body is not: bce-auth-v1 has no payload hash.
+/// The signed parts of a request. The body is not signed: bce-auth-v1 has no payload hash.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// `GET`, `PUT`, … in upper case.
     pub method: &'a str,
     /// The path before percent-encoding.
     pub path: &'a str,
-    /// Parameters before percent-encoding; one without a value has an empty one.
+    /// Parameters before percent-encoding; one without a value has an empty value.
     pub query: &'a [(&'a str, &'a str)],
-    /// Headers as they go on the wire, names in any case.
+    /// Headers as sent, names in any case.
     pub headers: &'a [(&'a str, &'a str)],
 }
 
@@ -33,7 +33,7 @@ pub struct Request<'a> {
 pub enum SignedHeaders<'a> {
     /// `host`, `content-length`, `content-type`, `content-md5` and every `x-bce-*`; the list on the wire stays empty.
     Default,
-    /// These, lower case; the list goes on the wire. It must name `host`.
+    /// These, in lower case; the list is sent. It must include `host`.
     Listed(&'a [&'a str]),
 }
 
@@ -73,14 +73,14 @@ pub fn authorization(
     format!("{prefix}/{}/{signature}", signed.on_the_wire())
 }
 
-/// The first four fields: what the signing key is derived from.
+/// The first four fields, from which the signing key is derived.
 pub fn prefix(access_key_id: &str, timestamp: Timestamp, expiration: i64) -> String {
     format!("bce-auth-v1/{access_key_id}/{}/{expiration}", date(timestamp))
 }
 
-/// An instant as bce-auth-v1 and `x-bce-date` write it: UTC in whole seconds, `2026-01-15T08:30:00Z`.
+/// An instant in the format of bce-auth-v1 and `x-bce-date`: UTC in whole seconds, `2026-01-15T08:30:00Z`.
 pub fn date(timestamp: Timestamp) -> String {
-    // Whole seconds always exist between the bounds of a Timestamp, so the fallback is never taken.
+    // Whole seconds always exist within the bounds of a Timestamp, so the fallback is never used.
     Timestamp::from_second(timestamp.as_second()).unwrap_or(timestamp).to_string()
 }
 
@@ -101,7 +101,7 @@ fn hmac_hex(key: &[u8], message: &str) -> String {
     hex
 }
 
-/// The text that is signed: method, path, query and headers, a line each and a line for every header.
+/// The text that is signed: method, path and query on a line each, and a line for every header.
 pub fn canonical_request(request: Request<'_>, signed: SignedHeaders<'_>) -> String {
     let mut canonical = String::with_capacity(192);
     canonical.push_str(request.method);

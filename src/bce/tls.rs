@@ -5,11 +5,11 @@ use std::sync::OnceLock;
 use rustls::ClientConfig;
 use rustls_platform_verifier::ConfigVerifierExt;
 
-/// The one configuration, by the system's certificates. A client that made its own would keep another copy of all of those,
-/// which is a fifth of a megabyte for each lane.
+/// The shared configuration, with the system's certificates. A separate one per client would keep another copy of
+/// those, a fifth of a megabyte for each lane.
 ///
 /// # Errors
-/// The system has none.
+/// The system has no certificates.
 pub(super) fn config() -> Result<ClientConfig, rustls::Error> {
     static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
     if let Some(config) = CONFIG.get() {

@@ -1,20 +1,20 @@
-//! How many channels may be open, where the broker sets a limit over all connections of a user or of a node. It tells of one by
-//! nothing but the loss of the connection that opens one more.
+//! How many channels may be open if the broker limits them over all connections of a user or of a node. Such a limit
+//! shows only by the loss of the connection that opens one channel too many.
 //!
-//! After such a loss the daemon makes do with one channel fewer than the limit, and uses no more than its lanes need, so
-//! that as many replicas as can share them. Each further loss leaves a quarter more to others. Lanes that find no place
-//! wait and say so. After ten minutes the limit is tried again.
+//! After such a loss the daemon uses one channel fewer than the limit, and no more than its lanes need, so that as many
+//! replicas as possible can share them. Each further loss leaves a quarter more to others. Lanes without a place wait
+//! and log it. After ten minutes the limit is tried again.
 
 use std::time::{Duration, Instant};
 
 use super::channels::FEWEST;
 
-/// RabbitMQ counts the channels of a lost connection for a moment: another loss within this is of the same kind.
+/// RabbitMQ counts the channels of a lost connection for a moment: another loss within this time has the same cause.
 const SAME: Duration = Duration::from_secs(5);
-/// For so long the limit is believed. Somebody may raise it, and those who share it may go.
+/// How long a limit is assumed to hold. It may be raised, and clients that share it may go.
 const BELIEVED: Duration = Duration::from_secs(10 * 60);
 
-/// What losses have taught.
+/// What past losses showed.
 #[derive(Debug, Default)]
 pub(super) struct Allowance(Option<Lesson>);
 
@@ -26,13 +26,13 @@ struct Lesson {
 }
 
 impl Allowance {
-    /// The channels that all our connections may have together; `None` where no limit is known.
+    /// The limit for the channels of all our connections together; `None` where none is known.
     pub fn channels(&self, now: Instant) -> Option<usize> {
         self.0.filter(|lesson| now.duration_since(lesson.learned) < BELIEVED).map(|lesson| lesson.channels)
     }
 
-    /// A connection was lost over a limit of `most` channels. One is left to others: what reads the log back, replies and
-    /// `submit`. Other replicas may need more, so each further loss leaves a quarter more, but not the last lane's.
+    /// A connection was lost over a limit of `most` channels. One is left to the log's reader, replies and `submit`.
+    /// Other replicas may need more, so each further loss leaves a quarter more, but never the last lane's.
     pub fn learn(&mut self, most: usize, now: Instant) {
         let channels = match self.0 {
             Some(lesson) if now.duration_since(lesson.learned) < SAME => lesson.channels,

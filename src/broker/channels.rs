@@ -1,54 +1,60 @@
-//! The channels that a connection publishes over, and how those that the broker allows are divided.
+//! The channels that a connection publishes over, and how the allowed ones are divided.
 //!
-//! A lane has two channels for good: its baton's and its intake's. All others are lent out for as long as messages are on
-//! their way, and kept for the next ones. Batons, outcomes, jobs and what is published once more have shares of their own: queues
-//! which confirm nothing can use up the share of their own kind, and the last one.
+//! A lane has two permanent channels: its baton's and its intake's. All others are lent while messages are in flight,
+//! and kept for the next ones. Batons, outcomes, jobs and republished messages have shares of their own: queues that
+//! confirm nothing can use up only the share of their kind, and the one for republishing.
 //!
-//! A lane had up to fourteen channels for itself, most of which idled: 200 lanes were refused for want of them. The
-//! lending ends with a group of messages, or with a look at a queue. The replica count has a channel for good as well, one
-//! for each connection. Of fewer than eight channels there are no shares: four are enough for a lane, and with them one
-//! stuck queue holds up all.
+//! Fourteen channels for each lane, most of them idle, were too many for 200 lanes. A channel is lent for one group of
+//! messages, or for one queue check. The replica count has a permanent channel on each connection. Below eight channels
+//! there are no shares: four are enough for a lane, and then one stuck queue holds up everything.
 //!
-//! Where there is room, four channels of each kind are opened for each lane before one is lent again (`WARM`): a channel
-//! that is new to a queue without a leader keeps a node of RabbitMQ 4.0 that pauses from dropping its clients for five
-//! seconds, and the lane was called for by two replicas meanwhile.
+//! If there is room, four channels of each kind are opened per lane before one is lent again (`WARM`): the first
+//! publish of a channel to a queue without a leader keeps a pausing node of RabbitMQ 4.0 from dropping its clients for
+//! five seconds, in which two replicas called for the lane.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tracing::debug;
 
-/// Channels of a lane for good: its baton's and its intake's.
+/// Permanent channels of a lane: its baton's and its intake's.
 const OF_A_LANE: usize = 2;
-/// Channels of a connection for good: the replica count's.
+/// Permanent channels of a connection: the replica count's.
 const OF_A_CONNECTION: usize = 1;
 /// Channels of a connection that may be lost without harm, at most.
 const MOST_LOST: usize = 16;
-/// Below so many there are no shares: everything is published over the same ones.
+/// Below this there are no shares: everything is published over the same channels.
 const FEWEST_SHARED: usize = 8;
-/// Channels of each lane to publish one kind of traffic over that are opened although another one idles. The first message that
-/// a channel brings to a queue without a leader holds up the channel's process in RabbitMQ 4.0 for five seconds; and a node that
-/// lost sight of the others waits for all of them before it drops its clients, which call on meanwhile. So no channel is to be
-/// new just then.
+/// Channels of each lane and kind of traffic that are opened before an idle one is reused. The first message from a
+/// channel to a queue without a leader blocks the channel's process in RabbitMQ 4.0 for five seconds; a node that lost
+/// the others waits for all such processes before it drops its clients, which go on calling. So no channel should be
+/// new at that time.
 const WARM: usize = 4;
-/// Most channels of one publisher for what is published once more: each may be one more copy in a queue that confirms nothing.
+/// How long a channel stays in use over which RabbitMQ rejects messages. Over a channel that first met a queue without a
+/// leader, RabbitMQ 3.10 rejects messages to it until its last leader's node is back; so the channel is closed then. Not
+/// sooner: a full queue rejects over any channel, and a new one for each message slowed all other lanes
+/// (`benches/lanes`).
+const REJECTING: Duration = Duration::from_secs(1);
+/// Most channels of a publisher for republishing: each may be one more copy in a queue that confirms nothing.
 const MOST_AGAIN: usize = 64;
 
-/// How many lanes fit on a connection of so many channels: each is to find one more to publish over.
+/// How many lanes fit on a connection with so many channels. Each lane needs one more to publish over.
 pub fn lanes_for(channels: usize) -> usize {
     channels.saturating_sub(OF_A_CONNECTION) / (OF_A_LANE + 1)
 }
 
-/// How many channels so many lanes need, with one to look at queues and to declare them.
+/// How many channels so many lanes need, with one to check and declare queues.
 pub(super) fn needed_by(lanes: usize) -> usize {
     OF_A_CONNECTION + (OF_A_LANE + 1) * lanes + 1
 }
 
-/// How many channels are counted on, of those that the broker lets a connection have. The numbers of some are lost
-/// ([`open_channel`]): one at a first start, which looks for a queue that is not there yet.
+/// How many of the channels that the broker allows are counted on. Some channel numbers are lost ([`open_channel`]):
+/// one at a first start, which checks for a queue that does not exist yet.
 pub(super) fn usable(channels: usize) -> usize {
     channels.saturating_sub((channels / 10).clamp(1, MOST_LOST))
 }
@@ -67,22 +73,22 @@ pub enum Traffic {
     Jobs,
 }
 
-/// The channels to publish over, divided.
+/// The channels to publish over, divided into shares.
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
     batons: Arc<Channels>,
     outcomes: Arc<Channels>,
     jobs: Arc<Channels>,
-    /// For looks at queues, and to declare what was deleted.
+    /// To check queues, and to declare deleted ones.
     pub(super) looks: Arc<Channels>,
-    /// For what is published once more.
+    /// For republished messages.
     pub(super) again: Arc<Channels>,
-    /// Of those, for one publisher.
+    /// How many of those one publisher may use.
     pub(super) again_each: usize,
 }
 
 impl Shares {
-    /// All over the same channels, of which there are so many, one or more. Up to `kept` of them are kept while they idle.
+    /// One share for everything, of `channels` channels, one or more. Up to `kept` of them are kept while idle.
     pub(super) fn undivided(connection: &Arc<Connection>, channels: usize, kept: usize) -> Self {
         let all = Arc::new(Channels::new(connection, channels.max(1), kept, 0));
         let again_each = (channels / FEWEST_SHARED).max(1);
@@ -90,13 +96,13 @@ impl Shares {
         Self { batons, outcomes, jobs, looks, again, again_each }
     }
 
-    /// Divides what so many lanes leave of so many channels.
+    /// Divides the `channels` that so many lanes leave over.
     pub(super) fn divide(connection: &Arc<Connection>, channels: usize, lanes: usize) -> Self {
         let left = channels.saturating_sub(OF_A_CONNECTION + lanes * OF_A_LANE);
         if left < FEWEST_SHARED {
             return Self::undivided(connection, left, left);
         }
-        // A baton is on its way for a moment, twice in a heartbeat, and a stuck one is not to hold up another lane's.
+        // A baton is in flight for a moment, twice per heartbeat, and a stuck one must not hold up another lane's.
         let (looks, batons) = (1, (left / FEWEST_SHARED).min(lanes));
         let third = (left - looks - batons) / 3;
         let share = |channels, warm| Arc::new(Channels::new(connection, channels, channels, warm));
@@ -121,9 +127,9 @@ impl Shares {
     }
 }
 
-/// Opens a channel. lapin never forgets the error that the broker closed a channel with: a later one of the same number is refused with
-/// it, and the number is lost (lapin 4.12, `channels_poison`). So the next number is tried; and a connection that has none left is
-/// closed, since its lanes could do nothing but wait.
+/// Opens a channel. lapin never forgets the error with which the broker closed a channel: it refuses a later one of the
+/// same number with that error, so the number is lost (lapin 4.12, `channels_poison`). So the next number is tried; and
+/// a connection that has none left is closed, since its lanes could only wait.
 pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lapin::Error> {
     loop {
         match connection.create_channel().await {
@@ -138,49 +144,49 @@ pub(super) async fn open_channel(connection: &Connection) -> Result<Channel, lap
     }
 }
 
-/// Channels in confirm mode, each opened when there is none to be had, and lent to one at a time.
+/// Channels in confirm mode, opened on demand, and lent to one user at a time.
 #[derive(Debug)]
 pub(super) struct Channels {
     connection: Arc<Connection>,
-    turns: Arc<Semaphore>,
-    /// How many are kept while they idle.
+    permits: Arc<Semaphore>,
+    /// How many idle channels are kept.
     kept: usize,
-    /// How many are opened before one is lent again.
+    /// How many are opened before an idle one is lent again.
     warm: usize,
     opened: Mutex<Opened>,
 }
 
 impl Channels {
     fn new(connection: &Arc<Connection>, most: usize, kept: usize, warm: usize) -> Self {
-        let turns = Arc::new(Semaphore::new(most));
-        Self { connection: connection.clone(), turns, kept, warm, opened: Mutex::default() }
+        let permits = Arc::new(Semaphore::new(most));
+        Self { connection: connection.clone(), permits, kept, warm, opened: Mutex::default() }
     }
 
-    /// Lends a channel, once there is one.
+    /// Waits for a channel and lends it.
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Lent, lapin::Error> {
-        let turn = self.turns.clone().acquire_owned().await.expect("nobody closes the semaphore");
-        self.lend_in_turn(turn).await
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        self.lend_with(permit).await
     }
 
-    /// Lends another channel, where there is one at once.
+    /// Lends another channel, if one is available at once.
     pub(super) async fn lend_more(self: &Arc<Self>) -> Option<Result<Lent, lapin::Error>> {
-        let turn = self.turns.clone().try_acquire_owned().ok()?;
-        Some(self.lend_in_turn(turn).await)
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        Some(self.lend_with(permit).await)
     }
 
-    async fn lend_in_turn(self: &Arc<Self>, turn: OwnedSemaphorePermit) -> Result<Lent, lapin::Error> {
+    async fn lend_with(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Lent, lapin::Error> {
         let idle = self.opened().take_or_count(self.warm);
         let channel = match idle {
             Some(channel) => channel,
             None => self.open().await.inspect_err(|_| self.opened().count -= 1)?,
         };
-        Ok(Lent { of: self.clone(), lent: Some((channel, turn)) })
+        Ok(Lent { of: self.clone(), lent: Some((channel, permit)) })
     }
 
-    async fn open(&self) -> Result<Channel, lapin::Error> {
+    async fn open(&self) -> Result<Aged, lapin::Error> {
         let channel = open_channel(&self.connection).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
+        Ok(Aged { channel, since: Instant::now() })
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -188,62 +194,76 @@ impl Channels {
     }
 }
 
-/// The channels there are.
+/// A channel in confirm mode, and since when it is open.
+#[derive(Debug)]
+struct Aged {
+    channel: Channel,
+    since: Instant,
+}
+
+/// The open channels.
 #[derive(Debug, Default)]
 struct Opened {
     /// Lent ones included.
     count: usize,
-    /// The one that has idled for longest is first.
-    idle: VecDeque<Channel>,
+    /// The one that has been idle for longest is first.
+    idle: VecDeque<Aged>,
 }
 
 impl Opened {
-    /// One that idles; `None`, and counted, where another one is to be opened.
-    fn take_or_count(&mut self, warm: usize) -> Option<Channel> {
+    /// An idle channel; `None` if a new one is to be opened, which is counted already.
+    fn take_or_count(&mut self, warm: usize) -> Option<Aged> {
         let idle = if self.count < warm { None } else { self.idle.pop_front() };
         self.count += usize::from(idle.is_none());
         idle
     }
 }
 
-/// A channel that is lent. Dropped, it is closed, and only then another may be opened in its place.
+/// A lent channel. Dropped, it is closed, and only then another may be opened in its place.
 #[derive(Debug)]
 pub struct Lent {
     of: Arc<Channels>,
-    lent: Option<(Channel, OwnedSemaphorePermit)>,
+    lent: Option<(Aged, OwnedSemaphorePermit)>,
 }
 
 impl Lent {
     /// The channel.
     pub fn channel(&self) -> &Channel {
-        &self.lent.as_ref().expect("it is taken out at the end alone").0
+        &self.lent.as_ref().expect("it is taken out at the end alone").0.channel
+    }
+
+    /// Returns the channel for reuse after a rejection, unless the channel itself may be the cause.
+    pub(super) fn keep_if_new(self) {
+        if self.lent.as_ref().is_some_and(|(opened, _)| opened.since.elapsed() < REJECTING) {
+            self.keep();
+        }
     }
 
     pub(super) fn connection(&self) -> Arc<Connection> {
         self.of.connection.clone()
     }
 
-    /// Gives it back, to be lent again: nothing is on its way over it, and nothing went wrong with it.
+    /// Returns the channel for reuse: nothing is in flight over it, and it met no error.
     pub fn keep(mut self) {
         let of = self.of.clone();
         let mut opened = of.opened();
         if opened.idle.len() < of.kept
-            && let Some((channel, turn)) = self.lent.take()
+            && let Some((channel, permit)) = self.lent.take()
         {
             opened.idle.push_back(channel);
-            drop(turn);
+            drop(permit);
         }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some((channel, turn)) = self.lent.take() {
+        if let Some((opened, permit)) = self.lent.take() {
             self.of.opened().count -= 1;
             tokio::spawn(async move {
                 // If it cannot be closed it is gone already.
-                let _ = channel.close(200, "done".into()).await;
-                drop(turn);
+                let _ = opened.channel.close(200, "done".into()).await;
+                drop(permit);
             });
         }
     }

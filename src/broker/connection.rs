@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::channels::{Lent, Shares, Traffic, open_channel};
-use super::client::{Role, properties};
+use super::client::{ConnectionKind, properties};
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
 use super::losses;
@@ -23,37 +23,37 @@ use super::remedy::{is_vhost_refused, remedy};
 use super::topology::Topology;
 use crate::config::{Broker, FileFault, SMALLEST_FRAME};
 
-/// How long one try may take, TLS and handshake included.
+/// Timeout of one try, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long declaring may take, and how much longer for each queue: new quorum queues take from 5 to 20 ms each.
+/// Timeout of declaring, and how much more for each queue: a new quorum queue takes 5 to 20 ms.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
 const DECLARE_TIMEOUT_OF_A_QUEUE: Duration = Duration::from_millis(100);
-/// For the messages that all lanes have in hand, in bytes. With what the daemon takes without any, less than 64 MiB.
+/// Memory for the unacked messages of all lanes, in bytes. With what the daemon needs anyway, less than 64 MiB.
 const ROOM: usize = 47 * 1024 * 1024;
-/// Between two looks whether the connection stands.
+/// How often to check whether the connection is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What stands for the heartbeat where neither side wants one.
+/// Assumed heartbeat where neither side wants one.
 const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
-/// Channels to publish over where no lanes are served: replies that wait have one each. And how many of them are kept.
+/// Channels to publish over where no lanes are served (each reply waits on one), and how many of them are kept.
 const UNDIVIDED: usize = 32;
 const UNDIVIDED_KEPT: usize = 4;
-/// Channels that declare at the same time, at most: RabbitMQ takes most of its time over a new queue to wait for disks.
+/// Most channels that declare in parallel: RabbitMQ spends most of a new queue's time waiting for disks.
 const DECLARING: usize = 8;
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
     inner: Arc<lapin::Connection>,
-    /// Publishers tell by it that an exchange or a queue seems to be missing.
+    /// Notified by publishers when an exchange or a queue seems to be missing.
     missing: Arc<Notify>,
     shares: Shares,
     is_closing: AtomicBool,
     loads: Arc<Loads>,
-    /// For the messages that each lane has in hand, in bytes.
+    /// Memory for the unacked messages of each lane, in bytes.
     room: usize,
 }
 
-/// How many messages a lane may have in hand.
+/// How many unacked messages a lane may hold.
 #[derive(Debug)]
 pub struct Room {
     loads: Arc<Loads>,
@@ -61,23 +61,23 @@ pub struct Room {
 }
 
 impl Room {
-    /// So many such as came over `channel` lately.
+    /// How many messages of the size of those that came over `channel` lately.
     pub fn holds(&self, channel: &Channel) -> usize {
         self.bytes / self.loads.largest(channel.id()).max(1)
     }
 
-    /// So many messages of the largest size that there can be.
+    /// How many messages of the largest possible size.
     pub fn holds_unseen(&self) -> usize {
         self.bytes / MOST_LOAD
     }
 
-    /// How many messages ever came over `channel`. After [`SEEN`](super::SEEN) more, it is known how large they are.
+    /// How many messages ever came over `channel`. After [`SEEN`](super::SEEN) more, their size is known.
     pub fn seen(&self, channel: &Channel) -> u64 {
         self.loads.seen(channel.id())
     }
 }
 
-/// No connection came about.
+/// Connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Refused by the network or by the broker.
@@ -90,7 +90,7 @@ pub enum ConnectError {
         /// What to check.
         remedy: Option<String>,
     },
-    /// A file with a password or certificate is of no use at present.
+    /// A password or certificate file cannot be used at present.
     #[error("cannot connect to RabbitMQ at {address}: {source}")]
     Unusable {
         /// Where.
@@ -98,7 +98,7 @@ pub enum ConnectError {
         /// Why.
         source: FileFault,
     },
-    /// What is said of a job does not fit into the broker's frames.
+    /// What is published about a job does not fit into the broker's frames.
     #[error(
         "cannot work with RabbitMQ at {address}: its frame_max is {largest}, which is too small for the headers of a job; \
          set it to {SMALLEST_FRAME} at least, or to 131072, its default"
@@ -109,7 +109,7 @@ pub enum ConnectError {
         /// Bytes.
         largest: u32,
     },
-    /// Nobody answered.
+    /// No answer came in time.
     #[error("cannot connect to RabbitMQ at {address}: no answer within {CONNECT_TIMEOUT:?}")]
     TimedOut {
         /// Where.
@@ -118,8 +118,8 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether a file that the configuration names is of no use, or RabbitMQ was reached and lets nobody in with this user
-    /// and password, or not into this vhost.
+    /// Whether a configured file cannot be used, or RabbitMQ was reached and does not admit this user and password, or
+    /// not to this vhost.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Refused { source, .. } => is_access_refused(source) || is_vhost_refused(source),
@@ -129,7 +129,7 @@ impl ConnectError {
     }
 }
 
-/// Whether the broker says that the user lacks a permission, or, at the login, that the password is wrong.
+/// Whether the broker says that the user lacks a permission or, at login, that the password is wrong.
 pub fn is_access_refused(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
 }
@@ -139,14 +139,14 @@ pub fn is_not_found(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
-/// How many channels a user may have in all, or those of the whole node, where the connection was lost over one more.
-/// RabbitMQ says so in words alone.
+/// The limit of channels of a user or of the whole node, if the connection was lost over it. RabbitMQ says so only in
+/// the text.
 pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     most_channels(error.get_message().as_str())
 }
 
-/// The number at the end; up to 4.0 it is in parentheses.
+/// The number at the end, which is in parentheses up to 4.0.
 fn most_channels(text: &str) -> Option<usize> {
     let (_, told) = text.split_once("number of channels opened")?;
     told.trim_end_matches(')').rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
@@ -159,13 +159,13 @@ pub(super) fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     }
 }
 
-/// Connects, once, with the password and the certificates of now.
+/// Connects, once, with the present password and certificates.
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn connect(broker: &Broker, role: Role) -> Result<Connection, ConnectError> {
+pub async fn connect(broker: &Broker, kind: ConnectionKind) -> Result<Connection, ConnectError> {
     let address = broker.address();
-    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, role)).await;
+    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, kind)).await;
     let (inner, loads) = dialled.map_err(|_| ConnectError::TimedOut { address: address.clone() })??;
     let largest = inner.configuration().frame_max();
     if largest < SMALLEST_FRAME {
@@ -178,12 +178,12 @@ pub async fn connect(broker: &Broker, role: Role) -> Result<Connection, ConnectE
     Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
 }
 
-async fn dial(broker: &Broker, role: Role) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
+async fn dial(broker: &Broker, kind: ConnectionKind) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
     let asked = broker.clone();
     let access = spawn_blocking(move || asked.access()).await.expect("reading files does not panic");
     let access = access.map_err(|source| ConnectError::Unusable { address: broker.address(), source })?;
     let loads = Arc::new(Loads::default());
-    let connected = inbound::connect(access, properties(role), loads.clone()).await;
+    let connected = inbound::connect(access, properties(kind), loads.clone()).await;
     let connection = connected.map_err(|source| {
         let remedy = remedy(&source, broker);
         ConnectError::Refused { address: broker.address(), source, remedy }
@@ -191,7 +191,7 @@ async fn dial(broker: &Broker, role: Role) -> Result<(lapin::Connection, Arc<Loa
     Ok((connection, loads))
 }
 
-/// Why something is not declared.
+/// Why a declaration failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareFailure {
     /// The broker refused it.
@@ -220,21 +220,21 @@ impl Connection {
         open_channel(&self.inner).await
     }
 
-    /// A publisher, whose messages wait for no other's as long as there are channels for its traffic. While the messages of one group wait for their confirms,
-    /// those of the next are on their way: up to so many `groups`, one or more.
+    /// A publisher. Its messages wait for no other publisher's as long as there are channels for its traffic. Up to
+    /// `groups` groups of messages, one or more, are in flight at a time, each waiting for its confirms.
     pub fn publisher(&self, traffic: Traffic, groups: usize) -> Publisher {
         Publisher::new(&self.shares, traffic, groups, self.missing.clone())
     }
 
-    /// Makes it the connection of up to `places` lanes of `lanes` in all, which make do with `channels`, and share the memory for
-    /// messages in hand with the others. `missing` is notified where a message is refused for want of an exchange or a queue.
+    /// Makes this the connection of up to `places` lanes, which share `channels`, and memory with all `lanes`.
+    /// `missing` is notified when a message is refused because an exchange or a queue is missing.
     pub(super) fn for_lanes(&mut self, channels: usize, places: usize, lanes: usize, missing: Arc<Notify>) {
         self.shares = Shares::divide(&self.inner, channels, places);
         self.room = ROOM / lanes.max(1);
         self.missing = missing;
     }
 
-    /// Lends a channel for a moment, to look at a queue.
+    /// Lends a channel for a moment, to check a queue.
     ///
     /// # Errors
     /// The broker's.
@@ -242,22 +242,22 @@ impl Connection {
         self.shares.looks.lend().await
     }
 
-    /// How many channels the broker lets the connection have.
+    /// How many channels the broker allows on the connection.
     pub fn channel_max(&self) -> usize {
         self.inner.configuration().channel_max().into()
     }
 
-    /// The largest frame agreed on, in bytes: 8,192 to 1,048,576.
+    /// The negotiated largest frame, in bytes: 8,192 to 1,048,576.
     pub fn frame_max(&self) -> usize {
         self.inner.configuration().frame_max() as usize
     }
 
-    /// For the messages of a lane.
+    /// For a lane's unacked messages.
     pub fn room(&self) -> Room {
         Room { loads: self.loads.clone(), bytes: self.room }
     }
 
-    /// Has [`Connections::keep_declared`](super::Connections::keep_declared) see to what seems to be missing.
+    /// Makes [`Connections::keep_declared`](super::Connections::keep_declared) declare what seems to be missing.
     pub fn something_is_missing(&self) {
         self.missing.notify_one();
     }
@@ -270,28 +270,28 @@ impl Connection {
         publish_alone(self.shares.again.lend().await.map_err(PublishError::Broken)?, message).await
     }
 
-    /// The heartbeat agreed on. A broker that hears nothing for two of them takes the connection for dead.
+    /// The negotiated heartbeat. A broker that hears nothing for two of them takes the connection for dead.
     pub fn heartbeat(&self) -> Duration {
-        // With none agreed on, only the network tells that a peer is gone.
+        // Without one, only the network shows that the peer is gone.
         match self.inner.configuration().heartbeat() {
             0 => WITHOUT_HEARTBEAT,
             seconds => Duration::from_secs(seconds.into()),
         }
     }
 
-    /// Whether the connection stands.
+    /// Whether the connection is open.
     pub fn is_open(&self) -> bool {
         self.inner.status().connected()
     }
 
-    /// Waits until the connection is lost, and says why. Meanwhile `blocked` is told when the broker takes no messages,
-    /// with its reason (an alarm: memory or disk are short), and when it takes them again, with `None`.
+    /// Waits until the connection is lost, and returns why. Meanwhile `blocked` is called with the reason when the
+    /// broker accepts no messages (an alarm: memory or disk are short), and with `None` when it accepts them again.
     ///
-    /// A channel that the broker closed is no lost connection: whoever uses it has the error.
+    /// A channel that the broker closed is no lost connection: its user gets the error.
     pub async fn lost(&self, mut blocked: impl FnMut(Option<String>)) -> lapin::Error {
         let mut events = std::pin::pin!(self.inner.events_listener());
         while self.is_open() {
-            // Where we have closed it ourselves lapin tells of nothing.
+            // If we have closed it ourselves, lapin sends no event.
             let Ok(event) = timeout(LOOK_EVERY, events.next()).await else { continue };
             match event {
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
@@ -305,7 +305,7 @@ impl Connection {
         ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
     }
 
-    /// Declares `topology` at `broker`, which the connection leads to.
+    /// Declares `topology` at `broker`, to which the connection leads.
     ///
     /// # Errors
     /// [`DeclareFailure`].
@@ -330,7 +330,7 @@ impl Connection {
         timeout(patience, declaring).await.map_err(|_| DeclareFailure::TimedOut { patience })?
     }
 
-    /// Whether the broker takes no messages at present.
+    /// Whether the broker accepts no messages at present.
     pub fn is_blocked(&self) -> bool {
         self.inner.status().blocked()
     }
@@ -340,14 +340,14 @@ impl Connection {
         self.is_closing.load(Ordering::Relaxed)
     }
 
-    /// Closes the connection: what is unacked goes back to its queue.
+    /// Closes the connection: unacked messages go back to their queues.
     pub async fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
         if self.is_blocked() {
             // Nothing would be sent.
             return;
         }
-        // Whatever goes wrong while closing, the broker does the same when the socket goes.
+        // If closing fails, the broker closes it when the socket goes.
         let _ = timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
     }
 }

@@ -1,11 +1,11 @@
 //! The daemon's connections, and the places of lanes on them.
 //!
-//! RabbitMQ lets a connection have so many channels. Lanes that find no place on one are served over the next. Each lane stands
-//! by itself: where its connection is lost it has a place on another, and the lanes on the others notice nothing.
+//! RabbitMQ limits the channels of a connection. Lanes that find no place on one are served over the next. Lanes are
+//! independent: if a connection is lost its lanes get places on another, and lanes on other connections notice nothing.
 //!
-//! A place is for each three channels that RabbitMQ lets a connection have: 676 at its default of 2,047. A connection for
-//! each lane, or for each fifty, would cost 8 MiB each. lapin does not use the number of a channel again that the broker
-//! closed with an error, so some channels are left over, and a connection that has none left is given up.
+//! A connection has one place per three channels that RabbitMQ allows: 676 at its default of 2,047. A connection per
+//! lane, or per fifty, would cost 8 MiB each. lapin does not reuse the number of a channel that the broker closed with
+//! an error, so some channels are spare, and a connection without any left is closed.
 
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -18,44 +18,44 @@ use tracing::{error, info, warn};
 
 use super::allowance::Allowance;
 use super::channels::{FEWEST, lanes_for, needed_by, usable};
-use super::client::Role;
+use super::client::ConnectionKind;
 use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
 use super::topology::Topology;
 use crate::config::Broker;
 use crate::retry::full_jitter;
 
-/// Ceilings of the delay between tries to connect.
+/// Ceilings of the backoff between tries to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// First ceiling of the delay before a connection that was lost is replaced.
+/// First ceiling of the backoff before a lost connection is replaced.
 const FIRST_REPLACED: Duration = Duration::from_millis(200);
-/// A connection that lasted this long was a good one: the next loss is the first of its kind.
+/// A connection that lasted this long resets the backoff.
 const GOOD_WHILE: Duration = Duration::from_secs(60);
-/// How soon what was deleted is declared again although no message was refused for want of it.
+/// How often everything is declared again, even if no message was refused.
 const DECLARE_EVERY: Duration = Duration::from_secs(60);
-/// Between two declarations at least, however many messages are refused.
+/// Minimum time between two declarations, however many messages are refused.
 const DECLARE_PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks for a connection, where none may be opened or there is none.
+/// How often to check for a connection while none may be opened or there is none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long RabbitMQ may count the channels of a connection that is gone.
+/// How long RabbitMQ may still count the channels of a closed connection.
 pub(super) const COUNTED: Duration = Duration::from_secs(1);
 
-/// Why a lane waits where nothing is wrong.
+/// The problem shown while a lane waits and nothing is wrong.
 const OPENING: &str = "connecting";
 
-/// How the daemon stands with the broker.
+/// The state of the daemon's connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerState {
     /// Every lane has an open connection.
     Connected,
-    /// The same, but the broker takes no messages at present, for this reason.
+    /// The same, but the broker accepts no messages at present, for this reason.
     Blocked(String),
     /// At least one lane has no connection, for this reason.
     Disconnected(String),
 }
 
-/// Why there is no connection with everything declared on it.
+/// Why there is no connection with everything declared.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No connection.
@@ -78,7 +78,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether the broker will say the same however often it is asked.
+    /// Whether a retry cannot help.
     fn is_final(&self) -> bool {
         match self {
             Self::Connect(_) => false,
@@ -87,7 +87,7 @@ impl OpenError {
         }
     }
 
-    /// What the broker said, where it ended what was begun.
+    /// The broker's error, if one ended the attempt.
     fn said(&self) -> Option<&lapin::Error> {
         match self {
             Self::Declare(DeclareFailure::Broken { source }) => Some(source),
@@ -105,7 +105,7 @@ struct Shared {
     broker: Arc<Broker>,
     topology: Topology,
     lanes: usize,
-    /// Notified where a message is refused for want of an exchange or a queue.
+    /// Notified when a message is refused because an exchange or a queue is missing.
     missing: Arc<Notify>,
     /// Held while a connection is opened: other lanes wait for the same one.
     opening: Mutex<()>,
@@ -125,20 +125,20 @@ struct State {
     allowance: Allowance,
 }
 
-/// A connection, as long as it lasts.
+/// An open connection.
 #[derive(Debug)]
 struct Link {
     connection: Arc<Connection>,
-    /// Of lanes.
+    /// Places for lanes.
     places: usize,
     channels: usize,
-    /// One for the link itself, and one for each lane that has a place on it.
+    /// One reference for the link itself, and one for each lane that has a place on it.
     users: Arc<()>,
     lost: watch::Receiver<bool>,
     blocked: std::sync::Mutex<Option<String>>,
 }
 
-/// A lane's place on a connection. Dropped, it is another's.
+/// A lane's place on a connection, free for another lane when dropped.
 #[derive(Debug)]
 pub struct Place {
     link: Arc<Link>,
@@ -170,7 +170,7 @@ impl Link {
 }
 
 impl Connections {
-    /// None yet. Serves so many `lanes`, whose topology is declared. `observer` is told of every change.
+    /// No connection yet. Declares the topology of so many `lanes`. `observer` is called on every change.
     pub fn new(
         broker: Arc<Broker>,
         topology: Topology,
@@ -182,11 +182,11 @@ impl Connections {
         Self(Arc::new(Shared { broker, topology, lanes, missing, opening, state, observer: Box::new(observer) }))
     }
 
-    /// Opens the first one, and tries again until that succeeds: a broker that just started has its listeners before its
-    /// queues.
+    /// Opens the first connection, and retries until that succeeds: a broker that has just started listens before it
+    /// has its queues.
     ///
     /// # Errors
-    /// [`OpenError`], where trying again is of no use.
+    /// [`OpenError`], if a retry cannot help.
     pub async fn open_first(&self) -> Result<(), OpenError> {
         let _opening = self.0.opening.lock().await;
         loop {
@@ -198,7 +198,7 @@ impl Connections {
         }
     }
 
-    /// A place for a lane, once there is one. What the broker refuses is waited for: the first connection was accepted.
+    /// Waits for a place for a lane. A refusal is waited out: the first connection was accepted.
     pub async fn place(&self) -> Place {
         if let Some(place) = self.free_place() {
             return place;
@@ -217,7 +217,7 @@ impl Connections {
         self.0.state().open.iter().find_map(Link::place)
     }
 
-    /// Tries to open one more connection, once, where the broker is known to allow it. Returns why it is not open.
+    /// Tries once to open one more connection, if the broker is known to allow it. Returns why it is not open.
     async fn open(&self) -> Option<OpenError> {
         let (pause, is_first, allowed) = {
             let mut state = self.0.state();
@@ -238,7 +238,7 @@ impl Connections {
             sleep(LOOK_EVERY).await;
             return None;
         }
-        // Where they are counted, those of a connection that was lost are for a moment more.
+        // With a limit, the channels of a lost connection are counted for a moment more.
         sleep(if allowed.is_some() { pause.max(COUNTED) } else { pause }).await;
         match self.try_open(is_first, allowed).await {
             Ok((connection, places, channels)) => {
@@ -265,9 +265,9 @@ impl Connections {
 
     async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
         let Shared { broker, topology, lanes, missing, .. } = &*self.0;
-        let mut connection = connect(broker, Role::Run).await?;
+        let mut connection = connect(broker, ConnectionKind::Run).await?;
         let max = usable(connection.channel_max());
-        // Where they are counted, no more are used than it takes, so that as many daemons as can share them.
+        // With a limit, use no more channels than needed, so that as many daemons as possible can share them.
         let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));
         let places = lanes_for(channels).min(*lanes);
         if places == 0 {
@@ -281,7 +281,7 @@ impl Connections {
         Ok((connection, places, channels))
     }
 
-    /// Follows how a connection does, until it is lost.
+    /// Watches a connection until it is lost.
     fn watched(&self, connection: Connection, places: usize, channels: usize) -> Arc<Link> {
         let (tell, lost) = watch::channel(false);
         let (connection, users, blocked) = (Arc::new(connection), Arc::default(), std::sync::Mutex::default());
@@ -298,7 +298,7 @@ impl Connections {
             };
             let error = watched.connection.lost(blocked).await;
             if !watched.connection.is_closing() {
-                // What was in flight is dropped: the broker gives it to whoever holds the baton next.
+                // What was in flight is dropped: the broker redelivers it to the replica that holds the baton next.
                 error!("the connection to RabbitMQ is lost, connecting again: {error}");
                 shared.change(|state| {
                     state.open.retain(|link| !Arc::ptr_eq(link, &watched));
@@ -312,7 +312,7 @@ impl Connections {
         link
     }
 
-    /// Uses one of the connections for as long as that lasts, once there is one. `None` where it was lost.
+    /// Uses one of the connections, once there is one, while it lasts. `None` if it was lost.
     pub async fn over_any<T>(&self, using: impl AsyncFnOnce(&Connection) -> T) -> Option<T> {
         let link = loop {
             if let Some(link) = self.any() {
@@ -330,8 +330,8 @@ impl Connections {
         self.0.state().open.iter().find(|link| link.connection.is_open()).cloned()
     }
 
-    /// Declares the topology again when a publisher misses something of it, and once a minute, since a level of the delay
-    /// ladder can be missing without anybody publishing to it. Never ends.
+    /// Declares the topology again when a publisher finds something missing, and once a minute, since a level of the
+    /// delay ladder can be missing without any publish to it. Never ends.
     pub async fn keep_declared(&self) -> Infallible {
         let mut told: Option<String> = None;
         loop {
@@ -342,7 +342,7 @@ impl Connections {
             let Shared { topology, broker, .. } = &*self.0;
             let declared = self.over_any(async |connection| connection.declare(topology, broker).await).await;
             let failure = declared.and_then(Result::err).map(|error| error.to_string());
-            // Told when it begins and when it changes: what nobody mends is tried every second.
+            // Logged when it begins and when it changes: what is not mended is tried every second.
             if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {
                 warn!("what seems to be missing cannot be declared again: {failure}");
             }
@@ -351,12 +351,12 @@ impl Connections {
         }
     }
 
-    /// Whether the broker takes no messages over any connection at present.
+    /// Whether any connection is blocked at present.
     pub fn is_blocked(&self) -> bool {
         self.0.state().open.iter().all(|link| link.connection.is_blocked())
     }
 
-    /// Closes all: what is unacked goes back to its queue.
+    /// Closes all: unacked messages go back to their queues.
     pub async fn close(&self) {
         let open = std::mem::take(&mut self.0.state().open);
         join_all(open.iter().map(|link| link.connection.close())).await;
@@ -368,12 +368,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and tells what it is now, where that is something else.
+    /// Changes the state, and notifies the observer if the shown state differs.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
         let now = state.summary();
-        // Told under the lock, so that what is told last is what holds.
+        // Under the lock, so that the last notification is the current state.
         if state.shown.as_ref() != Some(&now) {
             (self.observer)(&now);
             state.shown = Some(now);
@@ -404,7 +404,7 @@ impl State {
     }
 }
 
-/// A lane that waits for a place, as long as this lives.
+/// A lane that waits for a place, as long as this is held.
 struct Waiting(Arc<Shared>);
 
 impl Waiting {
@@ -420,10 +420,10 @@ impl Drop for Waiting {
     }
 }
 
-/// How soon the next try to connect is made.
+/// The backoff between tries to connect.
 #[derive(Debug, Default)]
 struct Retries {
-    /// Since a connection was last opened.
+    /// Failures since a connection was last opened.
     failures: u32,
     /// A connection was lost since then.
     is_lost: bool,

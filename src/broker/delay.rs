@@ -13,11 +13,11 @@ use crate::config::LaneName;
 
 /// Levels of the ladder.
 pub const LEVELS: u32 = 18;
-/// The longest delay of one descent, in seconds: what is due later comes back before and goes up again.
+/// The longest delay of one descent, in seconds. A job that is due later returns and goes up again.
 pub const LONGEST: u64 = (1 << LEVELS) - 1;
 
-/// The exchange and the routing key that bring a message to `lane`'s due queue after `delay`, in whole seconds
-/// rounded up, [`LONGEST`] at most.
+/// The exchange and routing key that bring a message to `lane`'s due queue after `delay`, rounded up to whole seconds,
+/// [`LONGEST`] at most.
 pub fn route(names: &Names, delay: Duration, lane: &LaneName) -> (String, String) {
     let whole = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0)).min(LONGEST);
     let mut key = String::with_capacity(2 * LEVELS as usize + lane.as_str().len());
@@ -37,9 +37,9 @@ pub(super) fn pattern(level: u32, bit: char) -> String {
     format!("{}{bit}.#", "*.".repeat(above))
 }
 
-/// The bindings of a level for what is no parked job: for keys of fewer words. What comes into a queue of the ladder with
-/// such a key, as with the queue's own name by way of the default exchange, would have no place to go when its time is up.
-/// RabbitMQ passes on 32 messages of a queue at a time: with so many of those, all jobs in it would stay there.
+/// The bindings of a level for messages that are no parked jobs: for keys with fewer words. A message with such a key,
+/// as when sent to a queue of the ladder by its name over the default exchange, would have no route when its time is
+/// up. RabbitMQ dead-letters 32 messages of a queue at a time: that many would block all jobs in it.
 pub(super) fn strays() -> impl Iterator<Item = String> {
     (0..=LEVELS as usize).map(|words| vec!["*"; words].join("."))
 }

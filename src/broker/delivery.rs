@@ -1,4 +1,4 @@
-//! A message handed to us, the one way to be rid of it, and how it is passed on.
+//! A delivered message, how it is acked, and how it is passed on.
 
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
@@ -8,18 +8,18 @@ use super::inbound::{IMMOVABLE, MOST_VALUES, UNREADABLE};
 use super::publisher::Confirmed;
 use crate::headers::Headers;
 
-/// A message handed to us, not yet acked.
+/// A delivered message, not yet acked.
 #[derive(Debug)]
 pub struct Delivery {
     /// What the message says.
     pub message: Message,
-    /// The broker handed it out before, to us or to another.
+    /// It was delivered before, to us or to another consumer.
     pub redelivered: bool,
-    /// How often it came back unacked, as far as the broker counts; 0 at the first time.
+    /// How often it was returned unacked, as far as the broker counts; 0 at the first delivery.
     pub returns: i64,
-    /// Why it cannot be read, where that is so: then its body is empty, and only the broker has it whole.
+    /// Why it cannot be read, if so: then its body is empty, and only the broker has the whole message.
     pub unreadable: Option<String>,
-    /// Whether the broker may put aside what cannot be read.
+    /// Whether the broker may dead-letter it if it cannot be read.
     pub is_movable: bool,
     /// The right to ack it.
     pub unacked: Unacked,
@@ -27,7 +27,7 @@ pub struct Delivery {
 
 impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
-        // At the first time the header may be the producer's own.
+        // At the first delivery, the header may be the producer's own.
         let headers = Headers(delivery.properties.headers().as_ref().filter(|_| delivery.redelivered));
         let returns = headers.integer("x-delivery-count").unwrap_or(0);
         let written = Headers(delivery.properties.headers().as_ref());
@@ -44,23 +44,23 @@ impl From<lapin::message::Delivery> for Delivery {
     }
 }
 
-/// A delivery the broker waits for an ack of. Dropped, it stays unacked, and goes back to its queue with the channel.
+/// The right to ack a delivery. Dropped, the delivery stays unacked, and is requeued when the channel closes.
 #[derive(Debug)]
 pub struct Unacked(lapin::Acker);
 
 impl Unacked {
-    /// Acks the delivery, for which the broker has confirmed all that stands for it.
+    /// Acks the delivery. The broker has confirmed all that replaces it.
     ///
     /// # Errors
-    /// The channel or the connection broke: the broker hands the message out again.
+    /// The channel or the connection broke: the broker redelivers the message.
     pub async fn ack(self, _proof: Confirmed) -> Result<(), lapin::Error> {
         self.0.ack(BasicAckOptions::default()).await.map(drop)
     }
 
-    /// Has the broker put the message among the dead letters, whole. The broker keeps it until that is done.
+    /// Makes the broker dead-letter the whole message. The broker keeps it until that is done.
     ///
     /// # Errors
-    /// The channel or the connection broke: the broker hands the message out again.
+    /// The channel or the connection broke: the broker redelivers the message.
     pub async fn put_aside(self, _proof: Confirmed) -> Result<(), lapin::Error> {
         self.0.reject(BasicRejectOptions { requeue: false }).await.map(drop)
     }
@@ -75,24 +75,23 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// Most bytes of a producer's headers that are passed on.
+/// Largest headers of a producer that are passed on, in bytes.
 const HEADERS_LIMIT: usize = 110 * 1024;
-/// Most values of a producer's headers that are passed on, nested ones included: with some 25 of ours, and 150 of RabbitMQ's on
-/// the way through the whole ladder, they can be read when they come back.
+/// Most values in a producer's headers that are passed on, nested ones included: with some 25 of ours, and 150 of
+/// RabbitMQ's from the whole ladder, they are still readable on return.
 const VALUES_LIMIT: usize = MOST_VALUES / 2;
-/// What RabbitMQ adds to the headers of a message on its way through the whole ladder, in bytes, and how often it was
-/// delivered.
+/// What RabbitMQ adds to a message's headers on its way through the whole ladder, in bytes, delivery count included.
 const BROKERS: usize = 4608;
-/// What a frame takes beside the headers: eight texts of 255 bytes, and some numbers.
+/// What a frame holds beside the headers: eight texts of 255 bytes, and some numbers.
 const PROPERTIES: usize = 2176;
 
 impl Message {
-    /// The properties under which the message is published again, with `ours` among its headers, so that they and what
-    /// RabbitMQ adds fit into a frame of `frame_max` bytes: where they do not, the producer's headers are left out.
+    /// The properties for publishing the message again, with `ours` among its headers. They and what RabbitMQ adds fit
+    /// into a frame of `frame_max` bytes: if the producer's headers do not, they are left out.
     ///
-    /// They are the producer's, less what would act on the broker a second time: a `user_id` that is not ours closes
-    /// the channel; an `expiration` would cut a delay short; `CC` and `BCC` would send copies; and RabbitMQ drops as
-    /// a cycle what its own `x-death` says was in a queue before.
+    /// They are the producer's, except for those that would act on the broker a second time: a `user_id` other than
+    /// ours closes the channel; an `expiration` would cut a delay short; `CC` and `BCC` would send copies; and RabbitMQ
+    /// drops a message as a cycle if its own `x-death` says that it was in the queue before.
     pub fn forward(&self, ours: FieldTable, frame_max: usize) -> BasicProperties {
         let mut properties = BasicProperties::default();
         macro_rules! keep {
@@ -124,10 +123,10 @@ impl Message {
     }
 }
 
-/// Left behind by a message whose headers were left out.
+/// Marks a message whose headers were left out.
 const HEADERS_DROPPED: &str = "x-reveille-headers-dropped";
 
-/// What RabbitMQ would act on, and what the daemon wrote, which it writes anew: what is old of it would be untrue.
+/// Headers on which RabbitMQ would act, and the daemon's own, which are written anew: old values would be wrong.
 fn is_replaced(name: &str) -> bool {
     (name.starts_with("x-reveille-") && name != HEADERS_DROPPED) || is_brokers(name)
 }
@@ -138,12 +137,12 @@ fn is_brokers(name: &str) -> bool {
         || name.starts_with("x-last-death-")
 }
 
-/// About the bytes a table's entry takes on the wire: a byte for the length of its name, the name, and the value.
+/// Approximate bytes of a table's entry on the wire: a byte for the length of its name, the name, and the value.
 fn entry_size((name, value): (&ShortString, &AMQPValue)) -> usize {
     1 + name.as_str().len() + size(value)
 }
 
-/// About the bytes a value takes on the wire.
+/// Approximate bytes of a value on the wire.
 fn size(value: &AMQPValue) -> usize {
     5 + match value {
         AMQPValue::LongString(text) => text.as_bytes().len(),
@@ -154,7 +153,7 @@ fn size(value: &AMQPValue) -> usize {
     }
 }
 
-/// How many values a value is, those inside of it included.
+/// Number of values in a value, itself and nested ones included.
 fn values(value: &AMQPValue) -> usize {
     1 + match value {
         AMQPValue::FieldArray(inside) => inside.as_slice().iter().map(values).sum(),

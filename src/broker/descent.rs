@@ -1,11 +1,11 @@
-//! How a job came down the delay ladder, as RabbitMQ wrote it among its headers.
+//! How a job came down the delay ladder, as recorded by RabbitMQ in its headers.
 //!
-//! A client is told nothing of policies. But one with `message-ttl` or `max-length` over the ladder's queues shows in when and
-//! why jobs leave them: of two settings of a time to live RabbitMQ takes the lower one, and with `overflow` set to `drop-head`
-//! a full queue lets go of the oldest.
+//! Clients are not told of policies. But a policy with `message-ttl` or `max-length` on the ladder's queues shows in
+//! when and why jobs leave them: of two TTLs RabbitMQ uses the lower one, and with `overflow` set to `drop-head` a full
+//! queue drops its oldest message.
 //!
-//! A wait that was cut short shows in `x-death`: how long a job was at each level but the first, and whether one was full.
-//! That goes by the brokers' clocks alone, which one descent compares, and needs no header of ours. The job is done all
+//! A wait that was cut short shows in `x-death`: how long a job was at each level but the first, and whether one was
+//! full. That uses only the brokers' clocks, compared within one descent, and no header of ours. The job is done all
 //! the same.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use super::delivery::Message;
 use super::names::Names;
 use crate::headers::Headers;
 
-/// By how much the clocks of a cluster's nodes may differ, in seconds, with what is cut off a second.
+/// How far the clocks of a cluster's nodes may differ, in seconds, rounding included.
 const TOLERANCE: u64 = 10;
 
 /// A wait that RabbitMQ cut short.
@@ -50,14 +50,14 @@ impl fmt::Display for CutShort {
 }
 
 impl Message {
-    /// Whether a level of the ladder let the message go too early. Of the highest one it was in, it shows only where that was
-    /// full: nothing tells when the message came there.
+    /// Whether a level of the ladder released the message too early. Its highest level shows only if it was full:
+    /// nothing records when the message came there.
     pub fn cut_short(&self, names: &Names) -> Option<CutShort> {
         let headers = self.properties.headers().as_ref()?;
         let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { return None };
         let mut deaths: Vec<Death> =
             deaths.as_slice().iter().filter_map(|death| Death::read(death, names)).take(LEVELS as usize).collect();
-        // From the highest level down, as it fell: RabbitMQ 3.10 puts them into no order.
+        // From the highest level down, as it fell: RabbitMQ 3.10 gives them in no order.
         deaths.sort_by_key(|death| std::cmp::Reverse(death.level));
         if let Some(&Death { level, .. }) = deaths.iter().find(|death| death.was_full) {
             return Some(CutShort { level, cut: Cut::Full });
@@ -69,7 +69,7 @@ impl Message {
     }
 }
 
-/// An end of a stay in a level's queue.
+/// The end of a stay in a level's queue.
 struct Death {
     level: u32,
     /// Unix time, in seconds.
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// A message that died in these queues, the first one first.
+    /// A message that was dead-lettered by these queues, in this order.
     fn fell<const COUNT: usize>(deaths: [(&str, &str, u64); COUNT]) -> Option<CutShort> {
         let table = |(queue, reason, time): (&str, &str, u64)| {
             let mut death = FieldTable::default();

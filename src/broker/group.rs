@@ -1,12 +1,12 @@
 //! Group commit: messages that wait at the same time are published together over one channel, and judged together.
 //!
-//! lapin hands a returned message to whichever confirm of its channel comes next, and RabbitMQ may confirm others
-//! first: so a message that no queue took could pass for confirmed. Here nothing is judged before every message of the
-//! group is confirmed, by which time each return of the channel has turned up on one of the group's confirms. The
-//! broker also confirms one channel's messages in one go, which is what makes this fast.
+//! lapin attaches a returned message to whichever confirm of its channel comes next, and RabbitMQ may confirm others
+//! first: so an unroutable message could pass for confirmed. Here no message is judged before the whole group is
+//! confirmed, by which time each return of the channel is attached to one of the group's confirms. The broker also
+//! confirms several messages of a channel at once, which makes this fast.
 //!
-//! lapin 4.12 has that in `acknowledgement.rs`. One message at a time for each channel would be as safe, but costs a quarter
-//! of the speed.
+//! See lapin 4.12, `acknowledgement.rs`. One message at a time per channel would be as safe, but costs a quarter of the
+//! speed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,32 +21,32 @@ use tokio::time::timeout;
 use super::channels::{Channels, Lent};
 use super::outgoing::{Outgoing, PublishError};
 
-/// How long a confirm may take at first before the message is published once more.
+/// First timeout of a confirm, after which the message is published once more.
 pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(30);
-/// Messages published together at most.
+/// Messages per group, at most.
 const GROUP: usize = 256;
 /// `delivery_mode` of AMQP: written to disk.
 const PERSISTENT: u8 = 2;
 
 pub(super) type Word = Result<(), PublishError>;
 
-/// A message, and who waits for the broker's word on it.
+/// A message, and where its result goes.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) message: Arc<Outgoing>,
     pub(super) waiting: oneshot::Sender<Word>,
 }
 
-/// Publishes what is requested, in groups, of which up to `groups` are on their way at a time, until nobody can request
-/// any more. What is requested while none may go is the next group.
+/// Publishes requested messages in groups, with up to `groups` in flight at a time, until all requesters are gone.
+/// Messages requested while no group may go form the next one.
 pub(super) async fn publish_groups(
     channels: Arc<Channels>,
     groups: usize,
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
-    let turns = Arc::new(Semaphore::new(groups));
+    let permits = Arc::new(Semaphore::new(groups));
     while let Some(first) = requests.recv().await {
-        let turn = turns.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let mut group = vec![first];
         while group.len() < GROUP
             && let Ok(next) = requests.try_recv()
@@ -56,7 +56,7 @@ pub(super) async fn publish_groups(
         let lent = channels.lend().await;
         tokio::spawn(async move {
             publish_group(lent, group).await;
-            drop(turn);
+            drop(permit);
         });
     }
 }
@@ -69,12 +69,12 @@ async fn publish_group(lent: Result<Lent, lapin::Error>, group: Vec<Request>) {
         Err(error) => messages.iter().map(|_| Err(PublishError::Broken(error.clone()))).collect(),
     };
     for (waiting, word) in waiting.into_iter().zip(words) {
-        // Whoever no longer waits has lost its delivery too.
+        // A requester that no longer waits has lost its delivery too.
         let _ = waiting.send(word);
     }
 }
 
-/// Publishes one message over a channel of its own: slow, and independent of every other.
+/// Publishes one message over a channel of its own: slow, but independent of every other message.
 pub(super) async fn publish_alone(lent: Lent, message: Arc<Outgoing>) -> Word {
     let confirm = publish(lent.channel(), &message).await;
     if matches!(confirm, Ok(Confirmation::Ack(_))) {
@@ -83,9 +83,8 @@ pub(super) async fn publish_alone(lent: Lent, message: Arc<Outgoing>) -> Word {
     judge(&[message], vec![confirm]).pop().unwrap_or(Ok(()))
 }
 
-/// Keeps the channel unless an error has closed it, or confirms stay away: then those of later messages may stay away too.
-/// Nor where a message was rejected: over a channel that first met a queue while that had no leader, RabbitMQ 3.10 rejects
-/// what is for it until the node of the last one is back.
+/// Publishes a group. After an error the channel is closed, and where confirms are missing too: they may stay missing for later
+/// messages.
 async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
     let confirms = join_all(messages.iter().map(|message| publish(lent.channel(), message)));
     let Some(confirms) = within(FIRST_PATIENCE, &lent.connection(), confirms).await else {
@@ -93,11 +92,13 @@ async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
     };
     if confirms.iter().all(|confirm| matches!(confirm, Ok(Confirmation::Ack(_)))) {
         lent.keep();
+    } else if confirms.iter().all(Result::is_ok) {
+        lent.keep_if_new();
     }
     judge(messages, confirms)
 }
 
-/// `None` where `confirms` take longer than `patience`. A broker that takes no messages at present is waited for.
+/// `None` if `confirms` take longer than `patience`. Time while the broker blocks publishers does not count.
 pub(super) async fn within<T>(
     patience: Duration,
     connection: &lapin::Connection,
@@ -128,9 +129,9 @@ async fn publish(channel: &Channel, message: &Outgoing) -> Result<Confirmation, 
         .await
 }
 
-/// What goes to the same exchange with the same key has the same fate, so a return is matched by these.
+/// Messages with the same exchange and key have the same result, so a return is matched by these.
 fn judge(messages: &[Arc<Outgoing>], confirms: Vec<Result<Confirmation, lapin::Error>>) -> Vec<Word> {
-    // Once the broker has closed the channel over one of them, lapin does not even send the rest.
+    // Once the broker has closed the channel over one message, lapin does not even send the rest.
     let mut errors = confirms.iter().filter_map(|confirm| confirm.as_ref().err());
     let refusal = errors.find(|error| error.is_amqp_soft_error()).cloned();
     let mut returns: Vec<BasicReturnMessage> = Vec::new();

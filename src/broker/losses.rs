@@ -1,8 +1,8 @@
-//! Queues that are gone, with what was in them.
+//! Detects queues that were deleted with their messages.
 //!
-//! A client is told nothing of policies. One with `expires` deletes a quorum queue that has no consumers, such as those of
-//! the delay ladder, with all that is in it, and no declaration keeps it (rabbitmq-server issue 5894). So before anything is
-//! declared again it is looked for: what was there once, and is not, is a loss.
+//! Clients are not told of policies. One with `expires` deletes a quorum queue without consumers, such as those of the
+//! delay ladder, with all its messages, and declaring it does not prevent that (rabbitmq-server issue 5894). So queues
+//! are checked before anything is declared again: one that existed before and is missing is a loss.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,12 +12,12 @@ use lapin::types::FieldTable;
 use tracing::{debug, error};
 
 use super::channels::Lent;
-use super::client::Role;
+use super::client::ConnectionKind;
 use super::connection::{Connection, connect, is_not_found};
 use super::topology::Topology;
 use crate::config::Broker;
 
-/// Who is told of losses; nobody, by default.
+/// The callback for losses; does nothing by default.
 pub(super) struct OnLoss(pub(super) Box<dyn Fn(usize) + Send + Sync>);
 
 impl Default for OnLoss {
@@ -32,8 +32,8 @@ impl fmt::Debug for OnLoss {
     }
 }
 
-/// The queues of `topology` that are missing, although they were there once. Those found so far, where the rest cannot be
-/// told: mostly what keeps them from being told keeps the topology from being declared too.
+/// The queues of `topology` that existed before and are missing. If checking fails, those found so far: what prevents
+/// checking mostly prevents declaring too.
 pub(super) async fn find<'a>(topology: &'a Topology, connection: &Connection, broker: &Broker) -> Vec<&'a str> {
     let mut lost = Vec::new();
     let mut looks = Looks { connection, broker, apart: None, has_missed: false };
@@ -46,8 +46,8 @@ pub(super) async fn find<'a>(topology: &'a Topology, connection: &Connection, br
     lost
 }
 
-/// Each look for a queue that is not there costs its connection a channel for good
-/// ([`open_channel`](super::channels::open_channel)). So after the first one, connections apart are looked over.
+/// Each check of a missing queue costs its connection a channel for good
+/// ([`open_channel`](super::channels::open_channel)). So after the first one, separate connections are used.
 struct Looks<'a> {
     connection: &'a Connection,
     broker: &'a Broker,
@@ -83,7 +83,7 @@ impl Looks<'_> {
                 lent.keep();
                 Ok(true)
             }
-            // A queue that is only down is not found either, in other words.
+            // A queue that is only down is not found either, but with another text.
             Err(error) if is_not_found(&error) && error.to_string().contains("no queue '") => {
                 self.has_missed = true;
                 Ok(false)
@@ -101,13 +101,13 @@ impl Looks<'_> {
         {
             return Ok(lent);
         }
-        // The first one, or the one before has no channel left.
-        let apart = self.apart.insert(connect(self.broker, Role::Run).await?);
+        // The first one, or its predecessor has no channel left.
+        let apart = self.apart.insert(connect(self.broker, ConnectionKind::Run).await?);
         Ok(apart.lend().await?)
     }
 }
 
-/// Says which queues were missing, now that they are there again.
+/// Logs the queues that were missing, and calls back, now that they are declared again.
 pub(super) fn tell(topology: &Topology, lost: &[&str]) {
     if lost.is_empty() {
         return;

@@ -23,7 +23,7 @@ pub mod subscription;
 pub mod topology;
 
 pub use channels::{Lent, Traffic};
-pub use client::Role;
+pub use client::ConnectionKind;
 pub use connection::{Connection, Room, connect, is_access_refused, is_not_found};
 pub use connections::{BrokerState, Connections, OpenError, Place};
 pub use delivery::{Delivery, Message, Unacked};

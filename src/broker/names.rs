@@ -1,4 +1,4 @@
-//! What exchanges and queues are called.
+//! Names of exchanges and queues.
 
 use super::delay::LEVELS;
 use crate::config::LaneName;
@@ -19,7 +19,7 @@ impl Names {
         format!("{}.{rest}", self.prefix)
     }
 
-    /// The exchange producers publish jobs to; the routing key is the lane, or [`urgent_key`] of it.
+    /// The exchange to which producers publish jobs; the routing key is the lane, or [`urgent_key`] of it.
     pub fn jobs(&self) -> String {
         self.name("jobs")
     }
@@ -34,27 +34,27 @@ impl Names {
         self.name(&format!("urgent.{lane}"))
     }
 
-    /// The queue of a lane's jobs that come back from the ladder.
+    /// The queue of a lane's jobs that return from the ladder.
     pub fn due_of(&self, lane: &LaneName) -> String {
         self.name(&format!("due.{lane}"))
     }
 
-    /// The queue whose message makes its holder the one that runs the lane.
+    /// The queue whose only message, the baton, makes its holder the replica that runs the lane.
     pub fn baton_of(&self, lane: &LaneName) -> String {
         self.name(&format!("baton.{lane}"))
     }
 
-    /// The queue whose consumers are the replicas.
+    /// The queue on which each replica is a consumer.
     pub fn replicas(&self) -> String {
         self.name("replicas")
     }
 
-    /// The exchange and the queue of a level of the delay ladder.
+    /// The name of a level of the delay ladder, exchange and queue alike.
     pub fn delay(&self, level: u32) -> String {
         self.name(&format!("delay.{level:02}"))
     }
 
-    /// The level of the delay ladder that a queue is.
+    /// The level of the delay ladder whose queue this is.
     pub fn level_of(&self, queue: &str) -> Option<u32> {
         let level = queue.strip_prefix(self.prefix.as_str())?.strip_prefix(".delay.")?.parse().ok()?;
         (level < LEVELS).then_some(level)
@@ -65,7 +65,7 @@ impl Names {
         self.name("delay.return")
     }
 
-    /// The exchange for what no queue took.
+    /// The exchange for unroutable messages.
     pub fn unroutable(&self) -> String {
         self.name("unroutable")
     }
@@ -80,13 +80,13 @@ impl Names {
         self.name("outcomes")
     }
 
-    /// The stream that keeps outcome events.
+    /// The stream of outcome events.
     pub fn outcomes_log(&self) -> String {
         self.name("outcomes.log")
     }
 }
 
-/// The routing key of a lane's urgent jobs. No lane is called so: their names have no dot.
+/// The routing key of a lane's urgent jobs. It is no lane's name, since those have no dot.
 pub fn urgent_key(lane: &LaneName) -> String {
     format!("{lane}.urgent")
 }

@@ -1,4 +1,4 @@
-//! A message to be published, and why the broker did not take charge of it.
+//! A message to be published, and why publishing it failed.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 /// A message to be published. It is always persistent and mandatory.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The exchange; empty for the default one, whose routing keys are the names of queues.
+    /// The exchange; empty for the default one, whose routing keys are names of queues.
     pub exchange: String,
     /// The routing key, at most 255 bytes.
     pub key: String,
@@ -17,10 +17,10 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
-/// A message that the broker did not take charge of.
+/// Why a message was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// No queue took it. RabbitMQ confirms such a message, so it was published as `mandatory` to have it returned.
+    /// It was unroutable. RabbitMQ confirms such a message, so it is published as `mandatory`, to be returned.
     #[error("no queue takes messages from exchange {exchange:?} with routing key {key:?} ({text})")]
     Returned {
         /// The exchange published to.
@@ -40,8 +40,8 @@ pub enum PublishError {
         /// The routing key.
         key: String,
     },
-    /// The broker closed the channel over it or over one published with it: there is no such exchange, or no
-    /// permission.
+    /// The broker closed the channel over it, or over a message published with it: the exchange does not exist, or a
+    /// permission is missing.
     #[error("the broker refuses messages to exchange {exchange:?}: {source}")]
     Forbidden {
         /// The exchange published to.
@@ -49,15 +49,15 @@ pub enum PublishError {
         /// The broker's words.
         source: lapin::Error,
     },
-    /// Neither a confirm nor a refusal came: whether the message arrived is not known.
+    /// Neither a confirm nor a refusal came: it is unknown whether the message arrived.
     #[error("RabbitMQ has not confirmed a message to exchange {exchange:?} within {patience:?}: it may have arrived")]
     Unconfirmed {
         /// The exchange published to.
         exchange: String,
-        /// How long it was waited for.
+        /// How long the confirm was awaited.
         patience: Duration,
     },
-    /// The connection broke: whether the message arrived is not known.
+    /// The connection broke: it is unknown whether the message arrived.
     #[error(transparent)]
     Broken(lapin::Error),
 }
@@ -67,7 +67,7 @@ impl PublishError {
         Self::Unconfirmed { exchange: message.exchange.clone(), patience }
     }
 
-    /// Whether an exchange, a queue or a binding may be missing, and not only room in a queue.
+    /// Whether an exchange, a queue or a binding may be missing, rather than room in a queue.
     pub(super) fn is_for_want_of_something(&self) -> bool {
         matches!(self, Self::Returned { .. } | Self::Forbidden { .. })
     }

@@ -1,7 +1,7 @@
-//! Publishing with proof.
+//! Publishing with proof of the broker's confirm.
 //!
-//! Publishers that must not wait for each other are apart: outcomes, parked jobs with dead letters, and the baton, for
-//! each lane. A queue without a majority confirms nothing, and holds up its group for half a minute.
+//! Messages that must not wait for each other have publishers of their own: for each lane, outcomes, parked jobs with
+//! dead letters, and the baton. A queue without a majority confirms nothing, and holds up its group for half a minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,53 +16,53 @@ use super::group::{Request, publish_alone, publish_groups, within};
 use super::outgoing::{Outgoing, PublishError};
 use crate::retry::full_jitter;
 
-/// Proof that the broker has taken charge of a message: it was routed to a queue, and every such queue has it safe.
+/// Proof of a publisher confirm: the message was routed to a queue, and every such queue has stored it.
 ///
-/// Only [`Publisher`] makes one, and [`super::Unacked::ack`] asks for one: so nothing is acked before what stands for
+/// Only [`Publisher`] makes one, and [`super::Unacked::ack`] requires one: so no delivery is acked before what replaces
 /// it is confirmed.
 #[derive(Debug)]
 #[must_use = "an unacked delivery stands behind every confirm"]
 pub struct Confirmed(());
 
 impl Confirmed {
-    /// One proof for two messages, where there is another.
+    /// One proof for two messages, if there is another.
     pub fn with(self, _other: Option<Self>) -> Self {
         self
     }
 }
 
-/// Ceilings of the delay between tries of a message the broker refuses.
+/// Ceilings of the backoff between tries of a message that the broker refuses.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How long a confirm may take at last before the message is published once more, from `FIRST_PATIENCE` on: six times in the
-/// half hour that RabbitMQ leaves a delivery unacked. Where no majority of a queue is left, each may be one more copy.
+/// Longest timeout of a confirm before the message is published again, `FIRST_PATIENCE` being the first: six times in
+/// the half hour that RabbitMQ leaves a delivery unacked. Without a majority each may be one more copy.
 const LAST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// Publishes what waits at the same time together, and judges it together.
+/// Publishes messages that wait at the same time together, and judges them together.
 ///
-/// A message whose queues do not confirm holds up those published with it, for half a minute: what is to be independent
-/// of each other needs publishers of its own.
+/// A message whose queues do not confirm holds up those published with it, for half a minute: messages that must be
+/// independent of each other need separate publishers.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     requests: mpsc::UnboundedSender<Request>,
-    /// Channels for what is published once more.
+    /// Channels for republished messages.
     again: Arc<Channels>,
     /// How many of them may be in use at a time.
-    again_turns: Arc<Semaphore>,
-    /// Wakes what declares.
+    again_permits: Arc<Semaphore>,
+    /// Wakes the task that declares the topology.
     missing: Arc<Notify>,
 }
 
 impl Publisher {
     pub(super) fn new(shares: &Shares, traffic: Traffic, groups: usize, missing: Arc<Notify>) -> Self {
-        // Bounded by whoever publishes: each waits for the broker's word.
+        // Bounded by the publishing tasks, each of which waits for its confirm.
         let (requests, requested) = mpsc::unbounded_channel();
         tokio::spawn(publish_groups(shares.of(traffic).clone(), groups.max(1), requested));
-        let again_turns = Arc::new(Semaphore::new(shares.again_each));
-        Self { requests, again: shares.again.clone(), again_turns, missing }
+        let again_permits = Arc::new(Semaphore::new(shares.again_each));
+        Self { requests, again: shares.again.clone(), again_permits, missing }
     }
 
-    /// Publishes once and waits for the broker's word.
+    /// Publishes once and waits for the confirm.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -73,20 +73,20 @@ impl Publisher {
         word.await.map_err(|_| closed())?.map(Confirmed)
     }
 
-    /// Publishes a message that was not confirmed, over a channel of its own: where its queue confirms nothing for long,
-    /// it would hold up a group for as long.
+    /// Publishes an unconfirmed message again, over a channel of its own: if its queue confirms nothing for long, it
+    /// would hold up its group for as long.
     async fn publish_once_more(&self, message: Arc<Outgoing>, patience: Duration) -> Result<Confirmed, PublishError> {
-        let _turn = self.again_turns.acquire().await.expect("nobody closes the semaphore");
+        let _permit = self.again_permits.acquire().await.expect("the semaphore is never closed");
         let lent = self.again.lend().await.map_err(PublishError::Broken)?;
         let connection = lent.connection();
         let word = within(patience, &connection, publish_alone(lent, message.clone())).await;
         word.unwrap_or_else(|| Err(PublishError::unconfirmed(&message, patience))).map(Confirmed)
     }
 
-    /// Publishes until the broker takes charge. While it refuses, the delivery this stands for stays unacked, so its
-    /// job waits and is not lost; it goes on when the queue is mended. What it does not confirm in time is published
-    /// once more over a channel of its own, and so may come twice: RabbitMQ can forget a message when a queue's leader
-    /// changes (<https://github.com/rabbitmq/rabbitmq-server/pull/14589>).
+    /// Publishes until the broker confirms. While it refuses, the delivery that this replaces stays unacked, so its job
+    /// waits and is not lost, and goes on when the queue is mended. A message that is not confirmed in time is
+    /// published again over a channel of its own, and so may arrive twice: RabbitMQ can lose a message when a queue's
+    /// leader changes (<https://github.com/rabbitmq/rabbitmq-server/pull/14589>).
     ///
     /// # Errors
     /// The connection broke.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, connect};
-use super::{Connection, Message, Position, Role, Stream, StreamError};
+use super::{Connection, ConnectionKind, Message, Position, Stream, StreamError};
 use crate::config::Broker;
 
 /// Messages on their way to one lane.
@@ -123,7 +123,7 @@ impl Reader {
     async fn read(&self, kept: &mut Option<Connection>, lanes: &HashMap<String, Lane>) -> Result<(), ReadBackError> {
         let connection = match kept.take().filter(Connection::is_open) {
             Some(connection) => kept.insert(connection),
-            None => kept.insert(connect(&self.broker, Role::Log).await?),
+            None => kept.insert(connect(&self.broker, ConnectionKind::Log).await?),
         };
         let opening = Stream::open(connection, &self.stream, Position::Last(self.count));
         let mut stream = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::Silent)??;

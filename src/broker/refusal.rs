@@ -12,24 +12,24 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 pub struct DeclareError {
     pub(super) what: &'static str,
     pub(super) name: String,
-    /// How many queues there are to be in all.
+    /// How many queues the topology has.
     pub(super) queues: usize,
     pub(super) source: lapin::Error,
 }
 
 impl DeclareError {
-    /// Whether the broker will say the same until somebody changes something there, or here.
+    /// Whether a retry cannot help until the broker or the configuration is changed.
     pub fn is_refusal(&self) -> bool {
         Remedy::of(&self.source).is_some()
     }
 
-    /// What the broker said.
+    /// The broker's error.
     pub(super) fn said(&self) -> &lapin::Error {
         &self.source
     }
 }
 
-/// What mends what no second try would.
+/// The remedy for a refusal that no retry can overcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remedy {
     Delete,
@@ -38,8 +38,8 @@ enum Remedy {
 }
 
 impl Remedy {
-    /// RabbitMQ has one code for several refusals, and tells them apart by its words alone, which are the same from 3.10 to 4.3.
-    /// What it may say besides is tried again: it may pass, and to delete a queue for it would be bad advice.
+    /// RabbitMQ has one code for several refusals, which differ only in their texts, the same from 3.10 to 4.3. Any
+    /// other text is retried: it may be temporary, and deleting a queue for it would be bad advice.
     fn of(error: &lapin::Error) -> Option<Self> {
         let ErrorKind::ProtocolError(error) = error.kind() else { return None };
         let says = |words: &str| error.get_message().as_str().contains(words);

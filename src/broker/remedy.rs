@@ -1,4 +1,4 @@
-//! What a person can do about a connection that does not come about.
+//! What an operator can do when connecting fails.
 
 use std::error::Error;
 use std::io;
@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError};
 use super::connection::{is_access_refused, kind};
 use crate::config::Broker;
 
-/// What to check, where more is known than that it failed.
+/// What to check, if more is known than that it failed.
 pub(super) fn remedy(error: &lapin::Error, broker: &Broker) -> Option<String> {
     if is_access_refused(error) {
         let from = match &broker.password_file {
@@ -23,7 +23,7 @@ pub(super) fn remedy(error: &lapin::Error, broker: &Broker) -> Option<String> {
     if is_vhost_refused(error) {
         return Some("check that the vhost exists, and the user's permissions in it".to_owned());
     }
-    // A port that speaks TLS answers with an alert, which is no AMQP, or has closed before that is read.
+    // A TLS port answers with an alert, which is no AMQP, or closes before that is read.
     if matches!(error.kind(), ErrorKind::ParsingError(_)) || broker.uri.scheme == AMQPScheme::AMQP && is_hung_up(error)
     {
         return Some("expected AMQP there: check the port, usually 5672 for amqp:// and 5671 for amqps://".to_owned());
@@ -31,7 +31,7 @@ pub(super) fn remedy(error: &lapin::Error, broker: &Broker) -> Option<String> {
     tls(tls_error(error)?, broker)
 }
 
-/// Whether the broker does not let the user into the vhost, or there is none of the name.
+/// Whether the broker does not admit the user to the vhost, or the vhost does not exist.
 pub(super) fn is_vhost_refused(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }

@@ -6,7 +6,7 @@ use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-/// A subscription, on a channel of its own that is closed as it is dropped.
+/// A subscription, on a channel of its own that is closed on drop.
 #[derive(Debug)]
 pub struct Subscription {
     channel: Channel,
@@ -28,7 +28,7 @@ impl Subscription {
         Ok(Self { channel, consumer })
     }
 
-    /// The next delivery, or `None` once the broker has ended the subscription.
+    /// The next delivery, or `None` once the broker has cancelled the subscription.
     pub async fn next(&mut self) -> Option<Result<Delivery, lapin::Error>> {
         self.consumer.next().await
     }
@@ -38,9 +38,9 @@ impl Subscription {
         &self.channel
     }
 
-    /// Closes the channel, and waits until the broker has.
+    /// Closes the channel, and waits until the broker has closed it.
     pub async fn close(self) {
-        // If it cannot be closed it is gone already, and what was unacked with it.
+        // If it cannot be closed it is gone already, and its deliveries are requeued.
         let _ = self.channel.close(200, "done".into()).await;
     }
 }
@@ -51,9 +51,9 @@ impl Drop for Subscription {
     }
 }
 
-/// Has a channel closed, and waits for nothing. With that, lapin does not cancel the subscriptions over it one by one as they
-/// are dropped: RabbitMQ 3.10 confirms it twice where the queue of one was just deleted, over which lapin ends the connection.
+/// Closes a channel without waiting. Then lapin does not cancel its consumers one by one as they are dropped: RabbitMQ
+/// 3.10 confirms such a cancel twice if the queue was just deleted, over which lapin ends the connection.
 pub fn hang_up(channel: &Channel) {
-    // The first poll has it sent, or finds that it is closed already.
+    // The first poll sends it, or finds that the channel is closed already.
     let _ = channel.close(200, "done".into()).now_or_never();
 }

@@ -16,18 +16,18 @@ use super::names::{Names, urgent_key};
 use super::refusal::DeclareError;
 use crate::config::LaneName;
 
-/// Above the 20 deliveries after which the daemon ends a job itself, with an event: what comes back even more often is a
-/// message that cannot be read at all, over which the connection breaks each time. Until it is put aside the lane has
-/// one connection after the other, so this is no higher than it need be.
+/// More than the 20 deliveries after which the daemon itself ends a job with an event: a message that returns more
+/// often cannot be read at all, and breaks the connection each time. Until it is dead-lettered the lane loses one
+/// connection after the other, so this is no higher than needed.
 const DELIVERY_LIMIT: i64 = 30;
-/// For queues nothing may fall out of. RabbitMQ 4 drops a message after 20 returns where no limit is set.
+/// For queues that must not drop messages. RabbitMQ 4 drops a message after 20 returns if no limit is set.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// The history that is kept: 7 days or 1 GiB. Streams drop whole segments, so these must be small beside it.
+/// Retention of the log: 7 days or 1 GiB. Streams drop whole segments, so those must be small in comparison.
 const LOG_MAX_AGE: &str = "7D";
 const LOG_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 const LOG_SEGMENT_BYTES: i64 = 50_000_000;
 
-/// The kinds of exchange in use.
+/// The exchange types in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Topic,
@@ -52,7 +52,7 @@ enum Argument {
 
 type Arguments = BTreeMap<&'static str, Argument>;
 
-/// What was refused, what it is called, and the broker's words.
+/// What was refused, its name, and the broker's error.
 type Refused<'a> = (&'static str, &'a str, lapin::Error);
 
 #[derive(Debug)]
@@ -74,12 +74,12 @@ impl Exchange {
     }
 }
 
-/// When a queue is declared: each that is another's witness comes after that one.
+/// When a queue is declared: each witness after the queues it is a witness for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Phase {
     First,
     Log,
-    /// Once all else is there.
+    /// After everything else.
     Baton,
 }
 
@@ -87,8 +87,8 @@ enum Turn {
 pub(super) struct Queue {
     pub(super) name: String,
     arguments: Arguments,
-    turn: Turn,
-    /// Of a queue with jobs or dead letters: another one that is declared after it, so that it was there if that one is.
+    phase: Phase,
+    /// For a queue with jobs or dead letters: a queue declared after it. If that one exists, this one existed.
     pub(super) witness: Option<String>,
 }
 
@@ -135,10 +135,10 @@ impl Binding {
     }
 }
 
-/// All that exists for a set of lanes.
+/// All exchanges, queues and bindings for a set of lanes.
 #[derive(Debug, Default)]
 pub struct Topology {
-    /// Each after those it is bound to.
+    /// Each after the exchanges that its bindings lead to.
     exchanges: Vec<Exchange>,
     pub(super) queues: Vec<Queue>,
     bindings: Vec<Binding>,
@@ -165,21 +165,21 @@ impl Topology {
             topology.lane(names, lane);
         }
 
-        // The last of what all lanes share, as it is the witness of it: no policy has a stream expire.
+        // The last of what all lanes share, as it is the witness for the rest: no policy expires a stream.
         topology.exchange(names.outcomes(), Kind::Topic, None);
         topology.queue(log.clone(), outcomes_log(), None);
         topology.bind(names.outcomes(), Target::Queue, log, "#");
         topology
     }
 
-    /// Has `on_loss` told how many queues were found missing, each time.
+    /// Calls `on_loss` with the number of queues found missing, each time.
     #[must_use]
     pub fn telling_losses(mut self, on_loss: impl Fn(usize) + Send + Sync + 'static) -> Self {
         self.on_loss = OnLoss(Box::new(on_loss));
         self
     }
 
-    /// Whether all of it was declared before. From then on a refusal is a thing that passes: somebody works on the broker.
+    /// Whether everything was declared before. From then on a refusal is temporary: the broker is being worked on.
     pub fn was_declared(&self) -> bool {
         self.was_declared.load(Ordering::Relaxed)
     }
@@ -189,8 +189,8 @@ impl Topology {
         for level in 0..delay::LEVELS {
             let below = if level == 0 { names.delay_return() } else { names.delay(level - 1) };
             let wait = Argument::Number(1_000 << level);
-            // No alternate exchange here: where a level's queue is missing, it would take jobs for dead letters, and confirm
-            // them. Without one they are kept a level higher, or refused, until the queue is declared again.
+            // No alternate exchange here: if a level's queue is missing, that would send jobs to the dead letters,
+            // confirmed. Without one they are kept a level higher, or refused, until the queue is declared again.
             self.exchange(names.delay(level), Kind::Topic, None);
             let arguments = quorum_dead_lettering(&below, None, [("x-message-ttl", wait)]);
             self.queue(names.delay(level), arguments, Some(&names.outcomes_log()));
@@ -218,7 +218,7 @@ impl Topology {
             ("x-single-active-consumer", Argument::Flag(true)),
             ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
         ]);
-        self.queues.push(Queue { name: baton, arguments, turn: Turn::Baton, witness: None });
+        self.queues.push(Queue { name: baton, arguments, phase: Phase::Baton, witness: None });
     }
 
     fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
@@ -227,19 +227,19 @@ impl Topology {
     }
 
     fn queue(&mut self, name: String, arguments: Arguments, witness: Option<&str>) {
-        self.queues.push(Queue { name, arguments, turn: Turn::First, witness: witness.map(str::to_owned) });
+        self.queues.push(Queue { name, arguments, phase: Phase::First, witness: witness.map(str::to_owned) });
     }
 
     fn bind(&mut self, source: String, target: Target, destination: String, key: &str) {
         self.bindings.push(Binding { source, target, destination, key: key.to_owned() });
     }
 
-    /// Declares everything, over `channels` at the same time. What is there already stays as it is.
+    /// Declares everything, over `channels` in parallel. What exists already stays as it is.
     ///
-    /// Batons come last: once a lane's is there, the lane takes jobs, and no sooner does `submit` let one be sent.
+    /// Batons come last: once a lane's exists the lane consumes jobs, and only then does `submit` send any.
     ///
-    /// An exchange has its bindings at once: what comes to one with an alternate exchange before it has them ends among
-    /// the dead letters, and there are jobs on their way when one is declared again.
+    /// An exchange gets its bindings at once: messages to one with an alternate exchange would be dead-lettered before,
+    /// and there are jobs in flight when one is declared again.
     ///
     /// # Errors
     /// [`DeclareError`], naming what exists with other arguments.
@@ -253,15 +253,15 @@ impl Topology {
 
     async fn try_declare(&self, channels: &[&Channel]) -> Result<(), Refused<'_>> {
         let Some(first) = channels.first() else { return Ok(()) };
-        let queues = |turn| self.queues.iter().filter(move |queue| queue.turn == turn).map(Part::Queue);
-        spread(channels, queues(Turn::First).collect()).await?;
-        spread(channels, queues(Turn::Log).collect()).await?;
+        let queues = |phase| self.queues.iter().filter(move |queue| queue.phase == phase).map(Part::Queue);
+        spread(channels, queues(Phase::First).collect()).await?;
+        spread(channels, queues(Phase::Log).collect()).await?;
         for exchange in &self.exchanges {
             exchange.declare(first).await?;
             let of_it = |binding: &&Binding| binding.source == exchange.name;
             spread(channels, self.bindings.iter().filter(of_it).map(Part::Binding).collect()).await?;
         }
-        spread(channels, queues(Turn::Baton).collect()).await
+        spread(channels, queues(Phase::Baton).collect()).await
     }
 
     /// As RabbitMQ's `definitions.json`, for import with `rabbitmqctl import_definitions` or the management page.
@@ -296,13 +296,13 @@ impl Topology {
     }
 }
 
-/// What can be declared at the same time as others of its kind.
+/// What can be declared in parallel with others of its kind.
 enum Part<'a> {
     Queue(&'a Queue),
     Binding(&'a Binding),
 }
 
-/// Declares `parts`, each over one of `channels`.
+/// Declares `parts` in parallel, each over one of `channels`.
 async fn spread<'a>(channels: &[&Channel], parts: Vec<Part<'a>>) -> Result<(), Refused<'a>> {
     let declaring = channels.iter().enumerate().map(|(first, channel)| {
         let parts = parts.iter().skip(first).step_by(channels.len());
@@ -319,7 +319,7 @@ async fn spread<'a>(channels: &[&Channel], parts: Vec<Part<'a>>) -> Result<(), R
     try_join_all(declaring).await.map(drop)
 }
 
-/// For people: a line each.
+/// For people: one line each.
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.queues.iter().map(|queue| queue.name.len()).max().unwrap_or(0);
@@ -361,7 +361,7 @@ fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> Arguments {
     arguments
 }
 
-/// At-least-once dead-lettering: a message leaves the queue only once its target has confirmed it. RabbitMQ demands
+/// At-least-once dead-lettering: a message leaves the queue only once its target has confirmed it. RabbitMQ requires
 /// `reject-publish` with it.
 fn quorum_dead_lettering<const N: usize>(
     exchange: &str,

@@ -1,8 +1,8 @@
-//! Whether the process may open as many files and sockets as its lanes may need.
+//! Checks that the process may open as many files and sockets as its lanes may need.
 //!
-//! The soft limit is raised to the hard one, as nothing here uses `select`. Where the hard one would not do for a call of
-//! each lane, the start is refused; where it would not do for all calls that may be in flight, which may never come, it is
-//! a warning.
+//! The soft limit is raised to the hard one, as nothing here uses `select`. If the hard limit is too low for one call
+//! per lane, the start is refused; if it is too low for all calls that may be in flight, which may never happen, there
+//! is a warning.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
@@ -11,21 +11,21 @@ use super::Failure;
 use crate::config::Lane;
 use crate::telemetry::MAX_CONNECTIONS;
 
-/// Standard streams, the runtime's own, signals, the HTTP listener, connections to RabbitMQ, and what looking up names takes for a
-/// moment.
+/// Standard streams, the runtime's own, signals, the HTTP listener, connections to RabbitMQ, and a short-lived one for
+/// name resolution.
 const OF_THE_PROCESS: u64 = 32;
-/// Beside its calls: a probe's connection, one for replies, and a look at its keys.
+/// Beside its calls: a probe's connection, one for replies, and a read of its keys.
 const OF_A_LANE: u64 = 3;
 
-/// What has to be done about too low a limit.
+/// The remedy for too low a limit.
 const REMEDY: &str =
     "raise it (LimitNOFILE= of the systemd unit, ulimits.nofile in docker compose, ulimit -n in a shell)";
 
-/// Raises the soft limit of open files to the hard one, and tells where that is less than the lanes may need. Where their calls
-/// found none left, an API that is well would look like one that is out.
+/// Raises the soft limit of open files to the hard one, and warns if that is less than the lanes may need. A call
+/// without a free descriptor would make a working API look like an outage.
 ///
 /// # Errors
-/// Where the limit does not even suffice for one call of each lane at a time.
+/// The limit is too low even for one call of each lane at a time.
 pub(super) fn reserve(lanes: &[Lane]) -> Result<(), Failure> {
     let limit = raise();
     let (need, least) = (need(lanes, |lane| lane.concurrency), need(lanes, |_| 1));
@@ -42,7 +42,7 @@ pub(super) fn reserve(lanes: &[Lane]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The limit that holds from now on.
+/// Raises the limit, and returns the one in force.
 fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();

@@ -1,4 +1,4 @@
-//! The commands: a file for each, and here what they share.
+//! The commands, each in its file, and what they share.
 
 mod descriptors;
 mod run;
@@ -46,13 +46,13 @@ enum Output {
     Json,
 }
 
-/// Why a command ends before its work is done: one line, whatever it quotes, but for [`Failure::Faults`].
+/// Why a command ends early: one line, whatever it quotes, except for [`Failure::Faults`].
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Wrong usage or configuration.
     #[error("{}", Shown(.0))]
     Usage(String),
-    /// The same, with a line for each fault. Whoever found them has escaped each.
+    /// The same, with a line for each problem, each already escaped.
     #[error("{0}")]
     Faults(String),
     /// The broker or the API cannot be reached.
@@ -64,7 +64,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// 2 for usage, 69 (`EX_UNAVAILABLE` of sysexits) for what cannot be reached, 1 for the rest.
+    /// 2 for usage, 69 (`EX_UNAVAILABLE` of sysexits) for an unreachable broker or API, 1 for the rest.
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Faults(_) => ExitCode::from(2),
@@ -80,7 +80,7 @@ impl From<config::Faults> for Failure {
     }
 }
 
-/// Writes to standard output what was asked for. Whoever reads may have read enough: that is no failure.
+/// Writes output to standard output. A reader that has closed the pipe is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
@@ -91,17 +91,17 @@ fn print(text: impl Display) -> Result<(), Failure> {
     }
 }
 
-/// Writes to standard error, and ends the line. Where that fails there is nobody left to be told.
+/// Writes a line to standard error. If that fails, nothing is left to report it to.
 fn tell(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", Lines(text));
 }
 
-/// The command line. Where that is wrong, says so and ends the process.
+/// Parses the command line. If that is wrong, reports it and exits.
 pub fn arguments() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| escaped(error).exit())
 }
 
-/// clap quotes the command line as it is. A hint that quotes it too has colours in it already, and is left out.
+/// clap quotes the command line unescaped. A hint that quotes it too contains colours already, and is left out.
 fn escaped(mut error: clap::Error) -> clap::Error {
     let quoted = error.context().filter_map(|(kind, value)| match value {
         ContextValue::String(text) => Some((kind, text.clone(), Shown(text).to_string())),
@@ -136,7 +136,7 @@ fn load(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
     Ok(config::load(path.as_deref(), purpose)?)
 }
 
-/// For commands that keep no log.
+/// For commands without a log.
 fn load_and_warn(path: Option<PathBuf>) -> Result<Config, Failure> {
     let config = load(path, Purpose::Talk)?;
     for warning in &config.warnings {
@@ -150,14 +150,14 @@ fn in_runtime(
     command: impl AsyncFnOnce(Config) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
     let config = load()?;
-    // Fails only where a provider is installed already, which then serves as well.
+    // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(command(config));
-    // Whatever still runs then is not waited for: all that matters was finished or goes back to the broker.
+    // Tasks still running are not awaited: all that matters has finished or is requeued by the broker.
     runtime.shutdown_background();
     done
 }

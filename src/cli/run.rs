@@ -42,7 +42,7 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
 
     let names = Names::new(&config.broker.prefix);
     let lanes = lanes(&config, &names, &metrics)?;
-    // The first scrape sees every lane.
+    // Only now, so that the first scrape sees every lane.
     tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
         let lane = lane.clone();
@@ -52,8 +52,8 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     daemon.run().await.map(|()| ExitCode::SUCCESS)
 }
 
-/// Events of the log that a lane reads back as it is taken over: far more than it can have had in hand, and read in a tenth
-/// of a second …
+/// Events of the log that a take-over of a lane reads back: far more than the lane can have had in hand, and read in a
+/// tenth of a second …
 const EVENTS: u32 = 4_000;
 /// … and more of them for each further lane, whose events are among them.
 const EVENTS_OF_ANOTHER: u32 = 100;
@@ -76,10 +76,10 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
     config.lanes.iter().map(lane).collect()
 }
 
-/// Lanes that are told to stop are given back within the grace and the broker's answers. How long those may take.
+/// On a stop, lanes are given back within the grace period plus the broker's answers: time for the latter.
 const GIVING_BACK: Duration = Duration::from_secs(5);
 
-/// What lasts while connections come and go.
+/// The parts that outlive connections.
 struct Daemon {
     config: Config,
     names: Names,
@@ -103,13 +103,13 @@ impl Daemon {
         }
         self.serve(&connections).await;
         let replies = join_all(self.lanes.iter().map(|lane| lane.replies_sent()));
-        // They have given up by then.
+        // All replies have timed out by then.
         let _ = timeout(self.stop.grace, replies).await;
         connections.close().await;
         Ok(())
     }
 
-    /// Runs every lane, until all are given back, or a stop has had its time.
+    /// Runs every lane, until all are given back or the time of a stop is over.
     async fn serve(&self, connections: &Connections) {
         let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
         let sharing = Sharing::new(&self.names, self.lanes.len(), &self.metrics);
@@ -129,12 +129,12 @@ impl Daemon {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }
         }
-        // Aborted and waited for, so that no lane's task acks anything once the connections are closed.
+        // Aborted and awaited, so that no lane's task acks anything after the connections are closed.
         lanes.shutdown().await;
     }
 
-    /// Waits until a stop is requested and has had its time. While the broker takes no messages lapin sends nothing at
-    /// all, so no lane could be given back however long that is waited for.
+    /// Waits until a stop is requested and its time is over. While the broker blocks publishers lapin sends nothing at
+    /// all, so waiting longer would not give back any lane.
     async fn stop_is_overdue(&self, connections: &Connections) {
         self.stop.requested().await;
         sleep(self.stop.grace).await;
@@ -144,7 +144,7 @@ impl Daemon {
     }
 }
 
-/// Shows in `/readyz` and in the metrics how the daemon stands with the broker.
+/// Shows the state of the broker's connections in `/readyz` and in the metrics.
 fn show_broker(readiness: Arc<Readiness>, metrics: Metrics) -> impl Fn(&BrokerState) {
     move |state| {
         let (shown, connected, blocked) = match state {
@@ -165,7 +165,7 @@ fn show_broker(readiness: Arc<Readiness>, metrics: Metrics) -> impl Fn(&BrokerSt
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None` where it is ignored.
+    /// `None` if it is ignored.
     hangup: Option<Signal>,
 }
 
@@ -178,8 +178,8 @@ impl Signals {
         })
     }
 
-    /// The first one asks for a graceful stop. The second stops at once, unless it is SIGHUP: a terminal that is closed
-    /// sends that twice, and systemd (`SendSIGHUP=`) sends it right after SIGTERM.
+    /// The first one requests a graceful stop. The second exits at once, unless it is SIGHUP: closing a terminal sends
+    /// that twice, and systemd (`SendSIGHUP=`) sends it right after SIGTERM.
     async fn obey(mut self, request: watch::Sender<bool>) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -193,12 +193,12 @@ impl Signals {
             _ = self.interrupt.recv() => SignalKind::interrupt(),
         };
         warn!("stopping at once: what is in flight goes back to its queue");
-        // As a shell reports a process that a signal ended.
+        // The exit code that a shell shows for a process ended by a signal.
         std::process::exit(128 + signal.as_raw_value());
     }
 }
 
-/// Never returns where it is ignored.
+/// Never returns if the signal is ignored.
 async fn hung_up(hangup: &mut Option<Signal>) {
     match hangup {
         Some(hangup) => drop(hangup.recv().await),
@@ -206,12 +206,12 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     }
 }
 
-/// Whether the process was started so, as `nohup` does it: a handler would undo that. Linux tells; elsewhere it reads as
-/// not ignored.
+/// Whether the process was started with SIGHUP ignored, as `nohup` does: a handler would undo that. Read from Linux'
+/// /proc; elsewhere it counts as not ignored.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // A bit for each signal, from the first one on.
+    // One bit per signal, beginning with the first.
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     ignored.is_some_and(|mask| mask & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0)
 }

@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use self::report::{Report, ended};
 use super::{Failure, print, tell};
-use crate::broker::{self, Connection, Names, Outgoing, PublishError, Publisher, Role, Subscription, Traffic};
+use crate::broker::{
+    self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Subscription, Traffic,
+};
 use crate::config::{Config, LaneName};
 use crate::events::{Batch, CONTENT_TYPE, Data, Event};
 use crate::job::{Confirm, Job, Priority};
@@ -65,7 +67,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         job.priority = job.priority.or(arguments.urgent.then_some(Priority::Urgent));
     }
 
-    let connection = broker::connect(&config.broker, Role::Submit).await.map_err(|error| {
+    let connection = broker::connect(&config.broker, ConnectionKind::Submit).await.map_err(|error| {
         if error.is_refusal() { Failure::Usage(error.to_string()) } else { Failure::Unreachable(error.to_string()) }
     })?;
     let names = Names::new(&config.broker.prefix);

@@ -1,4 +1,4 @@
-//! `[[answer]]`: what an error code of the API means, for all lanes or for one.
+//! `[[answer]]`: the meaning of an error code of the API, for all lanes or for one.
 
 use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName};
@@ -6,9 +6,9 @@ use crate::bce::codes::{Pattern, Rule};
 use crate::bce::{AtFault, Codes, Meaning, Word};
 use crate::events::Reason;
 
-/// The reasons of reveille's own that a rule with the meaning `failed` can give: those that an answer of the API decides.
+/// Built-in reasons that a rule with the meaning `failed` can give: those that are decided by an answer of the API.
 const FAILED_REASONS: [&str; 5] = ["refused", "not_found", "wrong_state", "instance_expired", "access_denied"];
-/// And the one that goes with `no_capacity`.
+/// The built-in reason for the meaning `no_capacity`.
 const NO_CAPACITY_REASON: &str = "no_capacity";
 
 const CODE: &str =
@@ -18,12 +18,12 @@ const REASON: &str = "1 to 40 of a-z 0-9 _, such as no_stock";
 
 struct Answer {
     rule: Rule,
-    /// `None` where it is for all lanes.
+    /// `None` if it is for all lanes.
     lane: Option<LaneName>,
 }
 
-/// Reads all rules, and gives each lane its own, and behind them those that are for all. `is_whole` where every lane could be
-/// read: else one that a rule names may be among the others.
+/// Reads all rules, and gives each lane its own, followed by those for all lanes. `is_whole`: every lane could be read;
+/// otherwise a rule's lane may be among the others.
 pub(super) fn read_answers(reader: &mut Reader, lanes: &mut [Lane], is_whole: bool) {
     let mut answers: Vec<Answer> = Vec::new();
     for member in reader.members("answer") {

@@ -1,7 +1,7 @@
-//! `[broker]`: how RabbitMQ is reached.
+//! `[broker]`: the connection to RabbitMQ.
 //!
-//! Passwords and certificates are read at each connection ([`Broker::access`]), not watched: an open connection has no use
-//! for a new one. `ca_file` replaces the machine's authorities, as naming one is meant to trust no other.
+//! Passwords and certificates are read for each connection ([`Broker::access`]), not watched: an open connection cannot
+//! use new ones. `ca_file` replaces the machine's authorities: naming one means to trust no other.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,36 +16,35 @@ use super::tls::{FileFault, TlsFiles};
 use super::{is_name, url};
 use crate::file::{self, LARGEST_SECRET, OPEN_TO_ALL};
 
-/// How RabbitMQ is reached, and what the names there begin with.
+/// The connection to RabbitMQ, and the prefix of names there.
 #[derive(Clone)]
 pub struct Broker {
-    /// With the password in it that there was at the start: print [`Broker::address`] instead, and connect with
-    /// [`Broker::access`].
+    /// With the password as of the start: print [`Broker::address`] instead, and connect with [`Broker::access`].
     pub uri: AMQPUri,
-    /// Where the password is that counts.
+    /// The file with the password, if one is named; it takes precedence.
     pub password_file: Option<PathBuf>,
     /// For `amqps://`.
     pub tls: TlsFiles,
-    /// What the names of exchanges and queues begin with.
+    /// The prefix of exchanges' and queues' names.
     pub prefix: String,
 }
 
-/// What a connection is made with.
+/// What a connection is opened with.
 pub struct Access {
-    /// With the password of now in it.
+    /// With the present password.
     pub uri: AMQPUri,
     /// For `amqps://`.
     pub tls: Option<RustlsConnector>,
 }
 
 impl Broker {
-    /// Host, port and vhost, which is all of the URL that may be shown.
+    /// Host, port and vhost: nothing else of the URL may be shown.
     pub fn address(&self) -> String {
         let authority = &self.uri.authority;
         format!("{}:{}, vhost {}", authority.host, authority.port, self.uri.vhost)
     }
 
-    /// Reads password and certificates as they are now: they are rotated. Blocks for as long as the file system does.
+    /// Reads password and certificates, which may be rotated. Blocks for as long as the file system does.
     ///
     /// # Errors
     /// [`FileFault`].
@@ -110,7 +109,7 @@ pub(super) fn read_broker(mut table: Table<'_>) -> Broker {
     broker
 }
 
-/// `scheme` is `None` where the URL is not known.
+/// `scheme` is `None` if the URL is unknown.
 fn read_tls(table: &mut Table<'_>, scheme: Option<&AMQPScheme>) -> TlsFiles {
     const KEYS: [&str; 3] = ["ca_file", "cert_file", "key_file"];
     let named = KEYS.map(|key| table.has(key));

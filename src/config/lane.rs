@@ -8,12 +8,12 @@ use super::{LENGTH_OF_TIME, Purpose, at_most_a_day, is_name, within};
 use crate::bce::{Codes, CredentialSource, Endpoint, Proxies, ProxyFault, Reading, RequestId, Timeouts};
 use crate::job::{Confirm, Conflict};
 
-/// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is a word of routing keys, so it has no dot.
+/// A lane's name: `^[a-z0-9][a-z0-9-]{0,39}$`. It is one word of a routing key, so it has no dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneName(String);
 
 impl LaneName {
-    /// `None` where `text` is no lane name.
+    /// `None` if `text` is no lane name.
     pub fn parse(text: &str) -> Option<Self> {
         is_name(text, b"-").then(|| Self(text.to_owned()))
     }
@@ -35,27 +35,27 @@ impl fmt::Display for LaneName {
 pub struct Lane {
     /// Also its routing key.
     pub name: LaneName,
-    /// Where its API is.
+    /// The address of its API.
     pub endpoint: Endpoint,
-    /// Where its keys are.
+    /// The source of its keys.
     pub credentials: CredentialSource,
     /// API calls per second, 0.01 to 1,000,000.
     pub rate: f64,
-    /// Calls that may be made at once after a pause, 1 to 100,000.
+    /// Calls that may be made at once after idle time, 1 to 100,000.
     pub burst: u32,
-    /// Most calls in flight at a time, 1 to 1,024.
+    /// Calls in flight, at most, 1 to 1,024.
     pub concurrency: u32,
-    /// Most jobs that go out in one call, 1 to [`MOST_IDS`](crate::bce::MOST_IDS), which is 100.
+    /// Jobs per call, at most, 1 to [`MOST_IDS`](crate::bce::MOST_IDS), which is 100.
     pub batch: u32,
     /// The 409 policy of jobs that name none.
     pub conflict: Conflict,
-    /// When jobs that do not say are done.
+    /// When a job is done that does not say so itself.
     pub confirm: Confirm,
-    /// How long an instance may take to run once its start was accepted, above 0, to 24 h.
+    /// How long an instance may take to run once its start was accepted: above 0, to 24 h.
     pub confirm_timeout: Duration,
-    /// The part of the rate that polls may take while starts wait, 0.01 to 1.
+    /// The part of the rate that polls may use while starts wait, 0.01 to 1.
     pub confirm_share: f64,
-    /// Of a call.
+    /// Of each call.
     pub timeouts: Timeouts,
     /// Which answers are the API's, and what their codes mean.
     pub reading: Reading,
@@ -86,7 +86,7 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
     lanes
 }
 
-/// Returns what is wrong with the variables that name the lanes' proxies, each once.
+/// Returns the problems of the variables that name the lanes' proxies, each once.
 fn put_behind_proxies(lanes: &mut [Lane], proxies: &Proxies) -> Vec<ProxyFault> {
     let mut faults = Vec::new();
     for lane in lanes {
@@ -148,7 +148,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
                     _ => None,
                 }
             }),
-            // Its rules are read once all lanes are known.
+            // Rules are read once all lanes are known.
             codes: Codes::default(),
         },
         name: name?,
@@ -167,7 +167,7 @@ fn read_endpoint(table: &mut Table<'_>) -> Option<Endpoint> {
     }
     let region = table
         .optional("region", "a region such as bj, bd, gz, su, fwh, hkg", |raw| Endpoint::of_region(raw.text()?).ok());
-    // A URL can carry a password, so a wrong one is not shown.
+    // A URL can contain a password, so a wrong one is not shown.
     let endpoint = table.secret("endpoint", |text| text.parse().map_err(|expected| format!("expected {expected}")));
     if given { endpoint.or(region) } else { Endpoint::of_region("bj").ok() }
 }

@@ -1,4 +1,4 @@
-//! What can be configured, with defaults and checks. All faults are reported together.
+//! The settings, with defaults and checks. All problems are reported together.
 
 mod answer;
 mod broker;
@@ -41,20 +41,20 @@ pub struct Config {
     pub http: Http,
     /// `[shutdown]`
     pub shutdown: Shutdown,
-    /// What looks wrong and is not refused: to be told once there is a place to tell it.
+    /// What looks wrong but is accepted: logged once there is a log.
     pub warnings: Vec<Fault>,
 }
 
-/// When a job that failed comes back, and when it no longer does.
+/// When failed jobs are retried, and when no longer.
 #[derive(Debug, Clone, Copy)]
 pub struct Retry {
-    /// Start calls that may count against a job before it is `exhausted`, 1 to 1,000.
+    /// Start calls that may count against a job before it ends as `exhausted`, 1 to 1,000.
     pub max_attempts: u32,
-    /// Ceiling of the first delay.
+    /// Ceiling of the first backoff.
     pub initial: Duration,
-    /// Ceiling of every delay.
+    /// Ceiling of every backoff.
     pub max: Duration,
-    /// From the first failed attempt on.
+    /// Time from the first failed attempt on.
     pub give_up_after: Duration,
 }
 
@@ -65,23 +65,23 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
-/// The graceful stop.
+/// The graceful shutdown.
 #[derive(Debug)]
 pub struct Shutdown {
     /// How long jobs in flight may take to finish.
     pub grace: Duration,
 }
 
-/// What the configuration is read for: only the daemon needs keys, and goes through proxies.
+/// What the configuration is read for: only the daemon needs keys and proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To run lanes: their credentials must be there, and the proxies to their endpoints be of use.
+    /// To run lanes: their credentials must exist, and their endpoints' proxies must be usable.
     Run,
-    /// To talk to the broker.
+    /// To talk to the broker only.
     Talk,
 }
 
-/// `--config`, else `REVEILLE_CONFIG`, else `reveille.toml` if there is one, else none.
+/// `--config`, else `REVEILLE_CONFIG`, else `reveille.toml` if it exists, else none.
 ///
 /// # Errors
 /// [`Faults`]: all of them, each with its place and what would be right.
@@ -98,13 +98,13 @@ pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Faults> {
     }
 }
 
-/// What is no UTF-8 carries U+FFFD from here on, by which the reader knows it.
+/// Invalid UTF-8 becomes U+FFFD here, by which the reader recognises it.
 fn environment() -> impl Iterator<Item = (String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
-/// Reads the text of a file, with its name, and the environment over it.
+/// Reads the text of a file, with its name, overlaid by the environment.
 ///
 /// # Errors
 /// [`Faults`].

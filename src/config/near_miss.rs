@@ -1,20 +1,20 @@
-//! Variables of the environment that seem to be meant as settings and are not read.
+//! Environment variables that look like settings but are not read.
 
-/// What the variables of settings begin with, before the first `_`.
+/// The beginning of settings' variables, before the first `_`.
 const OURS: &str = "REVEILLE";
 /// The one variable without `__`.
 const CONFIG: &str = "REVEILLE_CONFIG";
-/// By Jaro and Winkler, from 0 to 1: one letter too many, too few or in the wrong place.
+/// Jaro-Winkler similarity, from 0 to 1: one letter too many, too few or in the wrong place.
 const ALIKE: f64 = 0.9;
 
-/// Whether `variable` is read as a setting, right or wrong. One needs `__` in it: container platforms put variables such
-/// as `REVEILLE_PORT_9464_TCP` there on their own.
+/// Whether `variable` is read as a setting, valid or not. It needs `__`: container platforms set variables such as
+/// `REVEILLE_PORT_9464_TCP` on their own.
 pub(super) fn is_setting(variable: &str) -> bool {
     variable.split_once('_').is_some_and(|(head, path)| head == OURS && path.contains("__"))
 }
 
-/// What is wrong with a variable that is not read, where it seems to be meant for us. `settings` are the tables and keys
-/// there are, a list's table with its index: `lane[0]`.
+/// What is wrong with a variable that is not read but looks like a setting. `settings` are the known tables and keys; a
+/// list's table has its index: `lane[0]`.
 pub(super) fn problem(variable: &str, settings: &[(String, &'static str)]) -> Option<String> {
     let name = variable.to_ascii_uppercase();
     let (head, path) = name.split_once('_')?;
@@ -34,7 +34,7 @@ pub(super) fn problem(variable: &str, settings: &[(String, &'static str)]) -> Op
     }
 }
 
-/// The variable that is most like `path`, which is upper case and has no `__`.
+/// The variable most similar to `path`, which is upper case and has no `__`.
 fn right_name(path: &str, settings: &[(String, &'static str)]) -> Option<String> {
     let index = path.split('_').find(|part| part.parse::<u16>().is_ok()).unwrap_or("0");
     let candidates = settings.iter().map(|(table, key)| {
@@ -53,8 +53,8 @@ fn likeness(path: &str, setting: &str) -> f64 {
     strsim::jaro_winkler(path, &setting.replace("__", "_").to_ascii_uppercase())
 }
 
-/// Whether a container platform may have set it: Kubernetes does for every service, ours may be `reveille` or
-/// `reveille-metrics`.
+/// Whether a container platform may have set it: Kubernetes sets such variables for every service, and ours may be
+/// `reveille` or `reveille-metrics`.
 fn is_a_platforms(path: &str) -> bool {
     let has = |part: &str| path == part || path.ends_with(&format!("_{part}"));
     has("SERVICE_HOST") || has("SERVICE_PORT") || has("PORT") || path.contains("SERVICE_PORT_") || {

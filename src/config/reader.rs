@@ -1,4 +1,4 @@
-//! Reads settings by name from the file and the environment, and collects every fault on the way.
+//! Reads settings by name from the file and the environment, and collects every problem.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,16 +10,16 @@ use toml::Value;
 use super::near_miss;
 use crate::text::Shown;
 
-/// What the names of variables begin with.
+/// The beginning of variables' names.
 const PREFIX: &str = "REVEILLE_";
 const SEPARATOR: &str = "__";
 
-/// One thing that is wrong with the configuration, or looks wrong.
+/// A problem in the configuration: an error, or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The file and key, or the variable.
     place: String,
-    /// What is there and what would be right.
+    /// What is there, and what would be right.
     problem: String,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with the configuration, and what looks wrong beside it.
+/// All errors in the configuration, and its warnings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults {
     faults: Vec<Fault>,
@@ -54,34 +54,34 @@ impl fmt::Display for Faults {
     }
 }
 
-/// A value as it stands somewhere.
+/// A value, as found in one of the sources.
 #[derive(Debug)]
 pub struct Raw {
     value: Value,
     place: String,
-    /// The environment has nothing but texts, so there a number may be one.
+    /// The environment has only strings, so a number may be one there.
     from_environment: bool,
 }
 
-/// The tables of the configuration, and the faults found so far.
+/// The tables of the configuration, and the problems found so far.
 #[derive(Debug)]
 pub struct Reader {
     tables: BTreeMap<String, BTreeMap<String, Raw>>,
     file: String,
-    /// The tables and keys there are, as far as they were read.
+    /// The tables and keys that exist, as far as they were read.
     settings: Vec<(String, &'static str)>,
-    /// Variables that are no settings.
+    /// Variables that are not settings.
     others: Vec<String>,
     faults: Vec<Fault>,
     warnings: Vec<Fault>,
 }
 
 impl Reader {
-    /// Lays `environment` over the text of `file`. `tables` are the names of tables there can be, `lists` those of
+    /// Overlays the text of `file` with `environment`. `tables` are the names of possible tables, `lists` those of
     /// lists of tables, whose members are called `lane[0]` here and `REVEILLE_LANE__0__…` in the environment.
     ///
     /// # Errors
-    /// Where the text is no TOML: what it lacks cannot be told then.
+    /// The text is not TOML: then nothing is known of missing settings.
     pub fn new(
         file: Option<(&str, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -101,7 +101,7 @@ impl Reader {
             Ok(root) => reader.lay_file(root, tables, lists),
             Err(error) => {
                 let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                // The message alone: the error's own text quotes the line, which may hold a password.
+                // Only the message: the error's own text quotes the line, which may contain a password.
                 return Err(Faults::one(format!("{name}, line {line}"), format!("not TOML: {}", error.message())));
             }
         }
@@ -134,7 +134,7 @@ impl Reader {
                 _ if lists.contains(&name.as_str()) => {
                     let place = format!("{}: {name}", self.file);
                     self.fault(place, format!("expected [[{name}]] tables, in two brackets"));
-                    // What was meant is read all the same, so that it is not taken for missing.
+                    // The intended table is read all the same, so that it is not reported as missing.
                     if let Value::Table(meant) = value {
                         self.lay_table(&format!("{name}[0]"), meant);
                     }
@@ -176,7 +176,7 @@ impl Reader {
         self.tables.entry(table).or_default().insert(key.to_owned(), setting);
     }
 
-    /// The members of a list that are there, by their names here.
+    /// The members of a list, by their names here.
     pub fn members(&self, list: &str) -> Vec<String> {
         let mut members: Vec<&String> = self
             .tables
@@ -187,23 +187,23 @@ impl Reader {
         members.into_iter().cloned().collect()
     }
 
-    /// Opens a table for reading. A table that is not there reads as an empty one.
+    /// Opens a table for reading. A missing table reads as an empty one.
     pub fn table(&mut self, name: &str) -> Table<'_> {
         let settings = self.tables.remove(name).unwrap_or_default();
         Table { name: name.to_owned(), settings, known: Vec::new(), reader: self }
     }
 
-    /// Notes a fault.
+    /// Records an error.
     pub fn fault(&mut self, place: String, problem: String) {
         self.faults.push(Fault { place, problem });
     }
 
-    /// Notes what looks wrong and is not refused.
+    /// Records a warning.
     pub fn warn(&mut self, place: String, problem: String) {
         self.warnings.push(Fault { place, problem });
     }
 
-    /// What looks wrong, once all tables were read; `Err` with every fault noted, if there is one.
+    /// The warnings, once all tables were read; `Err` with every problem, if there is an error.
     pub fn finish(mut self) -> Result<Vec<Fault>, Faults> {
         for variable in std::mem::take(&mut self.others) {
             if let Some(problem) = near_miss::problem(&variable, &self.settings) {
@@ -215,12 +215,12 @@ impl Reader {
     }
 }
 
-/// Written in one way only, so that `00` is not another member than `0`.
+/// Canonical only, so that `00` is not another member than `0`.
 fn is_index(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|index| index.to_string() == text)
 }
 
-/// One table, read key by key: what is not asked for is unknown.
+/// One table, read key by key. Keys that are never read are unknown.
 #[derive(Debug)]
 pub struct Table<'a> {
     name: String,
@@ -230,7 +230,7 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// A key's value as `parse` reads it; `None` where it is absent or wrong. `expected` says what would be right.
+    /// A key's value, parsed by `parse`; `None` if it is absent or wrong. `expected` says what would be right.
     pub fn optional<T>(
         &mut self,
         key: &'static str,
@@ -245,7 +245,7 @@ impl Table<'_> {
         self.optional(key, expected, parse).unwrap_or(default)
     }
 
-    /// As [`Table::optional`], for what must not be shown: the fault says what `parse` says and leaves the value out.
+    /// As [`Table::optional`], for a value that must not be shown: the problem has only the text of `parse`.
     pub fn secret<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.read(key, |raw| parse(raw.text().ok_or("expected a text")?))
     }
@@ -261,19 +261,19 @@ impl Table<'_> {
         self.settings.contains_key(key)
     }
 
-    /// Notes a fault of the table as a whole, or of `key` in it.
+    /// Records an error of the table as a whole, or of `key` in it.
     pub fn fault(&mut self, key: &str, problem: String) {
         let place = format!("{}: {}.{key}", self.reader.file, self.name);
         self.reader.fault(place, problem);
     }
 
-    /// Notes what looks wrong with `key` and is not refused.
+    /// Records a warning about `key`.
     pub fn warn(&mut self, key: &str, problem: String) {
         let place = format!("{}: {}.{key}", self.reader.file, self.name);
         self.reader.warn(place, problem);
     }
 
-    /// Every key still there is an unknown one.
+    /// Reports every key that was not read as unknown.
     pub fn finish(self) {
         self.reader.settings.extend(self.known.iter().map(|key| (self.name.clone(), *key)));
         for (key, setting) in self.settings {
@@ -284,12 +284,12 @@ impl Table<'_> {
 }
 
 impl Raw {
-    /// A text.
+    /// A string.
     pub fn text(&self) -> Option<&str> {
         self.value.as_str()
     }
 
-    /// A number, whole or not, that is finite.
+    /// A finite number, whole or not.
     pub fn number(&self) -> Option<f64> {
         let number = match &self.value {
             Value::Float(number) => *number,
@@ -310,7 +310,7 @@ impl Raw {
         }
     }
 
-    /// A length of time above zero: `500ms`, `25s`, `2m`, `1h30m`.
+    /// A duration above zero: `500ms`, `25s`, `2m`, `1h30m`.
     pub fn duration(&self) -> Option<Duration> {
         let duration: SignedDuration = self.text()?.trim().parse().ok()?;
         Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())

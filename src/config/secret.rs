@@ -1,6 +1,6 @@
-//! Secrets as they come from the environment and from files, which end in a newline more often than not.
+//! Secrets from the environment and from files, most of which end in a newline.
 
-/// A secret of one line, without the newlines behind it. The error quotes nothing of it.
+/// A secret of one line, without trailing newlines. The error quotes nothing of it.
 pub(super) fn one_line(text: &str) -> Result<String, String> {
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() {

@@ -1,4 +1,4 @@
-//! Defaults, precedence, and a row for every kind of fault.
+//! Defaults, precedence, and a row for every kind of problem.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::bce::{AtFault, Codes, CredentialSource, Meaning, RequestId, Timeouts, Word};
 use crate::job::{Confirm, Conflict};
 
-/// A file that is gone with the test.
+/// A file that is deleted after the test.
 struct File(PathBuf);
 
 impl File {
@@ -36,7 +36,7 @@ fn good(file: &str, environment: &[(&str, &str)]) -> Config {
     read_with(file, environment, Purpose::Talk).unwrap_or_else(|faults| panic!("{file}\n{faults}"))
 }
 
-/// The lines that faults are reported in, the heading left out.
+/// The reported problems, one per line, without the heading.
 fn faults(file: &str, environment: &[(&str, &str)]) -> Vec<String> {
     lines(&read_with(file, environment, Purpose::Talk).err().unwrap_or_else(|| panic!("no fault in\n{file}")))
 }
@@ -228,9 +228,9 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
     assert_eq!(good("[broker]\nurl = 'amqp://10.0.0.7'", &[]).broker.address(), "10.0.0.7:5672, vhost /");
 }
 
-/// A file, and what each of its faults begins with: all of them, in this order.
+/// A file, and the beginning of each of its problems: all of them, in this order.
 const FAULTY_FILES: [(&str, &[&str]); 63] = [
-    // What there is not.
+    // Unknown names.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
     ("[http]\nzzz = 1", &["r.toml: http.zzz: no such setting; there are listen"]),
@@ -238,7 +238,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     ("[brokr]\nurl = 1", &["r.toml: brokr: no such table; did you mean broker?"]),
     ("[[lanes]]\nname = 'a'", &["r.toml: lanes: no such table; did you mean lane?"]),
     ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, http, shutdown, lane, answer"]),
-    // The wrong form.
+    // The wrong type.
     ("broker = 'amqp://u:hush@h'", &["r.toml: broker: expected a table, [broker]"]),
     ("[[retry]]\nmax = '1s'", &["r.toml: retry: expected a table, [retry]"]),
     ("lane = 'a'", &["r.toml: lane: expected [[lane]] tables, in two brackets"]),
@@ -247,7 +247,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
         "[lane]\nname = 'a'\nrate = 0",
         &["r.toml: lane: expected [[lane]] tables, in two brackets", "r.toml: lane[0].rate: 0 is wrong"],
     ),
-    // Not TOML: what it lacks cannot be told, so nothing else is said.
+    // Not TOML: nothing else is known then, so nothing else is reported.
     ("[retry]\nmax = '0s'\n[broker\nurl = 'amqp://h'", &["r.toml, line 3: not TOML: "]),
     ("[broker]\nurl = 'amqp://h'\npassword = hush", &["r.toml, line 3: not TOML: "]),
     ("[broker]\npassword = 'hush", &["r.toml, line 2: not TOML: "]),
@@ -384,7 +384,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
         "[[answer]]\ncode = '*A*'\nmeaning = 'retry'\n[[answer]]\ncode = '*a*'\nmeaning = 'failed'",
         &["r.toml: answer[1].code: *a* has a rule above, which is asked first: expected another code or lane"],
     ),
-    // Retries, metrics and the stop.
+    // Retries, metrics and the shutdown.
     (
         "[retry]\nmax_attempts = -1",
         &["r.toml: retry.max_attempts: -1 is wrong: expected a whole number from 1 to 1000"],
@@ -418,7 +418,7 @@ fn every_fault_of_a_file_is_reported_with_its_place_and_what_would_be_right() {
 #[test]
 fn what_lapin_would_die_of_in_the_url_is_a_fault() {
     let url = |vhost: &str, more: &str| format!("[broker]\nurl = 'amqp://u:hush@h/{vhost}{more}'");
-    // A letter of two bytes, percent-encoded: it is the name's length that counts.
+    // A letter of two bytes, percent-encoded: the decoded length of the name counts.
     let longest = "%C3%A4".repeat(127) + "v";
     assert_eq!(good(&url(&longest, ""), &[]).broker.uri.vhost.len(), 255);
     let found = faults(&url(&longest, "v"), &[]);
@@ -489,7 +489,7 @@ fn only_the_daemon_needs_keys() {
     let file = format!("[[lane]]\nname = 'a'\ncredentials_file = '{}'", keys.path());
     assert!(read_with(&file, &[], Purpose::Run).is_ok());
 
-    // Where this runs, the keys may be in the environment or not.
+    // The keys may or may not be in this machine's environment.
     let missing = CredentialSource::Environment.load().err();
     let found = read(None, [], Purpose::Run).err().map(|faults| faults.to_string()).unwrap_or_default();
     match missing {
@@ -582,7 +582,7 @@ fn lanes_go_through_the_proxies_of_the_environment_where_they_are_run() {
     let faults = read_with(&file, &wrong, Purpose::Run).unwrap_err();
     assert!(!format!("{faults} {faults:?}").contains("hush"), "{faults}");
     let found = lines(&faults);
-    // Two lanes go through the first, which is one fault.
+    // Two lanes use the first proxy, which is one problem.
     let places = [
         "environment REVEILLE_LANE__0__RATE: ",
         "environment HTTPS_PROXY: names a SOCKS proxy",

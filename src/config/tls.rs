@@ -1,4 +1,4 @@
-//! Certificates for `amqps://`: whom the daemon trusts, and what it shows of itself.
+//! Certificates for `amqps://`: which authorities the daemon trusts, and its own certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use secrecy::ExposeSecret;
 
 use crate::file::{self, LARGEST_CERTIFICATES, LARGEST_SECRET};
 
-/// Files that `[broker]` names for TLS. They are read again at each connection, since certificates are rotated.
+/// TLS files of `[broker]`. They are read for each connection, since certificates are rotated.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
-    /// PEM: the authorities that are trusted, in place of the machine's.
+    /// PEM: the trusted authorities, instead of the machine's.
     pub ca: Option<PathBuf>,
     /// PEM: the client's certificate with its chain, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// A file that a setting of `[broker]` names and that is of no use. Quotes nothing of it.
+/// A file of a `[broker]` setting that cannot be used. Quotes nothing of it.
 #[derive(Debug, thiserror::Error)]
 #[error("broker.{key}: {problem}")]
 pub struct FileFault {
@@ -38,7 +38,7 @@ const CERTIFICATE: &str = "a PEM file with the client's certificate, and those b
 const KEY: &str = "a PEM file with the private key of cert_file, not encrypted";
 
 impl TlsFiles {
-    /// Whether any is named.
+    /// Whether any file is set.
     pub fn is_any(&self) -> bool {
         self.ca.is_some() || self.client.is_some()
     }
@@ -46,7 +46,7 @@ impl TlsFiles {
     /// Reads the files. Blocks for as long as the file system does.
     ///
     /// # Errors
-    /// [`FileFault`]. Without `ca` also where this machine trusts no authority.
+    /// [`FileFault`]. Without `ca` also if this machine trusts no authority.
     pub fn connector(&self) -> Result<RustlsConnector, FileFault> {
         let config = match &self.ca {
             Some(path) => RustlsConnectorConfig::default().with_parsable_certificates(authorities(path)?),
@@ -74,7 +74,7 @@ impl TlsFiles {
 
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileFault> {
     let found = certificates("ca_file", path, CA)?;
-    // The connector leaves out what it cannot read, and the connection would fail for want of it.
+    // The connector would skip what it cannot read, and the connection would fail.
     let mut roots = RootCertStore::empty();
     for (number, certificate) in (1..).zip(&found) {
         let fault = |error| FileFault::new("ca_file", path, format!("certificate {number} is none: {error}"), CA);

@@ -1,22 +1,22 @@
-//! `broker.url`, read strictly: whatever could be a part of a password that was not percent-encoded is a fault, for what a
-//! lenient reader takes for a host or a vhost is shown in logs. No fault quotes the URL.
+//! `broker.url`, parsed strictly: anything that may be part of a password that was not percent-encoded is an error,
+//! since what a lenient parser takes for a host or a vhost is shown in logs. No error quotes the URL.
 
 use lapin::uri::AMQPUri;
 use reqwest::Url;
 
-/// A peer that has fallen silent is noticed within twice this.
+/// A silent peer is noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 5;
-/// Longest name of anything in AMQP 0-9-1, in bytes: lapin panics over a longer one.
+/// Longest name in AMQP 0-9-1, in bytes: lapin panics over a longer one.
 const LONGEST_NAME: usize = 255;
-/// lapin reserves memory for 32 frames before the broker has said how large one may be.
+/// lapin reserves memory for 32 frames before the broker has sent its frame size.
 const LARGEST_FRAME: u32 = 1024 * 1024;
-/// The largest frame that the broker is asked for, which is its own default, in bytes. Where it would allow more, lapin would
-/// reserve memory for 64 of them.
+/// The largest frame requested from the broker, its own default, in bytes. If it allowed more, lapin would reserve
+/// memory for 64 of those.
 pub const USUAL_FRAME: u32 = 128 * 1024;
-/// What the daemon and RabbitMQ write into a job's headers has to fit into a frame, in bytes.
+/// The headers that the daemon and RabbitMQ add to a job have to fit into a frame, in bytes.
 pub const SMALLEST_FRAME: u32 = 8192;
 
-/// Reads a URL. The error says what would be right, and nothing of `text`, which may hold a password.
+/// Parses a URL. The error says what would be right, and quotes nothing of `text`, which may contain a password.
 pub(super) fn parse(text: &str) -> Result<AMQPUri, String> {
     let text = text.trim_end_matches(['\r', '\n']);
     check_form(text)?;
@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str) -> Result<AMQPUri, String> {
         return Err("has a control character in its user or password: expected none, such as %0A is".to_owned());
     }
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(expected)?;
-    // lapin's parser takes an IPv6 address for no host at all, and no host for localhost.
+    // lapin's parser takes an IPv6 address for a missing host, and a missing host for localhost.
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         address.clone_into(&mut uri.authority.host);
     }
@@ -49,7 +49,7 @@ fn expected() -> String {
     "expected a URL such as amqps://user@broker:5671/prod (%2f is the vhost /)".to_owned()
 }
 
-/// What is no list, and has nothing in it that may be the rest of a password.
+/// A single URL, with nothing in it that may be the rest of a password.
 fn check_form(text: &str) -> Result<(), String> {
     let (_, rest) = text.split_once("://").ok_or_else(expected)?;
     let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -75,10 +75,10 @@ fn check_form(text: &str) -> Result<(), String> {
     ))
 }
 
-/// Options that have an effect.
+/// Options with an effect.
 const OPTIONS: [&str; 4] = ["heartbeat", "frame_max", "channel_max", "auth_mechanism"];
 
-/// What other clients and RabbitMQ's own URI specification have as options, and what to do here.
+/// Options of other clients and of RabbitMQ's own URI specification, and what to use here instead.
 const ELSEWHERE: [(&[&str], &str); 9] = [
     (&["cacertfile", "cafile", "ca_file", "ca_certs", "cacerts", "ssl_ca_certs"], "set broker.ca_file"),
     (&["certfile", "cert_file", "cert", "ssl_certfile"], "set broker.cert_file"),
@@ -140,7 +140,7 @@ fn check_number(option: &str, value: &str, least: u32, most: u32) -> Result<(), 
     }
 }
 
-/// What to do about an option that has no effect.
+/// The advice for an option without effect.
 fn unknown(option: &str) -> String {
     let name = option.to_lowercase();
     let own = OPTIONS.iter().map(|known| (*known, None));
@@ -156,7 +156,7 @@ fn unknown(option: &str) -> String {
         None => format!("there are {}", OPTIONS.join(", ")),
     };
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-    // What is no word may be anything.
+    // Anything else may be part of a password.
     let shown = if option.len() <= 40 && option.bytes().all(is_word) { option } else { "that is no word" };
     format!("has an option {shown}, which there is not; {advice}")
 }

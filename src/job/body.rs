@@ -1,5 +1,4 @@
-//! What producers write in other ways than one would: a mark before the JSON, other encodings, nil maps, and instants that
-//! mean never.
+//! Unusual forms that some producers write: a byte-order mark, other encodings, nil maps, and instants that mean never.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +7,12 @@ use jiff::fmt::temporal::Pieces;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// The JSON of a body, without the byte-order mark that some put before it.
+/// The JSON of a body, without the byte-order mark that some producers write before it.
 pub(super) fn json(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// Whether a body that is no JSON is text in UTF-16: it says so, or its first two characters are ASCII.
+/// Whether a body that is not JSON is UTF-16 text: it has a byte-order mark, or its first two characters are ASCII.
 pub(super) fn is_utf16(body: &[u8]) -> bool {
     match body {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
@@ -22,26 +21,26 @@ pub(super) fn is_utf16(body: &[u8]) -> bool {
     }
 }
 
-/// Whether a body of this `content_encoding` is what it looks like.
+/// Whether this `content_encoding` means an unencoded body.
 pub(super) fn is_plain(content_encoding: &str) -> bool {
     ["", "utf-8", "utf8", "identity"].iter().any(|plain| content_encoding.trim().eq_ignore_ascii_case(plain))
 }
 
-/// An instant in RFC 3339. One at the end of year 9999, which many write for "never", is the last there is.
+/// An RFC 3339 instant. One at the end of year 9999, often written for "never", becomes the last possible one.
 pub(super) fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let read =
         |text: String| text.parse().or_else(|error| if is_never(&text) { Ok(Timestamp::MAX) } else { Err(error) });
     Option::<String>::deserialize(deserializer)?.map(read).transpose().map_err(D::Error::custom)
 }
 
-/// Asked of what is no [`Timestamp`]: those end some hours before the year does, so that every offset can show them.
+/// For text that is no [`Timestamp`]: those end some hours before the year does, so that every offset can show them.
 fn is_never(text: &str) -> bool {
     Pieces::parse(text).is_ok_and(|pieces| {
         pieces.date().year() == 9999 && pieces.time().is_some() && pieces.to_numeric_offset().is_some()
     })
 }
 
-/// A nil map is an empty one, and a label without a value is none.
+/// A nil map counts as empty, and a label without a value as absent.
 pub(super) fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let labels = Option::<BTreeMap<String, Option<String>>>::deserialize(deserializer)?.unwrap_or_default();
     Ok(labels.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())

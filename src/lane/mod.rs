@@ -1,5 +1,5 @@
-//! A lane: one account in one region. [`job`] is the way of a job, [`verdict`] decides what an answer means, [`quota`] keeps
-//! the lane to its rate, and [`LaneRole`] is what one replica at a time holds.
+//! A lane: one account in one region. [`job`] handles one job from delivery to ack, [`verdict`] decides what an answer
+//! means, [`quota`] keeps the lane to its rate, and [`LaneRole`] is the role that one replica at a time holds.
 
 mod breaker;
 mod calls;
@@ -30,9 +30,9 @@ use crate::telemetry::{LaneState, Readiness};
 /// A lane as a role that one replica at a time holds.
 #[derive(Debug)]
 pub struct LaneRole {
-    /// What is run.
+    /// The lane.
     pub lane: Arc<Lane>,
-    /// Where it is shown how the lane stands.
+    /// Where the lane's state is shown.
     pub readiness: Arc<Readiness>,
 }
 
@@ -72,12 +72,12 @@ impl Role for LaneRole {
         let running = Arc::new(Running::new(lane.clone(), term.connection));
         let before = async {
             history::replay(&running, &announce(&running).await?).await;
-            // A message in hand that cannot be called yet would be blamed for it, should this process end now.
+            // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
             Ok::<_, Interrupted>(())
         };
         let serving = async {
-            // Where no queue takes events nothing can be acked either, but a stop need not wait for that.
+            // Without a queue for events nothing can be acked either, but a stop does not wait for that.
             tokio::select! {
                 () = term.stop.requested() => {}
                 ready = before => ready?,
@@ -92,7 +92,7 @@ impl Role for LaneRole {
     }
 }
 
-/// Tells that the lane is run, which is how commands learn the names of lanes. Returns the event's id.
+/// Publishes that the lane is held: commands learn the names of lanes from it. Returns the event's id.
 async fn announce(running: &Running) -> Result<String, lapin::Error> {
     let lane = &running.lane;
     let held = LaneHeld { lane: lane.name().to_owned() };

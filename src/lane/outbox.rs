@@ -4,17 +4,17 @@ use lapin::types::FieldTable;
 
 use crate::broker::{Confirmed, Connection, Message, Outgoing, Publisher, Traffic};
 
-/// Groups of messages of each of a lane's two publishers that are on their way at a time, each over a channel.
+/// Groups of messages that each of a lane's two publishers has in flight at a time, one channel each.
 const GROUPS: usize = 4;
 
 /// A lane's publishers.
 #[derive(Debug)]
 pub struct Outbox {
-    /// For events. Apart from the next one, since each can be held up by queues of its own.
+    /// For events. Separate from jobs, since each can be blocked by its own queues.
     events: Publisher,
     /// For parked jobs and dead letters.
     jobs: Publisher,
-    /// What is published has to fit into: bytes.
+    /// The frame size that a message's headers have to fit into, in bytes.
     frame_max: usize,
 }
 
@@ -26,7 +26,7 @@ impl Outbox {
         Self { events, jobs, frame_max: connection.frame_max() }
     }
 
-    /// Publishes an event, until the broker has it.
+    /// Publishes an event. Returns once the broker has confirmed it.
     ///
     /// # Errors
     /// The connection broke.
@@ -34,7 +34,7 @@ impl Outbox {
         self.events.publish(event).await
     }
 
-    /// Publishes a copy of `message` with `headers` of ours, until the broker has it.
+    /// Publishes a copy of `message` with our `headers`. Returns once the broker has confirmed it.
     ///
     /// # Errors
     /// The connection broke.

@@ -1,4 +1,4 @@
-//! The parts of a lane, and what it has beside them while it is run over one connection.
+//! The parts of a lane, and what is added while it is held over one connection.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::broker::{Connection, Names, Reader, Replies, Room};
 use crate::config;
 use crate::telemetry::LaneMetrics;
 
-/// What lasts of a lane while connections come and go.
+/// The parts of a lane that outlive connections.
 #[derive(Debug)]
 pub struct Lane {
     pub(super) settings: Settings,
@@ -25,19 +25,19 @@ pub struct Lane {
     pub(super) quarantine: Quarantine,
     pub(super) descents: Descents,
     pub(super) replies: Arc<Replies>,
-    /// Reads back what was said.
+    /// Reads the lane's published events back.
     pub(super) reader: Arc<Reader>,
     pub(super) metrics: LaneMetrics,
 }
 
-/// What is configured of a lane.
+/// The configuration of a lane.
 #[derive(Debug)]
 pub struct Settings {
     /// Its own settings.
     pub lane: config::Lane,
-    /// How its jobs are tried again.
+    /// How failed calls are retried.
     pub retry: config::Retry,
-    /// Of exchanges and queues.
+    /// Names of exchanges and queues.
     pub names: Names,
 }
 
@@ -45,7 +45,7 @@ impl Lane {
     /// The lane that `settings` describe.
     ///
     /// # Errors
-    /// What keeps its client from being set up: its keys, or TLS.
+    /// The API client cannot be built: its keys, or TLS.
     pub fn new(
         settings: Settings,
         replies: Arc<Replies>,
@@ -72,7 +72,7 @@ impl Lane {
         })
     }
 
-    /// Keeps the lane's keys those of its credentials file, for as long as the process lives.
+    /// Follows the credentials file and puts new keys into force, for as long as the process lives.
     pub async fn follow_keys(&self) {
         let in_force = |credentials: &Credentials| {
             self.history.seals.replace(credentials.secret_access_key.expose_secret());
@@ -81,7 +81,7 @@ impl Lane {
         self.calls.follow_keys(&self.settings.lane.credentials, in_force).await;
     }
 
-    /// Waits until the replies that were to be sent are, or cannot be: ten seconds at most.
+    /// Waits until pending replies were sent or have failed: ten seconds at most.
     pub async fn replies_sent(&self) {
         self.replies.sent().await;
     }
@@ -92,12 +92,12 @@ impl Lane {
     }
 }
 
-/// A lane while it is run here, over one connection.
+/// A lane held by this replica, over one connection.
 #[derive(Debug)]
 pub struct Running {
     pub(super) lane: Arc<Lane>,
     pub(super) outbox: Outbox,
-    /// For messages in hand.
+    /// Memory budget for unacked messages.
     pub(super) room: Room,
 }
 

@@ -1,9 +1,9 @@
-//! Messages that are suspected of ending the process that reads them.
+//! Messages suspected of crashing the process that reads them.
 //!
-//! RabbitMQ counts how often a message came back, but for all messages that were handed out together. So a message that came
-//! back [`SUSPECT_AT`] times is taken alone: what comes back then is the one that did it, and no other. At [`POISONED_AT`] its job
-//! ends. Deliveries that nothing died of, as the connection was lost while they were in hand, are counted by RabbitMQ all the
-//! same; no message is suspected for them.
+//! RabbitMQ counts how often a message was returned, but for all messages that were delivered together. So a message
+//! that was returned [`SUSPECT_AT`] times is handled alone: then only the message at fault is returned. At
+//! [`POISONED_AT`] its job ends. RabbitMQ also counts the returns after a lost connection, which the process survived;
+//! those raise no suspicion.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::broker::{Delivery, Message};
 
-/// A message that came back this often is suspected of ending the process that reads it.
+/// Returns after which a message is suspected of crashing the process that reads it.
 pub(super) const SUSPECT_AT: i64 = 3;
-/// A message that came back this often, and was never acked, is taken to have ended the process each time.
+/// Returns after which a message that was never acked is taken to have crashed the process each time.
 pub(super) const POISONED_AT: i64 = 20;
-/// More messages than a lane has in hand over many losses: about 2 MB.
+/// Messages remembered, about 2 MB: more than a lane has in hand over many lost connections.
 const LIMIT: usize = 50_000;
 
 /// How often each message was in hand when the connection was lost, since the process began.
@@ -28,7 +28,7 @@ struct Survived {
     times: Mutex<HashMap<u64, i64>>,
 }
 
-/// A message in hand. Dropped before it is [`done`](InHand::done), it has survived once more.
+/// A message in hand. If it is dropped before it is [`done`](InHand::done), the process has survived it once more.
 #[derive(Debug)]
 pub(super) struct InHand {
     survived: Arc<Survived>,
@@ -37,23 +37,23 @@ pub(super) struct InHand {
 }
 
 impl Quarantine {
-    /// How many returns of a message may be because of the message itself.
+    /// How many returns of a message may be its own fault.
     pub(super) fn suspicion(&self, delivery: &Delivery) -> i64 {
         if delivery.returns == 0 {
-            // As nearly all are: no name is worked out for them.
+            // As of nearly all messages: saves the hash.
             return 0;
         }
         delivery.returns.saturating_sub(self.0.of(&delivery.message)).max(0)
     }
 
-    /// Takes a message in hand.
+    /// Marks a message as in hand.
     pub(super) fn take(&self, message: &Message) -> InHand {
         InHand { survived: self.0.clone(), name: self.0.name(message), done: false }
     }
 }
 
 impl Survived {
-    /// How many deliveries of the message nothing died of.
+    /// How many deliveries of the message the process survived.
     fn of(&self, message: &Message) -> i64 {
         self.times().get(&self.name(message)).copied().unwrap_or(0)
     }
@@ -69,7 +69,7 @@ impl Survived {
 }
 
 impl InHand {
-    /// The message was acked: it does not come again.
+    /// The message was acked, so it is not delivered again.
     pub(super) fn done(mut self) {
         self.done = true;
     }

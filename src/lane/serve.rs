@@ -1,10 +1,10 @@
-//! Takes deliveries while the lane is held, as fast as the limiter allows, with no more calls at a time than the lane's
-//! concurrency. How many jobs wait for confirms beside that, the prefetch bounds.
+//! Consumes deliveries while the lane is held, as fast as the limiter allows and with no more calls in flight than the
+//! lane's concurrency. The prefetch bounds how many more jobs wait for publisher confirms.
 //!
-//! A message can end the process that reads it. RabbitMQ counts how often a message came back, but for all messages that
-//! were handed out together. So a lane takes one message at a time at first, since the term before may have ended over a
-//! message, and whenever one turns up that came back a few times: what comes back then is the one that did it, and no other. It
-//! does so too while it is on trial after a pause.
+//! A message can crash the process that reads it. RabbitMQ counts how often a message was returned, but for all
+//! messages that were delivered together. So the lane gets one message at a time: at first, since a message may have
+//! ended the previous term; when a message comes that was returned a few times; and while half open after a pause. Then
+//! only the message at fault is returned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,21 +26,21 @@ use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{LaneState, Readiness};
 
-/// Ceilings of the time between two probes of a paused lane. The first is also the least.
+/// Backoff between two probes of a paused lane: first and last ceiling. The first is also the minimum.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
-/// How long a lane on trial waits for a job. A pause that was short has ended before the jobs it put back are in their
-/// queue again: without one of them to be tried, all would be called at once.
+/// How long a half-open lane waits for a job. After a short pause the jobs that were put back are not in their queue
+/// yet: without one of them for a trial, all would be called at once.
 const COME_BACK: Duration = Duration::from_secs(4);
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// For what comes after a job's call, where a lane pauses: the evidence, a probe, and the broker's confirms. No trial goes on
-/// then that a job could wait for.
+/// Time for what follows a job's call where the lane pauses: evidence, a probe, publisher confirms. No trial is on then
+/// that a job could wait for.
 const AFTER_A_CALL: Duration = Duration::from_secs(10);
 
-/// Serves the lane until `stop` says so, and then finishes what is in flight; what is not done within the grace goes
-/// back to its queue.
+/// Serves the lane until `stop` is requested, then finishes what is in flight. What is not finished within the grace
+/// period goes back to its queue.
 pub(super) async fn serve(
     running: &Arc<Running>,
     connection: &Connection,
@@ -62,7 +62,7 @@ pub(super) async fn serve(
             done = take_singly(running, &channel, &mut jobs) => done.map(|()| false)?,
         };
         if stopped {
-            // Nothing is left to end a trial that jobs in flight wait for.
+            // No further call will end the trial that jobs in flight wait for.
             lane.gate.breaker().interrupt();
         }
         let mut emptied = true;
@@ -70,14 +70,14 @@ pub(super) async fn serve(
             readiness.lane(lane.name(), LaneState::Held);
             emptied = subscribe_and_take(running, &channel, &mut jobs, stop).await?;
         }
-        // At once, and not only when the last call has ended.
+        // Now, and not only once the last call has ended.
         show_pause(lane, readiness);
         let drained = drain(lane, jobs, stop).await?;
         if emptied && drained && !stop.is_requested() {
-            // Nothing is left on the channel, and closing it would cut off acks that RabbitMQ has yet to pass on.
+            // The channel holds no delivery, and closing it would lose acks that RabbitMQ has yet to process.
             continue;
         }
-        // Closing returns what is left: what was prefetched, and what the grace did not suffice for.
+        // Closing returns the rest: prefetched deliveries, and jobs that outlasted the grace period.
         channel.close(200, "drained".into()).await?;
         if stop.is_requested() {
             return Ok(());
@@ -86,8 +86,8 @@ pub(super) async fn serve(
     }
 }
 
-/// While the lane is paused, probes at once, in case it was a hiccup, then now and then, and whenever there are new
-/// keys, until that is answered.
+/// While the lane is paused: probes at once, in case the fault was brief, then with backoff, and whenever the keys
+/// change, until a probe is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.calls.keys_changed();
     while lane.gate.breaker().is_open() {
@@ -113,8 +113,8 @@ fn show_pause(lane: &Lane, readiness: &Readiness) {
     }
 }
 
-/// Subscribes to the queues and takes from them, anew whenever the lane is to hold far more or far less of them. Returns
-/// whether all that was taken was given to jobs.
+/// Subscribes to the queues and consumes; subscribes anew when the prefetch should be far larger or smaller. Returns
+/// whether every delivery was given to a job.
 async fn subscribe_and_take(
     running: &Arc<Running>,
     channel: &Channel,
@@ -132,7 +132,7 @@ async fn subscribe_and_take(
         if taken == Taken::Over {
             return Ok(false);
         }
-        // What is in hand goes back as jobs that were not called, and not as deliveries, which are counted.
+        // Prefetched deliveries are parked as uncalled jobs: RabbitMQ would count their return against them.
         intake.empty(jobs).await?;
         if taken == Taken::Paused {
             return Ok(true);
@@ -140,18 +140,18 @@ async fn subscribe_and_take(
     }
 }
 
-/// Why no more is taken.
+/// Why consuming stopped.
 #[derive(PartialEq, Eq)]
 enum Taken {
-    /// There is a stop, or a message under suspicion.
+    /// A stop was requested, or a message is under suspicion.
     Over,
     Paused,
-    /// More is in hand than should be.
+    /// The prefetch is larger than it should be.
     TooMany,
 }
 
-/// Takes one delivery after the other and has it run, in a shared call where the lane has batches, until something breaks or
-/// there is a reason to stop.
+/// Consumes one delivery after the other and spawns its job, in a shared call if the lane has batches, until the
+/// connection breaks or consuming has to stop.
 async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> Result<Taken, Interrupted> {
     let lane = &running.lane;
     let mut coalescer = Coalescer::default();
@@ -187,9 +187,9 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
             coalescer.add(job);
             continue;
         }
-        // Not before there is a job: those whose shared call was refused need slots too.
+        // Only once there is a job: jobs whose shared call was refused need slots too.
         let slot = lane.calls.slot().await;
-        // One job at a time waits here, and not in a queue of its own: so a due job is never far from the limiter.
+        // One job at a time waits here, and not in a further queue: so a due job is never far from the limiter.
         let entry = job.enter(lane, slot).await;
         job.spawn(running, entry, jobs);
     };
@@ -197,8 +197,8 @@ async fn take(running: &Arc<Running>, intake: &mut Intake, jobs: &mut Jobs) -> R
     Ok(taken)
 }
 
-/// Takes one message at a time from each queue in turn, until no queue's next one is under suspicion and the lane is not
-/// on trial. On trial no more are called at a time than belong to it. One that is suspected has the lane for itself.
+/// Gets one message at a time from each queue in turn, until no queue's next one is suspected and the breaker is not
+/// half open. While it is, no more calls are in flight than the trial has. A suspected message is handled alone.
 async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs) -> Result<(), Interrupted> {
     let lane = &running.lane;
     let queues = queues(lane);
@@ -216,7 +216,7 @@ async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
             while let Some(ended) = jobs.try_join_next() {
                 tasks::ended(ended)?;
             }
-            // A trial can be long, and polls are no part of it.
+            // A trial can be long, and polls do not count towards it.
             while jobs.len() >= present_prefetch(lane).into()
                 && let Some(ended) = jobs.join_next().await
             {
@@ -244,14 +244,14 @@ async fn take_singly(running: &Arc<Running>, channel: &Channel, jobs: &mut Jobs)
         }
     }
     if lane.gate.breaker().is_half_open() {
-        // There is no other job to be tried, and the calls in flight may still tell.
+        // No other job is left to try, and the calls in flight may still decide.
         lane.gate.quiet().await;
         lane.gate.end_trial();
     }
     Ok(())
 }
 
-/// Waits for all `jobs`. Those that failed on trial wait for its end, so it is broken off once its calls are over.
+/// Waits for all `jobs`. Those that failed on trial wait for its end, so it is interrupted once its calls have ended.
 async fn settle(lane: &Lane, jobs: &mut Jobs) -> Result<(), lapin::Error> {
     if lane.gate.breaker().is_half_open() {
         lane.gate.quiet().await;
@@ -260,8 +260,8 @@ async fn settle(lane: &Lane, jobs: &mut Jobs) -> Result<(), lapin::Error> {
     tasks::all(jobs).await
 }
 
-/// Whether all of `jobs` were finished in time: within the grace of a stop, and else within that of their calls, since a
-/// pause is to break none off.
+/// Returns whether all `jobs` finished in time: within the grace period of a stop, else within the timeouts of their
+/// calls, since a pause must not cut any off.
 async fn drain(lane: &Lane, mut jobs: Jobs, stop: &Stop) -> Result<bool, Interrupted> {
     let time_is_up = async {
         let calls = stop.grace.max(lane.settings.lane.timeouts.total + AFTER_A_CALL);

@@ -1,16 +1,16 @@
 //! The baton: the message whose holder has the role.
 //!
-//! Its queue has a single active consumer, so the broker hands batons to one replica at a time, and to the next one
-//! once that replica's channel is gone. Every replica adds a baton as it subscribes, so there is always one; the
+//! Its queue has a single active consumer, so the broker delivers batons to one replica at a time, and to the next one
+//! once that replica's channel is closed. Every replica adds a baton as it subscribes, so there is always one; the
 //! holder keeps the newest, unacked, and acks the others.
 //!
-//! RabbitMQ does not always say that a subscription has ended with its queue, nor at once that the others have lost sight
-//! of the node we talk to. So the holder adds batons, and must be given them: that alone proves, by a majority of the
-//! queue's members, that the role is still ours, and renews its [`Lease`]. And a standby checks for
+//! RabbitMQ does not always report that a subscription has ended with its queue, nor at once that the cluster has lost
+//! the node we talk to. So the holder adds batons, and must receive them: only that proves, by a majority of the
+//! queue's members, that the role is still ours, and renews its [`Lease`]. And a replica that stands by checks for
 //! batons that are delivered to no consumer.
 //!
-//! Whoever may write to the queue can put a hundred thousand messages before the one that the holder waits for. So the
-//! holder has those removed, and asks anew.
+//! Any client that may write to the queue can put a hundred thousand messages before the one that the holder waits for.
+//! So the holder purges the queue, and adds another.
 
 use std::mem::replace;
 use std::pin::pin;
@@ -28,15 +28,15 @@ use super::Interrupted;
 use super::lease::{Lease, Moment};
 use crate::broker::{Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
 
-/// After the confirm of a baton, or the last one that came: a replica that is given none by then was forgotten.
+/// Time to receive a baton after its confirm, or after another baton: then the broker has forgotten this consumer.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
-/// More batons that nobody asked for than replicas add as they come: somebody else writes them.
+/// Batons not added by us, more than replicas add as they come: another client writes them.
 const CROWD: usize = 32;
-/// Between two removals of those.
+/// Between two purges of those.
 const BETWEEN_PURGES: Duration = Duration::from_millis(100);
-/// Between two looks of one that stands by.
+/// Between two checks while standing by.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The one that is kept and the one that replaces it.
+/// The baton that is kept, and the one that replaces it.
 const PREFETCH: u16 = 2;
 
 /// A subscription to a role's batons, on a channel of its own: closing that gives the baton back.
@@ -45,11 +45,11 @@ pub struct Baton {
     batons: Batons,
     subscription: Subscription,
     kept: Option<Acker>,
-    /// Somebody else's batons were removed before.
+    /// The queue was purged before.
     is_crowded: bool,
 }
 
-/// A role's batons, as anybody sees them.
+/// A role's batons, held or not.
 #[derive(Debug, Clone)]
 struct Batons {
     queue: String,
@@ -57,7 +57,7 @@ struct Batons {
 }
 
 impl Batons {
-    /// Adds one that can be told by its `id`.
+    /// Adds one with this `id`.
     async fn add(&self, id: &ShortString) -> Result<(), Interrupted> {
         let baton = Outgoing {
             exchange: String::new(),
@@ -73,11 +73,11 @@ impl Batons {
         channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await
     }
 
-    /// Waits until they are in no queue, or in one that no replica is subscribed to.
+    /// Waits until their queue is gone, or has batons but no consumer.
     async fn forsaken(&self, connection: &Connection) -> Result<(), Interrupted> {
         loop {
             sleep(LOOK_EVERY).await;
-            // Not that of the subscription, since it is closed where the queue is gone.
+            // Not over the subscription's channel, which this closes if the queue is gone.
             let lent = connection.lend().await?;
             let queue = match self.look(lent.channel()).await {
                 Ok(queue) => queue,
@@ -85,11 +85,11 @@ impl Batons {
                 Err(error) => return Err(error.into()),
             };
             lent.keep();
-            // With a single active consumer RabbitMQ counts that one alone, and makes the next one active in its place.
+            // With a single active consumer RabbitMQ counts only that one, and activates the next one when it goes.
             match (queue.consumer_count(), queue.message_count()) {
                 (1.., _) => {}
                 (0, 1..) => return Ok(()),
-                // Also said by a broker that does not reach the queue's leader. With a baton in it the next look tells.
+                // Also said while the queue's leader is unreachable. With a baton in it, the next check decides.
                 (0, 0) => self.add(&new_id()).await?,
             }
         }
@@ -108,22 +108,22 @@ impl Baton {
         Ok(Self { batons, subscription, kept: None, is_crowded: false })
     }
 
-    /// Waits until this replica holds the baton.
+    /// Waits until this replica receives a baton.
     pub async fn held(&mut self, connection: &Connection) -> Result<(), Interrupted> {
         let batons = self.batons.clone();
         tokio::select! {
             biased;
-            next = self.subscription.next() => self.take(next).await.map(drop),
+            next = self.subscription.next() => self.receive(next).await.map(drop),
             forsaken = batons.forsaken(connection) => forsaken.and(Err(Interrupted::Forgotten(batons.queue.clone()))),
         }
     }
 
-    /// Keeps the baton, for as long as that goes well: another one is asked for twice in `length`, which is how long each
-    /// is good for. That also replaces the one held before RabbitMQ closes its channel over it, after 30 minutes.
+    /// Keeps the baton as long as possible: adds another twice in `length`, which is how long each renews the lease.
+    /// That also replaces the held one before RabbitMQ closes the channel over it, after 30 minutes.
     pub async fn keep(&mut self, lease: &Lease, length: Duration) -> Result<(), Interrupted> {
         lease.end();
         let mut renewal = interval(length / 2);
-        // The one after one that was long in coming is due at once.
+        // If one took long, the next one is due at once.
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.rest(&mut renewal).await?;
@@ -132,25 +132,25 @@ impl Baton {
         }
     }
 
-    /// Takes what batons come until another one is to be asked for: those of other replicas, and those that came twice.
+    /// Receives batons until the next one is to be added: those of other replicas, and redelivered ones.
     async fn rest(&mut self, renewal: &mut Interval) -> Result<(), Interrupted> {
         let mut others = 0;
         loop {
             tokio::select! {
                 biased;
-                next = self.subscription.next() => self.take(next).await.map(drop)?,
+                next = self.subscription.next() => self.receive(next).await.map(drop)?,
                 _ = renewal.tick() => return Ok(()),
             }
             others += 1;
             if others % CROWD == 0 {
                 self.disperse().await?;
-                // Whoever goes on adding them does not keep RabbitMQ at it.
+                // A client that goes on adding them must not keep RabbitMQ busy.
                 sleep(BETWEEN_PURGES).await;
             }
         }
     }
 
-    /// Adds a baton, and takes what batons come until that one does. Returns when it was asked for.
+    /// Adds a baton, and receives batons until that one comes. Returns when it was added.
     async fn ask(&mut self) -> Result<Moment, Interrupted> {
         let mut crowd = CROWD;
         loop {
@@ -158,17 +158,17 @@ impl Baton {
             if self.given(&id, crowd).await? {
                 return Ok(asked);
             }
-            // Ours may go with the others. Where they go on coming, the next one may have as many before it, and is to be
-            // waited for: so each time more are taken than the time before.
+            // Ours may be purged with the others. If they keep coming, the next one may have as many before it, so each
+            // round receives twice as many.
             self.disperse().await?;
             crowd = crowd.saturating_mul(2);
         }
     }
 
-    /// Adds a baton with this id. Returns whether it has come, or a crowd of others instead.
+    /// Adds a baton with this id. Returns `true` once it is received, `false` after `crowd` others.
     ///
     /// # Errors
-    /// None has come for long, whoever added it.
+    /// No baton at all came in time.
     async fn given(&mut self, id: &ShortString, crowd: usize) -> Result<bool, Interrupted> {
         let batons = self.batons.clone();
         let mut adding = pin!(batons.add(id));
@@ -177,12 +177,12 @@ impl Baton {
             tokio::select! {
                 biased;
                 next = self.subscription.next() => {
-                    if self.take(next).await?.as_ref() == Some(id) {
+                    if self.receive(next).await?.as_ref() == Some(id) {
                         return Ok(true);
                     }
                     others += 1;
                 }
-                // However long the broker takes to confirm it: only then is it to come.
+                // Time counts from the broker's confirm, however long that takes.
                 added = &mut adding, if !is_added => {
                     added?;
                     is_added = true;
@@ -193,8 +193,8 @@ impl Baton {
         Ok(false)
     }
 
-    /// Removes all batons but those that were handed to us: each costs an ack, and ours comes after them. A replica that stands by
-    /// waits for any, and is given ours where we go.
+    /// Purges all batons but the delivered ones: each would cost an ack, and ours comes after them. A replica that
+    /// stands by needs just any, and receives ours if we go.
     async fn disperse(&mut self) -> Result<(), Interrupted> {
         let queue = &self.batons.queue;
         let count =
@@ -207,11 +207,14 @@ impl Baton {
         Ok(())
     }
 
-    /// Takes the baton that came, and acks the one held before: not acked is only the newest. Returns its id.
-    async fn take(&mut self, next: Option<Result<Delivery, lapin::Error>>) -> Result<Option<ShortString>, Interrupted> {
+    /// Keeps the received baton, and acks the one held before: only the newest stays unacked. Returns its id.
+    async fn receive(
+        &mut self,
+        next: Option<Result<Delivery, lapin::Error>>,
+    ) -> Result<Option<ShortString>, Interrupted> {
         let baton = next.ok_or_else(|| Interrupted::Cancelled(self.batons.queue.clone()))??;
         let id = baton.properties.message_id().clone();
-        // Without what somebody else may have written into it.
+        // Only the acker: another client may have written anything into it.
         if let Some(older) = self.kept.replace(baton.acker) {
             older.ack(BasicAckOptions::default()).await?;
         }

@@ -1,32 +1,32 @@
-//! How long the lane is surely ours: for a heartbeat from when a baton was asked for that has come.
+//! How long the lane is surely ours: for one heartbeat from when the last received baton was added.
 //!
-//! A broker that has heard nothing from us for two heartbeats gives the baton to another replica, and so does the rest of
-//! a cluster that has lost sight of our node. A holder that stood still meanwhile, or is cut off, does not learn of it: it has
-//! deliveries in hand, a burst saved up, and a connection that seems sound. So the holder asks for another baton again
-//! and again (`baton.rs`), and where the last one that came was asked for long ago, calls wait for the next. If the lane
-//! is another's, that never comes.
+//! A broker that has heard nothing from us for two heartbeats gives the baton to another replica, and so does the rest
+//! of a cluster that has lost our node. A holder that was suspended meanwhile, or is cut off, does not notice: it has
+//! deliveries in hand, a burst saved up, and a connection that seems fine. So the holder adds batons again and again
+//! (`baton.rs`), and if the last received one was added too long ago, calls wait for the next. If another replica holds
+//! the lane, that never comes.
 //!
-//! The clock of timers, `CLOCK_MONOTONIC`, stands still while the machine is suspended. So the lease goes by two that do
-//! not, and holds only by both:
+//! The timers' clock, `CLOCK_MONOTONIC`, stops while the machine is suspended. So the lease uses two that do not, and
+//! is valid only by both:
 //! - `CLOCK_BOOTTIME` counts the time of a suspended machine, and cannot be set.
-//! - The wall clock. Where a hypervisor pauses a machine and its clocks, so that nothing in it shows, this is the one that
-//!   is set right afterwards. If it is set for another reason, calls wait for the next baton.
+//! - The wall clock. If a hypervisor pauses a machine and its clocks, without a trace inside, this is the one that is
+//!   corrected afterwards. If it is set for another reason, calls wait for the next baton.
 //!
-//! The wall clock alone, as it was, counts suspended time too, but a lease became longer where that clock was set back.
-//! Until a hypervisor sets it right, nothing in the machine shows the pause, and calls are made for the rest of the lease,
-//! five seconds at most, beside the next holder. Tests show the choice of clock in a time namespace, and the rest with
-//! clocks of their own: no test suspends its machine.
+//! The wall clock alone counts suspended time too, but a lease became longer if that clock was set back. Until the
+//! hypervisor corrects it, nothing in the machine shows the pause, and calls are made for the rest of the lease, five
+//! seconds at most, beside the next holder. Tests show the choice of clock in a time namespace, and the rest with fake
+//! clocks: no test suspends its machine.
 
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-/// For how long the role is surely ours. By default it is not.
+/// For how long the role is surely ours: by default it is not.
 #[derive(Debug, Default)]
 pub struct Lease(watch::Sender<Option<Term>>);
 
-/// For so long from a moment on.
+/// A duration from a moment on.
 #[derive(Debug, Clone, Copy)]
 struct Term {
     from: Moment,
@@ -44,7 +44,7 @@ pub struct Moment {
 impl Moment {
     /// This one.
     pub fn now() -> Self {
-        // Elsewhere it is the monotonic clock that goes on.
+        // Elsewhere the monotonic clock counts suspended time.
         #[cfg(target_os = "linux")]
         let clock = ClockId::Boottime;
         #[cfg(not(target_os = "linux"))]
@@ -63,22 +63,22 @@ impl Term {
 }
 
 impl Lease {
-    /// A baton that was asked for at `asked` has come: that is good for `length`.
+    /// A baton that was added at `asked` has come: the lease holds for `length` from then.
     pub fn renew(&self, asked: Moment, length: Duration) {
         self.0.send_replace(Some(Term { from: asked, length }));
     }
 
-    /// What was valid is so no longer.
+    /// Ends the lease.
     pub fn end(&self) {
         self.0.send_replace(None);
     }
 
-    /// Whether it is so just now.
+    /// Whether the lease is valid now.
     pub fn is_valid(&self) -> bool {
         is_valid(&self.0.borrow())
     }
 
-    /// Waits until it is valid.
+    /// Waits until the lease is valid.
     pub async fn valid(&self) {
         self.0.subscribe().wait_for(is_valid).await.expect("the sender is ours");
     }
@@ -97,7 +97,7 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(5);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// How long after it began the term is looked at, by each clock; the wall clock may have been set back.
+    /// Whether the term holds after this time by each clock; the wall clock may have been set back.
     fn holds(boot: Duration, wall: Duration, set_back: Duration) -> bool {
         let from = Moment { boot: SECOND * 1000, wall: SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000 };
         let now = Moment { boot: from.boot + boot, wall: from.wall + wall - set_back };

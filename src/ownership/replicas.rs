@@ -1,9 +1,9 @@
-//! The replica count: a queue to which nothing is ever published. Every replica consumes it, so it has as many consumers as
-//! there are replicas. The baton's queue cannot tell: with a single active consumer RabbitMQ counts that one alone.
+//! The replica count: every replica consumes a queue to which nothing is ever published, so it has as many consumers as
+//! there are replicas. The baton's queue cannot show that: with a single active consumer RabbitMQ counts only that one.
 //!
-//! A replica is counted once it stands in line for all its lanes, and as long as it consumes `<prefix>.replicas`. Counted
-//! before, it would be given lanes that it cannot take yet. A dead one is counted until RabbitMQ drops its connection: at
-//! once after SIGKILL, after two heartbeats where it froze.
+//! A replica is counted while it consumes `<prefix>.replicas`, once it stands in line for all its lanes: counted
+//! earlier, it would be given lanes that it cannot take yet. A dead one is counted until RabbitMQ drops its connection:
+//! at once after SIGKILL, after two heartbeats if it froze.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::Interrupted;
 use crate::broker::{Connection, Subscription};
 
-/// Our answer, on a channel of its own: dropping it takes it back.
+/// This replica's consumer, on a channel of its own: dropping it ends that.
 #[derive(Debug)]
 pub(super) struct ReplicaCount {
     queue: String,
@@ -23,10 +23,10 @@ pub(super) struct ReplicaCount {
 }
 
 impl ReplicaCount {
-    /// Has this replica counted.
+    /// Makes this replica count.
     pub async fn answer(connection: &Connection, queue: &str) -> Result<Self, Interrupted> {
         let channel = connection.channel().await?;
-        // Should anybody publish something all the same, it is taken and dropped.
+        // If a client publishes something all the same, it is consumed and dropped.
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
         let subscription = Subscription::open(channel, queue, options, FieldTable::default()).await?;
         Ok(Self { queue: queue.to_owned(), subscription })
@@ -40,7 +40,7 @@ impl ReplicaCount {
     /// Waits for `pause`.
     ///
     /// # Errors
-    /// Meanwhile the broker has ceased to count us.
+    /// The broker cancelled our consumer meanwhile.
     pub async fn rest(&mut self, pause: Duration) -> Result<(), Interrupted> {
         let ended = async {
             while let Some(message) = self.subscription.next().await {
@@ -52,7 +52,7 @@ impl ReplicaCount {
     }
 }
 
-/// How many replicas there are, or `None` where the broker cannot tell at present: one that does not reach the queue's
+/// The number of replicas, or `None` if the broker does not know it at present: one that cannot reach the queue's
 /// leader says 0.
 pub(super) async fn count(channel: &Channel, queue: &str) -> Result<Option<usize>, Interrupted> {
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };

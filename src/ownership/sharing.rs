@@ -1,26 +1,26 @@
 //! Replicas share lanes evenly.
 //!
-//! A replica's *share* is the number of lanes by the number of replicas, rounded up. Two rules keep to it:
+//! A replica's *share* is the number of lanes divided by the number of replicas, rounded up. Two rules keep to it:
 //!
-//! 1. A replica that runs more than its share gives lanes back, one at a time, as a stop would: drained, then the baton to the next
-//!    in line.
-//! 2. A replica that is next in line, but has its share, passes the baton on at once, before it has begun with the lane.
+//! 1. A replica that holds more than its share gives lanes back, one at a time, as a stop would: drained, then the
+//! baton to the next in line.
+//! 2. A replica that is next in line, but has its share, passes the baton on at once, before it begins with the lane.
 //!
-//! So each lane given back ends with a replica that has less than its share. There is one, as all of them have room for
-//! all lanes; and the baton gets to it, as the replica that passes it on, or gave it back, waits at the end of the line again.
-//! No replica ever has more to give back than before, so there are as many moves as there are lanes too many somewhere,
-//! and none after that.
+//! So each lane given back ends at a replica with less than its share. There is one, as together they have room for all
+//! lanes; and the baton reaches it, as a replica that passes it on, or gave it back, waits at the end of the line
+//! again. No replica ever has more to give back than before, so there are as many moves as surplus lanes, and none
+//! after that.
 //!
-//! No replica takes it for certain that the others count alike, or stand in line for the same lanes: a lane that comes back
-//! is kept, and not given away again for an hour, or until the number of replicas changes.
+//! No replica relies on the others to count alike, or to stand in line for the same lanes: a lane that comes back is
+//! kept, and not given away again for an hour, or until the number of replicas changes.
 //!
-//! RabbitMQ gives a baton to the replica that has stood in line longest, which may well have enough lanes. To take the
-//! lane over and give it back would be a second move, of which each costs a drain and a take-over; to pass the baton on
-//! costs some milliseconds, and a death leaves nothing to move. Before a baton is passed on the replicas are counted anew:
-//! where it comes from a death, the share has grown.
+//! RabbitMQ gives a baton to the replica that has been in line longest, which may well have enough lanes. Taking the
+//! lane over and giving it back would be a second move, each with a drain and a take-over; passing the baton on costs
+//! some milliseconds, and after a death nothing has to be moved. Before a baton is passed on the replicas are counted
+//! again: after a death, the share has grown.
 //!
 //! Replicas do not know which others have a lane configured, and two can count differently for a moment: if a lane that
-//! comes back were not kept, batons could go round for ever.
+//! comes back were not kept, batons could circulate for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -38,29 +38,29 @@ use crate::retry::full_jitter;
 use crate::stop::Stop;
 use crate::telemetry::Metrics;
 
-/// Between two looks at the number of replicas.
+/// Between two counts of the replicas.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The longest pause before a surplus is looked at a second time. It is random, so that two replicas that see one number
-/// of replicas change do not act on the first glance, and in step.
+/// Longest pause before a surplus is checked a second time. It is random, so that two replicas that see the same change
+/// do not act on the first count, nor in step.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How long the dead may still be counted once their batons have gone to others.
+/// How long dead replicas may still be counted once their batons have moved on.
 const DEAD_COUNTED: Duration = Duration::from_millis(50);
-/// A lane does not wait longer than this for the number of replicas.
+/// Longest wait of a lane for the number of replicas.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a lane that came back is kept.
 const KEPT: Duration = Duration::from_secs(60 * 60);
-/// Lanes subscribe in a random order, one in this time on average, so that replicas that start together share from the
-/// start; but all of them within [`LONGEST_START`].
+/// Lanes subscribe in random order, one per this time on average, so that replicas that start together share from the
+/// beginning; but all of them within [`LONGEST_START`].
 const START_GAP: Duration = Duration::from_millis(20);
 const LONGEST_START: Duration = Duration::from_secs(1);
 
-/// How many lanes more than its share a replica has that holds `held` of `lanes`. While the number of replicas is not
-/// known, it is 0, and there is no surplus.
+/// How many lanes more than its share a replica has that holds `held` of `lanes`. An unknown number of replicas is 0,
+/// and gives no surplus.
 fn surplus(held: usize, lanes: usize, replicas: usize) -> usize {
     held.saturating_sub(lanes.div_ceil(replicas.max(1)))
 }
 
-/// What this replica knows of how lanes are shared.
+/// This replica's knowledge of how lanes are shared.
 #[derive(Debug)]
 pub struct Sharing {
     queue: String,
@@ -71,15 +71,15 @@ pub struct Sharing {
 /// The decisions.
 #[derive(Debug, Default)]
 struct Shares {
-    /// How many are configured here.
+    /// How many lanes are configured here.
     lanes: usize,
-    /// 0 where it is not known yet.
+    /// 0 if not known yet.
     replicas: usize,
-    /// Those with a place in the line for their baton, held ones included.
+    /// Lanes for whose baton this replica is in line, held ones included.
     in_line: BTreeSet<String>,
-    /// `true` asks a lane to be given back.
+    /// Sending `true` asks for a lane back.
     held: BTreeMap<String, watch::Sender<bool>>,
-    /// When a lane was given back or passed on.
+    /// When each lane was given back or passed on.
     given: BTreeMap<String, Instant>,
 }
 
@@ -91,13 +91,13 @@ impl Shares {
         }
     }
 
-    /// What to know before the others count us in: that every lane they give back, we can take.
+    /// Whether this replica may be counted: it can take every lane that the others give back.
     fn is_complete(&self) -> bool {
         self.in_line.len() == self.lanes
     }
 
-    /// Takes a lane whose baton has come, unless it is one too many.
-    fn take(&mut self, lane: &str, now: Instant) -> Option<watch::Receiver<bool>> {
+    /// Accepts a lane whose baton has come, unless it is one too many.
+    fn accept(&mut self, lane: &str, now: Instant) -> Option<watch::Receiver<bool>> {
         let too_many = surplus(self.held.len() + 1, self.lanes, self.replicas) > 0;
         if too_many && !self.came_back(lane, now) { None } else { Some(self.keep(lane)) }
     }
@@ -120,7 +120,7 @@ impl Shares {
         surplus(self.held.len(), self.lanes, self.replicas)
     }
 
-    /// Chooses a lane to give back by `dice`, where there are too many.
+    /// Chooses a lane to give back by `dice`, if there are too many.
     fn give_back(&mut self, dice: usize, now: Instant) -> Option<(String, watch::Sender<bool>)> {
         if self.surplus() == 0 {
             return None;
@@ -145,7 +145,7 @@ impl Sharing {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was counted, or `None` where it could not be: lanes go by the last number then, and none is shown.
+    /// Records a count, or `None` if counting failed: then lanes go by the last count, and the metric shows none.
     fn saw(&self, replicas: Option<usize>) {
         if let Some(replicas) = replicas {
             self.shares().saw(replicas);
@@ -153,33 +153,33 @@ impl Sharing {
         self.metrics.replicas.set(i64::try_from(replicas.unwrap_or(0)).unwrap_or(i64::MAX));
     }
 
-    /// Waits for a lane's turn to subscribe over a new connection.
-    pub(super) async fn turn(&self) {
+    /// Waits for a random time before a lane subscribes over a new connection.
+    pub(super) async fn stagger(&self) {
         let others = u32::try_from(self.shares().lanes).unwrap_or(u32::MAX).saturating_sub(1);
         let longest = START_GAP.saturating_mul(others).min(LONGEST_START);
         sleep(longest.mul_f64(rand::random())).await;
     }
 
-    /// Notes that we stand in line for a lane's baton, as long as what is returned lives.
+    /// Records that this replica is in line for a lane's baton, as long as the result lives.
     pub(super) fn in_line(self: &Arc<Self>, lane: &str) -> InLine {
         self.shares().in_line.insert(lane.to_owned());
         InLine { lane: lane.to_owned(), sharing: self.clone() }
     }
 
-    /// Takes a lane whose baton has come to us; `None` is for the baton to be passed on.
-    pub(super) async fn take(self: &Arc<Self>, lane: &str, connection: &Connection) -> Option<Hold> {
+    /// Accepts a lane whose baton has come. `None`: this replica has its share; pass the baton on.
+    pub(super) async fn accept(self: &Arc<Self>, lane: &str, connection: &Connection) -> Option<Hold> {
         let hold = |asked| Hold { lane: lane.to_owned(), asked, sharing: self.clone() };
-        if let Some(asked) = self.shares().take(lane, Instant::now()) {
+        if let Some(asked) = self.shares().accept(lane, Instant::now()) {
             return Some(hold(asked));
         }
-        // The death that the baton comes from may change our share.
+        // If the baton comes from a death, our share may change.
         for pause in [Duration::ZERO, DEAD_COUNTED] {
             sleep(pause).await;
             let Some(replicas) = self.count(connection).await else {
                 return Some(hold(self.shares().keep(lane)));
             };
             self.saw(Some(replicas));
-            if let Some(asked) = self.shares().take(lane, Instant::now()) {
+            if let Some(asked) = self.shares().accept(lane, Instant::now()) {
                 return Some(hold(asked));
             }
         }
@@ -198,8 +198,8 @@ impl Sharing {
         timeout(PATIENCE, counting).await.ok()?.ok()?
     }
 
-    /// Has this replica counted once it stands in line for every lane, and gives lanes back where it has more than its
-    /// share, until `stop` says so. Never ends.
+    /// Counts this replica once it is in line for every lane, and gives lanes back while it has more than its share,
+    /// until `stop` is requested. Never ends.
     pub async fn keep_even(&self, connections: &Connections, stop: &Stop) -> Infallible {
         let mut failures = 0;
         loop {
@@ -210,7 +210,7 @@ impl Sharing {
                 ended
             });
             tokio::select! {
-                // A replica that is about to go is not counted any more, so that the others' shares are right as its lanes come.
+                // A replica about to stop is not counted, so that the others' shares are right when its lanes come.
                 () = stop.requested() => std::future::pending().await,
                 ended = counting => match ended {
                     Some(Ok(never)) => match never {},
@@ -254,7 +254,7 @@ impl Sharing {
     }
 }
 
-/// Our place in the line for a lane's baton.
+/// This replica's place in the line for a lane's baton.
 #[derive(Debug)]
 pub(super) struct InLine {
     lane: String,
@@ -267,7 +267,7 @@ impl Drop for InLine {
     }
 }
 
-/// A lane that is run here, as long as this lives.
+/// A lane held by this replica, as long as this lives.
 #[derive(Debug)]
 pub(super) struct Hold {
     lane: String,
@@ -276,7 +276,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// Says `true` once the lane is to be given back.
+    /// `true` once the lane is to be given back.
     pub fn asked_back(&self) -> watch::Receiver<bool> {
         self.asked.clone()
     }

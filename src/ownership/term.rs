@@ -11,19 +11,19 @@ use crate::broker::{Connection, Connections};
 use crate::retry::full_jitter;
 use crate::stop::Stop;
 
-/// For how long the replica before may still act once the baton has come to us. Where a node is lost sight of, the others give
-/// its baton away at once, but it has first to stop itself before it drops its clients: up to 0.7 s, as measured on a busy
-/// machine. The lease is for a replica that is not dropped at all.
+/// How long the previous holder may still act once the baton has come to us. If the cluster loses a node, the other
+/// nodes give its baton away at once, but it has to stop itself before it drops its clients: up to 0.7 s, as measured
+/// on a busy machine. The lease covers a replica that is not dropped at all.
 pub const OVERLAP: Duration = Duration::from_secs(1);
 
-/// How long a queue whose subscription has ended is left alone. RabbitMQ tells of a deleted quorum queue a moment before it
-/// has forgotten the queue, and may end the connection of whatever subscribes to it or first publishes to it then.
+/// Pause before using a queue again whose subscription has ended. RabbitMQ reports a deleted quorum queue a moment
+/// before it forgets the queue, and may close the connection of a client that subscribes or first publishes to it then.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Longest wait for what is known of a lost connection, before another one is asked for.
+/// Longest wait until a lost connection is recorded as such, before another one is requested.
 const LOSS_TOLD: Duration = Duration::from_secs(1);
 
-/// How a replica stands with a role.
+/// The relation of this replica to a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// There is no connection, or no subscription yet.
@@ -40,23 +40,23 @@ pub trait Role: Send + Sync {
     fn name(&self) -> &str;
     /// The queue of its batons.
     fn batons(&self) -> String;
-    /// Renewed during a term.
+    /// The lease, renewed during a term.
     fn lease(&self) -> &Lease;
-    /// Notes how this replica stands with it.
+    /// Records this replica's standing.
     fn stands(&self, standing: Standing);
-    /// Does what it is there for, until the term ends. It is dropped where that was not to be waited for.
+    /// Does the role's work until the term ends. It is dropped if the term ends at once.
     ///
     /// # Errors
-    /// [`Interrupted`]: everything unacked goes back to its queue with the channels.
+    /// [`Interrupted`]: all unacked messages go back to their queues with the channels.
     fn serve(&self, term: &Term<'_>) -> impl Future<Output = Result<(), Interrupted>> + Send;
 }
 
 /// A role while this replica holds it.
 #[derive(Debug)]
 pub struct Term<'a> {
-    /// Over which it is held.
+    /// The connection over which it is held.
     pub connection: &'a Connection,
-    /// Its end: that of the process, or since the role is to go to another replica.
+    /// Requested when the process stops, or when the role has to go to another replica.
     pub stop: Stop,
 }
 
@@ -66,12 +66,12 @@ enum Ended {
     Lost,
 }
 
-/// Stands by for `role`, and holds it whenever this replica is the one to, until `stop` says so, over one connection after the
-/// other.
+/// Stands by for `role`, and holds it whenever this replica gets it, until `stop` is requested, over one connection
+/// after the other.
 pub async fn hold(role: &impl Role, connections: &Connections, sharing: &Arc<Sharing>, stop: &Stop) {
     loop {
         let placed = async {
-            sharing.turn().await;
+            sharing.stagger().await;
             connections.place().await
         };
         let place = tokio::select! {
@@ -89,8 +89,8 @@ pub async fn hold(role: &impl Role, connections: &Connections, sharing: &Arc<Sha
     }
 }
 
-/// The same over one connection: again where only a channel broke, which is nothing to other roles, and where the role was
-/// given to another replica, since that one may go. Where the connection is lost, everything unacked goes back to its queue.
+/// The same over one connection: again if only a channel broke, which does not affect other roles, or if another
+/// replica got the role, since that one may go. If the connection is lost, all unacked messages are requeued.
 async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Sharing>, stop: &Stop) -> Ended {
     let mut failures = 0;
     loop {
@@ -108,7 +108,7 @@ async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Shar
         role.stands(Standing::Waiting);
         let anew = async {
             sleep(SETTLE).await;
-            // Given back no earlier: another replica would subscribe to the role's queues at once.
+            // Not earlier: another replica would subscribe to the role's queues at once.
             drop(baton);
             connection.something_is_missing();
             sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
@@ -120,13 +120,13 @@ async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Shar
     }
 }
 
-/// A term, or the wait for it, that was interrupted. Its baton is still held, if there was one.
+/// An interrupted term, or wait for one. The baton is still held, if there was one.
 struct Broken {
     baton: Option<Baton>,
     error: Interrupted,
 }
 
-/// Stands by for the baton, holds the role with it, and gives it back when `stop` or `sharing` says so.
+/// Stands by for the baton, holds the role with it, and gives it back when `stop` or `sharing` asks for that.
 async fn stand_by(
     role: &impl Role,
     connection: &Connection,
@@ -156,14 +156,14 @@ async fn take_and_serve(
 ) -> Result<(), Interrupted> {
     let taken = async {
         baton.held(connection).await?;
-        Ok::<_, Interrupted>(sharing.take(role.name(), connection).await)
+        Ok::<_, Interrupted>(sharing.accept(role.name(), connection).await)
     };
     let taken = tokio::select! {
         biased;
         () = stop.requested() => return Ok(()),
         taken = taken => taken?,
     };
-    // Else it is passed on.
+    // Otherwise it is passed on.
     let Some(hold) = taken else { return Ok(()) };
     let term = Term { connection, stop: stop.or(hold.asked_back()) };
     role.stands(Standing::Held);
@@ -182,8 +182,8 @@ async fn subscribe(role: &impl Role, connection: &Connection) -> Result<Baton, I
     loop {
         match timeout(SUBSCRIBE_TIMEOUT, &mut subscribing).await {
             Ok(subscribed) => return subscribed,
-            // A broker that takes no messages would not take one over another connection either, and would keep
-            // the connections that were given up until it does.
+            // A broker that blocks publishers would block them on another connection too, and would keep the
+            // connections that were given up meanwhile.
             Err(_) if connection.is_blocked() => {}
             Err(_) => return Err(Interrupted::NoBaton(queue)),
         }

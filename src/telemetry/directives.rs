@@ -1,14 +1,14 @@
-//! The directives of `RUST_LOG`. A target that there is not matches nothing, so one that is misspelt would silence the log.
+//! The directives of `RUST_LOG`. An unknown target matches nothing, so a misspelt one would silence the log.
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 /// The crates that log through `tracing`.
 const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
-/// Those that somebody may have meant who named something like them.
+/// Targets that a similar name may have meant.
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 const OURS: &str = "reveille";
-/// The modules of ours.
+/// Our modules.
 const MODULES: [&str; 16] = [
     "bce",
     "broker",
@@ -27,13 +27,13 @@ const MODULES: [&str; 16] = [
     "telemetry",
     "text",
 ];
-/// By Jaro and Winkler, from 0 to 1: a letter too many, too few or in the wrong place.
+/// Jaro-Winkler similarity, from 0 to 1: a letter too many, too few or in the wrong place.
 const ALIKE: f64 = 0.85;
 const EXPECTED: &str = "expected a level (off, error, warn, info, debug, trace), or targets with levels, as in \
                         reveille=debug or info,lapin=warn";
 
-/// The filter that `text` asks for; `None` where it is blank. Targets of other programs are let pass beside what is known
-/// here: many set one `RUST_LOG` for all they run.
+/// The filter in `text`; `None` if it is blank. Targets of other programs are accepted beside known ones: many set one
+/// `RUST_LOG` for all they run.
 ///
 /// # Errors
 /// What is wrong, and what would be right.
@@ -53,7 +53,7 @@ pub(super) fn read(text: &str) -> Result<Option<Targets>, String> {
     targets.map(Some).map_err(|error| format!("{error}; {EXPECTED}"))
 }
 
-/// Whether a directive names a level alone, or a target that there is.
+/// Whether a directive is a level alone, or names a known target.
 fn is_known(directive: &str) -> Result<bool, String> {
     if directive.parse::<LevelFilter>().is_ok() {
         return Ok(true);

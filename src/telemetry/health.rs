@@ -8,17 +8,17 @@ use serde::{Serialize, Serializer};
 
 use crate::text::Shown;
 
-/// How a lane stands with this replica.
+/// The state of a lane on this replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneState {
     /// Not subscribed yet.
     Waiting,
-    /// Another replica runs it; this one takes over when that one goes.
+    /// Another replica holds it; this one takes over when that one goes.
     StandingBy,
-    /// This replica runs it.
+    /// This replica holds it.
     Held,
-    /// This replica runs it, and makes no calls, for a reason to be read by people. No other replica would fare better,
-    /// so this one is as ready as can be.
+    /// This replica holds it, and makes no calls, for this reason (a text for people). No other replica would fare
+    /// better, so this one counts as ready.
     Paused(String),
 }
 
@@ -39,7 +39,7 @@ impl Serialize for LaneState {
     }
 }
 
-/// What `/readyz` answers from.
+/// The state behind `/readyz`.
 #[derive(Debug)]
 pub struct Readiness(Mutex<Report>);
 
@@ -59,19 +59,19 @@ impl Readiness {
         Self(Mutex::new(Report { ready: false, broker: "not connected yet".to_owned(), lanes }))
     }
 
-    /// Notes how the connection stands: `connected`, or why there is none.
+    /// Records the state of the connection: `connected`, or why there is none.
     pub fn broker(&self, state: &str) {
         self.change(|report| report.broker = Shown(state).to_string());
     }
 
-    /// Notes how a lane stands.
+    /// Records the state of a lane.
     pub fn lane(&self, lane: &str, state: LaneState) {
         self.change(|report| {
             report.lanes.insert(lane.to_owned(), state);
         });
     }
 
-    /// The present state. Ready is who is connected and holds, or stands by for, every lane.
+    /// The present state. A replica is ready if it is connected and holds, or stands by for, every lane.
     pub fn report(&self) -> (bool, Report) {
         let report = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (report.ready, report)
@@ -84,7 +84,7 @@ impl Readiness {
     }
 }
 
-/// What the broker's state is called when all is well.
+/// The broker's state if all is well.
 pub const CONNECTED: &str = "connected";
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! `/metrics`, `/livez` and `/readyz`: read only.
 //!
-//! The oldest connection gives way, not the newest. Where 240 clients sit on half a request, a bound that makes others
-//! wait or turns them away keeps the scraper out as well; a client that asks at once is done in moments and never the
-//! oldest. Neither axum nor hyper has such a bound. The time-outs are hyper's and tokio's. Each connection is answered
-//! once: an idle one takes a place, and a scrape every few seconds gains nothing by it.
+//! Beyond the limit the oldest connection is closed, not the newest. If 240 clients sit on half a request, a limit that
+//! makes others wait or refuses them keeps the scraper out as well; a client that sends its request at once is served
+//! in moments and never the oldest. Neither axum nor hyper has such a limit. The timeouts are hyper's and tokio's. Each
+//! connection is answered once: an idle one takes a place, and a scrape every few seconds gains nothing from it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,15 +31,15 @@ use super::{Metrics, Readiness};
 /// The text format of Prometheus
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Connections open at a time. The port takes no more of the process's descriptors, whatever comes: the rest is for lanes.
+/// Connections open at a time. The port uses no more of the process's descriptors: the rest is for lanes.
 pub const MAX_CONNECTIONS: usize = 32;
 /// From the connection to the end of the request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the connection to the end of the answer. Prometheus gives up as early, unless it is told otherwise.
+/// From the connection to the end of the answer. Prometheus gives up as early, by default.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that are read ahead, and so the largest request line and headers. Nothing here reads a body.
+/// Read buffer in bytes, and so the largest request line and headers. No route reads a body.
 const BUFFER: usize = 8 * 1024;
-/// After a connection that could not be accepted, as where no descriptor is left.
+/// Pause after a connection that could not be accepted, as when no descriptor is left.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Opens the port.
@@ -52,8 +52,8 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers until the process ends, each connection once.
 ///
-/// Beyond [`MAX_CONNECTIONS`] the oldest is closed, not the newest refused: who scrapes is done in moments, so the oldest is one
-/// that dawdles.
+/// Beyond [`MAX_CONNECTIONS`] the oldest is closed, not the newest refused: a scraper is done in moments, so the oldest
+/// connection is a slow client's.
 pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Arc<Readiness>) -> Infallible {
     let router = Router::new()
         .route("/metrics", get(render))
@@ -78,7 +78,7 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, readiness: Arc<Readi
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
-            // Its descriptor is free then.
+            // Then its descriptor is free.
             let _ = oldest.await;
         }
         open.push_back(tokio::spawn(answer(stream, router.clone())));
@@ -90,10 +90,10 @@ async fn answer(stream: TcpStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
         .max_buf_size(BUFFER)
-        // A connection that is kept idle takes the place of one that asks.
+        // A connection that is kept idle takes the place of an active one.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // What goes wrong is the client's affair.
+    // An error here is the client's problem.
     let _ = timeout(TIMEOUT, connection).await;
 }
 

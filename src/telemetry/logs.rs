@@ -18,18 +18,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::directives;
 use crate::text::Shown;
 
-/// Logs to standard error, in colour on a terminal unless `NO_COLOR` is set. `RUST_LOG` says what, by target and level, as
+/// Logs to standard error, in colour on a terminal unless `NO_COLOR` is set. `RUST_LOG` selects targets and levels, as
 /// in `reveille=debug,lapin=warn`.
 ///
 /// # Errors
-/// `RUST_LOG` cannot be read, or names what there is not.
+/// `RUST_LOG` cannot be read, or names an unknown target.
 pub fn init_logs() -> Result<(), String> {
     let filter = match env::var("RUST_LOG") {
         Ok(text) => directives::read(&text).map_err(|problem| format!("RUST_LOG {text:?}: {problem}"))?,
         Err(VarError::NotPresent) => None,
         Err(VarError::NotUnicode(_)) => return Err("RUST_LOG is not UTF-8: expected a text".to_owned()),
     };
-    // What lapin says of a broken connection we say ourselves, once and with what follows from it.
+    // We log a broken connection ourselves, once and with its consequences.
     let usual = || {
         Targets::new()
             .with_default(LevelFilter::WARN)
@@ -37,7 +37,7 @@ pub fn init_logs() -> Result<(), String> {
             .with_target("lapin", LevelFilter::OFF)
     };
     let filter = filter.unwrap_or_else(usual);
-    // At that level lapin shows the login, password and all.
+    // At that level lapin logs the login, password included.
     let no_login = filter_fn(|event| !(*event.level() == Level::TRACE && event.target().starts_with("lapin")));
     let format = tracing_subscriber::fmt::layer()
         .fmt_fields(OneLine)
@@ -47,12 +47,12 @@ pub fn init_logs() -> Result<(), String> {
     Ok(())
 }
 
-/// By <https://no-color.org>: any text in `NO_COLOR` but an empty one.
+/// As in <https://no-color.org>: any text in `NO_COLOR` but an empty one.
 fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Fields as they look by default, with what they hold escaped: much of it was written by others.
+/// Default formatting of fields, with their values escaped: much of that text is from outside.
 struct OneLine;
 
 impl<'w> FormatFields<'w> for OneLine {
@@ -63,7 +63,7 @@ impl<'w> FormatFields<'w> for OneLine {
     }
 }
 
-/// All kinds of values but texts come to [`Visit::record_debug`] by themselves.
+/// Values of all types but strings arrive at [`Visit::record_debug`] by themselves.
 struct Escaping<'w>(DefaultVisitor<'w>);
 
 impl Visit for Escaping<'_> {

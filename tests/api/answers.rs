@@ -1,4 +1,4 @@
-//! Codes that nobody has documented: each is its job's own, unless a rule or the built-in table knows what it means.
+//! Undocumented error codes: each concerns its job only, unless a rule or the built-in table gives it a meaning.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, eventually, instance};
 
 const SINGLY: &str = "batch = 1";
 const TOGETHER: &str = "batch = 20\nrate = 50\nburst = 1";
-/// Nobody has heard of it.
+/// A code without any known meaning.
 const UNHEARD: &str = "Bcc.ZoneClosed";
 const NO_STOCK: &str = r#"
 [[answer]]
@@ -31,7 +31,7 @@ fn refusal(code: &str) -> Value {
     json!({"status": 403, "code": code, "message": "not just now"})
 }
 
-/// A lane with these lines, and with rules behind them.
+/// A lane with these lines, and with rules.
 async fn stage(fleet: &str, lane: &str, rules: &str, give_up_after: &str) -> (Stage, Account) {
     let lane = format!("{lane}\n{rules}");
     let retry = format!("initial = \"200ms\"\nmax = \"1s\"\ngive_up_after = {give_up_after:?}");
@@ -40,7 +40,7 @@ async fn stage(fleet: &str, lane: &str, rules: &str, give_up_after: &str) -> (St
     (stage, account)
 }
 
-/// Has starts of these instances answered so.
+/// Makes starts of these instances fail with this code.
 async fn refuse(stage: &Stage, instances: &[String], code: &str) {
     let operations = ["start", "batch_start"];
     stage.sim.faults(json!([{"fault": refusal(code), "instances": instances, "operations": operations}])).await;
@@ -75,7 +75,7 @@ async fn six_machines_with_a_code_of_their_own_do_not_pause_the_lane_for_fifty_o
     }
 }
 
-/// With a rule they are waited for, and end with its reason.
+/// With a rule they are retried, and end with its reason.
 #[tokio::test]
 async fn six_machines_out_of_stock_wait_beside_fifty_others_and_end_with_the_reason_of_the_rule() {
     for lane in [SINGLY, TOGETHER] {
@@ -109,7 +109,7 @@ async fn six_machines_out_of_stock_wait_beside_fifty_others_and_end_with_the_rea
     }
 }
 
-/// By a code that the built-in table takes for one, and with its backoff, which is 15 s at least.
+/// With a code from the built-in table, and its backoff, which is 15 s at least.
 #[tokio::test]
 async fn a_machine_that_is_out_of_stock_for_a_while_is_started_once_there_is_one() {
     let (mut stage, mut account) = stage("Stopped=1", SINGLY, "", "30m").await;
@@ -134,12 +134,12 @@ async fn a_deadline_ends_the_wait_for_stock() {
     assert_eq!(outcome["outcome"], "expired", "{outcome}");
     let finished: Timestamp = outcome["finished_at"].as_str().unwrap().parse().unwrap();
     assert!(finished > deadline && finished < deadline + 10.seconds(), "{outcome}");
-    // The last call asks whether the first one started it all the same.
+    // The last call checks whether the first one started it all the same.
     assert_eq!(stage.sim.operations(&instance(1)).await, ["start", "describe"]);
 }
 
-/// Each is called once, since nobody knows before; and what is called again takes a tenth of the rate, not four fifths, until
-/// the others are done.
+/// Each is called once, since its state is unknown before; retries take a tenth of the rate, not four fifths, until the
+/// others are done.
 #[tokio::test]
 async fn hundreds_that_are_out_of_stock_do_not_hold_up_hundreds_that_are_not() {
     const NONE: usize = 200;
@@ -168,7 +168,7 @@ async fn hundreds_that_are_out_of_stock_do_not_hold_up_hundreds_that_are_not() {
     assert_eq!(stage.daemon.charged().await, 0.0);
 }
 
-/// Known to the table, or by a rule: nothing can be started then, and no key is at fault.
+/// Known from the table, or by a rule: nothing can be started then, and no key is at fault.
 #[tokio::test]
 async fn an_account_that_cannot_pay_pauses_the_lane_and_says_what_to_do() {
     let rule = "[[answer]]\ncode = \"Bcc.ZoneClosed\"\nmeaning = \"lane_fault\"\nlane = \"prod\"";

@@ -1,6 +1,6 @@
-//! The API has a bad day, under load. Every job still ends once, and every machine is started once.
+//! The API fails in many ways, under load. Every job still ends once, and every machine is started once.
 //!
-//! About every other call goes well, so that the lane is not just paused: what that does is in `pause.rs`.
+//! About every other call succeeds, so that the lane is not just paused: `pause.rs` tests that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,41 +13,41 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, in_batches};
 use crate::support::{PATIENCE, eventually_within, instance};
 
-/// Of each test, so that there is load.
+/// Jobs of each test, for load.
 const JOBS: usize = 300;
-/// No call takes too long.
+/// For faults without timeouts.
 const PLAIN: &str = "conflict = \"fail\"\nconcurrency = 64";
-/// No job gives up while a test's bad day lasts.
+/// No job gives up while a test's faults last.
 const PATIENT: &str = "max_attempts = 100\ninitial = \"200ms\"\nmax = \"1s\"";
-/// How long a bad day may last. Five failures in a row, which chance brings, pause the lane. On trial it makes a call in
+/// How long faults may last. Chance brings five failures in a row, which pause the lane. On trial it makes a call in
 /// ten seconds or so, and every other of these fails too.
 const LONGEST_DAY: Duration = Duration::from_secs(300);
 
-/// The answer to a call comes within `timeout`, or not at all. Only for days on which answers stay away: on a busy machine
-/// others can be as late as a second.
+/// The answer to a call comes within `timeout`, or not at all. Only for faults that suppress answers: on a busy machine
+/// other answers can take a second.
 fn within(timeout: &str) -> String {
     format!("{PLAIN}\ntimeout = {timeout:?}")
 }
 
-/// What there is to see when a bad day is over and every job has ended.
+/// The calls and outcomes, after all faults are lifted and every job has ended.
 struct Day {
     stage: Stage,
     outcomes: BTreeMap<String, Value>,
-    /// By instance.
+    /// The calls, by instance.
     calls: BTreeMap<String, Vec<Call>>,
 }
 
-/// What is to be met before a day's faults are lifted.
+/// The faults that have to occur before they are lifted.
 struct Met<'a> {
-    /// Faults in all. A call for many counts for each of them.
+    /// Faults in all. A shared call counts once for each of them.
     faults: usize,
-    /// Each of these, by `calls` calls at least.
+    /// Each of these, in `calls` calls at least.
     each: &'a [&'a str],
     calls: usize,
 }
 
 impl<'a> Met<'a> {
-    /// Each now and then, or once where a few calls are made for many.
+    /// Each several times, or once with shared calls.
     fn often(faults: usize, each: &'a [&'a str]) -> Self {
         Self { calls: if in_batches() { 1 } else { 10 }, ..Self::once(faults, each) }
     }
@@ -66,15 +66,15 @@ impl<'a> Met<'a> {
     }
 }
 
-/// Wakes `JOBS` stopped machines while the calls meet `rules`, lifts these once they were `met`, and waits for the end
-/// of every job.
+/// Wakes `JOBS` stopped machines while calls meet `rules`, lifts those once they were `met`, and waits for the end of
+/// every job.
 async fn bad_day(lane: &str, rules: Value, met: Met<'_>) -> Day {
     let fleet = format!("Stopped={JOBS}");
     let wishes = Wishes { fleet: &fleet, lane, retry: PATIENT, ..Wishes::default() };
     day(Stage::with(wishes).await, rules, met, json!([])).await
 }
 
-/// `then` is what becomes of the fleet when the rules are lifted.
+/// `then`: the state of the fleet when the rules are lifted.
 async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
     let mut account = Account::open(&stage.vhost.url).await;
     stage.sim.faults(rules).await;
@@ -94,24 +94,24 @@ async fn day(mut stage: Stage, rules: Value, met: Met<'_>, then: Value) -> Day {
 }
 
 impl Day {
-    /// Every machine was started, by one call; where its answer was `lost`, the outcome says that it is ambiguous.
+    /// Every machine was started by one call; if its answer was `lost`, the outcome is ambiguous.
     async fn is_unharmed(&self, lost: impl Fn(&str) -> bool) {
         self.stage.sim.every_machine_started_once(JOBS).await;
         for (instance, outcome) in &self.outcomes {
             let calls = &self.calls[instance];
             let starts: Vec<&Call> = calls.iter().filter(|call| call.operation == "start").collect();
             let effective = starts.iter().position(|call| call.took_effect).expect("one call started it");
-            // To a call for many, the body says who failed: without it each has to be looked at.
+            // In a shared call the body names failed instances: without it each has to be described.
             let for_many = starts[effective].instances.len() > 1;
             let was_lost = starts[effective]
                 .fault
                 .as_deref()
                 .is_some_and(|fault| lost(fault) || for_many && fault.starts_with("status-200"));
-            // Some faults say 200 to whatever is called, so to a second call too.
+            // Some faults answer 200 to any call, so to a second one too.
             let unseen = was_lost && !starts[effective + 1..].iter().any(|call| call.status == Some(200));
             assert_eq!(outcome["outcome"], "started", "{instance}: {calls:?}");
             assert_eq!(outcome["ambiguous"], unseen, "{instance}: {calls:?}");
-            // A call whose success was seen is the last one.
+            // No call follows one whose success was seen.
             if !was_lost {
                 assert_eq!(effective + 1, starts.len(), "{instance}: {calls:?}");
             }
@@ -148,7 +148,7 @@ async fn an_answer_after_the_time_out_was_a_success_all_the_same() {
     day.is_unharmed(|fault| fault == "delay-8s").await;
 }
 
-/// A start's answer is in its status. So a body that does not end in time, or breaks off, takes nothing from it.
+/// A start's result is its status. So a body that does not end in time, or breaks off, changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_is_believed_whose_body_trickles_or_breaks_off() {
     let body = r#"{"requestId":"0b1c"}"#;
@@ -171,13 +171,13 @@ async fn bodies_of_100_megabytes_are_not_read() {
     ]);
     let day = bad_day(PLAIN, rules, Met::often(JOBS, &["status-503", "pad-100000000"])).await;
     day.is_unharmed(|_| false).await;
-    // The most that was ever resident.
+    // Peak resident memory.
     let peak = day.stage.daemon.child.memory("VmHWM") / 1024;
     println!("peak of resident memory: {peak} MiB");
     assert!(peak < 60, "{peak} MiB at the peak");
 }
 
-/// A proxy's page says nothing of an instance, whatever its status: not that it is started, nor that it is unknown.
+/// A proxy's page says nothing of an instance, whatever its status: neither that it is started, nor that it is unknown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxys_page_ends_no_job() {
     let page = |status: u16, share: f64| json!({"fault": {"status": status, "html": true}, "share": share});
@@ -198,11 +198,11 @@ async fn a_409_that_is_cut_off_is_no_conflict() {
     let rules = json!([{"fault": {"cut": true}, "share": 0.5}, {"fault": {"trickle": "1s"}}]);
     let created = (1..=JOBS).map(|number| json!({"id": instance(number), "status": "Stopped"}));
     let day = day(stage, rules, Met::often(JOBS, &["cut", "trickle-1s"]), created.collect()).await;
-    // None of the 409s was taken for a final word.
+    // None of the 409s was taken as final.
     day.is_unharmed(|_| false).await;
 }
 
-/// Neither job nor key leaves for where a redirect points to.
+/// Neither job nor key is sent to a redirect's target.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     let other = Sim::start(&["--fleet", &format!("Stopped={JOBS}")]);
@@ -218,7 +218,7 @@ async fn redirects_take_no_credentials_anywhere_and_cost_no_job() {
     assert!(other.log().await.is_empty());
 }
 
-/// Every fault of above meets the second call, which tells whether a running machine is of our making.
+/// Every fault above affects the second call, which shows whether we started a running machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     let other = Sim::start(&[]);
@@ -254,8 +254,8 @@ async fn a_describe_that_goes_wrong_is_made_again_whatever_went_wrong() {
     for (instance, outcome) in &day.outcomes {
         let told = (&outcome["outcome"], &outcome["ambiguous"]);
         let starts = day.calls[instance].iter().filter(|call| call.operation == "start" && !call.refused_all()).count();
-        // It ran before, but of a job that may have been called before that can no longer be known. That may also be one
-        // that was on its way to the lane as it paused, and came again.
+        // It ran before, but if the job may have been called before, that can no longer be known. That includes a job
+        // that was on its way to the lane as it paused, and was redelivered.
         let ambiguous = told == (&json!("started"), &json!(true));
         let clean = starts == 1 && told == (&json!("already_done"), &json!(false));
         assert!(ambiguous || clean, "{instance}: {told:?} after {:?}", day.calls[instance]);

@@ -1,4 +1,4 @@
-//! The client alone, against the simulator: the calls there are, and keys that change under them.
+//! The client alone, against the simulator: its calls, and keys that change meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn ids(numbers: impl IntoIterator<Item = usize>) -> Vec<InstanceId> {
     numbers.into_iter().map(|number| InstanceId::parse(&instance(number)).unwrap()).collect()
 }
 
-/// What the simulator saw: operation and status of each call.
+/// The simulator's log: operation and status of each call.
 async fn seen(sim: &Sim) -> Vec<(String, u64)> {
     sim.log().await.into_iter().map(|call| (call.operation, call.status.unwrap_or_default())).collect()
 }
@@ -46,7 +46,7 @@ async fn a_probe_tells_good_keys_from_bad_ones_and_a_right_clock_from_a_wrong_on
     assert_eq!(wrong.code.as_deref(), Some("SignatureDoesNotMatch"));
     sim.control("PUT", "clock", json!({"offset": "2h"})).await;
     assert_eq!(good.probe().await.unwrap().code.as_deref(), Some("RequestExpired"));
-    // That answer told the time.
+    // That answer corrected the clock.
     assert_eq!(good.probe().await.unwrap().status, 200);
     assert_eq!(seen(&sim).await, [200, 400, 400, 200].map(|status| ("list".to_owned(), status)));
     let nobody = client("http://127.0.0.1:1", keys(KEY, SECRET));
@@ -78,7 +78,7 @@ async fn the_states_of_a_hundred_instances_come_in_one_call() {
     assert_eq!((answer.status, states), (400, None));
 }
 
-/// Instances with many disks and tags: far more than what one answer about one of them may have.
+/// Instances with many disks and tags: far more than the limit for an answer about one of them.
 #[tokio::test]
 async fn a_long_list_is_read_to_its_end_and_one_that_does_not_end_tells_nothing() {
     let sim = Sim::start(&[]);
@@ -123,7 +123,7 @@ async fn a_batch_starts_all_or_none_and_names_who_failed() {
     assert_eq!(told, [Some(ids([5])), Some(vec![]), None]);
 }
 
-/// One request as it came over the wire, in lower case. It gets no answer.
+/// One request as received, in lower case. It gets no answer.
 async fn request(listener: &TcpListener) -> String {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut text = String::new();
@@ -153,7 +153,7 @@ async fn the_body_goes_with_the_content_type_of_the_sdks() {
     assert!(!single.contains("content-type"), "{single}");
 }
 
-/// Two keys that are both good, and put in force in turn as fast as can be: a request with half of each would be refused.
+/// Two valid keys, used alternately as fast as possible: a request with half of each would be refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_has_half_of_the_old_keys_and_half_of_the_new() {
     let sim = Sim::start(&[]);
@@ -201,7 +201,7 @@ async fn nothing_is_sent_with_keys_that_have_expired_by_the_apis_clock() {
     let until = |expires_at: Timestamp| Credentials { expires_at: Some(expires_at), ..keys(KEY, SECRET) };
     let client = client(&sim.url(), until(Timestamp::now() + 10.minutes()));
     assert_eq!(client.probe().await.unwrap().status, 200);
-    // By the API's clock they have expired, though not by ours.
+    // By the API's clock they have expired, but not by ours.
     sim.control("PUT", "clock", json!({"offset": "20m"})).await;
     client.probe().await.unwrap();
     assert!(client.keys_expired());

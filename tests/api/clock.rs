@@ -9,10 +9,10 @@ use crate::support::{eventually, instance};
 
 const OFFSET: &str = r#"reveille_lane_clock_offset_seconds{lane="prod"}"#;
 const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="clock"}"#;
-/// Far less than the clocks differ by, and far more than a busy machine holds up a call.
+/// Far less than the clocks differ, and far more than a busy machine delays a call.
 const TIGHT: &str = "1m";
 
-/// The offset as metrics show it is this, in seconds, as exactly as a `Date` tells it.
+/// The metric shows this offset, in seconds, to the precision of a `Date`.
 async fn offset_is(stage: &Stage, expected: f64) {
     let offset = stage.daemon.metric(OFFSET).await;
     assert!((offset - expected).abs() <= 2.0, "{offset} where it is {expected}");
@@ -28,7 +28,7 @@ async fn started(stage: &mut Stage, instance: &str) {
     is_started(&stage.outcome().await);
 }
 
-/// It cost the job nothing.
+/// The job was started, without losing an attempt.
 fn is_started(outcome: &Value) {
     let expected = (&json!("started"), &json!(1), &json!(false));
     assert_eq!((&outcome["outcome"], &outcome["attempts"], &outcome["ambiguous"]), expected, "{outcome}");
@@ -62,14 +62,14 @@ async fn the_correction_follows_a_clock_that_changes() {
     let mut stage = Stage::with(Wishes { sim: &["--clock-tolerance", TIGHT], ..Wishes::default() }).await;
     started(&mut stage, "i-sim00001").await;
     offset_is(&stage, 0.0).await;
-    // So little that no call is refused for it, three times.
+    // Three changes so small that no call is refused for them.
     for (instance, seconds) in [("i-sim00002", 20.0), ("i-sim00003", 40.0), ("i-sim00004", 60.0)] {
         stage.sim.control("PUT", "clock", json!({"offset": format!("{seconds}s"), "tolerance": TIGHT})).await;
         started(&mut stage, instance).await;
         offset_is(&stage, seconds).await;
     }
     assert_eq!(statuses(&stage.sim.log().await), [200; 4]);
-    // A leap, and back.
+    // A large change, and back.
     for (instance, offset, seconds) in [("i-sim00005", "-20m", -1200.0), ("i-sim00006", "0s", 0.0)] {
         stage.sim.control("PUT", "clock", json!({"offset": offset, "tolerance": TIGHT})).await;
         started(&mut stage, instance).await;
@@ -99,13 +99,13 @@ async fn the_describe_call_is_corrected_as_well() {
 async fn a_second_refusal_in_a_row_is_a_lane_fault_and_costs_the_job_nothing() {
     let mut stage = Stage::set().await;
     let refused = json!({"status": 400, "code": "RequestExpired", "message": "too late"});
-    // One is no fault of the lane.
+    // A single one is no lane fault.
     stage.sim.script("i-sim00001", json!([refused])).await;
     started(&mut stage, "i-sim00001").await;
     stage.daemon.never_paused().await;
 
     stage.sim.script("i-sim00002", json!([refused, refused])).await;
-    // So that the pause lasts until it was seen.
+    // So that the pause lasts until the test has seen it.
     stage.sim.faults(json!([{"fault": refused, "operations": ["list"]}])).await;
     stage.wake("i-sim00002").await;
     stage.daemon.paused("clock", &["RequestExpired, too late"]).await;
@@ -128,7 +128,7 @@ async fn a_date_more_than_a_day_off_is_not_followed() {
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)));
 }
 
-/// What is sent once more is a call like any other.
+/// A repeated call needs a permit like any other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_are_signed_again_keep_to_the_rate() {
     let wishes = Wishes { lane: "rate = 20\nburst = 2", ..Wishes::default() };
@@ -147,11 +147,11 @@ async fn calls_that_are_signed_again_keep_to_the_rate() {
     lateness.assert_pace(&calls, 20.0, 2);
 }
 
-/// The deadline is looked at again before what was refused is sent once more.
+/// The deadline is checked again before a refused call is repeated.
 #[tokio::test]
 async fn a_deadline_that_passes_before_the_second_call_is_kept() {
     let mut stage = Stage::with(Wishes { lane: "timeout = \"30s\"", ..Wishes::default() }).await;
-    // The first call has plenty of time, and its answer comes when the deadline has passed, however late it is made.
+    // The first call is in time, and its answer comes after the deadline, however late the call is made.
     stage.sim.script("i-sim00001", json!([{"status": 400, "code": "RequestExpired", "delay": "16s"}])).await;
     let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
     stage.job("late", json!({"instance_id": "i-sim00001", "deadline": deadline})).await;

@@ -1,4 +1,4 @@
-//! What a gateway, a proxy or a captive portal says in the API's place decides nothing about a job.
+//! Answers of a gateway, a proxy or a captive portal instead of the API decide nothing about a job.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, instance};
 const JOBS: usize = 30;
 const SINGLY: &str = "batch = 1";
 const TOGETHER: &str = "batch = 20\nrate = 50\nburst = 1";
-/// What a person is told.
+/// The cause in the log and in `/readyz`.
 const WORDS: &str = "something else answers in the API's place";
 const SETTING: &str = "the lane's setting request_id";
 
@@ -19,7 +19,7 @@ fn instances(count: usize) -> impl Iterator<Item = String> {
     (1..=count).map(instance)
 }
 
-/// The answer of one that is not the API: no request id, and this body.
+/// An answer that is not the API's: no request id, and this body.
 fn gateway(status: u16, body: &str) -> Value {
     json!({"status": status, "gateway": true, "body": body})
 }
@@ -30,8 +30,8 @@ async fn stage(fleet: &str, lane: &str) -> (Stage, Account) {
     (stage, account)
 }
 
-/// Has calls answered so, all of them where no `operations` are named, until the lane has been paused for a while. No job
-/// ends before that, and then each ends well, without having lost an attempt.
+/// Answers calls with the fault, all of them if no `operations` are named, until the lane has been paused for a while.
+/// No job ends before that; then each ends well, without having lost an attempt.
 async fn is_an_outage(fault: &Value, operations: &[&str], fleet: &str, lane: &str) {
     let (mut stage, mut account) = stage(fleet, lane).await;
     stage.sim.faults(json!([{"fault": fault, "operations": operations}])).await;
@@ -45,7 +45,7 @@ async fn is_an_outage(fault: &Value, operations: &[&str], fleet: &str, lane: &st
     stage.sim.faults(json!([])).await;
     account.close(PATIENCE).await;
     for outcome in stage.outcomes(JOBS).await.values() {
-        // What ran before was found so, or may have been started by a call whose answer proved nothing.
+        // Instances that ran before were found running, or may have been started by a call whose answer proved nothing.
         let is_well =
             outcome["outcome"] == "started" || fleet.starts_with("Running") && outcome["outcome"] == "already_done";
         assert!(is_well && outcome["attempts"] == 1, "{fault}: {outcome}");
@@ -53,7 +53,7 @@ async fn is_an_outage(fault: &Value, operations: &[&str], fleet: &str, lane: &st
     stage.daemon.works_again().await;
 }
 
-/// One after the other: each has a broker's vhost, a simulator and a daemon of its own.
+/// One after the other: each has its own vhost, simulator and daemon.
 async fn is_an_outage_each(faults: &[Value], lane: &str) {
     for fault in faults {
         is_an_outage(fault, &[], &format!("Stopped={JOBS}"), lane).await;
@@ -82,7 +82,7 @@ async fn a_captive_portals_200_to_a_call_for_many_starts_nothing() {
 
 #[tokio::test]
 async fn a_gateways_400_413_and_409_refuse_nothing() {
-    // The code is one of the API's, and the date would put the clock off.
+    // The code is one of the API's, and the date would change the clock's offset.
     let skewed = json!({"status": 400, "gateway": true, "body": r#"{"code":"RequestExpired","message":"expired"}"#,
         "headers": {"date": "Tue, 24 Nov 2026 16:42:43 GMT"}});
     is_an_outage_each(&[skewed, gateway(413, "Request Entity Too Large"), gateway(409, "")], SINGLY).await;
@@ -98,7 +98,7 @@ async fn a_gateways_401_is_no_fault_of_the_keys() {
     is_an_outage_each(&[gateway(401, r#"{"error":"log in"}"#), gateway(403, "")], SINGLY).await;
 }
 
-/// A 409 is the API's, and the state that would tell what it means is not.
+/// The 409 is the API's, but the answer that should show the state is not.
 #[tokio::test]
 async fn what_a_gateway_says_of_a_state_is_not_believed() {
     let gone = r#"{"instance":{"id":"i-sim00001","status":"Deleted"}}"#;
@@ -114,7 +114,7 @@ async fn what_a_gateway_lists_is_not_believed() {
     let list = json!({"isTruncated": false, "instances": shown}).to_string();
     stage.sim.faults(json!([{"fault": gateway(200, &list), "operations": ["list_by_ids"]}])).await;
     account.submit(instances(3), json!({"confirm": "running"})).await;
-    // The first time they are parked their start was accepted, and the second time a list was read.
+    // They are parked first when their start was accepted, and again when a list was read.
     let parked = r#"reveille_jobs_parked_total{cause="confirm",lane="prod"}"#;
     eventually("a list was read", async || (stage.daemon.metric(parked).await >= 6.0).then_some(())).await;
     stage.sim.faults(json!([])).await;
@@ -124,7 +124,7 @@ async fn what_a_gateway_lists_is_not_believed() {
     assert_eq!(account.close(PATIENCE).await, [("running".to_owned(), 3)].into());
 }
 
-/// It is not the API that throttles, but to call less is what is asked for. And it does not show that the API is there.
+/// The API does not throttle here, but calling less is what was asked for. And it does not show that the API is up.
 #[tokio::test]
 async fn a_gateways_429_throttles_and_ends_no_outage() {
     let (mut stage, mut account) = stage("Stopped=10", SINGLY).await;
@@ -160,8 +160,8 @@ async fn a_request_id_in_the_body_alone_is_enough() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 3), ("failed not_found".to_owned(), 1)].into());
 }
 
-/// Behind a proxy that strips the header of every answer: with the setting the status decides, as far as the body is not
-/// a page.
+/// Behind a proxy that strips the header of every answer: with the setting the status decides, unless the body is a
+/// page.
 #[tokio::test]
 async fn where_a_proxy_strips_the_header_there_is_a_setting() {
     for lane in [SINGLY, TOGETHER] {
@@ -176,7 +176,7 @@ async fn where_a_proxy_strips_the_header_there_is_a_setting() {
             account.close(PATIENCE).await,
             [("started".to_owned(), 19), ("failed not_found".to_owned(), 1)].into()
         );
-        // A page is another one's all the same.
+        // A page is still foreign.
         stage.sim.faults(json!([{"fault": {"status": 404, "html": true}}])).await;
         let mut account = Account::open(&stage.vhost.url).await;
         account.submit(["i-sim00021".to_owned()], json!({})).await;
@@ -186,7 +186,7 @@ async fn where_a_proxy_strips_the_header_there_is_a_setting() {
     }
 }
 
-/// Without it the same answers are an outage, as long as the proxy is there.
+/// Without the setting the same answers are an outage, as long as the proxy is there.
 #[tokio::test]
 async fn without_the_setting_a_proxy_that_strips_the_header_is_an_outage() {
     let (stage, mut account) = stage("Stopped=20", SINGLY).await;
@@ -197,11 +197,11 @@ async fn without_the_setting_a_proxy_that_strips_the_header_is_an_outage() {
     stage.daemon.paused("outage", &[WORDS, SETTING]).await;
     assert_eq!(account.ended().await, 0);
     stage.sim.faults(json!([])).await;
-    // They had been started, by calls whose answers proved nothing, or not yet.
+    // They had been started by calls whose answers proved nothing, or were not started yet.
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 20)].into());
 }
 
-/// The control of the tests above: the simulator says so in the API's place.
+/// Checks the fault of the tests above: the simulator answers so instead of the API.
 #[tokio::test]
 async fn a_gateways_answer_has_no_request_id() {
     let sim = Sim::start(&["--fault", "gateway-404=1"]);

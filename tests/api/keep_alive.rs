@@ -1,4 +1,4 @@
-//! Servers close idle connections, also as a call goes out over one. No job pays for it, and nothing is called faster.
+//! Servers close idle connections, even as a call is sent over one. That costs no job an attempt, and the rate is kept.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::{PATIENCE, eventually, instance};
 const JOBS: usize = 91;
 const RATE: f64 = 40.0;
 const BURST: u32 = 5;
-/// Shorter than that of any server that is well known.
+/// Shorter than that of any well-known server.
 const SHORTEST_IDLE: Duration = Duration::from_secs(2);
 
 fn client(front: &Front) -> Client {
@@ -61,20 +61,20 @@ impl Play {
         self.account.submit((1..=JOBS).map(instance), json!({})).await;
     }
 
-    /// Submits all jobs, and waits until they are started, unharmed.
+    /// Submits all jobs, and waits until they are started without having lost an attempt.
     async fn starts_all(&mut self) {
         self.submit().await;
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
         self.is_unharmed().await;
     }
 
-    /// Calls of this operation that ended so, as the daemon counts them.
+    /// Calls of this operation with this result, as the daemon counts them.
     async fn calls(&self, operation: &str, status: &str) -> f64 {
         let labels = format!(r#"lane="{LANE}",operation="{operation}",status="{status}""#);
         self.daemon.metric(&format!("reveille_api_requests_total{{{labels}}}")).await
     }
 
-    /// The calls that asked whether the API is well.
+    /// The probes.
     fn probes(&self) -> Vec<Seen> {
         self.front.seen().into_iter().filter(|call| call.line.starts_with("GET /v2/instance?maxKeys")).collect()
     }
@@ -89,7 +89,7 @@ impl Play {
     }
 }
 
-/// Every call over a connection that was used before is cut off: half of them all.
+/// Every call over a reused connection is cut off: half of all calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_over_stale_connections_cost_no_job_and_keep_to_the_rate() {
     let mut play = Play::begin(Habit::ResetsUsed, "batch = 1\nconflict = \"fail\"").await;
@@ -106,7 +106,7 @@ async fn calls_over_stale_connections_cost_no_job_and_keep_to_the_rate() {
     assert!(most <= allowed(RATE, BURST, lateness.longest()), "{most} calls in a second");
 }
 
-/// TLS ends without a word there, which is no end of the stream to rustls, but an error.
+/// Here TLS ends without close_notify, which rustls reports as an error, not as the end of the stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_over_stale_connections_with_tls_cost_no_job_either() {
     let vhost = broker::vhost();
@@ -127,7 +127,7 @@ async fn calls_over_stale_connections_with_tls_cost_no_job_either() {
     assert_eq!(play.calls("start", "broken").await, 0.0);
 }
 
-/// What a stale connection swallowed may have been carried out: a 409 is not taken for somebody else's then.
+/// A call lost over a stale connection may have been carried out: a 409 is not taken for another client's start then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_a_stale_connection_swallowed_is_known_to_be_perhaps_our_own() {
     let mut play = Play::begin(Habit::ResetsUsedAfter, "batch = 1\nconflict = \"fail\"").await;
@@ -142,7 +142,7 @@ async fn a_batch_that_a_stale_connection_swallowed_is_known_to_be_perhaps_our_ow
     assert!(play.calls("start_batch", "409").await >= 1.0, "a second call finds them started");
 }
 
-/// Its connections end as often as it is called.
+/// Its connections are closed between most calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_closes_idle_connections_quickly_costs_no_job() {
     let idle = Habit::ClosesIdle(Duration::from_millis(25));
@@ -152,7 +152,7 @@ async fn a_server_that_closes_idle_connections_quickly_costs_no_job() {
     println!("{} of {JOBS} calls met a connection that was being closed", play.calls("start", "stale").await);
 }
 
-/// An API that resets whatever it is sent is out: that is found out with one call more for each idle connection at most.
+/// An API that resets everything is an outage: finding out costs at most one more call for each idle connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_resets_fresh_connections_too_is_out() {
     let mut play = Play::begin(Habit::Keeps, "batch = 1\nconcurrency = 8").await;
@@ -170,7 +170,7 @@ async fn an_api_that_resets_fresh_connections_too_is_out() {
     assert_eq!(play.daemon.charged().await, 0.0, "no job lost an attempt");
 }
 
-/// Those of before the outage would tell of what was before it: they lead nowhere, and one after the other fails.
+/// Old connections would show the state before the outage: they lead nowhere, and fail one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_probe_has_a_connection_of_its_own() {
     let mut play = Play::begin(Habit::Keeps, "batch = 1").await;
@@ -224,8 +224,8 @@ async fn an_idle_connection_is_dropped_before_a_server_would_drop_it() {
     assert!(!front.left().is_empty());
 }
 
-/// The runtime stands still as the connection is closed, so the client cannot know of it before it writes. By chance it
-/// may, and then nothing leaves.
+/// The runtime is blocked as the connection is closed, so the client cannot notice before it writes. By chance it may,
+/// and then nothing is sent.
 async fn stale(close: Close) -> NoAnswer {
     let sim = Sim::start(&["--fleet", "Stopped=1"]);
     let front = Front::before(&sim.address, Habit::Keeps);

@@ -1,4 +1,4 @@
-//! A lane's keys change while it runs: what waited goes on with the new ones.
+//! A lane's keys change while it runs: waiting jobs go on with the new ones.
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
@@ -15,13 +15,13 @@ const PAUSED: &str = r#"reveille_lane_paused{lane="prod",reason="keys"}"#;
 const EXPIRE: &str = r#"reveille_lane_credentials_expire_timestamp_seconds{lane="prod"}"#;
 const NO_KEYS: &str = r#"reveille_api_requests_total{lane="prod",operation="probe",status="no_keys"}"#;
 
-/// A stage whose lane has its keys from the folder's file, which is there already.
+/// A stage whose lane has its keys from the folder's file, which exists already.
 async fn stage(folder: &KeyFolder) -> Stage {
     let lane = format!("credentials_file = {:?}", folder.file());
     Stage::with(Wishes { lane: &lane, ..Wishes::default() }).await
 }
 
-/// Revokes the keys there were: only these are good from now on.
+/// Revokes all other keys.
 async fn only(stage: &Stage, id: &str, secret: &str) {
     let account = json!({"access_key_id": id, "secret_access_key": secret});
     stage.sim.control("PUT", "credentials", account).await;
@@ -35,7 +35,7 @@ fn assert_unharmed(outcome: &Value) {
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
 }
 
-/// The keys are revoked, jobs wait, `replace` puts new ones there, and the jobs go on.
+/// The keys are revoked, jobs wait, `replace` installs new ones, and the jobs go on.
 async fn jobs_wait_for_new_keys(folder: &KeyFolder, replace: impl FnOnce(&KeyFolder)) {
     let mut stage = stage(folder).await;
     stage.wake("i-sim00001").await;
@@ -83,7 +83,7 @@ async fn keys_that_are_written_into_the_file_are_taken_up() {
     .await;
 }
 
-/// The same secret under the same id is no change, whatever else was written.
+/// The same id and secret are no change, whatever else was written.
 #[tokio::test]
 async fn a_file_that_cannot_be_read_leaves_the_old_keys_in_force() {
     let folder = KeyFolder::new();
@@ -148,7 +148,7 @@ async fn nothing_is_called_with_keys_that_have_expired_and_new_ones_are_taken_up
     assert_eq!(stage.daemon.metric(PAUSED).await, 0.0);
 }
 
-/// One answer with a wrong date would else be the last one: nothing is sent with keys that have expired by it.
+/// One answer with a wrong date would otherwise be the last: nothing is sent with keys that have expired by it.
 #[tokio::test]
 async fn a_date_far_ahead_does_not_end_the_life_of_keys() {
     let folder = KeyFolder::new();
@@ -162,7 +162,7 @@ async fn a_date_far_ahead_does_not_end_the_life_of_keys() {
     assert_unharmed(&stage.outcome().await);
 }
 
-/// The lanes of one account have one file between them, or each its own: every lane follows its own.
+/// The lanes of an account share one file, or have one each: every lane follows its own.
 #[tokio::test]
 async fn every_lane_follows_its_own_file() {
     let (vhost, sim) = (broker::vhost(), crate::support::sim::Sim::start(&["--fleet", "Stopped=9"]));

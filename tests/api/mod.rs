@@ -1,4 +1,4 @@
-//! What the API answers, and what comes between it and the client.
+//! The API's answers, and proxies and gateways in between.
 
 mod answers;
 mod api_faults;

@@ -1,5 +1,5 @@
-//! Proxies between the daemon and the API: used as the environment says, and what is wrong with one is said with the variable
-//! that names it, and never with its password.
+//! Proxies between the daemon and the API: used as the environment says. A problem with one is reported with the
+//! variable that names it, and never with its password.
 
 use serde_json::json;
 use tokio::sync::watch;
@@ -17,10 +17,10 @@ use crate::support::{PATIENCE, eventually, instance};
 
 const JOBS: usize = 20;
 const PASSWORD: &str = "Hush-4715-hush";
-/// Of the user `waker` with the password.
+/// User `waker` with the password.
 const BASIC: &str = "Basic d2FrZXI6SHVzaC00NzE1LWh1c2g=";
 
-/// Everything the daemon shows.
+/// Everything that the daemon shows.
 async fn shown(daemon: &Daemon) -> String {
     let mut shown = daemon.child.output();
     for path in ["/metrics", "/readyz", "/livez"] {
@@ -46,7 +46,7 @@ impl Play {
         Self { vhost: broker::vhost(), sim: Sim::start(&["--fleet", &format!("Stopped={JOBS}")]) }
     }
 
-    /// A daemon that calls the API at `endpoint`, with these variables. None of the machine's own is there, and nothing is exempt.
+    /// A daemon that calls the API at `endpoint`, with these variables, none of the machine's own, and no exempt hosts.
     async fn daemon(&self, endpoint: &str, environment: &[(&str, &str)]) -> Daemon {
         let lane = "connect_timeout = \"15s\"";
         let config = config(&self.vhost.url, endpoint, &Wishes { lane, ..Wishes::default() });
@@ -68,7 +68,7 @@ async fn all_are_started(mut account: Account, daemon: &Daemon) {
     assert_eq!(daemon.charged().await, 0.0, "no job lost an attempt");
 }
 
-/// The proxy can read what it passes on.
+/// The proxy can read what it forwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http_endpoint_is_asked_for_through_the_proxy_of_http_proxy() {
     let (play, proxy) = (Play::set(), HttpProxy::start(Some(BASIC)).await);
@@ -85,7 +85,7 @@ async fn an_http_endpoint_is_asked_for_through_the_proxy_of_http_proxy() {
     assert!(says.contains("calls go through the proxy of HTTP_PROXY") && says.contains(&proxy.address), "{says}");
 }
 
-/// The proxy sees where to, and no more: not the key, nor the signature.
+/// The proxy sees the target, and no more: neither the key nor the signature.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_https_endpoint_is_reached_through_a_tunnel() {
     let (play, proxy) = (Play::set(), HttpProxy::start(Some(BASIC)).await);
@@ -102,7 +102,7 @@ async fn an_https_endpoint_is_reached_through_a_tunnel() {
     shows_no_password(&daemon).await;
 }
 
-/// Told as an answer, or in place of a tunnel.
+/// As an answer, or instead of a tunnel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_wants_a_user_pauses_the_lane_until_it_does_not() {
     let ours = authority("the tests' own");
@@ -147,7 +147,7 @@ async fn a_proxy_that_wants_a_user_pauses_the_lane_until_it_does_not() {
     }
 }
 
-/// The same words where no proxy is known, but something answers like one.
+/// The same text if no proxy is known, but something answers like one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_407_of_nobody_knows_whom_pauses_the_lane() {
     let play = Play::set();
@@ -196,13 +196,13 @@ async fn a_variable_that_names_no_usable_proxy_is_a_fault_of_the_configuration_t
         assert!(ran.errors.contains(words), "{words} in {}", ran.errors);
     }
     assert!(!ran.errors.contains("ALL_PROXY") && !ran.errors.contains(PASSWORD), "{}", ran.errors);
-    // What is not used is not looked at.
+    // Unused proxies are not checked.
     for ran in [run(&["run"], "127.0.0.1, baidubce.com").await, run(&["topology"], "").await] {
         assert!(ran.errors.contains("1 fault:"), "{}", ran.errors);
     }
 }
 
-/// A typing error looks like an outage, but nobody has to wait for its end.
+/// A typo in the endpoint looks like an outage, but the log says what to check.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_never_answered_says_what_to_check() {
     let play = Play::set();
@@ -233,7 +233,7 @@ async fn an_api_that_never_answered_says_what_to_check() {
     }
 }
 
-/// One that did is just not there.
+/// After an answer it is just an outage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_has_answered_before_is_right_where_it_is() {
     let mut play = Play::set();

@@ -1,4 +1,4 @@
-//! A broker whose name has several addresses, some of which are of no use.
+//! A broker whose name has several addresses, some of which do not work.
 
 use std::net::TcpListener;
 
@@ -21,7 +21,7 @@ fn named(vhost: &Vhost, port: u16) -> Config {
     Config::write(&config(&url, "http://127.0.0.1:9", &Wishes::default()))
 }
 
-/// Before the vhost's node, at this address.
+/// A proxy in front of the vhost's node, at this address.
 async fn proxy(address: &str, port: u16, vhost: &Vhost) -> Proxy {
     Proxy::at(&format!("{address}:{port}"), &[&vhost.node.url]).await
 }
@@ -46,7 +46,7 @@ async fn an_address_that_swallows_packets_does_not_hold_up_the_others() {
 async fn an_address_that_takes_connections_and_says_nothing_does_not_hold_up_the_others() {
     let (vhost, folder) = (broker::vhost(), Folder::new());
     let swallowing = Swallowing::at("127.0.0.1:0").await;
-    // Its kernel takes connections, as that of a broker does whose process stands still.
+    // Its kernel accepts connections, as that of a suspended broker does.
     let _mute = TcpListener::bind(("127.0.0.2", swallowing.port)).unwrap();
     let _proxy = proxy("127.0.0.3", swallowing.port, &vhost).await;
     let config = named(&vhost, swallowing.port);

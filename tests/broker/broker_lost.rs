@@ -1,4 +1,4 @@
-//! RabbitMQ goes and comes back; so does the lane, and no job is lost.
+//! RabbitMQ stops and restarts; the lane recovers, and no job is lost.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const STARTED: &str = r#"reveille_jobs_total{lane="prod",outcome="started",reaso
 /// A hundred jobs a second.
 const STEADY: Wishes<'_> = Wishes { lane: "rate = 100\nburst = 1\nconcurrency = 8", retry: "", fleet: "", sim: &[] };
 
-/// Slow enough to last until `rabbitmqctl` has done something, which takes seconds on a busy machine.
+/// Slow enough to last until `rabbitmqctl` is done, which takes seconds on a busy machine.
 const SLOW: Wishes<'_> = Wishes { lane: "rate = 40\nburst = 1\nconcurrency = 8", ..STEADY };
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_broker_that_stops_or_closes_every_connection_is_waited_for_and_no_job
     scene.sim.every_machine_started_once(800).await;
 }
 
-/// Has RabbitMQ take what it uses for too much.
+/// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
 
 #[tokio::test]
@@ -70,14 +70,14 @@ async fn a_broker_short_of_memory_is_waited_for_and_no_connection_given_up() {
     assert!(scene.sim.log().await.len() < 800, "the alarm comes under load");
     assert_eq!(scene.readiness("blocked: low on memory").await, 503);
     assert_eq!(scene.daemon.metric("reveille_broker_blocked").await, 1.0);
-    // One that comes meanwhile has more trouble: it has not even a baton yet.
+    // A daemon that starts meanwhile is worse off: it does not even have a baton.
     let config = std::fs::read_to_string(&scene.daemon.config.path).unwrap();
     let second = Daemon::start(&config);
     eventually("it says so", async || second.get("/readyz").await.1.contains("blocked: ").then_some(())).await;
 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ended = scene.daemon.metric(STARTED).await;
-    // Longer than heartbeats, and longer than a daemon waits for a baton while the broker takes messages.
+    // Longer than heartbeats, and longer than a daemon waits for a baton if the broker is not blocked.
     tokio::time::sleep(Duration::from_secs(33)).await;
     assert_eq!(scene.daemon.metric(STARTED).await, ended, "nothing ends meanwhile");
 
@@ -104,7 +104,7 @@ async fn a_stop_while_the_broker_is_short_of_memory_ends_in_time_and_no_job_is_l
     scene.calls(40).await;
     alarm.now();
     assert!(scene.sim.log().await.len() < 400, "the alarm comes under load");
-    // One holds the lane, one stands by, and one has not even a baton yet. RabbitMQ blocks only whoever publishes.
+    // One holds the lane, one stands by, and one does not even have a baton. RabbitMQ blocks only publishers.
     let mut third = Daemon::start(&config);
     for daemon in [&scene.daemon, &third] {
         eventually("it says so", async || daemon.get("/readyz").await.1.contains("blocked: ").then_some(())).await;
@@ -141,7 +141,7 @@ async fn a_broker_short_of_disk_is_waited_for_and_no_connection_given_up() {
 #[tokio::test]
 async fn ten_thousand_parked_jobs_outlive_their_broker() {
     let mut scene = Scene::set(10_000, Wishes::default()).await;
-    // A busy machine takes half a minute to park them.
+    // A busy machine needs half a minute to park them.
     let due = Timestamp::now() + PATIENCE;
     scene.submit(1..10_001, json!({ "not_before": due.to_string() })).await;
     let parked = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
@@ -149,7 +149,7 @@ async fn ten_thousand_parked_jobs_outlive_their_broker() {
     assert!(scene.daemon.metric(STARTED).await < 10_000.0, "the broker goes while they are in the ladder");
     scene.node.kill();
     scene.node.restart();
-    // What a queue could not pass on as it came back, RabbitMQ tries again after three minutes.
+    // What a queue could not dead-letter as it came back, RabbitMQ retries after three minutes.
     assert_eq!(scene.account.close(PATIENCE * 5).await, [("started".to_owned(), 10_000)].into());
     scene.sim.every_machine_started_once(10_000).await;
     let calls = scene.sim.log().await;
@@ -160,15 +160,15 @@ async fn ten_thousand_parked_jobs_outlive_their_broker() {
 #[tokio::test]
 async fn a_delivery_held_longer_than_the_broker_allows_is_lost_to_nobody() {
     let node = Node::start(&["--conf", "consumer_timeout = 8000"]);
-    // The broker looks once a minute otherwise.
+    // The broker checks once a minute otherwise.
     node.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]);
     let url = node.url.clone();
     let lane = "rate = 20\nburst = 1\nconcurrency = 8\ntimeout = \"60s\"";
     let mut scene = Scene::on(node, &url, 300, Wishes { lane, ..Wishes::default() }).await;
     scene.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
     scene.submit(1..301, json!({})).await;
-    // Up to 4.2 RabbitMQ closes the channel, of which the daemon need not learn: what RabbitMQ sends after that ends the
-    // connection for lapin. From 4.3 on it ends the subscription, and writes nothing into its log.
+    // Up to 4.2 RabbitMQ closes the channel, which the daemon may not notice: what RabbitMQ sends after that makes
+    // lapin end the connection. Since 4.3 it cancels the consumer, and logs nothing.
     let log = scene.node.folder.join("log/node.log");
     eventually("the broker takes it back", async || {
         let closed = std::fs::read_to_string(&log).ok()?.contains("has timed out waiting for");

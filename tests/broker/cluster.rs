@@ -1,5 +1,5 @@
-//! A cluster of three RabbitMQ nodes loses one or two of them under load: the lane goes on as soon as a majority is
-//! there, and no job is lost.
+//! A cluster of three RabbitMQ nodes loses one or two of them under load: the lane goes on as soon as there is a
+//! majority, and no job is lost.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::support::{GLANCE, PATIENCE, eventually, instance};
 const RATE: f64 = 50.0;
 const BURST: u32 = 5;
 const JOBS: &str = "reveille.jobs.prod";
-/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
+/// RabbitMQ 3.10 loses the messages of a queue in a kill if the queue was declared less than about a second before.
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// A daemon whose broker is a cluster behind a load balancer, and jobs.
@@ -27,14 +27,14 @@ struct Scene {
     vhost: String,
     account: Account,
     daemon: Daemon,
-    /// Before the simulator, which it calls.
+    /// Dropped before the simulator, which it calls.
     lateness: Lateness,
     sim: Sim,
     balancer: Proxy,
 }
 
 impl Scene {
-    /// Everything is declared over node 0, which so leads every queue; then the daemon is connected to node `to`.
+    /// Everything is declared over node 0, which then leads every queue; then the daemon is connected to node `to`.
     async fn set(cluster: &Cluster, jobs: usize, to: usize) -> Self {
         let vhost = cluster.vhost();
         let balancer = Proxy::before(&cluster.urls([0, 1, 2])).await;
@@ -80,9 +80,9 @@ impl Scene {
         }
     }
 
-    /// How long no call was made because of what happened at `moment`.
+    /// Prints how long no call was made because of the event at `moment`.
     async fn print_silence(&self, what: &str, moment: Timestamp) {
-        // What is in hand as a node goes lasts for a while.
+        // Calls go on for a while with what is in hand as a node goes down.
         let after = Duration::from_secs(15);
         let silence = pace::silence(&pace::times(&self.sim.log().await), moment.as_microsecond(), after);
         println!("{what}: no calls for {silence:.1?}");
@@ -96,8 +96,8 @@ impl Scene {
     }
 }
 
-/// Which one is not said: RabbitMQ may answer who takes over with INTERNAL_ERROR while leaders move, and then it is the
-/// other one's turn.
+/// Either of the two: RabbitMQ may answer the replica that takes over with INTERNAL_ERROR while leaders move, and then
+/// the other one gets the lane.
 async fn one_holds(one: &Daemon, other: &Daemon) {
     eventually("one holds the lane and the other stands by", async || {
         let ready = one.get("/readyz").await.0 == 200 && other.get("/readyz").await.0 == 200;
@@ -106,8 +106,8 @@ async fn one_holds(one: &Daemon, other: &Daemon) {
     .await;
 }
 
-/// RabbitMQ 3.10 refuses whatever comes over a channel that first met a queue while its leader was dead and no other
-/// elected, for as long as that node is down. It takes no more than a moment, which is held here.
+/// RabbitMQ 3.10 refuses everything over a channel that first met a queue while its leader was dead and no other
+/// elected, for as long as that node is down. That moment is held here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_of_the_outcomes_is_killed_before_the_first_of_them_come() {
     let mut cluster = cluster().await;
@@ -118,7 +118,7 @@ async fn the_leader_of_the_outcomes_is_killed_before_the_first_of_them_come() {
     eventually("jobs have another leader", elected).await;
     scene.submit(1..=100).await;
     scene.called(50).await;
-    // By then RabbitMQ 3.10 has refused their outcomes; RabbitMQ 4 waits with its word.
+    // By then RabbitMQ 3.10 has refused their outcomes; RabbitMQ 4 delays the confirms.
     tokio::time::sleep(SETTLED).await;
     cluster.elections(&scene.vhost, LEDGER, "resume");
     scene.all_ended(100).await;
@@ -142,7 +142,7 @@ async fn the_leader_of_the_jobs_is_killed_and_once_it_is_back_the_next() {
     cluster.restart(0);
     scene.daemon.ready().await;
 
-    // The next one may be the node that the daemon is connected to.
+    // The next leader may be the node that the daemon is connected to.
     let next = cluster.leader(&scene.vhost, JOBS);
     scene.submit(501..=1000).await;
     scene.called(550).await;
@@ -189,12 +189,12 @@ async fn a_node_that_hangs_with_leaders_and_the_connection_is_left_for_another()
     assert!(calls < 800, "it freezes under load");
     let moment = Timestamp::now();
     cluster.freeze(0);
-    // As a load balancer does whose checks get no answer.
+    // As a load balancer does after failed health checks.
     scene.balancer.prefer(&cluster.urls([1, 2, 0]));
     // More than it had in hand.
     scene.called(calls + 150).await;
     scene.print_silence("node frozen", moment).await;
-    // As whoever runs it does.
+    // As an operator does.
     cluster.kill(0);
     cluster.restart(0);
     scene.close(800).await;
@@ -237,12 +237,12 @@ async fn a_node_that_the_others_lose_sight_of_gives_up_the_lane_and_is_left_for_
     cluster.split_off(2, split);
     assert!(scene.calls().await < 500, "the split came under load");
     if cluster.can_pause() {
-        // Its node pauses, and so the holder connects to another one.
+        // Its node pauses, so the holder connects to another one.
         let lost = "the connection to RabbitMQ is lost";
         eventually("the holder leaves", async || scene.daemon.child.output().contains(lost).then_some(())).await;
         one_holds(&scene.daemon, &other).await;
     } else {
-        // It stays where it is, is given no baton there, and makes no more calls.
+        // It stays connected, receives no baton there, and makes no more calls.
         eventually("the other one holds the lane", async || other.holds_the_lane().await.then_some(())).await;
     }
     scene.print_silence("node 2 split off", moment).await;

@@ -1,11 +1,11 @@
-//! Lanes over as many connections as they need, and with as few channels as there are.
+//! Lanes over as many connections as they need, and with few allowed channels.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
-use reveille::broker::{Role, connect};
+use reveille::broker::{ConnectionKind, connect};
 use reveille::config::Broker;
 use serde_json::json;
 
@@ -85,7 +85,7 @@ async fn lanes_that_find_no_place_on_a_connection_are_run_over_another_and_a_los
     assert!(taken.len() <= LANES + 5, "only lanes of that connection were taken anew: {taken:#?}");
 }
 
-/// A vhost, and its URL for a user who may have so many channels.
+/// A vhost, and its URL for a user limited to so many channels.
 fn limited(channels: usize) -> (Vhost, String) {
     let vhost = Vhost::alone();
     vhost.node.ctl(&["add_user", "limited", "limited"]);
@@ -130,9 +130,9 @@ async fn a_connection_that_has_no_channel_left_is_given_up() {
     const CHANNELS: usize = 10;
     let vhost = Vhost::alone_with(&["--conf", &format!("channel_max = {CHANNELS}")]);
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let mut opened = 0;
-    // The broker closes each of them over a queue that there is none of.
+    // The broker closes each of them over a queue that does not exist.
     while let Ok(channel) = connection.channel().await {
         opened += 1;
         assert!(opened <= 10 * CHANNELS, "lapin can use their numbers again: then this need not be done any more");
@@ -157,7 +157,7 @@ async fn queues_that_are_missing_by_the_dozen_cost_the_lanes_no_channel() {
         let level = format!("reveille.delay.{level:02}");
         channel.queue_delete(level.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     }
-    // Each of the new lanes is looked for too, by its baton.
+    // Each new lane is checked too, by its baton.
     let daemon = Daemon::start(&config(&vhost.url, LANES, &sim));
     all_held(&daemon, LANES).await;
     assert_eq!(daemon.metric("reveille_queues_lost_total").await, 18.0);

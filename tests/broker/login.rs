@@ -1,4 +1,4 @@
-//! The broker's login: passwords that are wrong, that change, and that must not be shown; and what connections are called.
+//! The broker's login: wrong, changed and hidden passwords; and the names of connections.
 
 use futures_util::StreamExt;
 use serde_json::json;
@@ -24,7 +24,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// `password` is the right one, `text` what the file has at first.
+    /// `password` is the right one, `text` the file's first contents.
     async fn set(password: &str, text: &str) -> Self {
         let (vhost, sim, folder) = (broker::vhost(), Sim::start(&["--fleet", "Stopped=3"]), Folder::new());
         let user = format!("keeper-{}", vhost.name);
@@ -42,7 +42,7 @@ impl Scene {
         self.vhost.node.ctl(&["close_all_connections", "--vhost", &self.vhost.name, "a test"]);
     }
 
-    /// Waits until readiness says all of this, and `submit` says it and has the exit code 2.
+    /// Waits until readiness shows all of this, and asserts that `submit` says it and exits with 2.
     async fn fails_with(&self, words: &[&str]) {
         eventually("readiness says so", async || {
             let (status, body) = self.daemon.get("/readyz").await;
@@ -72,7 +72,7 @@ async fn a_wrong_password_is_told_with_the_remedy_and_the_right_one_is_found_in_
 async fn a_password_that_is_rotated_is_read_again_for_every_connection() {
     let mut scene = Scene::set("old-4711", "old-4711\n").await;
     scene.daemon.takes_the_lane().await;
-    // The one for replies is not open yet, and is opened with the new password.
+    // The connection for replies is not open yet, and is opened with the new password.
     scene.vhost.node.ctl(&["change_password", &scene.user, "new-4712"]);
     scene.folder.put("password", "new-4712\n");
     let queues = Queues::connect(&scene.vhost.url).await;
@@ -83,7 +83,7 @@ async fn a_password_that_is_rotated_is_read_again_for_every_connection() {
     let reply = tokio::time::timeout(PATIENCE, replies.next()).await.expect("a reply in time");
     assert!(String::from_utf8_lossy(&reply.unwrap().unwrap().data).contains("started"));
 
-    // As it is while a secret is being replaced.
+    // As while a secret is being replaced.
     scene.folder.remove("password");
     scene.cut();
     scene.fails_with(&["broker.password_file: cannot read", "No such file", "expected a file with the password"]).await;
@@ -181,8 +181,8 @@ async fn connections_are_named_after_what_they_are_for_host_process_and_version(
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let (host, version) = (host.trim(), env!("CARGO_PKG_VERSION"));
     let pid = daemon.child.pid();
-    for (role, pid) in [("run", pid), ("replies", pid), ("submit", waiting.pid())] {
-        let name = format!("\"reveille {role} {host} pid {pid} v{version}\"");
+    for (kind, pid) in [("run", pid), ("replies", pid), ("submit", waiting.pid())] {
+        let name = format!("\"reveille {kind} {host} pid {pid} v{version}\"");
         let line = listed.lines().find(|line| line.contains(&name)).unwrap_or_else(|| panic!("{name} in {listed}"));
         for property in [r#"{"product","reveille"}"#, &format!(r#"{{"version","{version}"}}"#)] {
             assert!(line.contains(property), "{property} in {line}");

@@ -1,5 +1,5 @@
-//! What the lane needs in RabbitMQ is deleted or full: jobs wait, nothing is acked, and it goes on when that is mended,
-//! which the daemon does itself where it can.
+//! Parts of the lane's topology are deleted or full: jobs wait, nothing is acked, and it goes on once that is repaired,
+//! by the daemon itself where it can.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn channel(stage: &Stage) -> Channel {
     stage.queues.connection.create_channel().await.unwrap()
 }
 
-/// Waits until no more of `jobs` end, since their events are refused: of those on their way some may still be taken.
+/// Waits until no more of `jobs` end, since their events are refused: some in flight may still be accepted.
 async fn nothing_more_ends(stage: &Stage, jobs: u32) {
     let ended = eventually("nothing more ends", async || {
         let ended = stage.daemon.metric(STARTED).await;
@@ -55,13 +55,13 @@ async fn delete_queue(stage: &Stage, queue: &str) -> u32 {
     channel(stage).await.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap()
 }
 
-/// Leaves the daemon's log as the only queue that takes outcomes. While an exchange is being deleted, RabbitMQ can route
-/// a message to some of its queues only, and confirm it: with one queue, it takes the message or nobody does.
+/// Leaves the daemon's log as the only queue for outcomes. While an exchange is being deleted, RabbitMQ can route a
+/// message to only some of its queues, and confirm it: with one queue, the message is stored or refused.
 async fn leave_the_log_alone(stage: &Stage) {
     delete_queue(stage, stage.events_queue().as_str()).await;
 }
 
-/// Nothing was dropped with a connection, and so no call was made twice.
+/// Nothing was dropped with a connection, so no call was made twice.
 async fn waited_in_place(stage: &Stage, calls: usize) {
     assert!(!stage.daemon.child.output().contains("connecting again"), "the connection stands");
     assert_eq!(stage.sim.log().await.len(), calls, "no call was made twice");
@@ -92,14 +92,14 @@ async fn what_the_daemon_cannot_mend_keeps_every_job_until_somebody_does() {
     delete_exchange(&stage, "reveille.outcomes").await;
     let (durable, none) = (ExchangeDeclareOptions { durable: true, ..Default::default() }, FieldTable::default());
     eventually("the daemon was slower", async || {
-        // It may have declared its own before.
+        // The daemon may have declared its own before.
         delete_exchange(&stage, "reveille.outcomes").await;
         let channel = channel(&stage).await;
         channel.exchange_declare("reveille.outcomes".into(), ExchangeKind::Fanout, durable, none.clone()).await.ok()
     })
     .await;
     account.submit(instances(200).skip(100), json!({})).await;
-    // A declaration that was under way may have bound the log to it.
+    // A declaration in progress may have bound the log to it.
     let (log, channel) = ("reveille.outcomes.log", channel(&stage).await);
     let unbind = async || {
         channel.queue_unbind(log.into(), "reveille.outcomes".into(), "#".into(), none.clone()).await.unwrap();
@@ -142,8 +142,8 @@ async fn a_full_queue_of_a_user_holds_jobs_back_until_there_is_room() {
     waited_in_place(&stage, 100).await;
 }
 
-/// A message whose next queue is not there is tried again by the broker, every three minutes if not told otherwise before
-/// its own queue is declared.
+/// The broker retries dead-lettering to a missing queue every three minutes, unless configured otherwise before the
+/// first queue is declared.
 fn impatient() -> Vhost {
     let vhost = Vhost::alone();
     vhost.node.ctl(&["eval", "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 1000)."]);
@@ -171,7 +171,7 @@ async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_par
         let queues = ["reveille.due.prod", "reveille.jobs.prod"];
         let channel = channel(&stage).await;
         let there = ExchangeDeclareOptions { passive: true, ..Default::default() };
-        // A declaration that was under way may have passed by before it was deleted.
+        // A declaration in progress may have passed the exchange before it was deleted.
         let (exchange, kind) = ("reveille.jobs".into(), ExchangeKind::Topic);
         channel.exchange_declare(exchange, kind, there, FieldTable::default()).await.ok()?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -179,7 +179,7 @@ async fn a_lane_whose_queues_are_deleted_has_them_declared_again_and_nothing_par
             let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
             (found.consumer_count() == 1).then_some(())?;
         }
-        // Until it is bound, what is submitted ends among the dead letters.
+        // Until it is bound, submitted jobs are dead-lettered.
         let bindings = ["list_bindings", "-p", &stage.vhost.name, "source_name", "destination_name", "routing_key"];
         stage.vhost.node.ctl(&bindings).contains("reveille.jobs\treveille.jobs.prod\tprod\n").then_some(())
     })

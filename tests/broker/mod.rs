@@ -1,4 +1,4 @@
-//! What the daemon needs of RabbitMQ, and what becomes of jobs while it does not have it.
+//! What the daemon needs from RabbitMQ, and what happens to jobs while it is missing.
 
 mod addresses;
 mod broker_lost;

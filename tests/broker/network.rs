@@ -1,4 +1,4 @@
-//! The network between daemon and broker fails in every way a network does, and no job is lost.
+//! The network between daemon and broker fails in every possible way, and no job is lost.
 
 use std::time::{Duration, Instant};
 
@@ -45,10 +45,10 @@ async fn a_broker_that_falls_silent_is_noticed_within_fifteen_seconds() {
     assert_eq!(scene.readiness(r#""broker":"lost: "#).await, 503);
     let noticed = silent.elapsed();
     println!("noticed after {noticed:.1?}");
-    // What this machine does to whoever waits on it is left out of account.
+    // Delays by this machine are not counted.
     assert!(noticed < Duration::from_secs(15) + lateness.longest(), "noticed after {noticed:?}");
     assert!(!scene.daemon.holds_the_lane().await);
-    // A connection that nobody answers is given up as well.
+    // A connection without any answer is given up as well.
     scene.readiness("no answer within").await;
 
     assert!(scene.account.ended().await < 1000, "the silence came under load");
@@ -65,7 +65,7 @@ async fn a_network_that_trickles_is_slow_and_loses_nothing() {
     scene.submit(1..61, json!({})).await;
     scene.calls(10).await;
     assert!(scene.sim.log().await.len() < 60, "it trickles under load");
-    // The handshake and all declarations of the next connection trickle too.
+    // The handshake and all declarations of the next connection are slowed down too.
     proxy.cut();
     scene.readiness(r#""broker":"lost: "#).await;
     scene.daemon.ready().await;

@@ -23,7 +23,7 @@ use crate::support::stage::{Wishes, config};
 use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
-/// As the page calls them.
+/// As named on the page.
 const USERS: [&str; 5] = ["consumer", "daemon", "producer", "submit", "submit-wait"];
 
 const PERMISSIONS: &str = "set_permissions";
@@ -41,7 +41,7 @@ impl Scene {
         grant(&vhost, PERMISSIONS);
         let daemon = Daemon::start(&config(&url(&vhost, "daemon"), &sim.url(), &Wishes::default()));
         daemon.takes_the_lane().await;
-        // Of exchanges that are there, as RabbitMQ 4.3 wants it.
+        // For existing exchanges, as RabbitMQ 4.3 requires.
         grant(&vhost, "set_topic_permissions");
         Self { vhost, sim, daemon }
     }
@@ -58,8 +58,7 @@ impl Scene {
     }
 }
 
-/// Does to the vhost what the page says with this command, for users with names of their own, as a node has its users for all
-/// vhosts.
+/// Runs this command of the page for the vhost, with user names of its own, as a node has its users for all vhosts.
 fn grant(vhost: &Vhost, command: &str) {
     let mut users = BTreeSet::new();
     for line in PAGE.lines().filter(|line| line.starts_with(&format!("rabbitmqctl {command} "))) {
@@ -83,7 +82,7 @@ fn url(vhost: &Vhost, user: &str) -> String {
     vhost.url.replace("guest:guest", &format!("{user}-{}:hush", vhost.name))
 }
 
-/// The last words on the next `count` jobs that end.
+/// The final events of the next `count` jobs that end.
 async fn ends(events: &mut Consumer, count: usize) -> BTreeMap<String, String> {
     let mut ends = BTreeMap::new();
     while ends.len() < count {
@@ -124,7 +123,7 @@ async fn each_of_the_users_can_do_its_work() {
         let properties = BasicProperties::default().with_message_id(id.into()).with_reply_to("ops.replies".into());
         producer.publish("reveille.jobs", key, properties, body.to_string().as_bytes()).await;
     };
-    // Tried again, parked, waited for, and put among the dead letters.
+    // Retried, parked, polled, and dead-lettered.
     for number in 1..=8 {
         job("prod", &format!("i-sim0000{number}"), json!({})).await;
     }
@@ -160,7 +159,7 @@ async fn each_of_the_users_can_do_its_work() {
     }
 }
 
-/// Something that one tries to do over a channel of its own.
+/// An operation that is tried over a channel of its own.
 enum Try {
     Publish(&'static str, &'static str),
     Read(&'static str),
@@ -198,7 +197,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
     let scene = Scene::set(&[]).await;
     let consumer = scene.connect("consumer").await;
     Declare("ops.outcomes").on(&consumer.create_channel().await.unwrap()).await.unwrap();
-    // What nobody but the daemon may write or read.
+    // Only the daemon may write or read these.
     let own = || {
         [
             Publish("", "reveille.baton.prod"),
@@ -248,7 +247,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
             assert_eq!(refused.kind(), access_refused, "{user} {number}: {error}");
         }
     }
-    // What they had published would be before this one.
+    // Anything they had published would come before this one.
     let producer = Queues::over(scene.connect("producer").await).await;
     let body = json!({"instance_id": "i-sim00001"}).to_string();
     producer.publish("reveille.jobs", "prod", BasicProperties::default(), body.as_bytes()).await;

@@ -1,4 +1,4 @@
-//! Policies over the daemon's queues, which RabbitMQ tells no client of: what they do to jobs shows, and is said.
+//! Policies on the daemon's queues, of which RabbitMQ tells no client: their effect on jobs is detected and logged.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const LOST: &str = "reveille_queues_lost_total";
 const CUT_SHORT: &str = r#"reveille_delays_cut_short_total{lane="prod"}"#;
 const PARKED: &str = r#"reveille_jobs_parked_total{cause="not_before",lane="prod"}"#;
 
-/// Puts a policy over the queues whose names match `pattern`.
+/// Sets a policy for the queues whose names match `pattern`.
 fn set(stage: &Stage, kind: &str, name: &str, pattern: &str, definition: &str) {
     let policy = [kind, "-p", &stage.vhost.name, name, pattern, definition, "--apply-to", "queues"];
     stage.vhost.node.ctl(&policy);
@@ -50,7 +50,7 @@ async fn a_level_that_a_policy_has_expire_is_said_to_be_lost() {
     eventually("RabbitMQ deletes it", async || (!is_there(&stage, "reveille.delay.05").await).then_some(())).await;
     clear(&stage, "tidy");
     assert_eq!(stage.daemon.metric(LOST).await, 0.0);
-    // It is missed.
+    // The missing queue is noticed.
     job(&stage, 1, Duration::from_secs(40)).await;
     eventually("the job is parked", async || (stage.daemon.metric(PARKED).await == 1.0).then_some(())).await;
     eventually("it is counted", async || (stage.daemon.metric(LOST).await == 1.0).then_some(())).await;
@@ -103,7 +103,7 @@ async fn a_policy_that_has_full_levels_let_jobs_go_loses_none() {
     assert_eq!(account.close(crate::support::PATIENCE).await, [("started".to_owned(), 5)].into());
 }
 
-/// Does to the vhost what docs/rabbitmq.md says.
+/// Sets the policies of docs/rabbitmq.md.
 fn protect(stage: &Stage) {
     let line = DOCS.lines().find(|line| line.starts_with("rabbitmqctl set_policy ")).expect("the page has it");
     let words: Vec<String> =
@@ -131,7 +131,7 @@ async fn the_policy_in_the_docs_protects_jobs_from_one_for_all_queues() {
     assert_eq!([stage.daemon.metric(LOST).await, stage.daemon.metric(CUT_SHORT).await], [0.0, 0.0]);
 }
 
-/// An operator's policy is over every other one. But what becomes of what there is no room for is not in it.
+/// An operator's policy overrides every other one. But it does not say what happens on overflow.
 #[tokio::test]
 async fn under_the_policy_in_the_docs_dead_letters_without_room_wait_with_their_jobs() {
     let stage = Stage::set().await;
@@ -139,7 +139,7 @@ async fn under_the_policy_in_the_docs_dead_letters_without_room_wait_with_their_
     set(&stage, "set_operator_policy", "quota", r"^reveille\.dead$", r#"{"max-length": 1}"#);
     let mut account = Account::open(&stage.vhost.url).await;
     account.submit((1..=4).map(|number| format!("i-gone{number:04}")), json!({})).await;
-    // Those that are on their way as the first comes may still find room.
+    // Messages in flight as the first one arrives may still fit.
     eventually("it is full", async || (stage.queues.count("reveille.dead").await.0 > 0).then_some(())).await;
     account.submit((5..=8).map(|number| format!("i-gone{number:04}")), json!({})).await;
     says(&stage, "it is full, as a policy may have it").await;

@@ -1,15 +1,15 @@
-//! What proves that the broker has taken charge: a message that no queue took is never counted as confirmed, however
-//! many others are confirmed around it.
+//! Publisher confirms as proof: an unroutable message never counts as confirmed, however many others are confirmed
+//! around it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use reveille::broker::{Connection, Outgoing, PublishError, Role, Traffic, connect};
+use reveille::broker::{Connection, ConnectionKind, Outgoing, PublishError, Traffic, connect};
 use reveille::config::Broker;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use crate::support::{PATIENCE, eventually, instance};
 async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
     let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let channel = connection.channel().await.unwrap();
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
     channel.exchange_declare("x".into(), ExchangeKind::Topic, durable, FieldTable::default()).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
     let mut publishing = JoinSet::new();
     for number in 0..4000 {
         let publisher = publisher.clone();
-        // Different speeds of confirms, and one in ten that no queue takes.
+        // Confirms at different speeds, and one message in ten is unroutable.
         let key = if number % 10 == 3 {
             format!("nobody.{}", number % 7)
         } else {
@@ -80,7 +80,7 @@ async fn a_returned_message_is_never_taken_for_a_confirmed_one() {
 async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes() {
     let vhost = crate::support::broker::vhost();
     let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-    let connection = connect(&broker, Role::Run).await.unwrap();
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
     let channel = connection.channel().await.unwrap();
     channel.queue_declare("q".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     let publisher = connection.publisher(Traffic::Jobs, 4);
@@ -99,7 +99,7 @@ async fn a_message_to_an_exchange_there_is_not_is_refused_and_the_next_one_goes(
     }
 }
 
-/// Two queues, of which one takes messages and confirms none, as one without a majority does: its process is suspended.
+/// Two queues, of which one confirms nothing, as without a majority: its process is suspended.
 struct Stuck {
     vhost: Vhost,
     connection: Connection,
@@ -110,7 +110,7 @@ impl Stuck {
     async fn set() -> Self {
         let vhost = crate::support::broker::vhost();
         let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-        let connection = connect(&broker, Role::Run).await.unwrap();
+        let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
         let queues = Queues::connect(&vhost.url).await;
         let channel = queues.connection.create_channel().await.unwrap();
         for queue in ["q", "stuck"] {
@@ -139,7 +139,7 @@ fn to(queue: &str) -> Outgoing {
     Outgoing { exchange, key, properties, body: vec![] }
 }
 
-/// Lets time pass for us, and not for the broker.
+/// Lets time pass for us, but not for the broker.
 async fn later(seconds: u64) {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(seconds)).await;
@@ -156,13 +156,13 @@ async fn what_is_never_confirmed_holds_up_no_other_message_beyond_its_first_half
         async move { publisher.publish(to("stuck")).await }
     });
     tokio::task::yield_now().await;
-    // The first channel's turn is taken: once around by the others.
+    // The first channel is in use: once around the others.
     for _ in 1..CHANNELS {
         let _confirmed = publisher.try_publish(Arc::new(to("q"))).await.unwrap();
     }
     for seconds in [30, 60] {
         later(seconds).await;
-        // By each of the channels, several times.
+        // Several times over each of the channels.
         for _ in 0..20 {
             let others = join_all((0..CHANNELS).map(|_| publisher.try_publish(Arc::new(to("q")))));
             let words =
@@ -198,9 +198,37 @@ async fn what_is_never_confirmed_takes_no_more_channels_than_it_may() {
     }
 }
 
+/// Channels that clients of a node have opened since it started.
+fn channels_opened(vhost: &Vhost) -> usize {
+    let counted = "[{_, _, _, Opened, _, _, _, _}] = ets:lookup(connection_churn_metrics, node()), Opened.";
+    vhost.node.ctl(&["eval", counted]).trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_queue_that_rejects_does_not_cost_a_channel_for_each_message() {
+    const MESSAGES: usize = 60;
+    let vhost = Vhost::alone();
+    let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
+    let connection = connect(&broker, ConnectionKind::Run).await.unwrap();
+    let channel = connection.channel().await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let publisher = connection.publisher(Traffic::Jobs, 1);
+    let (before, begun) = (channels_opened(&vhost), Instant::now());
+    for _ in 0..MESSAGES {
+        let word = publisher.try_publish(Arc::new(to("full"))).await;
+        assert!(matches!(word, Err(PublishError::Rejected { .. })), "{word:?}");
+    }
+    let opened = channels_opened(&vhost) - before;
+    // A channel that is over a second old is replaced once it rejects.
+    assert!(opened <= 1 + begun.elapsed().as_secs() as usize, "{opened} channels for {MESSAGES} messages");
+}
+
 const JOBS: usize = 60;
 
-/// A lane that takes jobs from a broker which can lose its confirms.
+/// A lane whose broker can lose its confirms.
 struct Scene {
     sim: Sim,
     broker: Lossy,
@@ -226,7 +254,7 @@ impl Scene {
         self.account.submit((1..=JOBS).map(instance), json!({})).await;
     }
 
-    /// Beside them, a probe may have told whether the API was out.
+    /// The start calls only: a probe may have checked the API besides.
     async fn starts(&self) -> usize {
         self.sim.log().await.iter().filter(|call| call.operation == "start").count()
     }
@@ -236,7 +264,7 @@ impl Scene {
     }
 }
 
-/// Those of outcomes and of parked jobs: one in three calls fails at first.
+/// Of outcomes and of parked jobs: one in three calls fails at first.
 #[tokio::test]
 async fn confirms_that_never_come_cost_no_job_and_no_call() {
     let mut scene = Scene::set("batch = 1").await;
@@ -251,12 +279,12 @@ async fn confirms_that_never_come_cost_no_job_and_no_call() {
     .await;
     scene.broker.confirms.end();
     assert_eq!(scene.account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
-    // Nothing was handed out again.
+    // Nothing was redelivered.
     assert_eq!(scene.starts().await, JOBS + JOBS / 3);
     scene.says("it is published once more").await;
 }
 
-/// A pause keeps its channel, but not with jobs on it that nobody has in hand any more.
+/// A pause keeps its channel, but not with jobs on it that no task handles any more.
 #[tokio::test]
 async fn jobs_that_cannot_be_put_back_as_a_lane_pauses_come_again() {
     let mut scene = Scene::set("batch = 1\n[shutdown]\ngrace = \"1s\"").await;

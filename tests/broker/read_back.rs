@@ -1,4 +1,4 @@
-//! The end of the outcomes' log is read back while other lanes write to it, and around what nobody can read.
+//! The end of the outcomes' log is read back while other lanes write to it, and around unreadable messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::queues::Queues;
 
 const LOG: &str = "log";
 
-/// An empty stream, somebody who can write to it, and a reader.
+/// An empty stream, a client that can write to it, and a reader.
 async fn log(count: u32) -> (Vhost, Queues, Arc<Reader>) {
     let vhost = broker::vhost();
     let queues = Queues::connect(&vhost.url).await;
@@ -26,7 +26,7 @@ async fn log(count: u32) -> (Vhost, Queues, Arc<Reader>) {
     (vhost, queues, Arc::new(Reader::new(broker, LOG.to_owned(), count)))
 }
 
-/// What a lane reads up to the message `end`. Over the default exchange the lane is called as the stream.
+/// What a lane reads up to the message `end`. Over the default exchange the lane has the stream's name.
 async fn read_up_to(reader: &Arc<Reader>, lane: &str, end: &[u8]) -> Vec<Vec<u8>> {
     let mut messages = reader.read_back(lane);
     let mut bodies = Vec::new();
@@ -41,7 +41,7 @@ async fn read_up_to(reader: &Arc<Reader>, lane: &str, end: &[u8]) -> Vec<Vec<u8>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_others_write_to_is_read_back_each_time() {
-    // More than the others write until the reader has its connection.
+    // More than the others write until the reader is connected.
     let (vhost, queues, reader) = log(2000).await;
     let others: Vec<Queues> = vec![Queues::connect(&vhost.url).await, Queues::connect(&vhost.url).await];
     let writing: Vec<_> = others
@@ -84,7 +84,7 @@ async fn what_stands_around_messages_that_cannot_be_read_is_read_back() {
     let read = read_up_to(&from_the_first, LOG, &[19]).await.concat();
     assert_eq!(read, (0..20).collect::<Vec<u8>>(), "and of the others nothing");
 
-    // From the last one on, which is odd itself.
+    // From the last one on, which is unreadable itself.
     odd();
     queues.publish("", LOG, BasicProperties::default(), b"end").await;
     odd();
@@ -109,7 +109,7 @@ async fn lanes_that_ask_together_are_read_for_together() {
             queues.publish("x", &format!("{lane}.started"), BasicProperties::default(), &body).await;
         }
     }
-    // It never has what it wants, so the connection stays for a while.
+    // It never reaches its end, so the connection stays open for a while.
     let _endless = reader.read_back("another");
     let read = join_all(lanes.iter().map(|lane| read_up_to(&reader, lane, lane.as_bytes()))).await;
     for (lane, bodies) in lanes.iter().zip(&read) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
-use reveille::broker::{self as client, Connection, Position, Role, Stream, StreamError, is_not_found};
+use reveille::broker::{self as client, Connection, ConnectionKind, Position, Stream, StreamError, is_not_found};
 use reveille::config::Broker;
 use tokio::time::{sleep, timeout};
 
@@ -29,7 +29,7 @@ impl Log {
         let queues = Queues::connect(&vhost.url).await;
         queues.declare_stream(LOG).await;
         let broker = Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() };
-        let connection = client::connect(&broker, Role::Log).await.unwrap();
+        let connection = client::connect(&broker, ConnectionKind::Log).await.unwrap();
         Self { vhost, queues, connection }
     }
 

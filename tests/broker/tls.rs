@@ -1,4 +1,4 @@
-//! A broker whose certificate is of a private authority, and that lets nobody in without one.
+//! A broker with a certificate of a private authority, which admits no client without one.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Scene {
         let arguments: Vec<&str> = conf.iter().flat_map(|line| ["--conf", line]).collect();
         let node = Node::start(&arguments);
         let port = node.tls_port();
-        // RabbitMQ 4 opens it after the port without TLS, which is waited for.
+        // RabbitMQ 4 opens it after the port without TLS, for which the start waits.
         let opened = (0..PATIENCE.as_secs() * 10).any(|_| {
             let is_open = TcpStream::connect(("127.0.0.1", port)).is_ok();
             if !is_open {
@@ -89,7 +89,7 @@ async fn a_private_authority_and_a_client_certificate_are_all_it_takes() {
     let wrong_ca = scene.ca(&theirs) + &scene.client(&scene.ours);
     let refused = ["UnknownIssuer", "the authority of RabbitMQ's certificate in broker.ca_file, ", "/ca.pem"];
     let daemon = scene.fails_with(&wrong_ca, &sim.url(), &refused).await;
-    // Files are read at each connection: nobody restarts the daemon.
+    // Files are read for each connection: the daemon is not restarted.
     scene.ca(&scene.ours);
     daemon.takes_the_lane().await;
     let ran = run(daemon.config.command(&SUBMIT), "").await;

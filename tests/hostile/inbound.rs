@@ -1,4 +1,4 @@
-//! What lapin cannot read, and what would fill the memory, harms its own message and no other.
+//! Messages that lapin cannot read, and messages that would fill the memory, harm only themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Stage, Wishes, config};
 use crate::support::{PATIENCE, eventually, instance};
 
-/// What a message can be that RabbitMQ passes on, and what its rejection says.
+/// Kinds of messages that RabbitMQ passes on, and the reason of their rejection.
 const ODD: [(&str, &str); 16] = [
     ("message_id", "its property message_id is not UTF-8"),
     ("correlation_id", "its property correlation_id is not UTF-8"),
@@ -42,7 +42,7 @@ fn job(number: usize) -> String {
     json!({"instance_id": instance(number)}).to_string()
 }
 
-/// Every path: new jobs, urgent ones, and those that are due.
+/// On every path: new jobs, urgent ones, and due ones.
 #[tokio::test]
 async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_connection_is_lost() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=100", ..Wishes::default() }).await;
@@ -76,7 +76,7 @@ async fn messages_that_lapin_cannot_read_are_rejected_each_for_itself_and_no_con
     assert_eq!(stage.sim.log().await.len(), 40, "no call for any of them");
 }
 
-/// RabbitMQ 3.10 would pass on no dead letter any more, and so nothing that is parked.
+/// RabbitMQ 3.10 would dead-letter nothing any more, so neither would parked jobs return.
 #[tokio::test]
 async fn a_forged_death_does_not_end_what_passes_dead_letters_on() {
     let mut stage = Stage::on(Vhost::alone(), Wishes::default()).await;
@@ -89,7 +89,7 @@ async fn a_forged_death_does_not_end_what_passes_dead_letters_on() {
     assert_eq!(header(&letter.properties, "x-reveille-reason"), "unreadable");
 }
 
-/// With what RabbitMQ wrote into its headers the first time, as "Move messages" leaves them.
+/// With RabbitMQ's headers of the first time, as "Move messages" leaves them.
 #[tokio::test]
 async fn an_unreadable_dead_letter_that_is_put_back_stays_whole() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=1", ..Wishes::default() }).await;
@@ -107,7 +107,7 @@ async fn an_unreadable_dead_letter_that_is_put_back_stays_whole() {
     }
 }
 
-/// A queue that takes nothing, and one that RabbitMQ closes connections over.
+/// A queue that accepts nothing, and a name over which RabbitMQ closes connections.
 #[tokio::test]
 async fn replies_that_nobody_takes_hold_up_neither_memory_nor_another_lanes() {
     const JOBS: usize = 600;
@@ -152,9 +152,9 @@ async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     let submitting = tokio::task::spawn_blocking(move || submit.output().expect("it runs"));
     eventually("it is called", async || (stage.sim.calls_made().await > 0).then_some(())).await;
     stage.queues.publish("reveille.outcomes", "prod.noise", BasicProperties::default(), &vec![b'x'; 10_000_000]).await;
-    // This ends the test's own listener, which has nothing between it and lapin.
+    // This ends the test's own listener, which uses lapin without our checks.
     for (kind, _) in ODD {
-        // RabbitMQ 4.3 takes no such address for a stream, and closes the connection over it.
+        // RabbitMQ 4.3 accepts no such address for a stream, and closes the connection over it.
         let is_taken = try_publish_odd(&stage.vhost.url, "reveille.outcomes", "prod.noise", &[(kind, "{}")]);
         assert!(is_taken || kind == "reply_to", "{kind}");
     }
@@ -164,7 +164,7 @@ async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     assert!(ran.status.success() && output.contains("started"), "{output} {errors}");
 }
 
-/// As deep as it is let in, a job goes every way that there is: it is called, parked, and kept among the dead letters.
+/// With the deepest accepted headers, a job goes every way: it is called, parked, and dead-lettered.
 #[tokio::test]
 async fn headers_as_deep_as_they_may_be_go_through_the_ladder_and_among_the_dead_letters() {
     let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
@@ -186,7 +186,7 @@ async fn headers_as_deep_as_they_may_be_go_through_the_ladder_and_among_the_dead
     }
 }
 
-/// RabbitMQ adds how often it delivered a message, and splits no header.
+/// RabbitMQ adds its delivery count, and splits no header.
 #[tokio::test]
 async fn headers_that_burst_the_frame_once_rabbitmq_has_added_to_them_are_rejected() {
     let mut stage = Stage::set().await;
@@ -201,7 +201,7 @@ async fn headers_that_burst_the_frame_once_rabbitmq_has_added_to_them_are_reject
     let odd = &outcomes["frame:131072"];
     assert_eq!((&odd["outcome"], &odd["ambiguous"]), (&json!("rejected"), &json!(true)), "it was handed out before");
     let problem = odd["error_message"].as_str().unwrap();
-    // From RabbitMQ 4.3 on it is two numbers that are added.
+    // Since RabbitMQ 4.3 two numbers are added.
     let added = ["take a frame of 13109", "take a frame of 13112"];
     assert!(added.iter().any(|size| problem.contains(size)), "{problem}");
     assert!(problem.contains("at most 131072 can be read"), "{problem}");
@@ -216,7 +216,7 @@ async fn on_a_broker_with_small_frames_jobs_with_large_headers_come_through_all_
     let mut stage = Stage::on(vhost, Wishes::default()).await;
     for (number, size) in [(1, 7_700), (2, 500), (3, 10)] {
         let instance = instance(number);
-        // A 500, so that it is parked, and a dead letter in the end.
+        // A 500, so that it is parked, and finally a dead letter.
         let script = if number == 3 { json!([{"status": 500}]) } else { json!([{"status": 500}, {"status": 404}]) };
         stage.sim.script(&instance, script).await;
         let mut headers = FieldTable::default();
@@ -243,8 +243,8 @@ async fn on_a_broker_with_small_frames_jobs_with_large_headers_come_through_all_
     assert!(!stage.daemon.child.output().contains("is lost"), "{}", stage.daemon.child.output());
 }
 
-/// Bodies of 16 MB, and then in each of its queues more jobs than the lane holds, each as large as a job may be: small ones
-/// first, so that the lane trusts them.
+/// Bodies of 16 MB, and then in each of its queues more jobs than the lane's prefetch, each as large as a job may be:
+/// small ones first, so that the lane raises its prefetch.
 #[tokio::test]
 async fn a_usual_lane_stays_below_64_mebibytes_whatever_is_published() {
     const SMALL: usize = 60;

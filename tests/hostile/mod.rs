@@ -1,4 +1,4 @@
-//! What others write harms its own message and no other.
+//! Hostile input harms its own message and no other.
 
 mod inbound;
 mod orders;

@@ -1,4 +1,4 @@
-//! An id and an instance are no secret: whoever knows those of a job can neither end it nor have it take another end.
+//! An id and an instance are no secret: a client that knows those of a job can neither end it nor change its outcome.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -25,7 +25,7 @@ fn headers(entries: &[(&str, &str)]) -> BasicProperties {
 }
 
 impl Stage {
-    /// The data of the next `count` final outcomes, in their order.
+    /// The data of the next `count` final outcomes, in order.
     async fn ends(&mut self, count: usize) -> Vec<Value> {
         let mut ends = Vec::new();
         while ends.len() < count {
@@ -38,7 +38,7 @@ impl Stage {
     }
 }
 
-/// Forged as well as may be: with the headers of a parked copy, and all its time used up.
+/// Forged as well as possible: with the headers of a parked copy, and all its time used up.
 #[tokio::test]
 async fn a_message_with_a_parked_jobs_id_and_instance_ends_nothing_but_itself() {
     let mut stage = Stage::set().await;
@@ -63,11 +63,11 @@ async fn a_message_with_a_parked_jobs_id_and_instance_ends_nothing_but_itself() 
     assert_eq!(stage.sim.instance(INSTANCE).await["starts"], 1);
 }
 
-/// The job comes to whoever takes the lane over as one that was handed out before: then the log is asked how it ended.
+/// The job is redelivered to the replica that takes the lane over: then the log is read for how it ended.
 #[tokio::test]
 async fn an_event_that_the_daemon_did_not_publish_ends_no_job() {
     let mut stage = Stage::set().await;
-    // One of the daemon's own, to forge by.
+    // One of the daemon's own, as a model for the forgery.
     stage.wake(INSTANCE).await;
     stage.outcomes(1).await;
     let genuine = stage.queues.read_stream("reveille.outcomes.log", &mut 0).await.pop().expect("it is in the log");
@@ -102,7 +102,7 @@ async fn a_dead_letter_of_another_lane_is_told_of() {
     assert!(output.contains("it was another lane's") && output.contains(r#"before="other""#), "{output}");
 }
 
-/// As the management page's "Move messages" does it.
+/// As the management page's "Move messages" does.
 #[tokio::test]
 async fn a_dead_letter_that_is_moved_back_as_it_is_is_tried_afresh_and_has_events_of_its_own() {
     let mut stage = Stage::with(Wishes { retry: "max_attempts = 2\ninitial = \"1ms\"", ..Wishes::default() }).await;
@@ -124,7 +124,7 @@ async fn a_dead_letter_that_is_moved_back_as_it_is_is_tried_afresh_and_has_event
     assert!(stage.dead().await.is_empty());
 }
 
-/// RabbitMQ counts a lost connection like a death. Where a message has 19 returns behind it already, one more would be the end.
+/// RabbitMQ counts a lost connection like a crash. For a message with 19 returns, one more would be the end.
 #[tokio::test]
 async fn a_job_that_is_being_called_as_the_connection_is_lost_is_not_poisoned_by_that() {
     let vhost = broker::vhost();

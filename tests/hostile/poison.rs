@@ -1,4 +1,4 @@
-//! A message that ends whoever touches it ends itself in time, and takes no other with it.
+//! A message that crashes every process that handles it is ended in time, and harms no other.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::queues::header;
 use crate::support::stage::{LANE, Stage, Wishes};
 use crate::support::{PATIENCE, eventually, instance};
 
-/// What kills here is the test: whenever the one instance is called, so that to the daemon it is the message.
+/// The test kills the daemon whenever the one instance is called, so that the message seems to be the cause.
 #[tokio::test]
 async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_others_go_on() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=60", ..Wishes::default() }).await;
@@ -64,7 +64,7 @@ async fn a_message_that_kills_the_daemon_each_time_ends_as_poisoned_and_the_othe
     assert_eq!(header(&dead[0].properties, "x-reveille-reason"), "poisoned");
 }
 
-/// A crash loop, for want of memory or with a flapping deployment, is nobody's fault among the messages.
+/// A crash loop, for lack of memory or by a flapping deployment, is no message's fault.
 #[tokio::test]
 async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
     let lane = "rate = 2\nburst = 1";
@@ -85,7 +85,7 @@ async fn a_daemon_that_is_killed_over_and_over_poisons_no_job() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 100)].into());
 }
 
-/// Nothing is in its hand by then: whoever takes a lane over makes no call for a second.
+/// No message is in hand by then: a replica that takes a lane over makes no call for a second.
 #[tokio::test]
 async fn a_daemon_that_is_killed_as_soon_as_it_has_the_lane_poisons_no_job_either() {
     let mut stage = Stage::set().await;
@@ -130,8 +130,8 @@ async fn a_message_that_cannot_be_read_at_all_is_put_aside_and_the_others_go_on(
     assert!(stage.sim.operations("i-sim00041").await.is_empty(), "nobody could read it");
 }
 
-/// The lane takes no more because of the suspect, and then the calls that are in flight pause it. What it had been handed
-/// out must not stay with it unacked.
+/// The lane stops consuming because of the suspect, and then the calls in flight pause it. Its prefetched deliveries
+/// must not stay unacked.
 #[tokio::test]
 async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     const JOBS: usize = 60;
@@ -149,7 +149,7 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
         let got = channel.basic_get("reveille.jobs.prod".into(), BasicGetOptions::default()).await.unwrap();
         taken.push(got.expect("all are there").delivery);
     }
-    // RabbitMQ 4.3 does not count what comes back by `basic.nack`.
+    // RabbitMQ 4.3 does not count returns by `basic.nack`.
     let back = BasicRejectOptions { requeue: true };
     for _ in 0..3 {
         taken[SUSPECT - 1].reject(back).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
         });
         taken[SUSPECT - 1] = again.await.delivery;
     }
-    // They come again in the order in which they go back.
+    // They are redelivered in the order of their return.
     for delivery in taken {
         delivery.reject(back).await.unwrap();
     }
@@ -175,7 +175,7 @@ async fn a_suspect_and_a_pause_at_once_leave_no_message_behind() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
 }
 
-/// A producer that copies a dead letter's headers sends one too. RabbitMQ leaves it as it is on the first delivery.
+/// A producer that copies a dead letter's headers sends one too. RabbitMQ leaves it unchanged on the first delivery.
 #[tokio::test]
 async fn a_count_of_deliveries_that_a_producer_wrote_is_not_believed() {
     const JOBS: usize = 50;

@@ -1,4 +1,4 @@
-//! What others wrote is shown, and neither obeyed by a terminal nor taken for lines of ours.
+//! Text from outside is shown, but neither obeyed by a terminal nor taken for our own lines.
 
 use lapin::BasicProperties;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::support::stage::Stage;
 const EVIL: &str = "\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
 const SHOWN: &str = r"\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\u{1b}]0;t\u{9c}\u{9b}2J\r\nforged\t\u{202e}\u{2028}\u{7f}";
 
-/// Colours, and where a progress bar is drawn, are ours to set, but nothing else is, and only on a terminal.
+/// Only we set colours and draw a progress bar, nothing else, and only on a terminal.
 fn without_our_own(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let mut left = parts.next().unwrap_or_default().to_owned();
@@ -33,7 +33,7 @@ fn assert_harmless(text: &str, on_terminal: bool) {
     assert!(!text.lines().any(|line| line.trim_start().starts_with("forged")), "{text}");
 }
 
-/// Has the daemon and `submit` meet what is hostile, each on a terminal or not.
+/// Gives hostile input to the daemon and `submit`, each on a terminal or not.
 async fn meet(mut stage: Stage, on_terminal: bool) {
     let here = |command| if on_terminal { on_a_terminal(&command) } else { command };
     stage.daemon.stop().await;

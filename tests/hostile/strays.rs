@@ -1,4 +1,4 @@
-//! What is written where nobody should write stops nothing.
+//! Messages published where no client should publish stop nothing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::python::{DEEP, publish_odd};
 use crate::support::stage::{Stage, Wishes};
 use crate::support::{PATIENCE, eventually, instance};
 
-/// More than RabbitMQ tries at a time to pass on from a queue: 32.
+/// More than RabbitMQ dead-letters from a queue at a time: 32.
 const STRAYS: usize = 40;
 const BATON: &str = "reveille.baton.prod";
 const BATONS: usize = 100_000;
@@ -34,7 +34,7 @@ async fn strays_in_the_delay_ladder_become_dead_letters_and_jobs_fall_through_it
     for level in ["00", "01", "02", "03"] {
         write(&stage, "", &format!("reveille.delay.{level}"), STRAYS).await;
     }
-    // By way of all four.
+    // Through all four levels.
     let due = Timestamp::now() + Duration::from_secs(15);
     stage.job("i-sim00001", json!({"instance_id": "i-sim00001", "not_before": due.to_string()})).await;
     assert_eq!(stage.outcome().await["outcome"], "started");
@@ -42,7 +42,7 @@ async fn strays_in_the_delay_ladder_become_dead_letters_and_jobs_fall_through_it
     assert!(stage.dead().await.iter().all(|dead| dead.data == b"stray"), "kept whole");
 }
 
-/// What falls through the upper levels takes days, so it is published where it would come to.
+/// Falling through the upper levels takes days, so messages are published where they would arrive.
 #[tokio::test]
 async fn at_every_level_a_key_that_is_no_parked_jobs_leads_to_the_dead_letters() {
     let stage = Stage::set().await;
@@ -53,7 +53,7 @@ async fn at_every_level_a_key_that_is_no_parked_jobs_leads_to_the_dead_letters()
         let own = format!("reveille.delay.{level:02}");
         let odd = (1..=18).map(|words| vec!["x"; words].join("."));
         for key in odd.chain([own, String::new(), "prod".to_owned(), "1.x".to_owned()]) {
-            // Of the lane's name at the foot there is a job.
+            // At the foot, a message with the lane's name as key is a job.
             if level > 0 || key != "prod" {
                 write(&stage, &exchange, &key, 1).await;
                 count += 1;
@@ -71,7 +71,7 @@ async fn a_thousand_messages_in_each_other_queue_stop_nothing() {
     for queue in queues {
         write(&stage, "", &format!("reveille.{queue}"), STRAYS).await;
     }
-    // Those in a lane's queues are jobs that cannot be read, each with an event and a dead letter.
+    // Those in a lane's queues are unreadable jobs, each with an event and a dead letter.
     stage.queues.has("reveille.dead", 4 * STRAYS, 0).await;
     stage.queues.has("reveille.replicas", 0, 1).await;
     stage.daemon.kill().await;
@@ -83,21 +83,21 @@ async fn a_thousand_messages_in_each_other_queue_stop_nothing() {
     held_once(&stage.daemon);
 }
 
-/// The lane was not lost, and not even given up for lost.
+/// The lane was neither lost nor taken for lost.
 fn held_once(daemon: &Daemon) {
     let output = daemon.child.output();
     assert_eq!(output.matches("lane held").count(), 1, "{output}");
     assert!(!output.contains("run anew") && !output.contains("connecting again"), "{output}");
 }
 
-/// Adds batons, as fast as RabbitMQ takes them.
+/// Adds batons as fast as RabbitMQ accepts them.
 async fn flood(stage: &Stage, count: usize, body: &[u8]) {
     let channel = stage.queues.connection.create_channel().await.unwrap();
     for _ in 0..count {
         let (options, none) = (BasicPublishOptions::default(), BasicProperties::default());
         channel.basic_publish("".into(), BATON.into(), options, body, none).await.unwrap();
     }
-    // Answered after all of them were taken.
+    // Answered once all of them were accepted.
     channel.close(200, "done".into()).await.unwrap();
 }
 
@@ -118,7 +118,7 @@ async fn a_flood_of_batons_costs_no_replica_its_lane() {
     stage.queues.has(BATON, 0, 1).await;
     held_once(&stage.daemon);
 
-    // And where nobody is subscribed, large ones first.
+    // And without any consumer, large ones first.
     stage.daemon.kill().await;
     flood(&stage, 40, &vec![0; 1024 * 1024]).await;
     flood(&stage, BATONS, b"x").await;
@@ -128,7 +128,7 @@ async fn a_flood_of_batons_costs_no_replica_its_lane() {
     stage.queues.has(BATON, 0, 1).await;
     held_once(&stage.daemon);
 
-    // One that goes on, from one replica to another.
+    // A flood that goes on while the lane moves from one replica to another.
     let second = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
     second.ready().await;
     let on = async {
@@ -152,7 +152,7 @@ async fn a_flood_of_batons_costs_no_replica_its_lane() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
 }
 
-/// RabbitMQ hands such a message out to one replica after the other.
+/// RabbitMQ delivers such a message to one replica after the other.
 #[tokio::test]
 async fn a_baton_that_lapin_cannot_read_costs_no_replica_its_connection() {
     let mut stage = Stage::with(STEADY).await;

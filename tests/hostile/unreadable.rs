@@ -1,5 +1,5 @@
-//! Whatever is published to a lane, nothing is lost by it: what is no job ends as `rejected`, is kept whole, and the
-//! lane goes on.
+//! Nothing published to a lane is lost: a message that is no job ends as `rejected`, is kept whole, and the lane goes
+//! on.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -86,7 +86,7 @@ async fn what_is_no_job_is_rejected_and_kept_and_the_lane_goes_on() {
     for message in &dead {
         let properties = &message.properties;
         if message.data.len() == 1024 * 1024 {
-            // It was never in the daemon's hands: RabbitMQ put it aside.
+            // The daemon never had the whole message: RabbitMQ dead-lettered it.
             assert_eq!(header(properties, "x-first-death-reason"), "rejected");
             assert_eq!(header(properties, "x-first-death-queue"), "reveille.jobs.prod");
             continue;
@@ -166,7 +166,7 @@ async fn headers_of_every_kind_and_size_harm_nobody() {
     }
     let mut large = FieldTable::default();
     large.insert("large".into(), AMQPValue::LongString("v".repeat(120_000).into()));
-    // The first call fails, so that each message goes through the ladder; the id does not exist, so that it dies.
+    // The first call fails, so that each goes through the ladder; there is no such instance, so it is dead-lettered.
     for (id, headers) in [("odd", headers), ("large", large)] {
         let instance = format!("i-unknown{id}");
         stage.sim.script(&instance, json!([{"status": 500}])).await;
@@ -186,7 +186,7 @@ async fn headers_of_every_kind_and_size_harm_nobody() {
     }
 }
 
-/// The log keeps such an event, and whoever takes a lane over reads it back.
+/// The log keeps such an event, and a replica that takes a lane over reads it back.
 #[tokio::test]
 async fn an_event_that_cannot_be_read_at_all_holds_no_lane_up() {
     let mut stage = Stage::set().await;

@@ -1,5 +1,5 @@
-//! What is not known is found out, and what was said is not said otherwise: of the copies a crash can leave of a job,
-//! none tells another tale.
+//! Unknown results are verified, and published outcomes are not contradicted: the copies of a job that a crash leaves
+//! all publish the same.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, broker, eventually, instance};
 
 const POLICIES: [&str; 3] = ["fail", "accept", "verify"];
 
-/// The lane's policy is another one in each case: it is the job's that counts.
+/// The lane's policy differs in each case: the job's policy counts.
 #[tokio::test]
 async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
     let wishes = Wishes { fleet: "Stopped=12", lane: "timeout = \"5s\"", ..Wishes::default() };
@@ -33,7 +33,7 @@ async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
     }
     for (instance, outcome) in stage.outcomes(number).await {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
-        // In company each also meets what the others have coming.
+        // In a shared call each also meets the others' faults.
         let operations = stage.sim.operations(&instance).await;
         assert!(
             operations == ["start", "start", "describe"] || in_batches() && operations.ends_with(&["describe".into()])
@@ -42,7 +42,7 @@ async fn a_start_that_succeeded_unseen_is_started_whatever_the_policy() {
     stage.sim.every_machine_started_once(number).await;
 }
 
-/// Whoever is killed while the call is out leaves a message that was handed out before, and so is touched.
+/// A kill during the call leaves a redelivered message, which is touched.
 #[tokio::test]
 async fn a_start_that_succeeded_before_a_crash_is_started_whatever_the_policy() {
     let mut stage = Stage::with(Wishes { fleet: "Stopped=3", ..Wishes::default() }).await;
@@ -58,7 +58,7 @@ async fn a_start_that_succeeded_before_a_crash_is_started_whatever_the_policy() 
     }
 }
 
-/// Two copies of every job: the original, handed out again, and the parked one.
+/// Two copies of every job: the original, redelivered, and the parked one.
 struct Copies {
     sim: Sim,
     /// Keeps the daemon running.
@@ -66,7 +66,7 @@ struct Copies {
     account: Account,
 }
 
-/// What becomes of the daemon between the confirm of the parked copy and the ack of the original.
+/// What happens to the daemon between the confirm of the parked copy and the ack of the original.
 #[derive(Clone, Copy)]
 enum Crash {
     /// SIGKILL, and another one starts.
@@ -76,8 +76,8 @@ enum Crash {
 }
 
 impl Copies {
-    /// Submits `jobs`, made once a daemon is ready for them, has the daemon park `parked` of them and end the others, and
-    /// loses every ack.
+    /// Submits `jobs`, made once a daemon is ready for them, has the daemon park `parked` of them and end the others,
+    /// and loses every ack.
     async fn make(
         crash: Crash,
         sim: Sim,
@@ -124,7 +124,7 @@ impl Copies {
         Self { sim, _daemon: daemon, account }
     }
 
-    /// Waits for both ends of every job. How many ended how, once it is sure that no two copies told different tales.
+    /// Waits for both ends of every job. Returns how many ended how, after checking that no two copies differ.
     async fn ends(mut self, jobs: usize) -> (BTreeMap<String, usize>, Sim) {
         eventually("every copy ends", async || {
             self.account.ended().await;
@@ -139,7 +139,7 @@ fn instances(count: usize) -> Vec<String> {
     (1..=count).map(instance).collect()
 }
 
-/// A third of them under each policy, and otherwise as `job` says.
+/// A third of them under each policy, otherwise as in `job`.
 fn under_each_policy(instances: &[String], mut job: Value) -> Vec<(Vec<String>, Value)> {
     let nth = |third| instances.iter().skip(third).step_by(3).cloned().collect();
     let with = |(third, policy)| {
@@ -149,7 +149,7 @@ fn under_each_policy(instances: &[String], mut job: Value) -> Vec<(Vec<String>, 
     POLICIES.into_iter().enumerate().map(with).collect()
 }
 
-/// Parked after a 5xx, which took effect for one half of the jobs, under each policy.
+/// Parked after a 5xx, which took effect for half of the jobs, under each policy.
 async fn copies_parked_after_a_5xx(crash: Crash) {
     let sim = Sim::start(&["--fleet", "Stopped=27,Running=3"]);
     let (started, running) = (instances(27), &instances(30)[27..]);
@@ -158,15 +158,15 @@ async fn copies_parked_after_a_5xx(crash: Crash) {
         let when = if index % 2 == 0 { "after" } else { "before" };
         sim.script(instance, json!([{"status": 500, "when": when}])).await;
     }
-    // One goes well after each, or the lane would pause.
+    // Each is followed by a success, or the lane would pause.
     let all: Vec<String> = failing.zip(good).flat_map(|(failing, good)| [failing.clone(), good.clone()]).collect();
     let jobs = || under_each_policy(&all, json!({}));
     let wishes = Wishes { retry: "initial = \"8s\"\nmax = \"8s\"", lane: "concurrency = 1", ..Wishes::default() };
-    // In company, those fail too whose own calls would go well.
+    // In a shared call, jobs whose own calls would succeed fail too.
     let parked = if in_batches() { 30 } else { 15 };
     let copies = Copies::make(crash, sim, wishes, parked, jobs).await;
     let (counts, sim) = copies.ends(30).await;
-    // Three ran before. After a call whose fate is not known they may be of our making.
+    // Three ran before. After a call with an unknown result they may have been started by us.
     assert_eq!(counts, [("started".to_owned(), 30)].into());
     sim.every_machine_started_once(started.len()).await;
 }
@@ -181,7 +181,7 @@ async fn two_copies_after_a_5xx_and_a_lost_connection_end_as_one() {
     copies_parked_after_a_5xx(Crash::Cut).await;
 }
 
-/// One copy uses its attempts up before the API recovers. The other would succeed.
+/// One copy uses up its attempts before the API recovers. The other would succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_does_not_succeed_where_the_other_gave_up() {
     let sim = Sim::start(&["--fleet", "Stopped=1"]);
@@ -205,7 +205,7 @@ async fn copies_parked_for_their_time(crash: Crash) {
     let copies = Copies::make(crash, sim, Wishes::default(), 60, jobs).await;
     assert!(copies.sim.log().await.is_empty(), "the crash came before their time");
     let (counts, sim) = copies.ends(60).await;
-    // To wait for one's time is no touch, not even where a crash came in between: the policy holds.
+    // Waiting until `not_before` is no touch, not even with a crash in between: the policy applies.
     let expected = [("started", 30), ("failed conflict", 10), ("already_done", 20)];
     assert_eq!(counts, expected.map(|(end, count)| (end.to_owned(), count)).into());
     for call in sim.log().await {
@@ -223,7 +223,7 @@ async fn two_copies_of_a_scheduled_job_after_a_lost_connection_end_as_one_and_ke
     copies_parked_for_their_time(Crash::Cut).await;
 }
 
-/// Ended and acked, but for an ack that was lost: the job comes again, as a touched one, and to an API that has recovered.
+/// Ended and acked, but the ack was lost: the job is redelivered as touched, and the API has recovered.
 async fn outcomes_told_twice(crash: Crash) {
     let sim = Sim::start(&["--fleet", "Stopped=6,Running=30"]);
     let stopped = instances(6);
@@ -246,7 +246,7 @@ async fn outcomes_told_twice(crash: Crash) {
     if let Crash::Kill = crash {
         daemon.kill().await;
     }
-    // What others write into the log does not make it less worth: the end of the world, and another tale of each job.
+    // Foreign entries in the log do not make it useless: one far in the future, and another outcome for each job.
     let queues = Queues::connect(&vhost.url).await;
     let genuine = queues.read_stream("reveille.outcomes.log", &mut 0).await.pop().expect("they are in the log");
     queues.forge(&genuine, "i-stranger", "started", Timestamp::MAX).await;
@@ -264,7 +264,7 @@ async fn outcomes_told_twice(crash: Crash) {
     .await;
     let counts = account.close(PATIENCE).await;
     if in_batches() {
-        // Those who ran before were in one call with those who failed: they may be of our making.
+        // Instances that ran before shared a call with ones that failed: they may have been started by us.
         assert_eq!((counts["failed exhausted"], counts.values().sum::<usize>()), (6, 36), "{counts:?}");
     } else {
         let expected = [("failed conflict", 10), ("already_done", 20), ("failed exhausted", 6)];

@@ -1,4 +1,4 @@
-//! Jobs that are called together, in one call that names all their instances: each ends as it would have alone.
+//! Jobs that share a call, which names all their instances: each ends as it would have alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::support::pace::Lateness;
 use crate::support::stage::{Stage, Wishes};
 use crate::support::{PATIENCE, eventually, instance};
 
-/// A lane that is slow enough for company to gather, and retries that come back within seconds.
+/// A lane slow enough for jobs to be coalesced, with retries within seconds.
 const LANE: &str = "batch = 20\nrate = 20\nburst = 1";
 
 async fn stage(fleet: &str, lane: &str) -> Stage {
@@ -23,7 +23,7 @@ async fn stage(fleet: &str, lane: &str) -> Stage {
     .await
 }
 
-/// Submits jobs for the instances of these numbers, all at once, and closes the books over them.
+/// Submits jobs for the instances of these numbers, all at once, and returns their outcomes.
 async fn ends(stage: &Stage, numbers: std::ops::RangeInclusive<usize>) -> BTreeMap<String, usize> {
     let mut account = Account::open(&stage.vhost.url).await;
     account.submit(numbers.map(instance), json!({})).await;
@@ -34,7 +34,7 @@ fn count(calls: &[Call], operation: &str) -> usize {
     calls.iter().filter(|call| call.operation == operation).count()
 }
 
-/// Whether a call for many named this job's instance: one that comes a while before the others goes alone.
+/// Whether a shared call named this job's instance: a job that comes a while before the others is called alone.
 fn had_company(calls: &[Call], job: &str) -> bool {
     let mut together = calls.iter().filter(|call| call.operation == "batch_start");
     together.any(|call| call.instances.iter().any(|instance| instance == job))
@@ -54,7 +54,7 @@ async fn a_fleet_that_is_asleep_wakes_in_few_calls() {
     }
 }
 
-/// One that is not stopped refuses all: the others are started all the same, and each has its own answer.
+/// One instance that is not stopped refuses all: the others are started all the same, and each has its own answer.
 #[tokio::test]
 async fn a_batch_that_is_refused_is_called_singly_and_each_has_its_own_verdict() {
     let mut stage = stage("Stopped=14,Running=3,Expired=2", LANE).await;
@@ -72,7 +72,7 @@ async fn a_batch_that_is_refused_is_called_singly_and_each_has_its_own_verdict()
     assert!(stage.sim.wire().await.iter().any(|call| call.operation == "batch_start"));
 }
 
-/// With one in ten running, a batch of twenty is refused nine times out of ten. So the lane asks for states first.
+/// With one in ten running, a batch of twenty is refused nine times out of ten. So the lane lists states first.
 #[tokio::test]
 async fn a_lane_that_meets_conflicts_asks_for_states_first_and_returns_to_batches() {
     let stage = stage("Stopped=1301", LANE).await;
@@ -87,7 +87,7 @@ async fn a_lane_that_meets_conflicts_asks_for_states_first_and_returns_to_batche
     println!("{} calls for 300 jobs, {lists} of them lists, {refused} refused batches", calls.len());
     assert!(lists > 5 && refused <= 5 && calls.len() < 250, "{} calls", calls.len());
 
-    // All of the others are stopped, and after some hundred of them nobody is asked any more.
+    // All of the others are stopped, and after some hundred of them states are no longer listed.
     assert_eq!(ends(&stage, 302..=1301).await, [("started".to_owned(), 1000)].into());
     let calls = stage.sim.wire().await;
     let last = &calls[calls.len() - 10..];
@@ -98,7 +98,7 @@ async fn a_lane_that_meets_conflicts_asks_for_states_first_and_returns_to_batche
 async fn a_lane_that_finds_hardly_anything_stopped_calls_singly() {
     let lane = "batch = 20\nrate = 50\nburst = 1\nconflict = \"accept\"";
     let stage = stage("Running=300,Stopped=300", lane).await;
-    // Until now each was found running: the estimate is as high as it gets.
+    // Until now each was found running: the estimate is at its maximum.
     assert_eq!(ends(&stage, 1..=300).await, [("already_done".to_owned(), 300)].into());
     let calls = stage.sim.wire().await;
     let last = &calls[calls.len() - 30..];
@@ -133,7 +133,7 @@ async fn those_that_a_success_names_as_failed_are_called_singly() {
     }
 }
 
-/// The API may have nothing to say beside its 200: it names nobody as failed, so all were started.
+/// The API may send no body with its 200: then it names no instance as failed, so all were started.
 #[tokio::test]
 async fn a_success_without_a_body_has_started_them_all() {
     let mut stage = stage("Stopped=100", LANE).await;
@@ -150,7 +150,7 @@ async fn a_success_without_a_body_has_started_them_all() {
     assert!(bare >= 4 && count(&calls, "batch_start") == bare, "{bare} of {} calls", calls.len());
 }
 
-/// Whom it named as failed is lost: any of them may be up.
+/// The names of failed instances are lost: any of them may be up.
 #[tokio::test]
 async fn a_success_that_cannot_be_read_is_found_out_singly_whatever_the_policy() {
     let mut stage = stage("Stopped=20", &format!("{LANE}\nconflict = \"fail\"")).await;
@@ -185,7 +185,7 @@ async fn a_batch_that_succeeded_and_then_hung_is_started_and_ambiguous_whatever_
     assert!(calls.iter().any(|call| call.operation == "batch_start" && call.fault.is_some()), "{calls:?}");
 }
 
-/// One call names an instance once. The second job for it is called by itself, and finds it started.
+/// One call names an instance once. The second job for it is called singly, and finds it started.
 #[tokio::test]
 async fn two_jobs_for_one_instance_are_not_named_twice() {
     let mut stage = stage("Stopped=4", LANE).await;
@@ -206,7 +206,7 @@ async fn two_jobs_for_one_instance_are_not_named_twice() {
     }
 }
 
-/// What fails a batch is not to fail those in it again: who failed once goes alone.
+/// A job that failed in a shared call is called singly next, so that it cannot fail others again.
 #[tokio::test]
 async fn one_instance_that_fails_every_call_fails_no_other() {
     let mut stage = stage("Stopped=100", LANE).await;
@@ -231,21 +231,21 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
     let (concurrency, more) = (4, 5);
     let mut stage =
         stage("Stopped=2000", &format!("batch = 20\nrate = 20\nburst = 5\nconcurrency = {concurrency}")).await;
-    // More than the lane takes in hand, so that there are jobs to be tried after a pause.
+    // More than the lane's prefetch, so that there are jobs to try after a pause.
     let faults = [(503, "outage", 1..=1000), (403, "access_denied", 1001..=2000)];
     for (status, reason, numbers) in faults {
         stage.sim.faults(json!([{"fault": {"status": status}, "operations": ["batch_start", "start"]}])).await;
         let before = stage.sim.wire().await.len();
         let mut account = Account::open(&stage.vhost.url).await;
-        // All are there when it begins, so that the first to be called is not called alone.
+        // All are there when it begins, so that the first one called is not called alone.
         stage.daemon.stop().await;
         account.submit(numbers.map(instance), json!({})).await;
         stage.daemon.start_again();
         let paused = format!(r#"reveille_lane_paused{{lane="prod",reason="{reason}"}}"#);
         eventually("the lane is paused", async || (stage.daemon.metric(&paused).await == 1.0).then_some(())).await;
         let calls = stage.sim.wire().await.split_off(before);
-        // Then comes the first probe. A lane that has met an instance it may not start asks for the states of the next ones
-        // first: such a list is answered, and finds nothing out.
+        // The first probe follows. A lane that has met an instance it may not start lists the states of the next ones
+        // first: such a list is answered, and shows nothing.
         let spent =
             calls.iter().take_while(|call| call.operation != "list").filter(|call| call.status != Some(200)).count();
         assert!(spent <= concurrency + more, "{spent} calls to find out: {calls:?}");
@@ -258,7 +258,7 @@ async fn batches_that_fail_pause_the_lane_as_single_calls_do_and_cost_no_job() {
     stage.sim.every_machine_started_once(2000).await;
 }
 
-/// Each of them may be why, and goes alone next; none is charged, so none has to know whose fault it was.
+/// Each of them may be the cause, and is called singly next; none is charged, so none needs attribution.
 #[tokio::test]
 async fn one_call_that_fails_is_not_followed_by_a_probe_for_each_of_its_jobs() {
     let stage = stage("Stopped=20", "batch = 20\nrate = 20").await;
@@ -302,7 +302,7 @@ async fn a_daemon_with_batches_that_is_killed_loses_no_job_and_keeps_to_its_rate
     lateness.assert_pace(&calls, rate, burst);
 }
 
-/// A call for many that was refused started none of them, and those whose turn the pause cut short were never called.
+/// A refused shared call started none of them, and those whose single calls the pause prevented were never called.
 #[tokio::test]
 async fn jobs_that_a_pause_keeps_from_their_own_call_stay_clean_first_touches() {
     let mut stage = stage("Running=20", "batch = 20\nrate = 2\nburst = 1\nconflict = \"accept\"").await;
@@ -322,7 +322,7 @@ async fn jobs_that_a_pause_keeps_from_their_own_call_stay_clean_first_touches() 
     }
 }
 
-/// What is seconds' worth of batches is minutes' worth of single calls: what a lane has in hand then is not to stay there.
+/// Seconds' worth of batches are minutes' worth of single calls: that many prefetched jobs must not stay.
 #[tokio::test]
 async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
     const STOPPED: usize = 1_000;
@@ -330,7 +330,7 @@ async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
     let lane = "batch = 20\nrate = 100\nburst = 1\nconflict = \"accept\"";
     let mut stage = stage("Stopped=1000,Running=1000", lane).await;
     let mut account = Account::open(&stage.vhost.url).await;
-    // All are there when it begins: while it starts the stopped ones in batches, it comes to have its fill of the others.
+    // All are there when it begins: while it starts the stopped ones in batches, its prefetch fills with the others.
     stage.daemon.stop().await;
     account.submit((1..=JOBS).map(instance), json!({})).await;
     stage.daemon.start_again();
@@ -338,7 +338,7 @@ async fn a_lane_that_turns_to_single_calls_puts_back_what_it_has_too_much_of() {
     assert_eq!(account.close(PATIENCE).await, ends.into());
     let put_back = stage.daemon.metric(r#"reveille_jobs_parked_total{cause="put_back",lane="prod"}"#).await;
     println!("{put_back} of {JOBS} jobs were put back");
-    // Of jobs that are called singly it has 128 of each queue in hand.
+    // With single calls its prefetch is 128 of each queue.
     assert!(put_back > 256.0, "{put_back} of {JOBS} jobs were put back");
     let mut singly: BTreeMap<String, usize> = BTreeMap::new();
     for call in stage.sim.wire().await.into_iter().filter(|call| call.operation == "start") {

@@ -35,7 +35,7 @@ fn end(outcome: &Value) -> (&str, &str) {
     (outcome["outcome"].as_str().unwrap(), outcome["reason"].as_str().unwrap_or_default())
 }
 
-/// The events so far, in order, as far as one read shows them: it ends where the broker is slow to go on.
+/// The events so far, in order, as far as one read shows: it ends if the broker is slow.
 async fn events(url: &str) -> Vec<Value> {
     let log = Queues::connect(url).await.read_stream("reveille.outcomes.log", &mut 0).await;
     let events = log.iter().map(|message| serde_json::from_slice::<Value>(&message.data).unwrap());
@@ -54,7 +54,7 @@ async fn all_events(url: &str, finals: usize) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
     const JOBS: usize = 1_000;
-    // Its starts are to last.
+    // Its starts should last.
     let lane = format!("rate = 50\nburst = 1\nconcurrency = 64\nbatch = 1\n{RUNNING}");
     let wishes = Wishes { fleet: "Stopped=1000", lane: &lane, sim: &["--boot-time", "8s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
@@ -91,7 +91,7 @@ async fn a_thousand_instances_are_confirmed_with_tens_of_calls() {
     assert!(during * 10 <= last_start, "polls took more than their share of a tenth");
 }
 
-/// Of two lanes that differ in nothing else.
+/// Two lanes with nothing but different shares.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_starts_wait_polls_have_the_share_that_the_lane_gives_them() {
     let (few, many) = tokio::join!(polled_while_starts_wait(0.01), polled_while_starts_wait(0.25));
@@ -106,7 +106,7 @@ async fn while_starts_wait_polls_have_the_share_that_the_lane_gives_them() {
 async fn polled_while_starts_wait(share: f64) -> (usize, usize) {
     const BOOTING: usize = 250;
     const WAITING: usize = 250;
-    // It has few in hand, so that polls are for few and there are many of them.
+    // A small prefetch, so that polls are for few jobs and there are many of them.
     let lane = format!("rate = 20\nburst = 1\nconcurrency = 4\nbatch = 1\nconfirm_share = {share}");
     let fleet = format!("Stopped={}", BOOTING + WAITING);
     let wishes = Wishes { fleet: &fleet, lane: &lane, sim: &["--boot-time", "1h"], ..Wishes::default() };
@@ -148,7 +148,7 @@ async fn an_instance_that_falls_back_or_goes_is_reported_by_the_next_poll() {
         assert!(polls_of(&calls, &instance) > 1, "it was seen starting before");
     }
 
-    // Put back under a new id, headers and all, a dead letter is a start, and no poll of what was given up.
+    // Put back under a new id, with all headers, a dead letter is started, not polled where it was given up.
     stage.all_acked().await;
     let dead = stage.dead().await;
     assert_eq!(dead.len(), 3);
@@ -174,7 +174,7 @@ async fn an_instance_that_takes_too_long_has_failed() {
     assert_eq!(stage.dead().await.len(), 1);
 }
 
-/// It may run, for all that is known.
+/// It may run: the state is unknown.
 #[tokio::test]
 async fn where_states_are_not_told_the_timeout_ends_the_job_and_says_why() {
     let lane = format!("{RUNNING}\nconfirm_timeout = \"7s\"");
@@ -233,7 +233,7 @@ async fn a_pause_ends_no_job_that_waits_for_its_instance() {
 struct Booting {
     stage: Stage,
     account: Account,
-    /// Polls that were made so far.
+    /// Polls so far.
     seen: usize,
 }
 
@@ -277,7 +277,7 @@ async fn a_kill_in_the_confirm_phase_loses_no_job_and_each_ends_once() {
     booting.end().await;
 }
 
-/// One replica after the other is told to stop while jobs wait for their instances, and the next goes on looking.
+/// One replica after the other is stopped while jobs wait for their instances, and the next goes on polling.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_changes_hands_in_the_confirm_phase_starts_nothing_twice_and_each_job_ends_once() {
     let mut booting = Booting::begin().await;
@@ -294,8 +294,8 @@ async fn a_lane_that_changes_hands_in_the_confirm_phase_starts_nothing_twice_and
     assert_eq!(starts, Booting::JOBS, "{} polls", polls(&calls).count());
 }
 
-/// Killed between the confirm of the parked copy and the ack of the original: the one is polled, and the other started
-/// anew, had its start not been said.
+/// A kill between the confirm of the parked copy and the ack of the original: one is polled, and the other would be
+/// started again if its start had not been published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
     const JOBS: usize = 10;
@@ -335,7 +335,7 @@ async fn two_copies_of_a_job_that_was_started_end_as_one_and_say_so_alike() {
 async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
     let wishes = Wishes { sim: &["--boot-time", "10s"], ..Wishes::default() };
     let mut stage = Stage::with(wishes).await;
-    // The deadline is for the start, which comes before it; that the machine runs comes after.
+    // The deadline is for the start, which comes before it; the instance runs after it.
     let deadline = Timestamp::now() + 9.seconds();
     stage.job("running", json!({"instance_id": instance(1), "confirm": "running", "deadline": deadline})).await;
     stage.job("accepted", json!({"instance_id": instance(2), "confirm": "accepted"})).await;
@@ -345,7 +345,7 @@ async fn the_job_says_when_it_is_done_and_the_lane_where_it_does_not() {
     assert_eq!((end(&outcomes["accepted"]), end(&outcomes["default"])), (("started", ""), ("started", "")));
 }
 
-/// Whoever forges the headers of the second phase has a job that only looks, and tells what it sees.
+/// Forged headers of the second phase make a job that is only polled, and its outcome is true.
 #[tokio::test]
 async fn a_forged_phase_starts_nothing_and_says_nothing_untrue() {
     let mut stage = Stage::set().await;
@@ -377,10 +377,10 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     stage.wake(&instance(1)).await;
     stage.wake(&instance(2)).await;
     stage.job(&instance(3), json!({"instance_id": instance(3), "conflict": "accept"})).await;
-    // A start that succeeded unseen.
+    // A start that succeeded without an answer.
     stage.sim.script(&instance(4), json!([{"status": 503, "when": "after"}])).await;
     stage.wake(&instance(4)).await;
-    // They run once their 409 was taken for whatever it is taken for.
+    // They run once their 409 was judged.
     for (number, last) in [(2, "describe"), (3, "start")] {
         eventually("it is called", async || {
             stage.sim.operations(&instance(number)).await.iter().any(|operation| operation == last).then_some(())
@@ -397,13 +397,13 @@ async fn a_409_is_not_taken_for_running_before_the_instance_was_seen_to() {
     assert_eq!((&started[0]["data"]["job_id"], &started[0]["data"]["ambiguous"]), (&json!(instance(4)), &json!(true)));
 }
 
-/// A crash in between must not leave a job that runs, and was never said to be started.
+/// A crash in between must not leave a running instance without a `started` event.
 #[tokio::test]
 async fn the_job_goes_on_only_once_its_start_was_said() {
     let mut stage = Stage::with(Wishes { lane: RUNNING, ..Wishes::default() }).await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     let log = "reveille.outcomes.log";
-    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    // A foreign queue instead of the log, so that the daemon cannot declare and bind its own again.
     channel.queue_delete(log.into(), QueueDeleteOptions::default()).await.unwrap();
     channel.queue_declare(log.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     let unbound = ("reveille.outcomes", "prod.*");
@@ -442,7 +442,7 @@ async fn the_reply_is_the_last_word_and_submit_waits_for_it() {
     assert_eq!(event["data"]["outcome"], "running");
 }
 
-/// The lane is elsewhere before that could be said, and there the job goes on.
+/// Another replica takes the lane before that end is published, and the job goes on there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_that_was_never_said_is_not_said_once_the_job_went_on_elsewhere() {
     let vhost = broker::vhost();

@@ -1,4 +1,4 @@
-//! Past its deadline a job starts no machine, and what was started before is not called expired.
+//! After its deadline a job starts no machine, and a machine started before does not make it `expired`.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::support::instance;
 use crate::support::pace::Lateness;
 use crate::support::stage::{Stage, Wishes};
 
-/// A lane whose first call, if it hangs, ends after the deadline of its job, however late that call is made. Each job has
-/// what it meets in its own script.
+/// If its first call hangs, it times out after the job's deadline, however late that call is made. Each job's faults
+/// are in its own script.
 const PATIENT: Wishes<'_> = Wishes { lane: "timeout = \"10s\"\nbatch = 1", retry: "", fleet: "", sim: &[] };
-/// Time enough for the first call to be made.
+/// Time enough to make the first call.
 const BEFORE_ITS_TIMEOUT: Duration = Duration::from_secs(9);
 
 #[tokio::test]
 async fn a_machine_that_our_own_call_started_is_not_expired() {
     let mut stage = Stage::with(PATIENT).await;
-    // The call succeeds unseen for the one and not at all for the other, and the deadline passes meanwhile.
+    // The call succeeds without an answer for one and fails for the other, and the deadline passes meanwhile.
     stage.sim.script("i-sim00001", json!([{"hang": "after"}])).await;
     stage.sim.script("i-sim00002", json!([{"hang": "before"}])).await;
     let deadline = Timestamp::now() + BEFORE_ITS_TIMEOUT;
@@ -28,7 +28,7 @@ async fn a_machine_that_our_own_call_started_is_not_expired() {
     let outcomes = stage.outcomes(2).await;
     let (started, expired) = (&outcomes["i-sim00001"], &outcomes["i-sim00002"]);
     assert_eq!((&started["outcome"], &started["ambiguous"]), (&json!("started"), &json!(true)));
-    // That it is stopped, so soon after the call, may be an old tale.
+    // That it is stopped, so soon after the call, may be an outdated read.
     assert_eq!((&expired["outcome"], &expired["ambiguous"]), (&json!("expired"), &json!(true)));
     for instance in ["i-sim00001", "i-sim00002"] {
         assert_eq!(stage.sim.operations(instance).await, ["start", "describe"]);
@@ -37,7 +37,7 @@ async fn a_machine_that_our_own_call_started_is_not_expired() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
-    // Together all would have their turn. At a turn in two seconds, one at least and six at most are in time.
+    // In a shared call all would be in time. At one call in two seconds, between one and six are.
     let lane = "rate = 0.5\nburst = 1\nbatch = 1";
     let mut stage = Stage::with(Wishes { lane, ..Wishes::default() }).await;
     let lateness = Lateness::measure(&stage.sim);
@@ -63,7 +63,7 @@ async fn a_deadline_that_passes_while_a_job_waits_for_its_turn_is_kept() {
     }
 }
 
-/// That the state could not be read once says nothing of the machine.
+/// One failed describe says nothing of the machine.
 #[tokio::test]
 async fn a_describe_that_fails_once_does_not_make_a_started_machine_expired() {
     let mut stage = Stage::with(PATIENT).await;
@@ -80,7 +80,7 @@ async fn a_describe_that_fails_once_does_not_make_a_started_machine_expired() {
         assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)), "{outcome}");
         assert_eq!(stage.sim.operations(instance).await, ["start", "describe", "describe"]);
     }
-    // Who may not look does not come to know.
+    // Without permission to describe, the state stays unknown.
     let outcome = &outcomes["i-sim00003"];
     assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("expired"), &json!(true)), "{outcome}");
 }

@@ -1,4 +1,4 @@
-//! The main job, at the size of a fleet and with an API that has a bad day.
+//! The main job, at the size of a fleet and with a failing API.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ async fn two_thousand_jobs_end_once_each_and_cost_no_call_too_many() {
     }
     for (index, instance) in instances.iter().enumerate() {
         let (outcome, calls) = (&outcomes[instance], &calls[instance]);
-        // A call that met a fault had to be made again. Of the others, each had to tell something.
+        // A call that met a fault had to be repeated. Each of the others had to have a result.
         let told: Vec<(&str, u64)> = calls
             .iter()
             .filter(|call| call.fault.is_none() && !call.refused_all())
@@ -49,7 +49,7 @@ async fn two_thousand_jobs_end_once_each_and_cost_no_call_too_many() {
             assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(false)), "{instance}");
             assert_eq!(told, [("start", 200)], "{instance}");
         } else if index < STOPPED + RUNNING {
-            // After a call whose fate nobody knows, a running instance may be of our making.
+            // After a call with an unknown result, a running instance may have been started by us.
             let ours = disturbed || calls.iter().any(|call| call.fault.is_some());
             let expected = if ours { "started" } else { "already_done" };
             assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!(expected), &json!(ours)), "{instance}");

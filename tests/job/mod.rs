@@ -1,4 +1,4 @@
-//! What becomes of a job, and of a fleet of them.
+//! Outcomes of a job, and of a fleet of them.
 
 mod ambiguity;
 mod batch;

@@ -134,7 +134,7 @@ async fn verify_asks_for_the_state_and_the_state_decides() {
         assert_eq!(outcomes[instance]["error_code"], "Instance.StartInstanceOperationForbidden");
         assert_eq!(stage.sim.operations(instance).await, ["start", "describe"]);
     }
-    // Scaling is a passing state: the job comes back until it has passed.
+    // Scaling is a transient state: the job is retried until it has passed.
     eventually("a second try", async || (stage.sim.operations("i-sim00003").await.len() >= 4).then_some(())).await;
     stage.sim.set_status("i-sim00003", "Stopped").await;
     let outcome = stage.outcome().await;
@@ -205,7 +205,7 @@ async fn the_final_outcome_also_goes_to_whoever_asked() {
     let properties = || BasicProperties::default().with_correlation_id("ask-7".into());
     let asked = properties().with_reply_to(replies.queue()).with_message_id("answered".into());
     stage.message(asked, br#"{"instance_id":"i-sim00001"}"#).await;
-    // Nobody is there any more to hear these, which must not hold up anything.
+    // These queues do not exist any more, which must not hold up anything.
     for gone in ["no-such-queue", "amq.rabbitmq.reply-to.g1h2.nobody", "reveille.delay.01"] {
         let asked = properties().with_reply_to(gone.into()).with_message_id(gone.into());
         stage.message(asked, br#"{"instance_id":"i-sim00002"}"#).await;
@@ -219,7 +219,7 @@ async fn the_final_outcome_also_goes_to_whoever_asked() {
     assert!(stage.queues.take_all("reveille.delay.01").await.is_empty(), "the daemon's own queues take no replies");
 }
 
-/// RabbitMQ returns such a reply as one that no queue took, and delivers it.
+/// RabbitMQ returns such a reply as unroutable, and delivers it.
 #[tokio::test]
 async fn a_direct_reply_arrives_and_is_not_told_as_a_lost_one() {
     use futures_util::StreamExt;
@@ -237,7 +237,7 @@ async fn a_direct_reply_arrives_and_is_not_told_as_a_lost_one() {
     let reply = replies.next().await.unwrap().unwrap();
     let event: serde_json::Value = serde_json::from_slice(&reply.data).unwrap();
     assert_eq!(event["data"]["job_id"], "direct");
-    // One that is lost is told, and comes after it.
+    // A lost reply is logged, and comes after it.
     let asked = BasicProperties::default().with_reply_to("no-such-queue".into()).with_message_id("lost".into());
     stage.message(asked, br#"{"instance_id":"i-sim00002"}"#).await;
     let log = eventually("the lost one is told", async || {

@@ -1,4 +1,4 @@
-//! What goes wrong for a while comes back through the delay ladder; what goes wrong for good ends.
+//! Temporary failures return through the delay ladder; permanent ones end the job.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,7 +29,7 @@ async fn transient_failures_are_tried_again_until_one_succeeds() {
 async fn attempts_that_are_used_up_end_the_job_with_the_last_answer() {
     let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
     let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
-    // Where the API answers nothing at all, the lane pauses, and the job waits.
+    // If the API answers no call at all, the lane pauses, and the job waits.
     let fault = json!({"status": 503, "code": "ServiceUnavailable", "message": "try later"});
     let rules = json!([{"fault": fault, "operations": ["start"]}]);
     stage.sim.faults(rules).await;
@@ -128,7 +128,7 @@ async fn a_job_is_not_called_before_its_time() {
     }
     let outcomes = stage.outcomes(2).await;
     assert_eq!(outcomes["i-sim00001"]["outcome"], "started");
-    // To wait for one's time is no attempt: the 409 is still read by policy.
+    // Waiting until `not_before` is no attempt: the 409 is still judged by the policy.
     assert_eq!(outcomes["i-sim00002"]["reason"], "conflict");
     for call in stage.sim.log().await {
         assert!(call.unix_micros >= not_before.as_microsecond(), "{call:?}");
@@ -146,7 +146,7 @@ async fn a_parked_job_waits_in_the_ladder_as_it_came() {
         .with_user_id("guest".into())
         .with_expiration("3600000".into());
     stage.message(properties, body.as_bytes()).await;
-    // 100 hours are more than the ladder is high: the job goes to its top and comes back to go up again.
+    // 100 hours are more than the whole ladder: the job returns from its top and goes up again.
     let parked =
         eventually("the job is in the ladder", async || stage.queues.take_all("reveille.delay.17").await.pop()).await;
     assert_eq!(parked.data, body.as_bytes());

@@ -15,16 +15,16 @@ use crate::support::daemon::Daemon;
 use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 
-/// Jobs submitted between two faults: how many are for machines that run already, that nobody knows, that are stopped.
+/// Jobs submitted between two faults: for machines that run already, for unknown ones, and for stopped ones.
 const RUNNING: usize = 6;
 const UNKNOWN: usize = 2;
 const STOPPED: usize = 52;
 const WAVE: usize = RUNNING + UNKNOWN + STOPPED;
-/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
+/// RabbitMQ 3.10 loses the messages of a queue in a kill if the queue was declared less than about a second before.
 const SETTLED: Duration = Duration::from_secs(3);
-/// How long what is left may take when the last fault is over.
+/// Time for the remaining jobs after the last fault.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// What flat means: the second half's median may be above the one of the quarter before it by this much, no more.
+/// The tolerance for flat: the second half's median may exceed that of the quarter before it by this much.
 const MEMORY_SLACK: u64 = 8;
 const DESCRIPTOR_SLACK: u64 = 6;
 
@@ -74,7 +74,7 @@ async fn nothing_is_lost_and_nothing_grows_however_long_the_bad_day() {
         *faults.entry(format!("{fault:?}")).or_default() += 1;
         scene.befall(fault, &mut chance).await;
         sleep(Duration::from_millis(500 + chance.below(2_500))).await;
-        // One that has only stood by so far has yet to fill its caches and pools.
+        // A replica that has only stood by has yet to fill its caches and pools.
         if scene.lasting.child.output().contains("lane held") {
             watch.look(&scene.lasting.child);
         }
@@ -91,7 +91,7 @@ fn setting(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: a whole number is expected")))
 }
 
-/// Splitmix64: the same numbers for the same seed, whatever becomes of any crate.
+/// Splitmix64: the same numbers for the same seed, with any version of any crate.
 struct Chance(u64);
 
 impl Chance {
@@ -143,11 +143,11 @@ struct Scene {
     sim: Sim,
     /// The replica that is frozen at times, but never restarted.
     lasting: Daemon,
-    /// The replica that is.
+    /// The replica that is killed and stopped.
     mortal: Daemon,
     account: Account,
     submitted: usize,
-    /// Machines that were stopped before their job came.
+    /// Machines that were stopped before their job.
     stopped: usize,
 }
 
@@ -192,7 +192,7 @@ impl Scene {
                 self.mortal.start_again();
             }
             Fault::ReplicaFrozen => {
-                // Shorter and longer than the broker's patience.
+                // Shorter and longer than the broker's heartbeat timeout.
                 let seconds = *chance.pick(&[1, 3, 25]);
                 let frozen = *chance.pick(&[&self.lasting, &self.mortal]);
                 frozen.child.signal("STOP");
@@ -211,7 +211,7 @@ impl Scene {
         }
     }
 
-    /// The accounting, and what was seen, as a table.
+    /// The accounting and the measurements, as a table.
     async fn report(mut self, lasted: Duration, seed: u64, faults: &BTreeMap<String, usize>, watch: &Watch) {
         let closing = Instant::now();
         self.account.ended().await;
@@ -247,7 +247,7 @@ impl Scene {
         assert_eq!(counts.values().sum::<usize>(), self.submitted);
         assert_eq!(counts["failed not_found"], waves * UNKNOWN);
         assert!(counts["started"] >= self.stopped && !counts.contains_key("failed exhausted"), "{counts:?}");
-        // Those that ran, and the one the simulator began with, were never started.
+        // Those that ran, and the simulator's first one, were never started.
         assert_eq!(starts.iter().filter(|starts| **starts == 1).count(), self.stopped);
         assert_eq!(starts.iter().filter(|starts| **starts == 0).count(), waves * RUNNING + 1);
         assert!(!watch.seen.is_empty(), "the lasting replica never held the lane: take another seed, or more time");
@@ -262,7 +262,7 @@ struct Watch {
     seen: Vec<(u64, u64)>,
 }
 
-/// Medians of two times, which a peak of one moment does not move.
+/// Medians of two periods, unaffected by a momentary peak.
 struct Trend {
     before: u64,
     after: u64,

@@ -1,4 +1,4 @@
-//! A huge batch does not bury a small urgent one, and urgent jobs bury nobody either.
+//! A huge batch does not delay a small urgent one, and urgent jobs starve no others.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ async fn an_urgent_job_overtakes_the_batch_that_waits() {
     overtakes(300, 25, 1).await;
 }
 
-/// Where twenty jobs go out in one call, it is in one of the next calls.
+/// Twenty jobs share a call, and it is in one of the next calls.
 #[tokio::test]
 async fn an_urgent_job_overtakes_jobs_that_are_called_together() {
     overtakes(2500, 10, 20).await;
@@ -48,7 +48,7 @@ async fn an_urgent_job_overtakes_jobs_that_are_called_together() {
 /// The last of `jobs` is urgent, and comes while the others wait for a lane of this rate that calls `batch` at a time.
 async fn overtakes(jobs: usize, rate: usize, batch: usize) {
     let (mut stage, mut account) = stage_with(jobs, rate, &format!("batch = {batch}")).await;
-    // So that none is called before all are there, however long it takes to submit them.
+    // So that none is called before all are there, however long submitting takes.
     stage.daemon.stop().await;
     account.submit(instances(1..=jobs - 1), json!({})).await;
     stage.daemon.start_again();
@@ -61,7 +61,7 @@ async fn overtakes(jobs: usize, rate: usize, batch: usize) {
     let calls = stage.sim.wire().await;
     let place = calls.iter().position(|call| call.instances.contains(&urgent)).unwrap();
     println!("submitted after {before} to {confirmed} calls, called after {place} of {}", calls.len());
-    // A second's worth is more than a delivery takes anywhere; without a queue of its own it would have been the last.
+    // A second's worth is more than any delivery takes; without a queue of its own it would have been the last.
     assert!(place <= confirmed + rate, "after {place} calls, {confirmed} of them before it was there");
     assert!(confirmed + rate < calls.len() - rate, "it had others to overtake: {} calls", calls.len());
 }
@@ -75,7 +75,7 @@ async fn a_flood_of_urgent_jobs_leaves_the_others_their_turn() {
     stage.daemon.start_again();
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 100)].into());
     let order: Vec<bool> = called(&stage).await.iter().map(|instance| instance.as_str() <= "i-sim00012").collect();
-    // Four urgent ones and then a new one; the very first deliveries may find only one of the queues heard from.
+    // Four urgent ones and then a new one; the very first deliveries may come from one of the queues only.
     for (start, turn) in order.windows(10).enumerate().skip(5).take(40) {
         let new = turn.iter().filter(|new| **new).count();
         assert!((1..=3).contains(&new), "{new} of ten from call {start} on: {order:?}");
@@ -118,14 +118,14 @@ async fn submit_puts_urgent_jobs_into_their_queue() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     std::fs::remove_file(&file).unwrap();
-    // The one by flag, and the one that says so.
+    // The one by flag, and the one by its priority.
     stage.queues.has("reveille.urgent.prod", 2, 0).await;
     stage.queues.has("reveille.jobs.prod", 2, 0).await;
     stage.daemon.start_again();
     stage.outcomes(4).await;
 }
 
-/// RabbitMQ 4 serves two messages of a priority above 4 for each of the others; 3.10 knows no priorities in such queues.
+/// RabbitMQ 4 serves two messages of a priority above 4 for each of the others; 3.10 has no priorities in such queues.
 #[tokio::test]
 async fn the_priority_that_rabbitmq_4_gives_is_kept() {
     let (mut stage, mut account) = stage(330, 100).await;

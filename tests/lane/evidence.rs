@@ -1,4 +1,4 @@
-//! Whose fault a failure is: an outage is no job's, and a job that always fails is not the lane's.
+//! Attribution of failures: an outage is no job's fault, and a job that always fails is not the lane's.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn paused(stage: &Stage, reason: &str) {
     eventually("the lane is paused", async || (stage.daemon.metric(&metric).await == 1.0).then_some(())).await;
 }
 
-/// Calls for it always fail so, from now on, and all others succeed.
+/// Calls for these always fail with this fault, from now on, and all others succeed.
 async fn fails_always(stage: &Stage, instances: &[String], fault: Value) {
     stage.sim.faults(json!([{"fault": fault, "instances": instances, "operations": ["start"]}])).await;
 }
@@ -33,7 +33,7 @@ async fn an_outage_costs_a_lone_job_nothing() {
     }
 }
 
-/// After a pause it is the only one there is to be tried.
+/// After a pause it is the only job left to try.
 #[tokio::test]
 async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
     for (fault, reason) in [(json!({"status": 500}), "exhausted"), (json!({"status": 403}), "access_denied")] {
@@ -51,7 +51,7 @@ async fn a_lone_job_that_always_fails_ends_and_the_lane_works() {
     }
 }
 
-/// Nothing but them is there to be called, and nothing else fails.
+/// No other job is there to be called, and nothing else fails.
 #[tokio::test]
 async fn seven_jobs_that_always_fail_end_alone_and_pause_no_lane() {
     let retry = "max_attempts = 3\ninitial = \"200ms\"\nmax = \"1s\"";
@@ -67,7 +67,7 @@ async fn seven_jobs_that_always_fail_end_alone_and_pause_no_lane() {
     stage.daemon.never_paused().await;
 }
 
-/// The lane is paused at first, since all it meets fail. It finds out that it is these alone, and they end.
+/// The lane is paused at first, since all calls fail. Trials show that only these fail, and they end.
 #[tokio::test]
 async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     let retry = "max_attempts = 2\ninitial = \"200ms\"\nmax = \"1s\"";
@@ -85,7 +85,7 @@ async fn thirty_jobs_that_always_fail_end_though_nothing_else_is_there() {
     stage.daemon.works_again().await;
 }
 
-/// Nothing but a start can tell then that the API is back.
+/// Only a start can show then that the API is back.
 async fn works_again_although_lists_fail_so(fault: Value) {
     let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
     stage.sim.faults(json!([{"fault": {"status": 503}}])).await;
@@ -108,7 +108,7 @@ async fn a_lane_whose_lists_a_gateway_throttles_works_again_once_starts_do() {
     works_again_although_lists_fail_so(json!({"status": 429, "gateway": true})).await;
 }
 
-/// A job whose call failed on trial waits for the others of that trial, and a stop ends it.
+/// A job whose call failed on trial waits for the others of that trial, and a stop ends that wait.
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {
     let retry = "initial = \"200ms\"\nmax = \"1s\"\n[shutdown]\ngrace = \"3s\"";
@@ -130,7 +130,7 @@ async fn a_stop_in_the_middle_of_a_trial_waits_for_no_other_call() {
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)), "{outcome}");
 }
 
-/// As many as make an outage fail again and again, and are due before anything new.
+/// Enough for an outage fail again and again, and are due before anything new.
 #[tokio::test]
 async fn jobs_that_always_fail_do_not_keep_a_lane_from_new_ones() {
     let lane = "timeout = \"1s\"\nbatch = 1";
@@ -165,7 +165,7 @@ async fn a_pause_is_no_time_for_which_a_job_failed() {
     assert_eq!(outcomes[&instance(1)]["attempts"], 3, "{outcomes:?}");
 }
 
-/// The grace is for a stop.
+/// The grace period is for a stop.
 #[tokio::test]
 async fn a_pause_breaks_no_call_off_however_short_the_grace() {
     let lane = "timeout = \"30s\"\nbatch = 1\n[shutdown]\ngrace = \"500ms\"";
@@ -178,7 +178,7 @@ async fn a_pause_breaks_no_call_off_however_short_the_grace() {
     paused(&stage, "keys").await;
     let in_flight = async || stage.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await;
     eventually("nothing but the call is out", async || (in_flight().await == 1.0).then_some(())).await;
-    // Several times the grace.
+    // Several times the grace period.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(in_flight().await, 1.0, "the call is still out");
 
@@ -186,7 +186,7 @@ async fn a_pause_breaks_no_call_off_however_short_the_grace() {
     let expected = (&json!(instance(1)), &json!("started"), &json!(false));
     assert_eq!((&first["job_id"], &first["outcome"], &first["ambiguous"]), expected, "{first}");
     assert_eq!(stage.sim.operations(&instance(1)).await, ["start"]);
-    // Nothing has ended the pause yet, so the call lasted through it.
+    // Nothing has ended the pause yet, so the call outlasted it.
     paused(&stage, "keys").await;
     stage.sim.faults(json!([])).await;
     let second = stage.outcome().await;

@@ -1,4 +1,4 @@
-//! Several lanes in one daemon: what becomes of one is nothing to another, and those that idle cost little.
+//! Several lanes in one daemon: trouble in one does not affect another, and idle ones cost little.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::support::{broker, eventually};
 /// Windows with trouble.
 const ROUNDS: usize = 3;
 
-/// Only that it does not wait for the other one, a call of which takes four seconds to fail. The aim, 10 %, is for a machine
-/// that does nothing else: `benches/lanes.rs` asserts it.
+/// Only checks that it does not wait for the other lane, whose calls take four seconds to fail. The aim, 10 %, is for a
+/// quiet machine: `benches/lanes.rs` asserts it.
 async fn does_not_slow_another(trouble: Trouble) {
     let cost = Cost::of(trouble, ROUNDS).await;
     for percent in [50, 90] {
@@ -19,7 +19,7 @@ async fn does_not_slow_another(trouble: Trouble) {
         #[expect(clippy::cast_precision_loss, reason = "some seconds")]
         let ratio = beside as f64 / alone as f64;
         println!("{trouble:?}: {percent} in 100 ended within {alone} µs alone, {beside} µs beside: {ratio:.2}");
-        // What the machine does to both is left out of account.
+        // Delays by the machine affect both, and are not counted.
         assert!(beside < 4 * alone + 200_000, "{beside} µs against {alone} µs");
     }
 }
@@ -44,7 +44,7 @@ async fn fifty_idle_lanes_take_less_than_fifty_mebibytes() {
     let vhost = broker::vhost();
     let mut config = format!("[broker]\nurl = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n", vhost.url);
     for number in 0..50 {
-        // As in earnest, with TLS; nothing is called without a job.
+        // As in production, with TLS; nothing is called without a job.
         write!(config, "[[lane]]\nname = \"lane-{number}\"\nregion = \"bj\"\n").unwrap();
     }
     let daemon = Daemon::start(&config);

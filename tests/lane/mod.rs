@@ -1,4 +1,4 @@
-//! What a lane does: when it calls, how fast, and when it pauses.
+//! A lane: when it calls, how fast, and when it pauses.
 
 mod evidence;
 mod lanes;

@@ -1,4 +1,4 @@
-//! What is no job's fault pauses the lane: few calls find it out, no job pays for it, and the lane goes on by itself.
+//! A fault that is no job's pauses the lane: few calls find it, no job is charged, and the lane recovers by itself.
 
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
@@ -12,11 +12,11 @@ use crate::support::{PATIENCE, eventually, instance};
 const JOBS: usize = 500;
 const RATE: &str = r#"reveille_lane_rate{lane="prod"}"#;
 const CONCURRENCY: usize = 16;
-/// Calls beyond those in flight that finding out may cost.
+/// Calls beyond those in flight that detection may cost.
 const MORE: usize = 5;
 const STARTS: [&str; 2] = ["start", "batch_start"];
 
-/// What a person is to do about a pause.
+/// The remedy that is shown with a pause.
 const RENEW_KEYS: &str = "put valid keys where the lane takes them from";
 const CHECK_ENDPOINT: &str =
     "redirects are not followed; check the lane's endpoint or region, and any proxy on the way";
@@ -40,7 +40,7 @@ fn instances() -> impl Iterator<Item = String> {
     (1..=JOBS).map(instance)
 }
 
-/// Calls that were to start an instance, or many.
+/// Start calls, single and shared.
 async fn starts(stage: &Stage) -> usize {
     stage.sim.wire().await.iter().filter(|call| STARTS.contains(&call.operation.as_str())).count()
 }
@@ -49,19 +49,19 @@ async fn probes(stage: &Stage) -> usize {
     stage.sim.wire().await.iter().filter(|call| call.operation == "list").count()
 }
 
-/// Nobody is allowed to start anything.
+/// Denies every start.
 async fn deny(stage: &Stage) {
     stage.sim.faults(json!([{"fault": {"status": 403, "code": "AccessDenied"}, "operations": STARTS}])).await;
 }
 
-/// Sets the fault before anything is called, and takes it back once the lane has been paused for a while.
+/// Sets the fault before any call, and lifts it once the lane has been paused for a while.
 async fn pauses_and_goes_on(faults: Value, reason: &str, words: &[&str]) {
     let (stage, account) = stage().await;
     stage.sim.faults(faults).await;
     pauses_until(&stage, account, reason, words, async || stage.sim.faults(json!([])).await).await;
 }
 
-/// Has jobs come to an API of which nothing can be had, and `mend` it once the lane has been paused for a while.
+/// Submits jobs while no call can succeed, and runs `mend` once the lane has been paused for a while.
 async fn pauses_until(stage: &Stage, mut account: Account, reason: &str, words: &[&str], mend: impl AsyncFnOnce()) {
     account.submit(instances(), json!({})).await;
     stage.daemon.paused(reason, words).await;
@@ -108,7 +108,7 @@ async fn an_api_that_fails_pauses_the_lane() {
     pauses_and_goes_on(json!([{"fault": {"status": 503}}]), "outage", &["HTTP 503", WAIT]).await;
 }
 
-/// With the API's request id, and so the API's word: but nothing was asked to go on in another protocol.
+/// With the API's request id, so it is the API's answer: but we asked for no other protocol.
 #[tokio::test]
 async fn an_api_that_switches_protocols_pauses_the_lane() {
     pauses_and_goes_on(json!([{"fault": {"status": 101}}]), "outage", &["HTTP 101", WAIT]).await;
@@ -127,13 +127,13 @@ async fn an_api_that_hangs_up_pauses_the_lane() {
     pauses_and_goes_on(json!([{"fault": "reset-before"}]), "outage", &["the connection to the API broke", WAIT]).await;
 }
 
-/// Nobody listens where the API was, and then it is there again. What was called then, only the daemon knows.
+/// Nothing listens at the API's address, and later it is back. Only the daemon knows of the calls meanwhile.
 #[tokio::test]
 async fn an_api_that_refuses_connections_pauses_the_lane() {
     let (mut stage, mut account) = stage().await;
     let address = stage.sim.address.clone();
     stage.sim.stop();
-    // Who is given a free port meanwhile is not to be given this one.
+    // Keeps this port from being given out as a free one meanwhile.
     let held = TcpSocket::new_v4().unwrap();
     held.set_reuseaddr(true).unwrap();
     held.bind(address.parse().unwrap()).unwrap();
@@ -174,7 +174,7 @@ async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), JOBS)].into());
 }
 
-/// A list shows nothing about it, so one job after the other has to be tried.
+/// A list shows nothing about it, so jobs have to be tried one after the other.
 #[tokio::test]
 async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
     let (stage, mut account) = stage().await;
@@ -189,7 +189,7 @@ async fn a_permission_that_is_gone_pauses_the_lane_and_fails_no_job() {
     stage.daemon.works_again().await;
 }
 
-/// All of its jobs are in hand as it pauses, and so none is there to be tried after the first probe, which is at once.
+/// All of its jobs are in hand as it pauses, so none is there to try after the first probe, which is immediate.
 #[tokio::test]
 async fn a_permission_that_is_gone_fails_no_job_of_a_small_fleet() {
     let (stage, _) = stage().await;
@@ -203,7 +203,7 @@ async fn a_permission_that_is_gone_fails_no_job_of_a_small_fleet() {
     stage.daemon.works_again().await;
 }
 
-/// Its only job is withdrawn meanwhile, so nothing but the probe can tell.
+/// Its only job is withdrawn meanwhile, so only the probe can show it.
 #[tokio::test]
 async fn a_lane_without_jobs_comes_out_of_its_pause_as_well() {
     let (stage, _) = stage().await;
@@ -233,7 +233,7 @@ async fn an_instance_that_is_denied_fails_alone() {
     stage.daemon.never_paused().await;
 }
 
-/// One answer that is a lane fault, in the middle of good ones, costs no more than a probe.
+/// One lane fault in the middle of good answers costs no more than a probe.
 #[tokio::test]
 async fn a_hiccup_does_not_slow_the_lane_down() {
     let (stage, mut account) = stage().await;

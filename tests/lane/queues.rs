@@ -1,4 +1,4 @@
-//! What the lane owes to its queues: retries do not starve new jobs, and what no queue takes is not taken for safe.
+//! The lane and its queues: retries do not starve new jobs, and an unroutable message does not count as stored.
 
 use lapin::BasicProperties;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::stage::{Stage, Wishes};
 use crate::support::{eventually, instance};
 
-/// Where a job is published, by exchange and routing key. A due one comes back from the ladder, by way of its foot.
+/// The exchange and routing key to which a job is published. A due one goes through the ladder's foot.
 type Place = (&'static str, &'static str);
 const NEW: Place = ("reveille.jobs", "prod");
 const URGENT: Place = ("reveille.jobs", "prod.urgent");
@@ -33,14 +33,14 @@ async fn a_flood_of_due_jobs_leaves_new_ones_their_turn() {
     stage.daemon.start_again();
     stage.outcomes(50).await;
     let order: Vec<bool> = stage.sim.log().await.iter().map(|call| call.instance.as_str() <= "i-sim00010").collect();
-    // Four due jobs and then a new one; the very first deliveries may find only one of the queues heard from.
+    // Four due jobs and then a new one; the very first deliveries may come from one of the queues only.
     for (start, turn) in order.windows(10).enumerate().skip(5).take(35) {
         let new = turn.iter().filter(|new| **new).count();
         assert!((1..=3).contains(&new), "{new} of ten from call {start} on: {order:?}");
     }
 }
 
-/// What is called warily, as the lane is taken over, counts as well.
+/// Includes the single calls after a take-over.
 #[tokio::test]
 async fn no_more_calls_are_in_flight_than_the_lane_allows() {
     let lane = "rate = 50\nburst = 50\nconcurrency = 1\nbatch = 1";
@@ -64,7 +64,7 @@ async fn a_stop_does_not_wait_for_queues_that_are_missing() {
     let mut stage = Stage::with(Wishes { retry, ..Wishes::default() }).await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     let queue = "reveille.outcomes.log";
-    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    // A foreign queue instead of the log, so that the daemon cannot declare and bind its own again.
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     channel.queue_delete(stage.events_queue(), QueueDeleteOptions::default()).await.unwrap();
@@ -82,10 +82,10 @@ async fn an_outcome_that_no_queue_takes_keeps_its_job_until_one_does() {
     let stage = Stage::set().await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     let (queue, key) = ("reveille.outcomes.log", "#");
-    // Somebody's queue in place of the log, so that the daemon cannot declare and bind its own again.
+    // A foreign queue instead of the log, so that the daemon cannot declare and bind its own again.
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
-    // The queue the test listens with takes only what is for its lane, as any user's might.
+    // The test's own queue accepts only events of its lane, as any user's might.
     let ours = stage.events_queue();
     channel.queue_delete(ours, QueueDeleteOptions::default()).await.unwrap();
 

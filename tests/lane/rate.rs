@@ -1,4 +1,4 @@
-//! An API that throttles: the lane slows down to what it bears, wastes few calls, and is back at its rate in time.
+//! An API that throttles: the lane slows down to a bearable rate, wastes few calls, and is back at its rate in time.
 
 use serde_json::json;
 
@@ -48,7 +48,7 @@ async fn a_lane_that_is_throttled_wastes_few_calls_and_climbs_back() {
         .await;
     let back = stage.sim.log().await;
     println!("back after {:.1} s and {} calls", seconds(&back[lifted..]), back.len() - lifted);
-    // However busy the machine: at its rate for all these thirty seconds it would have made 3,000.
+    // On any machine: at its rate for all these thirty seconds it would have made 3,000.
     assert!(!back[lifted..].iter().any(is_throttled));
     eventually("calls are made at the whole rate", async || {
         let calls = stage.sim.log().await;
@@ -60,7 +60,7 @@ async fn a_lane_that_is_throttled_wastes_few_calls_and_climbs_back() {
     assert_eq!((log.matches(SLOWS_DOWN).count(), log.matches(IS_BACK).count()), (1, 1), "{log}");
 }
 
-/// A quota that is used up: whoever calls before it is renewed wastes every call.
+/// A used-up quota: every call before its renewal is wasted.
 #[tokio::test]
 async fn a_lane_that_is_throttled_keeps_to_the_retry_after() {
     let wishes = Wishes { fleet: "Stopped=20", lane: "rate = 10\nburst = 1\nconcurrency = 1", ..Wishes::default() };
@@ -71,7 +71,7 @@ async fn a_lane_that_is_throttled_keeps_to_the_retry_after() {
     stage.outcomes(20).await;
     let calls = stage.sim.log().await;
     assert_eq!(calls.len(), 22);
-    // Not only the two jobs wait, the lane does. A third call may have been on its way.
+    // The whole lane waits, not only the two jobs. A third call may have been in flight.
     let longest = calls.windows(2).map(|pair| pair[1].unix_micros - pair[0].unix_micros).max().expect("calls");
     assert!(longest >= 4_000_000, "{calls:?}");
 }

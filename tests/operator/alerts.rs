@@ -1,4 +1,4 @@
-//! The alerts of docs/operations.md, as they stand there, in a real Prometheus: each fires where it should, and none where all is well.
+//! The alerts of docs/operations.md, in a real Prometheus: each fires when it should, and none while all is well.
 
 use jiff::{Timestamp, ToSpan};
 use lapin::options::QueueDeleteOptions;
@@ -21,11 +21,11 @@ const DOWN: &str = "up{";
 const ABSENT: &str = "absent(";
 const LOST: &str = "reveille_queues_lost_total";
 const CUT_SHORT: &str = "reveille_delays_cut_short_total";
-/// A part of each alert that no other has. Each is made to fire here.
+/// A unique part of each alert. Each is made to fire here.
 const ALL: [&str; 10] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT];
-/// Has RabbitMQ take what it uses for too much.
+/// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
-/// As the alert on the rate has it.
+/// As in the alert on the rate.
 const AT_TWENTY: &str = "rate = 20\nburst = 5";
 
 /// The expressions of the table of alerts.
@@ -41,7 +41,7 @@ fn expressions() -> Vec<String> {
     rows.map(|row| expression(row).unwrap_or_else(|| panic!("no expression in {row}"))).collect()
 }
 
-/// The one that has this part.
+/// The alert with this part.
 fn alert(part: &str) -> String {
     let mut found: Vec<String> = expressions().into_iter().filter(|expression| expression.contains(part)).collect();
     assert_eq!(found.len(), 1, "alerts with {part}: {found:?}");
@@ -70,7 +70,7 @@ async fn only(prometheus: &Prometheus, parts: &[&str]) {
     .await;
 }
 
-/// A lane at the rate that the alert on it speaks of, and a Prometheus that has seen that it is held.
+/// A lane at the rate in its alert, and a Prometheus that has seen that it is held.
 async fn watched(lane: &str) -> (Stage, Prometheus) {
     let stage = Stage::with(Wishes { lane: &format!("{AT_TWENTY}\nbatch = 1\n{lane}"), ..Wishes::default() }).await;
     let prometheus = Prometheus::start(&stage.daemon.address().await);
@@ -171,7 +171,7 @@ async fn a_broker_that_takes_no_messages_or_is_gone_raises_its_alerts() {
     let names = |firing: &[Labels]| -> Vec<String> { firing.iter().map(|labels| labels["__name__"].clone()).collect() };
 
     let alarm = scene.node.prepare(SHORT_OF_MEMORY);
-    // RabbitMQ blocks only whoever publishes: the daemon will, of a job that waits meanwhile.
+    // RabbitMQ blocks only publishers: the daemon will publish for a job that waits meanwhile.
     scene.submit(1..2, json!({"not_before": Timestamp::now() + 15.seconds()})).await;
     let parked = format!(r#"reveille_jobs_parked_total{{cause="not_before",lane="{LANE}"}}"#);
     eventually("the job waits", async || (scene.daemon.metric(&parked).await == 1.0).then_some(())).await;

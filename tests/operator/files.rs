@@ -1,4 +1,4 @@
-//! Files that an operator names: what is none is told at once, and never waited for.
+//! Files that an operator names: anything but a regular file is reported at once, and never waited for.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -23,7 +23,7 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// What is not a regular file, and what is said of it.
+/// Files that are not regular, and the error for each.
 fn odd_files(folder: &KeyFolder) -> [(String, &'static str); 4] {
     let path = |name: &str| folder.file().with_file_name(name).to_str().unwrap().to_owned();
     make_fifo(path("fifo").as_ref());
@@ -37,7 +37,7 @@ fn odd_files(folder: &KeyFolder) -> [(String, &'static str); 4] {
     ]
 }
 
-/// Whatever the file is, the command ends by itself.
+/// With any such file, the command ends by itself.
 async fn refused(mut command: Command, path: &str, problem: &str) {
     command.env("REVEILLE_HTTP__LISTEN", "127.0.0.1:0");
     let mut child = Child::start(command);
@@ -92,7 +92,7 @@ async fn keys_that_are_replaced_by_what_is_no_regular_file_stay_in_force_until_t
     assert_eq!(stage.outcome().await["outcome"], "started");
 }
 
-/// Writes keys that expire in so many hours into the file, and waits until they are read.
+/// Writes keys that expire in so many hours into the file, and waits until they are in force.
 async fn replace(stage: &Stage, path: &Path, hours: i64) {
     let expires_at = Timestamp::now() + SignedDuration::from_hours(hours);
     std::fs::write(path, format!("{}expires_at = {expires_at}\n", keys(KEY, SECRET))).unwrap();

@@ -1,4 +1,4 @@
-//! The HTTP port: whatever clients do there, lanes go on and a scraper gets its answer.
+//! The HTTP port: whatever clients do, lanes go on and a scraper gets its answer.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::support::sim::Sim;
 use crate::support::stage::{Wishes, config};
 use crate::support::{PATIENCE, eventually, instance};
 
-/// No broker and no API is there.
+/// Neither a broker nor an API is there.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
-/// Ways in which a client dawdles.
+/// Slow clients.
 const HALF_OPEN: &str = "GET /metrics HTTP/1.1\r\nHost: reveille\r\n";
 const SILENT: &str = "";
 const UNREAD: &str = "GET /metrics HTTP/1.1\r\nHost: reveille\r\n\r\n";
 const UNSENT_BODY: &str = "POST /readyz HTTP/1.1\r\nHost: reveille\r\nContent-Length: 1000000\r\n\r\n";
 
-/// Connects, sends this, and reads nothing: not even the kernel does, beyond a few kilobytes.
+/// Connects, sends this, and reads nothing: nor does the kernel, beyond a few kilobytes.
 async fn dawdler(address: &str, sends: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -33,7 +33,7 @@ async fn dawdler(address: &str, sends: &str) -> TcpStream {
     stream
 }
 
-/// So many of each kind.
+/// This many of each kind.
 async fn dawdlers(address: &str, of_each: usize) -> Vec<TcpStream> {
     let mut dawdlers = Vec::new();
     for _ in 0..of_each {
@@ -44,7 +44,7 @@ async fn dawdlers(address: &str, of_each: usize) -> Vec<TcpStream> {
     dawdlers
 }
 
-/// What is answered until the daemon closes the connection.
+/// The answer, until the daemon closes the connection.
 async fn answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let closed = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
@@ -59,7 +59,7 @@ fn nowhere(lane: &str) -> String {
 
 #[tokio::test]
 async fn slow_clients_keep_no_lane_from_its_descriptors_and_no_scraper_from_its_answer() {
-    // With ten lanes the page of metrics is larger than what the kernel takes of it for a client that does not read.
+    // With ten lanes the metrics are larger than the kernel's buffers for a client that does not read.
     let more: String =
         (1..10).map(|number| format!("[[lane]]\nname = \"idle-{number}\"\nendpoint = {NOWHERE:?}\n")).collect();
     let (vhost, sim) = (broker::vhost(), Sim::start(&["--fleet", "Stopped=100"]));

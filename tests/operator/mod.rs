@@ -1,4 +1,4 @@
-//! What an operator meets: commands, files, the HTTP port, alerts, secrets, starts and stops.
+//! The operator's view: commands, files, the HTTP port, alerts, secrets, starts and stops.
 
 mod alerts;
 mod files;

@@ -1,4 +1,4 @@
-//! TLS and secrets: whom the daemon trusts, and what it never shows.
+//! TLS and secrets: which authorities the daemon trusts, and what it never shows.
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     let certificate = watch::Sender::new(vouched_for_by(&theirs));
     let url = format!("https://{}", in_the_place_of(&sim.address, certificate.subscribe()).await);
     let trusted = Trusted::are(&ours);
-    // Time enough for handshakes with somebody who does other things too.
+    // Time enough for handshakes on a busy machine.
     let config = config(&vhost.url, &url, &Wishes { lane: "connect_timeout = \"15s\"", ..Wishes::default() });
     let daemon = Daemon::start_with(&config, "SSL_CERT_FILE", trusted.file());
     daemon.ready().await;
@@ -51,8 +51,8 @@ async fn a_certificate_nobody_vouches_for_is_a_lane_fault_and_its_jobs_are_unhar
     daemon.works_again().await;
 }
 
-/// Everything a run shows: logs at their loudest, metrics, health, events and dead letters, before and after the keys
-/// were changed, and while they were wrong.
+/// Everything that a run shows: logs at the highest level, metrics, health, events and dead letters, before and after
+/// the keys were changed, and while they were wrong.
 #[tokio::test]
 async fn no_secret_is_shown_whatever_is_logged() {
     const PASSWORD: &str = "Hush-4711-hush";
@@ -99,7 +99,7 @@ async fn no_secret_is_shown_whatever_is_logged() {
     wake("i-sim00001").await;
     shown += &ends("i-sim00001").await;
     shown += &pages().await;
-    // A wrong secret is no secret of ours, but the next one to be tried may be right.
+    // A wrong secret is not ours, but the next one to be tried may be right.
     sim.control("PUT", "credentials", account(NEW)).await;
     wake("i-sim00002").await;
     eventually("the keys are refused", async || {

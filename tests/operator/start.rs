@@ -1,4 +1,4 @@
-//! Starting: what is wrong is said, all of it, and what is not there yet is waited for.
+//! Starting: every error is reported, and missing services are waited for.
 
 use std::process::{Command, Output};
 
@@ -76,7 +76,7 @@ fn wrong_usage_has_the_exit_code_2() {
 fn a_rust_log_that_would_silence_the_daemon_is_refused_with_an_example() {
     use std::os::unix::ffi::OsStrExt;
 
-    // It ends for want of its port, where it starts.
+    // It exits because its port is taken, at the point where it would start.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config::write(&format!("[http]\nlisten = \"{}\"", listener.local_addr().unwrap()));
     for (value, named) in [
@@ -113,7 +113,7 @@ fn a_variable_that_only_looks_like_a_setting_is_warned_about_with_the_right_name
     let (output, errors) = with(&["topology"], None);
     assert!(output.status.success());
     assert_eq!(errors, format!("reveille: warning: {warning}\n"));
-    // It ends for want of its port.
+    // It exits because its port is taken.
     let (output, errors) = with(&["run"], None);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors.lines().any(|line| line.contains("WARN") && line.ends_with(warning)), "{errors}");
@@ -193,7 +193,7 @@ async fn a_missing_permission_is_refused_at_first_and_waited_for_once_everything
     let vhost = stage.vhost.name.as_str();
     let other = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
     other.ready().await;
-    // As it is set up anew: the vhost, the user's right to enter it, and the rest.
+    // Set up anew: the vhost, the user's right to enter it, and the rest.
     ctl(&["delete_vhost", vhost]);
     let waits = async |daemon: &Daemon, words: &str| {
         eventually(words, async || daemon.get("/readyz").await.1.contains(words).then_some(())).await;
@@ -241,11 +241,11 @@ fn a_reader_who_has_read_enough_is_no_failure() {
         let (output, errors) = run(command);
         assert_eq!((output.status.code(), errors.as_str()), (Some(0), ""), "{arguments:?}");
     }
-    // What goes wrong is told by the exit code where nobody reads it.
+    // If no output can be read, the exit code shows the error.
     let mut command = config.command(&["submit", "--lane", "Prod", "i-sim00001"]);
     command.stdout(unread()).stderr(unread());
     assert_eq!(run(command).0.status.code(), Some(2));
-    // A disk that is full is another matter: what was asked for is not there.
+    // A full disk is different: the requested output is missing.
     let mut command = config.command(&["topology"]);
     command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it"));
     let (output, errors) = run(command);
@@ -269,7 +269,7 @@ async fn a_message_delivered_too_often_is_poisoned_before_it_is_touched() {
     for _ in 0..20 {
         let queue = "reveille.jobs.prod".into();
         let got = channel.basic_get(queue, BasicGetOptions::default()).await.unwrap().expect("it is there again");
-        // RabbitMQ 4.3 does not count what comes back by `basic.nack`.
+        // RabbitMQ 4.3 does not count returns by `basic.nack`.
         got.delivery.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
     }
     stage.wake("i-sim00002").await;

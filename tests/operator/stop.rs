@@ -1,4 +1,4 @@
-//! Stopping: what is in flight is finished, the rest goes back, the baton last of all.
+//! Stopping: jobs in flight are finished, the rest is requeued, and the baton goes last.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, eventually, instance};
 
 #[tokio::test]
 async fn a_graceful_stop_under_load_finishes_what_is_in_flight_and_returns_the_rest() {
-    // With calls for many, one at a time is load enough.
+    // With shared calls, one at a time is load enough.
     let concurrency = if in_batches() { 1 } else { 8 };
     let wishes = Wishes {
         fleet: "Stopped=600",
@@ -54,7 +54,7 @@ async fn what_the_grace_does_not_suffice_for_goes_back_and_nothing_is_lost() {
     assert_eq!(stage.daemon.child.ended().await.code(), Some(0));
     stage.back(1).await;
 
-    // The call had succeeded, so the job meets a 409 and must not take it for somebody else's.
+    // The call had succeeded, so the job meets a 409 and must not take it for another client's start.
     stage.daemon.start_again();
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["ambiguous"]), (&json!("started"), &json!(true)));
@@ -76,7 +76,7 @@ async fn a_second_signal_stops_at_once() {
     stage.back(1).await;
 }
 
-/// A terminal that is closed sends it twice.
+/// Closing a terminal sends it twice.
 #[tokio::test]
 async fn a_hangup_stops_gracefully_however_often_it_comes() {
     let mut stage = Stage::with(Wishes { sim: &["--latency", "2s"], ..Wishes::default() }).await;
@@ -107,7 +107,7 @@ async fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
     };
     assert!(has_hangup("SigIgn:") && !has_hangup("SigCgt:"), "{status}");
     stage.daemon.child.signal("HUP");
-    // Would else be the second one, which stops at once.
+    // A stop here would otherwise be the second signal, which exits at once.
     stage.daemon.stop().await;
 }
 
@@ -137,7 +137,7 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
     account.submit((1..=1600).map(instance), json!({})).await;
     let mut wanted = 0;
     for round in 0..20_u64 {
-        // Some calls further on, one at least, and then at another moment of a call's life each time.
+        // Some calls further on, at least one, and then at a different stage of a call each time.
         wanted = (wanted + 20).max(stage.sim.log().await.len() + 1);
         eventually("calls are made", async || (stage.sim.log().await.len() >= wanted).then_some(())).await;
         assert!(stage.sim.log().await.len() < 1600, "the kills come under load");
@@ -145,7 +145,7 @@ async fn a_daemon_killed_at_any_moment_loses_no_job() {
         stage.daemon.kill().await;
         stage.daemon.start_again();
     }
-    // With calls for many the lane has a tenth of the rate, and most jobs are called singly after a failed one.
+    // With shared calls the lane has a tenth of the rate, and most jobs are called singly after a failed one.
     let patience = if in_batches() { PATIENCE * 3 } else { PATIENCE };
     assert_eq!(account.close(patience).await, [("started".to_owned(), 1600)].into());
     stage.sim.every_machine_started_once(1600).await;

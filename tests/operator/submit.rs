@@ -76,7 +76,7 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
     assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
 }
 
-/// The lane's queues are there a moment before they are bound, and what comes in between would be a dead letter.
+/// The lane's queues exist a moment before they are bound, and jobs published in between would be dead-lettered.
 #[tokio::test]
 async fn a_lane_that_is_only_being_set_up_is_given_no_jobs() {
     let stage = Stage::set().await;
@@ -96,7 +96,7 @@ async fn a_lane_that_is_only_being_set_up_is_given_no_jobs() {
 #[tokio::test]
 async fn urgent_jobs_that_no_queue_waits_for_are_not_submitted() {
     let mut stage = Stage::set().await;
-    // It would declare the queue again.
+    // A running daemon would declare the queue again.
     stage.daemon.stop().await;
     let channel = stage.queues.connection.create_channel().await.unwrap();
     channel.queue_delete("reveille.urgent.prod".into(), QueueDeleteOptions::default()).await.unwrap();
@@ -111,7 +111,7 @@ async fn urgent_jobs_that_no_queue_waits_for_are_not_submitted() {
     );
     assert!(stage.dead().await.is_empty());
     assert!(stage.queues.take_all("reveille.jobs.prod").await.is_empty());
-    // What needs no such queue goes through.
+    // Jobs that need no such queue are accepted.
     let ran = run(submit(&["--urgent", "--file", "-"]), own).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     stage.queues.has("reveille.jobs.prod", 1, 0).await;
@@ -180,7 +180,7 @@ async fn a_permission_that_is_missing_has_the_exit_code_2_and_is_named() {
         assert!(!ran.errors.contains("hush"), "{}", ran.errors);
     }
     assert!(stage.sim.log().await.is_empty());
-    // With what it asks for, it does its work.
+    // With the permissions it asks for, it works.
     node.ctl(&["set_permissions", "-p", vhost, &user, "^amq\\.gen", ALL, "^(reveille\\.outcomes$|amq\\.gen)"]);
     let ran = submit(&["--wait"]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);

@@ -1,4 +1,4 @@
-//! Replicas share lanes evenly, and a lane that moves from one to another loses no job and is called no faster.
+//! Replicas share lanes evenly, and moving a lane loses no job and does not raise its rate.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,7 +23,7 @@ const REPLICAS: &str = "reveille.replicas";
 /// Lanes, each with machines of its own, and the replicas that run them.
 struct Fleet {
     lanes: usize,
-    /// Of each lane.
+    /// Machines of each lane.
     machines: usize,
     rate: f64,
     daemons: Vec<Daemon>,
@@ -53,7 +53,7 @@ impl Fleet {
         }
     }
 
-    /// Waits until the replicas but `gone` run this many lanes each.
+    /// Waits until the replicas except `gone` hold this many lanes each.
     async fn even(&self, gone: Option<usize>, held: &[usize]) {
         let living: Vec<&Daemon> =
             self.daemons.iter().enumerate().filter(|(number, _)| Some(*number) != gone).map(|(_, one)| one).collect();
@@ -81,12 +81,12 @@ impl Fleet {
         }
     }
 
-    /// How many times a lane was given back.
+    /// How often a lane was given back.
     fn moves(&self) -> usize {
         self.daemons.iter().map(|daemon| daemon.child.output().matches("more lanes than our share").count()).sum()
     }
 
-    /// Of the jobs `submitted` to each lane some have not been called yet: what was seen so far was seen under load.
+    /// Some of the jobs `submitted` to each lane are not called yet: all so far happened under load.
     async fn assert_busy(&self, submitted: usize) {
         let called = self.calls_of_each_lane().await;
         let left =
@@ -131,11 +131,11 @@ async fn held_by(daemon: &Daemon) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_lanes_are_even_once_there_are_three_replicas_after_a_death_and_after_a_return() {
     const LANES: usize = 30;
-    // Worth three quarters of a minute, and then half as many each time: more than are called while lanes move.
+    // Three quarters of a minute's worth, and then half as many each time: more than are called while lanes move.
     const FIRST: usize = 90;
     const MORE: usize = 45;
     let mut fleet = Fleet::new(Vhost::alone(), LANES, FIRST + 2 * MORE, 2.0, &[]);
-    // The worst case: one has them all.
+    // The worst case: one replica has them all.
     fleet.start(0..LANES);
     fleet.even(None, &[LANES]).await;
     let mut account = Account::open(&fleet.vhost.url).await;
@@ -162,7 +162,7 @@ async fn thirty_lanes_are_even_once_there_are_three_replicas_after_a_death_and_a
     fleet.even(None, &[10, 10, 10]).await;
     println!("even {:.1?} after the return, moves so far: {}", since.elapsed(), fleet.moves());
     fleet.assert_busy(FIRST + 2 * MORE).await;
-    // Where RabbitMQ is slow to tell, nobody is counted until the next look.
+    // While RabbitMQ does not answer, no replica is counted until the next count.
     for daemon in &fleet.daemons {
         eventually("all are counted", async || (daemon.metric("reveille_replicas").await == 3.0).then_some(())).await;
     }
@@ -236,7 +236,7 @@ async fn a_replica_is_counted_while_it_lives_and_answers() {
     fleet.daemons[0].child.signal("CONT");
     fleet.even(None, &[2, 2]).await;
 
-    // Without its queue nobody is counted: it is declared again, and they are.
+    // Without its queue no replica is counted: it is declared again, and they are.
     let queues = Queues::connect(&fleet.vhost.url).await;
     let channel = queues.connection.create_channel().await.unwrap();
     channel.queue_delete(REPLICAS.into(), QueueDeleteOptions::default()).await.unwrap();
@@ -247,7 +247,7 @@ async fn a_replica_is_counted_while_it_lives_and_answers() {
         (queue.consumer_count() == 2).then_some(())
     })
     .await;
-    // Who is told to stop is counted no more before it is gone, and the other takes all.
+    // A stopping replica is no longer counted before it exits, and the other takes all.
     fleet.daemons[1].child.signal("TERM");
     fleet.even(Some(1), &[4]).await;
 }

@@ -1,4 +1,4 @@
-//! Whatever becomes of a lane's batons, it has one holder, and two for no longer than it takes to notice.
+//! Whatever happens to a lane's batons, it has one holder, and two only until that is noticed.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::support::{GLANCE, PATIENCE, eventually, instance};
 
 const BATON: &str = "reveille.baton.prod";
 const RATE: f64 = 50.0;
-/// Jobs for each time it is seen to go on; some last until the next fault.
+/// Jobs for each check that it goes on; some last until the next fault.
 const JOBS: usize = 100;
 /// How often the batons' queue is deleted.
 const DELETIONS: usize = 2;
@@ -28,18 +28,18 @@ const DELETIONS: usize = 2;
 /// How long a deleted queue is left alone.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// What is said by who was told that its subscription has ended, and by who was not.
+/// Logged by a replica that was told that its subscription has ended, and by one that was not.
 const LOST: &str = "the subscription to reveille.baton.prod";
 const FORGOTTEN: &str = "the broker forgot the subscription to reveille.baton.prod";
-/// RabbitMQ ends the connection over a baton that is just being published to the deleted queue.
+/// RabbitMQ closes the connection over a baton that is being published to the queue as it is deleted.
 const UNCONNECTED: &str = "the connection to RabbitMQ is lost";
 
-/// A replica that holds the lane and one that stands by, and what can keep the broker's word from each.
+/// A replica that holds the lane and one that stands by, each behind a proxy that can drop the broker's frames.
 struct Pair {
     daemons: [Daemon; 2],
     brokers: [Lossy; 2],
     queues: Queues,
-    /// Before the simulator, which it calls.
+    /// Dropped before the simulator, which it calls.
     lateness: Lateness,
     sim: Sim,
     vhost: Vhost,
@@ -71,12 +71,12 @@ impl Pair {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
-    /// Waits until it is a while since this one, which holds the lane, added a baton, and a while until it adds another: one
-    /// that comes to the queue while that is being deleted costs the connection.
+    /// Waits for a moment when the holder `who` added a baton a while ago and adds none for a while: one published to
+    /// the queue as it is deleted costs the connection.
     async fn between_batons(&self, who: usize) {
         let before = self.brokers[who].batons.forwarded();
         eventually("a baton is added", async || (self.brokers[who].batons.forwarded() > before).then_some(())).await;
-        // Two in each heartbeat.
+        // Two per heartbeat.
         tokio::time::sleep(HEARTBEAT / 8).await;
     }
 
@@ -91,12 +91,12 @@ impl Pair {
         eventually("the loss is noticed", async || (self.losses()[who] > before[who]).then_some(())).await;
     }
 
-    /// How often each said this.
+    /// How often each logged this.
     fn each_said(&self, words: &str) -> [usize; 2] {
         self.daemons.each_ref().map(|daemon| daemon.child.output().matches(words).count())
     }
 
-    /// Waits until both are ready and one holds the lane, and says which.
+    /// Waits until both are ready and one holds the lane, and returns which.
     async fn holder(&self) -> usize {
         for daemon in &self.daemons {
             daemon.ready().await;
@@ -118,13 +118,13 @@ impl Pair {
         eventually("calls are made", async || (self.sim.log().await.len() > called + JOBS / 2).then_some(())).await;
     }
 
-    /// How often each said that the broker forgot its subscription.
+    /// How often each logged that the broker forgot its subscription.
     fn forgotten(&self) -> [usize; 2] {
         self.each_said(FORGOTTEN)
     }
 
-    /// Looks for two holders: the first is asked before and after the second. Now and then RabbitMQ does not say that a
-    /// subscription has ended, and only then may there be two, until who was not told has noticed.
+    /// Checks for two holders: the first is asked before and after the second. Now and then RabbitMQ does not report a
+    /// cancelled subscription, and only then may there be two, until the replica that was not told has noticed.
     async fn never_two_holders(&self) -> Infallible {
         let [first, second] = &self.daemons;
         loop {
@@ -177,11 +177,11 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 4 * JOBS)].into());
     let (noticed, forgotten, unconnected) = (pair.each_said(LOST), pair.forgotten(), pair.each_said(UNCONNECTED));
     for (who, broker) in pair.brokers.iter().enumerate() {
-        // Who looks just before it is told says that the broker forgot, and is told all the same.
+        // A replica that checks just before it is told logs that the broker forgot it, and is told all the same.
         let (told, noticed, unconnected) = (broker.cancels.times(), noticed[who], unconnected[who]);
         println!("{who} was told {} times, noticed {noticed} times, and lost {unconnected} connections", told.len());
         assert!((DELETIONS.saturating_sub(unconnected)..=DELETIONS).contains(&noticed));
-        // Who is connected anew need not leave a queue alone.
+        // A replica that reconnected need not leave the queue alone.
         if unconnected == 0 {
             told.into_iter().for_each(|told| left_alone(broker, told));
         }
@@ -206,7 +206,7 @@ async fn a_replica_that_stands_by_and_is_not_told_of_the_loss_takes_over_all_the
     not_told(&[1]).await;
 }
 
-/// It is given jobs for as long as it does not notice, which is longer than its lease.
+/// It gets jobs for as long as it does not notice, which is longer than its lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() {
     const SLOW: f64 = 10.0;
@@ -223,7 +223,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     pair.noticed(1, before).await;
     pair.noticed(0, before).await;
     let noticed = Timestamp::now().as_microsecond();
-    // The other may have looked just before it was told.
+    // The other may have checked just before it was told.
     assert_eq!(pair.forgotten()[0], 1);
 
     let lasted = pair.lateness.lease_over(deleted);
@@ -236,8 +236,8 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 300)].into());
 }
 
-/// RabbitMQ confirms the cancel of a subscription twice where its queue was just deleted, which lapin takes for a reason to
-/// end the connection: so nobody cancels one then.
+/// RabbitMQ confirms the cancel of a consumer twice if its queue was just deleted, over which lapin ends the
+/// connection: so no replica cancels one then.
 #[tokio::test]
 async fn a_lane_that_is_run_anew_cancels_no_subscription() {
     let pair = Pair::start(2 * JOBS).await;
@@ -250,20 +250,20 @@ async fn a_lane_that_is_run_anew_cancels_no_subscription() {
     pair.holder().await;
     pair.goes_on(&mut account, 1).await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 2 * JOBS)].into());
-    // Not only by who was told: the baton stays with it meanwhile.
+    // Not only by the one that was told: the baton stays with it meanwhile.
     let [told] = pair.brokers[0].cancels.times()[..] else { panic!("the queue was deleted once") };
     pair.brokers.iter().for_each(|broker| left_alone(broker, told));
     assert_eq!(pair.brokers.each_ref().map(|broker| broker.own_cancels.forwarded()), [0, 0]);
 }
 
-/// Nothing was subscribed to for as long as it takes RabbitMQ to forget a queue, of which it told then.
+/// No replica subscribed for as long as RabbitMQ needs to forget a queue after reporting its deletion.
 fn left_alone(broker: &Lossy, told: Instant) {
     let early: Vec<Duration> =
         broker.subscriptions.times().into_iter().filter_map(|time| time.checked_duration_since(told)).collect();
     assert!(early.iter().all(|after| *after >= SETTLE), "subscribed {early:?} after");
 }
 
-/// The batons' queue is deleted, and these are not told, neither the holder, 0, nor the one that stands by, 1.
+/// The batons' queue is deleted, and these are not told: 0 is the holder, 1 stands by.
 async fn not_told(these: &[usize]) {
     let pair = Pair::start(3 * JOBS).await;
     let mut account = Account::open(&pair.vhost.url).await;
@@ -276,7 +276,7 @@ async fn not_told(these: &[usize]) {
     let before = pair.losses();
     pair.delete(BATON).await;
     pair.noticed(0, before).await;
-    // The holder may be back before the other one looks: then that one notices when nobody holds the lane.
+    // The holder may be back before the other one checks: then that one notices when no replica holds the lane.
     if !these.contains(&1) {
         pair.noticed(1, before).await;
     }

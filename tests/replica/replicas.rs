@@ -1,5 +1,5 @@
-//! Several replicas: one runs the lane, another takes over whatever becomes of it, no job is lost, and whoever is
-//! called never sees more than the lane's rate and a burst.
+//! Several replicas: one holds the lane, another takes over in any case, no job is lost, and the API never sees more
+//! than the lane's rate and a burst.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const CONCURRENCY: usize = 8;
 struct Replicas {
     daemons: Vec<Daemon>,
     account: Account,
-    /// Before the simulator, which it calls.
+    /// Dropped before the simulator, which it calls.
     lateness: Lateness,
     sim: Sim,
     _vhost: Vhost,
@@ -56,7 +56,7 @@ impl Replicas {
         eventually("calls are made", async || (self.calls().await >= calls).then_some(())).await;
     }
 
-    /// Waits until exactly one of all but `gone` holds the lane, and says which.
+    /// Waits until exactly one of all but `gone` holds the lane, and returns which.
     async fn holder(&self, gone: Option<usize>) -> usize {
         eventually("one replica holds the lane", async || {
             let mut holders = Vec::new();
@@ -91,7 +91,7 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
     let mut silences = Vec::new();
     for round in 1..=10 {
         let holder = replicas.holder(None).await;
-        // The kill comes under load: jobs for a second at least are left, and the ones before were called.
+        // The kill comes under load: jobs for a second at least are left, and earlier ones were called.
         loop {
             let calls = replicas.calls().await;
             if calls + 50 <= submitted {
@@ -103,7 +103,7 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
         }
         let (killed, since) = (Timestamp::now(), Instant::now());
         replicas.daemons[holder].kill().await;
-        // The next one has jobs too, should the ones before be done meanwhile.
+        // The next one has jobs too, should the earlier ones be done meanwhile.
         replicas.submit(submitted + 1..=submitted + 100).await;
         submitted += 100;
         let next = replicas.holder(Some(holder)).await;
@@ -121,8 +121,8 @@ async fn ten_holders_killed_in_a_row_lose_no_job() {
     silences.sort_unstable();
     let (usual, longest) = (silences[silences.len() / 2], silences[silences.len() - 1]);
     println!("take-over after SIGKILL: usually {usual:.1?}, {longest:.1?} at most");
-    // Two seconds are promised, and `benches/rate.rs` asserts them of a quiet machine. This one may be busy: what it holds up
-    // is left out of account for the usual take-over, and for each there is a hard bound.
+    // Two seconds are promised, and `benches/rate.rs` asserts them on a quiet machine. This one may be busy: its delays
+    // are not counted for the usual take-over, and each has a hard bound.
     let promised = Duration::from_secs(2) + replicas.lateness.longest();
     assert!(usual < promised, "no calls for {silences:?}, where {promised:?} are allowed");
     assert!(longest < Duration::from_secs(10), "{longest:?}");
@@ -140,7 +140,7 @@ async fn a_frozen_holder_loses_the_lane_and_gives_way_when_it_wakes() {
     let other = replicas.holder(Some(frozen)).await;
     println!("take-over after SIGSTOP: {:.1?}", since.elapsed());
 
-    // The other does all that is left, and saves up a burst of its own.
+    // The other one does all that is left, and saves up a burst of its own.
     eventually("every job has ended", async || (replicas.account.ended().await == 600).then_some(())).await;
     println!("no calls for {:.1?}", replicas.silence(moment).await);
     tokio::time::sleep(Duration::from_secs_f64(f64::from(BURST) / RATE)).await;
@@ -159,14 +159,14 @@ async fn a_frozen_holder_loses_the_lane_and_gives_way_when_it_wakes() {
     println!("calls of the woken one: {usurped}");
     assert!(usurped <= CONCURRENCY, "{usurped} calls, more than can have been on their way as it froze");
 
-    // And it is as good as any.
+    // And it works like any other.
     replicas.called(before + 50).await;
     replicas.daemons[other].child.signal("KILL");
     assert_eq!(replicas.holder(Some(other)).await, frozen);
     replicas.close(700).await;
 }
 
-/// At a low rate a replica has deliveries for half a minute in hand, so nothing but its lease keeps it from going on.
+/// At a low rate a replica's prefetch lasts half a minute, so only its lease keeps it from going on.
 #[tokio::test]
 async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() {
     const SLOW: f64 = 4.0;
@@ -185,7 +185,7 @@ async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() 
 
     let cut_at = Timestamp::now().as_microsecond();
     cable.flow(Flow::Stalled);
-    // The last moment at which the other was seen not to hold it.
+    // The last moment at which the other one was seen not to hold it.
     let mut not_yet = cut_at;
     eventually("the other holds the lane", async || {
         let now = Timestamp::now().as_microsecond();
@@ -254,14 +254,14 @@ fn the_fullest_window_is_found() {
     // 1,000 µs apart is outside, one less is inside.
     assert_eq!(pace::fullest(&[0, 1000, 2000], window), 1);
     assert_eq!(pace::fullest(&[0, 999, 1998, 2100, 2200, 9000], window), 3);
-    // What was made within a second and was up to 10 ms late fits into a second and 10 ms.
+    // Calls made within a second and received up to 10 ms late fit into a second and 10 ms.
     assert_eq!(pace::allowed(100.0, 5, Duration::from_millis(10)), 106.0);
 }
 
 #[test]
 fn the_silence_around_a_moment_is_found() {
     let ms = |times: &[i64]| times.iter().map(|time| time * 1000).collect::<Vec<_>>();
-    // A call on its way as the moment came is taken up just after it.
+    // A call in flight at the moment is received just after it.
     assert_eq!(
         pace::silence(&ms(&[0, 900, 1000, 1003, 1500, 1510, 9000]), 1_001_000, pace::ON_THEIR_WAY),
         Duration::from_millis(497)

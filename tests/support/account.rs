@@ -1,6 +1,6 @@
-//! The accounting that every fault ends in.
+//! The accounting at the end of every test with faults.
 //!
-//! *Every job submitted has exactly one distinct final event id, and all events of that id tell the same outcome; none
+//! *Every job submitted has exactly one distinct final event id, and all events of that id have the same outcome; none
 //! is missing; none is in two places.*
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +16,10 @@ use super::queues::Queues;
 use super::stage::LANE;
 use super::{GLANCE, broker};
 
-/// Where the events are kept for the accounting: a quorum queue, so that it outlives connections and brokers.
+/// Keeps the events for the accounting: a quorum queue, so that it outlives connections and brokers.
 pub const LEDGER: &str = "ledger";
 
-/// What the events are read from.
+/// The source of the events.
 enum Ledger {
     Queue,
     /// The daemon's own log of outcomes, from this offset on: for tests that delete the exchange, and so every binding
@@ -27,13 +27,13 @@ enum Ledger {
     Log(i64),
 }
 
-/// The jobs of a test and what was said of them.
+/// The jobs of a test, and their events.
 pub struct Account {
     url: String,
-    /// Of the node that is asked what is left: another one, where `url` leads to a proxy or a load balancer.
+    /// The node whose queues are checked at the end: not that of `url` if that leads to a proxy or a load balancer.
     node: String,
     ledger: Ledger,
-    /// Those that jobs were submitted to.
+    /// Lanes to which jobs were submitted.
     lanes: BTreeSet<String>,
     submitted: BTreeSet<String>,
     /// By job: the id of its final event, and outcome and reason.
@@ -43,7 +43,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens the books, before the first job is submitted and once the daemon has declared its exchanges.
+    /// Opens the account, before the first job is submitted and once the daemon has declared its exchanges.
     pub async fn open(url: &str) -> Self {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("the broker is there");
         let channel = connection.create_channel().await.expect("a channel");
@@ -66,7 +66,7 @@ impl Account {
         }
     }
 
-    /// Opens the books on the daemon's log of outcomes.
+    /// Opens the account on the daemon's log of outcomes.
     pub fn of_the_log(url: &str) -> Self {
         let ledger = Ledger::Log(0);
         Self {
@@ -80,7 +80,7 @@ impl Account {
         }
     }
 
-    /// Names the node that is asked what is left, with its vhost.
+    /// Sets the node whose queues are checked at the end, with its vhost.
     pub fn of_node(self, node: String) -> Self {
         Self { node, ..self }
     }
@@ -129,7 +129,7 @@ impl Account {
         self.ended.len()
     }
 
-    /// Who has not ended, as far as is known.
+    /// The jobs that have not ended, as far as is known.
     pub fn missing(&self) -> String {
         let missing: Vec<&String> = self.submitted.iter().filter(|job| !self.ended.contains_key(*job)).collect();
         let (count, of, some) = (missing.len(), self.submitted.len(), &missing[..missing.len().min(5)]);
@@ -158,7 +158,7 @@ impl Account {
         end
     }
 
-    /// Waits until every job has ended and nothing is left of any, within `patience`, and closes the books.
+    /// Waits until every job has ended and none is left in a queue, within `patience`, and closes the account.
     ///
     /// Returns how many jobs ended with each outcome, by `outcome` or `outcome reason`.
     pub async fn close(&mut self, patience: Duration) -> BTreeMap<String, usize> {
@@ -173,7 +173,7 @@ impl Account {
             assert!(start.elapsed() < patience, "after {patience:?}, {}; left: {left:?}", self.missing());
             tokio::time::sleep(GLANCE * 4).await;
         }
-        // A copy in another place would still make itself known.
+        // A copy elsewhere would still publish its event.
         self.read(&queues).await.expect("the ledger can be read");
         let failed = self.ended.iter().filter(|(_, (_, outcome, _))| outcome == "failed" || outcome == "rejected");
         let failed: BTreeSet<&str> = failed.map(|(job, _)| job.as_str()).collect();
@@ -188,14 +188,14 @@ impl Account {
         counts
     }
 
-    /// Messages of jobs, ready or unacked, wherever they are. The broker is asked for unacked ones, which takes a moment,
-    /// once nothing else is missing.
+    /// Messages of jobs, ready or unacked, in any queue. Unacked ones are asked for once nothing else is missing, since
+    /// that takes a moment.
     async fn left(&self, queues: &Queues) -> BTreeMap<String, u32> {
         let ready = self.ready(queues).await;
         if !ready.is_empty() || self.ended.len() < self.submitted.len() {
             return ready;
         }
-        // Not on the test's own thread: a proxy may run there that the daemon needs.
+        // Not on the test's own thread: a proxy that the daemon needs may run there.
         let node = self.node.clone();
         tokio::task::spawn_blocking(move || broker::jobs_left(&node)).await.expect("the broker is asked")
     }

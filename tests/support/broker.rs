@@ -10,17 +10,17 @@ use std::time::Instant;
 
 use super::{GLANCE, PATIENCE};
 
-/// Vhosts of a shared node, made as it boots: adding one later takes a whole `rabbitmqctl`. A node with many has much to
-/// do for queues that nobody uses any more.
+/// Vhosts of a shared node, created as it boots: adding one later takes a whole `rabbitmqctl`. A node with many is busy
+/// with queues of past tests.
 const VHOSTS: usize = 24;
 
-/// An empty vhost that no other test sees.
+/// An empty vhost that no other test uses.
 pub struct Vhost {
     /// `amqp://guest:guest@127.0.0.1:PORT/t7`
     pub url: String,
     /// `t7`
     pub name: String,
-    /// Other tests may have vhosts of it too.
+    /// Other tests may have vhosts on it too.
     pub node: Arc<Node>,
 }
 
@@ -30,21 +30,21 @@ impl Vhost {
         Self { url: format!("{}/{name}", node.url), name, node }
     }
 
-    /// One on a node that no other test has a vhost of.
+    /// A vhost on a node that no other test uses.
     pub fn alone() -> Self {
         Self::alone_with(&[])
     }
 
-    /// The same with arguments of the node.
+    /// The same with arguments for the node.
     pub fn alone_with(arguments: &[&str]) -> Self {
         Self::of(Arc::new(Node::start(arguments)), 1)
     }
 }
 
-/// Hands out the next vhost; where that boots a node, it blocks for some seconds.
+/// Returns the next vhost; if that boots a node, it blocks for some seconds.
 pub fn vhost() -> Vhost {
-    /// The node whose vhosts are handed out, and the last one's number. The one before ends with its last test; a static
-    /// is never dropped, so the last node ends when this process does.
+    /// The node whose vhosts are given out, and the last one's number. The previous one ends with its last test; a
+    /// static is never dropped, so the last node ends when this process does.
     static SHARED: Mutex<Option<(Arc<Node>, usize)>> = Mutex::new(None);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let (node, number) = match shared.take() {
@@ -55,23 +55,23 @@ pub fn vhost() -> Vhost {
     Vhost::of(node, number)
 }
 
-/// A node of one's own, for tests that kill it. It ends, without a trace, when dropped.
+/// A separate node, for tests that kill it. It ends, without a trace, when dropped.
 pub struct Node {
     /// `amqp://guest:guest@127.0.0.1:PORT`, without a vhost.
     pub url: String,
-    /// Data, logs, and `env`, which tells `rabbitmqctl` where the node is.
+    /// Data, logs, and `env`, from which `rabbitmqctl` learns where the node is.
     pub folder: PathBuf,
     /// The Erlang VM.
     pub pid: u32,
-    /// `tests/support/rabbitmq-node`; its own documentation says what it promises.
+    /// `tests/support/rabbitmq-node`; its own documentation has its promises.
     script: Child,
-    /// Its end is what ends the node. Taken on drop, before the wait for the script.
+    /// Closing it ends the node. Taken on drop, before the wait for the script.
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl Node {
-    /// Takes the arguments of `tests/support/rabbitmq-node`; returns once the node takes clients.
+    /// Takes the arguments of `tests/support/rabbitmq-node`; returns once the node accepts clients.
     pub fn start(arguments: &[&str]) -> Self {
         let mut script = Command::new(SCRIPT)
             .args(arguments)
@@ -85,12 +85,12 @@ impl Node {
         Self { url, folder, pid, script, commands, answers }
     }
 
-    /// What `TLS_PORT` stands for in a line of its configuration.
+    /// The value of `TLS_PORT` in a line of its configuration.
     pub fn tls_port(&self) -> u16 {
         port(&self.url).parse::<u16>().expect("a port") + 3
     }
 
-    /// SIGKILL, as the kernel would do it to a node that ate too much.
+    /// SIGKILL, as by the kernel's OOM killer.
     pub fn kill(&mut self) {
         self.command("kill");
         let mut answer = String::new();
@@ -109,8 +109,8 @@ impl Node {
         ctl(&self.folder, arguments)
     }
 
-    /// Has this node ready to evaluate an expression at once: on a busy machine `rabbitmqctl` alone has taken twenty seconds,
-    /// as long as a test's load lasts.
+    /// Prepares this node to evaluate an expression at once: on a busy machine `rabbitmqctl` alone has taken twenty
+    /// seconds, as long as a test's load lasts.
     pub fn prepare(&self, expression: &str) -> Prepared {
         let [order, done] = ["order", "done"].map(|name| self.folder.join(name));
         let obey = format!("{expression}, file:write_file({done:?}, [])");
@@ -127,7 +127,7 @@ impl Node {
     }
 }
 
-/// What a node does as soon as it is told.
+/// An expression that a node evaluates as soon as it is told.
 #[must_use = "nothing is done before it is told"]
 pub struct Prepared {
     order: PathBuf,

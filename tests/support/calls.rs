@@ -1,16 +1,16 @@
-//! What the daemon's tests ask of the simulator and order from it.
+//! The daemon tests' queries and settings of the simulator.
 
 use serde_json::{Value, json};
 
 use super::sim::Sim;
 
 impl Sim {
-    /// The next answers for one instance, one after the other.
+    /// The next answers for one instance, in order.
     pub async fn script(&self, instance: &str, answers: Value) {
         self.control("PUT", &format!("script/{instance}"), answers).await;
     }
 
-    /// The faults in force from now on, a list of rules.
+    /// The faults from now on, a list of rules.
     pub async fn faults(&self, rules: Value) {
         self.control("PUT", "faults", json!({ "rules": rules })).await;
     }
@@ -19,12 +19,12 @@ impl Sim {
         self.set_instance(instance, json!({ "status": status })).await;
     }
 
-    /// The same with more to it, such as `hold` or `boots_into`.
+    /// The same with further fields, such as `hold` or `boots_into`.
     pub async fn set_instance(&self, instance: &str, state: Value) {
         self.control("PUT", &format!("instances/{instance}"), state).await;
     }
 
-    /// Asserts that so many machines were started, each by one call, and no others.
+    /// Asserts that exactly so many machines were started, each by one call.
     pub async fn every_machine_started_once(&self, machines: usize) {
         let instances = self.control("GET", "instances", Value::Null).await;
         let starts = |instance: &Value| instance["starts"].as_u64().expect("a number");
@@ -41,17 +41,17 @@ impl Sim {
         usize::try_from(health["calls"].as_u64().expect("a number")).expect("some thousands")
     }
 
-    /// Every call so far, in order, each as it was made.
+    /// Every call so far, in order, as it was made.
     pub async fn wire(&self) -> Vec<Call> {
         self.calls().await.iter().enumerate().map(|(number, call)| Call::read(number, call)).collect()
     }
 
-    /// What was asked so far, in order, of one instance at a time: a start call for many is a start of each.
+    /// The calls so far, in order, by instance: a shared start call is a start of each.
     pub async fn log(&self) -> Vec<Call> {
         self.wire().await.into_iter().flat_map(Call::of_each).collect()
     }
 
-    /// The operations asked of one instance, in order.
+    /// The operations of the calls for one instance, in order.
     pub async fn operations(&self, instance: &str) -> Vec<String> {
         let calls = self.log().await.into_iter();
         calls.filter(|call| call.instance == instance).map(|call| call.operation).collect()
@@ -65,9 +65,9 @@ pub struct Call {
     pub number: usize,
     pub unix_micros: i64,
     pub operation: String,
-    /// Empty where it named none, or many.
+    /// Empty if it named none, or several.
     pub instance: String,
-    /// All whom it named.
+    /// All named instances.
     pub instances: Vec<String>,
     pub status: Option<u64>,
     pub fault: Option<String>,
@@ -101,7 +101,7 @@ impl Call {
         self.instances.iter().map(start).collect()
     }
 
-    /// Whether it was refused for several instances because of one, and so told nothing of each.
+    /// Whether it was refused for several instances because of one, and so says nothing of each.
     pub fn refused_all(&self) -> bool {
         self.instances.len() > 1
             && self.fault.is_none()

@@ -1,4 +1,4 @@
-//! A process of ours that does not outlive its test.
+//! A child process that does not outlive its test.
 
 use std::fs::File;
 use std::io::{PipeWriter, Write};
@@ -15,19 +15,19 @@ pub struct Child {
     log: PathBuf,
 }
 
-/// A pipe that nobody reads any more.
+/// A pipe without a reader.
 pub fn unread() -> PipeWriter {
     std::io::pipe().expect("a pipe").1
 }
 
-/// What a command said, and how it ended.
+/// The output and exit status of a command.
 pub struct Ran {
     pub code: Option<i32>,
     pub output: String,
     pub errors: String,
 }
 
-/// Runs a command beside the daemon it waits for.
+/// Runs a command while its daemon runs.
 pub async fn run(mut command: Command, input: &str) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let input = input.to_owned();
@@ -63,7 +63,7 @@ impl Child {
         self.process.id()
     }
 
-    /// All it has printed so far.
+    /// All output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log is there")
     }

@@ -1,4 +1,4 @@
-//! Three RabbitMQ nodes that are one cluster, on this machine.
+//! A cluster of three RabbitMQ nodes on this machine.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -9,25 +9,25 @@ use tokio::task::block_in_place;
 
 use super::broker::{Node, Prepared};
 
-/// Made when the first node boots, one for each test.
+/// Created when the first node boots, one for each test.
 const VHOSTS: usize = 8;
 
-/// How long a silent node is waited for: until then nothing can be declared anywhere. RabbitMQ's default is a minute.
+/// Timeout for a silent node: until then nothing can be declared anywhere. RabbitMQ's default is a minute.
 const SILENCE: &str = "net_ticktime = 10";
 
-/// The cluster that tests take turns with, all nodes running. A static is never dropped: the nodes
-/// end when this process does.
+/// The cluster that tests use one after the other, with all nodes running. A static is never dropped: the nodes end
+/// when this process does.
 pub async fn cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
     let mut cluster = block_in_place(|| CLUSTER.get_or_init(|| Mutex::new(Cluster::form()))).lock().await;
     if !cluster.running.iter().all(|running| *running) {
-        // A test failed midway. Nodes that were frozen for long are no cluster any more.
+        // A test failed midway. Nodes that were frozen for long do not form a cluster any more.
         *cluster = block_in_place(Cluster::form);
     }
     cluster
 }
 
-/// How RabbitMQ may handle partitions: its default, and what it recommends.
+/// RabbitMQ's handling of partitions: its default, and its recommendation.
 pub const IGNORE: &str = "ignore";
 pub const PAUSE: &str = "pause_minority";
 
@@ -42,13 +42,13 @@ impl Cluster {
         let arguments = ["--vhosts", &vhosts, "--conf", SILENCE];
         let first = Node::start(&arguments);
         let folder = first.folder.to_str().expect("a plain path").to_owned();
-        // One after the other: nodes that join at the same time get in each other's way.
+        // One after the other: nodes that join at the same time disturb each other.
         let joined = [(); 2].map(|()| Node::start(&[&arguments[..], &["--join", &folder]].concat()));
         let [second, third] = joined;
         Self { nodes: [first, second, third], running: [true; 3] }
     }
 
-    /// A vhost nobody else has, by name.
+    /// A vhost, by name, that no other test uses.
     pub fn vhost(&self) -> String {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -61,12 +61,12 @@ impl Cluster {
         numbers.map(|number| self.nodes[number].url.as_str())
     }
 
-    /// Which node leads a queue, asked of one that runs.
+    /// Which node leads a queue, according to a running one.
     pub fn leader(&self, vhost: &str, queue: &str) -> usize {
         self.find_leader(vhost, queue).unwrap_or_else(|| panic!("{queue} has no leader"))
     }
 
-    /// The same, if it has one: a queue is not listed while that is down.
+    /// The same, if it has a leader: a queue is not listed while that is down.
     pub fn find_leader(&self, vhost: &str, queue: &str) -> Option<usize> {
         let asked = self.running.iter().position(|running| *running).expect("one runs");
         let queues = block_in_place(|| {
@@ -76,7 +76,7 @@ impl Cluster {
         (0..3).find(|number| self.name(*number) == leader)
     }
 
-    /// What a node is called among Erlang's.
+    /// A node's Erlang name.
     fn name(&self, number: usize) -> String {
         let (_, port) = self.nodes[number].url.rsplit_once(':').expect("a port comes last");
         format!("node{port}@localhost")
@@ -94,15 +94,15 @@ impl Cluster {
         self.running[number] = true;
     }
 
-    /// SIGSTOP: it answers nobody, but its sockets stay open. The others take it for gone after a while, and it them
-    /// if it wakes after that, so it has to be killed then.
+    /// SIGSTOP: it answers nothing, but its sockets stay open. After a while the others take it for dead, and it them
+    /// if it resumes after that, so it has to be killed then.
     pub fn freeze(&mut self, number: usize) {
         let sent = Command::new("kill").args(["-STOP", &self.nodes[number].pid.to_string()]).status();
         assert!(sent.expect("kill runs").success());
         self.running[number] = false;
     }
 
-    /// Has a node ready to be cut off from the others while all of them live.
+    /// Prepares to cut a node off from the others while all of them live.
     pub fn prepare_split(&self, number: usize) -> Prepared {
         // With a wrong cookie neither side lets the other connect again.
         let split = self.for_each_other(number, "erlang:set_cookie(N, wrong), erlang:disconnect_node(N)");
@@ -115,7 +115,7 @@ impl Cluster {
         self.running[number] = false;
     }
 
-    /// Lets a node see the others again, and waits until it takes clients.
+    /// Reconnects a node to the others, and waits until it accepts clients.
     pub fn join_again(&mut self, number: usize) {
         let join = self.for_each_other(number, "erlang:set_cookie(N, erlang:get_cookie()), net_adm:ping(N)");
         block_in_place(|| {
@@ -132,7 +132,7 @@ impl Cluster {
         format!("[begin {expression} end || N <- [{}]]", others.join(", "))
     }
 
-    /// Has those of a queue's members that do not lead it stand still, `suspend`, or go on, `resume`.
+    /// Suspends (`suspend`) or resumes (`resume`) the members of a queue that do not lead it.
     pub fn elections(&self, vhost: &str, queue: &str, order: &str) {
         let member = format!(
             r#"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)),
@@ -143,13 +143,13 @@ impl Cluster {
         }
     }
 
-    /// Whether a node that sees no others can be told to pause. From 4.3 on it cannot: without a majority it confirms nothing.
+    /// Whether a node that loses the others can be set to pause. Not since 4.3: a minority confirms nothing.
     pub fn can_pause(&self) -> bool {
         let version = block_in_place(|| self.nodes[0].ctl(&["eval", "rabbit_misc:version()."]));
         !version.contains("4.3.")
     }
 
-    /// What nodes do that see others no more: [`IGNORE`], as by default, or [`PAUSE`] in the minority.
+    /// What nodes do that lose the others: [`IGNORE`], the default, or [`PAUSE`] in the minority.
     pub fn partitions_are(&self, handled: &str) {
         let setting = format!("application:set_env(rabbit, cluster_partition_handling, {handled}).");
         for node in &self.nodes {

@@ -11,11 +11,11 @@ use super::{eventually, http};
 /// `reveille run` with a configuration of its own.
 pub struct Daemon {
     pub child: Child,
-    /// Also what other commands of the test take.
+    /// Used by other commands of the test too.
     pub config: Config,
 }
 
-/// A configuration file that goes with its test.
+/// A configuration file that is deleted after its test.
 pub struct Config {
     pub path: PathBuf,
 }
@@ -51,7 +51,7 @@ impl Drop for Config {
 }
 
 impl Daemon {
-    /// Starts it; it need not be ready yet.
+    /// Starts it, without waiting until it is ready.
     pub fn start(config: &str) -> Self {
         let config = Config::write(config);
         Self { child: Child::start(config.command(&["run"])), config }
@@ -86,24 +86,24 @@ impl Daemon {
         Self { child: Child::start(command), config }
     }
 
-    /// SIGKILL, as the kernel would do it.
+    /// SIGKILL, as by the kernel.
     pub async fn kill(&mut self) {
         self.child.signal("KILL");
         self.child.ended().await;
     }
 
-    /// Has it stop by itself, and asserts that it says all is well.
+    /// Stops it gracefully, and asserts that it exits with success.
     pub async fn stop(&mut self) {
         self.child.signal("TERM");
         assert_eq!(self.child.ended().await.code(), Some(0), "{}", self.child.output());
     }
 
-    /// Starts it again, with the configuration it had.
+    /// Starts it again, with the same configuration.
     pub fn start_again(&mut self) {
         self.child = Child::start(self.config.command(&["run"]));
     }
 
-    /// Where metrics and health are: the configuration asks for a free port, the log says which.
+    /// The address of metrics and health: the configuration asks for a free port, which is in the log.
     pub async fn address(&self) -> String {
         eventually("the daemon's HTTP address", async || {
             let output = self.child.output();
@@ -124,25 +124,24 @@ impl Daemon {
         eventually("the daemon is ready", async || (self.get("/readyz").await.0 == 200).then_some(())).await;
     }
 
-    /// Whether it runs its lane.
+    /// Whether it holds its lane.
     pub async fn holds_the_lane(&self) -> bool {
         self.metric(&format!(r#"reveille_lane_held{{lane="{LANE}"}}"#)).await == 1.0
     }
 
-    /// Waits until it runs its lane. One that is ready may be about to take it still.
+    /// Waits until it holds its lane. A ready daemon may still be about to take it.
     pub async fn takes_the_lane(&self) {
         eventually("it holds the lane", async || self.holds_the_lane().await.then_some(())).await;
     }
 
-    /// One metric's value; 0 where it does not exist yet. `series` is its name and labels, as they are printed.
+    /// One metric's value; 0 if it does not exist yet. `series` is its name and labels, as printed.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
         line.map_or(0.0, |value| value.parse().expect("a metric is a number"))
     }
 
-    /// Waits until its lane is paused for this reason and has nothing in hand, and readiness tells a person so in these
-    /// words.
+    /// Waits until its lane is paused for this reason and has nothing in hand, and readiness shows these words.
     pub async fn paused(&self, reason: &str, words: &[&str]) {
         let metric = format!(r#"reveille_lane_paused{{lane="{LANE}",reason="{reason}"}}"#);
         eventually("the lane is paused", async || (self.metric(&metric).await == 1.0).then_some(())).await;
@@ -161,8 +160,7 @@ impl Daemon {
         }
     }
 
-    /// Asserts that its lane is not paused and never was: whatever pauses a lane, at least the job that met it is put back
-    /// for it.
+    /// Asserts that its lane is not paused and never was: every pause puts back at least the job that caused it.
     pub async fn never_paused(&self) {
         let put_back = format!(r#"reveille_jobs_parked_total{{cause="paused",lane="{LANE}"}}"#);
         assert_eq!(self.metric(&put_back).await, 0.0, "a job was put back for a pause");
@@ -181,7 +179,7 @@ impl Daemon {
         eventually("it is shown", async || self.get("/readyz").await.1.contains(&held).then_some(())).await;
     }
 
-    /// What was said of the one pause of its lane, when that is over.
+    /// The log of the lane's only pause, once that is over.
     pub async fn works_again(&self) {
         let output = self.child.output();
         assert_eq!(output.matches("lane paused").count(), 1, "{output}");

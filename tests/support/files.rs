@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// A folder that goes with its test. RabbitMQ can read it, wherever the node has its root.
+/// A folder that is deleted after its test. RabbitMQ can read it, whatever the node's root.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -17,7 +17,7 @@ impl Folder {
         self.0.join(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// Puts `text` in the place of a file at once. Returns its path.
+    /// Replaces a file with `text`, atomically. Returns its path.
     pub fn put(&self, name: &str, text: &str) -> String {
         let (new, path) = (self.path(&format!("{name}.new")), self.path(name));
         std::fs::write(&new, text).expect("the folder is there");

@@ -1,4 +1,4 @@
-//! Stands before the simulator as a load balancer does, and closes the connections that it keeps at bad moments.
+//! A proxy in front of the simulator, like a load balancer, that closes kept connections at bad moments.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
-/// What becomes of a connection.
+/// How connections are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// It is kept for as long as the client likes.
+    /// Kept open for as long as the client wants.
     Keeps,
-    /// It is closed once it was idle for so long.
+    /// Closed once idle for so long.
     ClosesIdle(Duration),
-    /// A request on one that was used before is read, and answered with a reset. The simulator never sees it.
+    /// A request on a reused connection is read, and answered with a reset. The simulator never sees it.
     ResetsUsed,
     /// The same, but the simulator carries the request out.
     ResetsUsedAfter,
@@ -32,19 +32,19 @@ pub enum Close {
     Resets,
 }
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Connections are counted from 0.
     pub connection: usize,
-    /// The connection had brought a request before.
+    /// The connection had carried a request before.
     pub is_reused: bool,
     /// `PUT /v2/instance/i-sim00001?start HTTP/1.1`
     pub line: String,
     pub at: Instant,
 }
 
-/// Listens on a thread of its own, so that it goes on where the test's own runtime stands still.
+/// Listens on a thread of its own, so that it goes on while the test's own runtime is blocked.
 pub struct Front {
     pub address: String,
     state: Arc<State>,
@@ -62,7 +62,7 @@ struct State {
 }
 
 impl Front {
-    /// Before the server at this address.
+    /// In front of the server at this address.
     pub fn before(server: &str, habit: Habit) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a listener can be that");
@@ -93,7 +93,7 @@ impl Front {
         format!("http://{}", self.address)
     }
 
-    /// What becomes of connections from now on, those that are there included.
+    /// Sets the handling of connections, existing ones included.
     pub fn set(&self, habit: Habit) {
         *self.state.habit.lock().unwrap_or_else(PoisonError::into_inner) = habit;
     }
@@ -111,7 +111,7 @@ impl Front {
         self.state.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How long connections had been idle that the client closed.
+    /// How long the connections closed by the client had been idle.
     pub fn left(&self) -> Vec<Duration> {
         self.state.left.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -136,13 +136,13 @@ async fn accept(listener: TcpListener, state: Arc<State>, close: watch::Sender<C
 }
 
 impl State {
-    /// Returns whether the connection is to be reset.
+    /// Returns whether the connection has to be reset.
     async fn serve(&self, client: &mut TcpStream, connection: usize) -> bool {
         let mut is_reused = false;
         loop {
             let habit = || *self.habit.lock().unwrap_or_else(PoisonError::into_inner);
             let idle = match habit() {
-                // As servers have it, that counts from an answer on: a busy client may be slow to use a new one.
+                // As with servers, that counts from an answer on: a busy client may be slow to use a new one.
                 Habit::ClosesIdle(idle) if is_reused => idle,
                 _ => Duration::from_secs(600),
             };
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-/// A request or an answer, to its end; `None` where there is none.
+/// A request or an answer, to its end; `None` if there is none.
 pub async fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
     loop {

@@ -1,4 +1,4 @@
-//! Names with the addresses a test wants, and addresses that are of no use.
+//! Host names with chosen addresses, and addresses that do not work.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::files::Folder;
 
-/// The same command with an `/etc/hosts` of its own, the file at `hosts`. Takes root, or a system that lets users have
+/// The same command with an `/etc/hosts` of its own, the file at `hosts`. Needs root, or a system that lets users have
 /// namespaces.
 pub fn with_hosts(command: &Command, hosts: &str) -> Command {
     let is_root = std::fs::metadata("/proc/self").expect("Linux has it").uid() == 0;
@@ -29,7 +29,7 @@ pub fn broker_at(addresses: &[&str], folder: &Folder) -> String {
     folder.put("hosts", &lines)
 }
 
-/// An address that swallows packets: its listener has no room for one more connection.
+/// An address that drops packets: its listener's backlog is full.
 pub struct Swallowing {
     pub port: u16,
     _listener: TcpListener,
@@ -51,8 +51,8 @@ impl Swallowing {
     }
 }
 
-/// An address that refuses connections: nothing listens there, and whoever asks for a free port is not given this one. What
-/// is to listen there later can do so, if it asks for this port.
+/// An address that refuses connections: nothing listens there, and the port is not given out as a free one. A listener
+/// can still bind it by asking for this port.
 pub struct Refusing {
     pub address: SocketAddr,
     _socket: TcpSocket,

@@ -1,4 +1,4 @@
-//! An HTTP proxy: tunnels for `CONNECT`, and requests for whole URLs, which it passes on.
+//! An HTTP proxy: tunnels for `CONNECT`, and forwarding of requests for whole URLs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,11 +9,11 @@ use tokio::task::JoinSet;
 
 use super::front::message;
 
-/// Everything it does ends when it is dropped.
+/// Everything it does ends on drop.
 pub struct HttpProxy {
     /// `127.0.0.1:PORT`
     pub address: String,
-    /// The `Proxy-Authorization` that it wants, if any.
+    /// The `Proxy-Authorization` it requires, if any.
     wants: watch::Sender<Option<String>>,
     seen: Arc<Mutex<Vec<String>>>,
     _accepting: JoinSet<()>,
@@ -29,12 +29,12 @@ impl HttpProxy {
         Self { address, wants, seen, _accepting: accepting }
     }
 
-    /// Asks nobody who he is, from now on.
+    /// Requires no authorization from now on.
     pub fn open(&self) {
         self.wants.send_replace(None);
     }
 
-    /// The requests so far, as it could read them: head and body, what went through a tunnel not included.
+    /// The requests so far, as the proxy could read them: head and body, without the contents of tunnels.
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

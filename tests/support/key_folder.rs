@@ -1,9 +1,9 @@
-//! Credentials files, and the ways in which they are replaced.
+//! Credentials files, and the ways to replace them.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// A folder that goes with its test, and a credentials file in it.
+/// A folder with a credentials file, deleted after its test.
 pub struct KeyFolder(PathBuf);
 
 impl KeyFolder {
@@ -17,14 +17,14 @@ impl KeyFolder {
         self.0.join("bce.toml")
     }
 
-    /// Puts `text` in the place of the file at once.
+    /// Replaces the file with `text`, atomically.
     pub fn rename(&self, text: &str) {
         let new = self.0.join("bce.toml.new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.file()).unwrap();
     }
 
-    /// As Kubernetes mounts a secret: a link to a file behind a link to a folder, and that link is replaced.
+    /// As Kubernetes mounts a secret: a link to a file behind a link to a folder, and the latter is replaced.
     pub fn link(&self, version: &str, text: &str) {
         let folder = self.0.join(version);
         std::fs::create_dir(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Stands between a client and the broker, and on order lets some of what they say to each other get lost.
+//! A proxy between a client and the broker that drops some of their frames on demand.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// `AMQP` and the version, before the first frame.
 const GREETING: usize = 8;
-/// Type, channel and size, before a frame's payload; the octet 0xCE follows that.
+/// Type, channel and size, before a frame's payload; the byte 0xCE follows the payload.
 const HEAD: usize = 7;
 const METHOD: u8 = 1;
 /// Class and method, big-endian.
@@ -26,36 +26,36 @@ const PUBLISH_BATON: &[u8] = b"\0\x3c\0\x28\0\0\0\x13reveille.baton.prod";
 const PUBLISH_END: &[u8] = b"\0\x3c\0\x28\0\0\x11reveille.outcomes\x0bprod.failed";
 
 pub struct Lossy {
-    /// As the broker's URL, but through here.
+    /// As the broker's URL, but through this proxy.
     pub url: String,
-    /// Acks, which the client sends. Without them things are as a crash between a confirm and the ack leaves them, as
-    /// often as a test wants it.
+    /// The client's acks. Without them the state is that after a crash between a confirm and the ack, as often as a
+    /// test needs it.
     pub acks: Arc<Loss>,
-    /// Confirms, which the broker sends: RabbitMQ itself can forget some when a queue's leader changes.
+    /// The broker's confirms: RabbitMQ itself can lose some when a queue's leader changes.
     pub confirms: Arc<Loss>,
-    /// The broker's word that a subscription has ended: RabbitMQ can forget that too.
+    /// The broker's cancels of consumers: RabbitMQ can lose those too.
     pub cancels: Arc<Loss>,
-    /// The client's wish that one ends.
+    /// The client's cancels of consumers.
     pub own_cancels: Arc<Loss>,
-    /// The client's wish for a subscription.
+    /// The client's new consumers.
     pub subscriptions: Arc<Loss>,
     /// Batons that the client adds to those of lane `prod`.
     pub batons: Arc<Loss>,
-    /// What is said of a failed job. RabbitMQ ends the connection over the rest of it.
+    /// Events of failed jobs. RabbitMQ closes the connection over the rest of such a message.
     pub ends: Arc<Loss>,
-    /// The client's wish for a channel, and for a binding: it waits for an answer then.
+    /// The client's openings of channels, and bindings: it waits for an answer then.
     pub opens: Arc<Loss>,
     pub binds: Arc<Loss>,
     cut: watch::Sender<()>,
 }
 
-/// What becomes of one method that one side sends.
+/// The handling of one method that one side sends.
 pub struct Loss {
-    /// How it begins.
+    /// The method's first bytes.
     method: &'static [u8],
     losing: AtomicBool,
     lost: AtomicUsize,
-    /// When each got through.
+    /// When each was forwarded.
     forwarded: Mutex<Vec<Instant>>,
 }
 
@@ -69,32 +69,32 @@ impl Loss {
         })
     }
 
-    /// From now on none gets through.
+    /// Drops all from now on.
     pub fn begin(&self) {
         self.losing.store(true, Ordering::SeqCst);
     }
 
-    /// From now on all do again.
+    /// Forwards all from now on.
     pub fn end(&self) {
         self.losing.store(false, Ordering::SeqCst);
     }
 
-    /// How many were lost. An ack or a confirm may have been for many messages.
+    /// How many were dropped. An ack or a confirm may have been for many messages.
     pub fn count(&self) -> usize {
         self.lost.load(Ordering::SeqCst)
     }
 
-    /// How many got through.
+    /// How many were forwarded.
     pub fn forwarded(&self) -> usize {
         self.times().len()
     }
 
-    /// When each got through.
+    /// When each was forwarded.
     pub fn times(&self) -> Vec<Instant> {
         self.forwarded.lock().expect("nobody panics with it").clone()
     }
 
-    /// Whether this frame is lost.
+    /// Whether to drop this frame.
     fn strikes(&self, frame: &[u8]) -> bool {
         let concerned = frame[0] == METHOD && frame[HEAD..].starts_with(self.method);
         let strikes = concerned && self.losing.load(Ordering::SeqCst);
@@ -160,7 +160,7 @@ impl Lossy {
         proxy
     }
 
-    /// From now on all acks get through again, over new connections: those there are lose their client.
+    /// Forwards all acks again from now on, over new connections: the existing ones are cut.
     pub fn cut(&self) {
         self.cut.send_replace(());
         self.acks.end();

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared by the tests.
 
 pub mod account;
 pub mod broker;
@@ -25,22 +25,22 @@ pub mod trouble;
 
 use std::time::Duration;
 
-/// How long anything here may take. No test passes or fails by it but one that would hang.
+/// Timeout of every wait here. Only a test that would hang fails by it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// Between two checks.
 pub const GLANCE: Duration = Duration::from_millis(25);
 
-/// The id of the simulated instance of this number, from 1 on, as `bcc-sim --fleet` gives them.
+/// The id of the simulated instance of this number, from 1 on, as numbered by `bcc-sim --fleet`.
 pub fn instance(number: usize) -> String {
     format!("i-sim{number:05}")
 }
 
-/// Looks until there is something to see.
+/// Checks until there is a result.
 pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, look).await
 }
 
-/// Looks until there is something to see, for what may take longer than other things.
+/// Checks until there is a result, with another timeout.
 pub async fn eventually_within<T>(patience: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
@@ -53,7 +53,7 @@ pub async fn eventually_within<T>(patience: Duration, what: &str, mut look: impl
     tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
 }
 
-/// An HTTP client. What it talks to is on loopback, so no proxy comes between.
+/// An HTTP client. Its servers are on loopback, so it uses no proxy.
 pub fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().expect("a client")

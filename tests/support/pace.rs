@@ -1,10 +1,10 @@
-//! Whether calls kept to a lane's rate, as the one who was called saw it.
+//! Whether calls kept to a lane's rate, as seen by the API.
 //!
-//! The promise is about calls as they are made, the log has them as they were taken up, a little later each. Where one
-//! is held up and the next are not, they crowd, though none was made too early: what was taken up within a second was
-//! made within a second and the longest delay. So the second is stretched by that delay, and the delay is not assumed
-//! but measured, beside the test: by a client that, like a lane, sleeps until a moment and then calls the simulator. Since
-//! it does so every [`EVERY`], what holds up a call may have begun that much before it is noticed.
+//! The promise is about calls as they are made; the log has them as received, a little later each. If one is delayed
+//! and the next are not, they crowd, though none was made too early: calls received within a second were made within a
+//! second plus the longest delay. So the second is stretched by that delay, which is not assumed but measured beside
+//! the test: by a client that, like a lane, sleeps until a moment and then calls the simulator. Since it does so every
+//! [`EVERY`], a delay may have begun that much before it is noticed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,21 +29,21 @@ pub fn fullest(times: &[i64], window: Duration) -> usize {
     most
 }
 
-/// For [`silence`]: calls made before a kill may be taken up just after it.
+/// For [`silence`]: calls made before a kill may be received just after it.
 pub const ON_THEIR_WAY: Duration = Duration::from_millis(100);
 
-/// What a lane of `rate` and `burst` may call within a second that is stretched by `lateness`.
+/// The most calls of a lane with `rate` and `burst` within a second stretched by `lateness`.
 pub fn allowed(rate: f64, burst: u32, lateness: Duration) -> f64 {
     f64::from(burst) + rate * (1.0 + lateness.as_secs_f64())
 }
 
-/// When the calls were taken up, in microseconds. One that names many instances is one call.
+/// When the calls were received, in microseconds. A shared call is one call.
 pub fn times(calls: &[Call]) -> Vec<i64> {
     calls.chunk_by(|call, next| call.number == next.number).map(|call| call[0].unix_micros).collect()
 }
 
-/// The longest time in which no call was taken up that began within `after` of `moment`: where something happened
-/// then, how long the lane stood still because of it.
+/// The longest time without a call that began within `after` of `moment`: how long an event at `moment` stopped the
+/// lane.
 pub fn silence(times: &[i64], moment: i64, after: Duration) -> Duration {
     let latest = moment + i64::try_from(after.as_micros()).expect("a short time");
     let around = times.windows(2).filter(|pair| pair[0] <= latest && pair[1] >= moment);
@@ -51,13 +51,13 @@ pub fn silence(times: &[i64], moment: i64, after: Duration) -> Duration {
     Duration::from_micros(u64::try_from(longest).expect("the log is in order"))
 }
 
-/// The daemon's own, where the broker's URL names none: how long its lease of a lane lasts.
+/// The daemon's default heartbeat, which is how long its lease of a lane lasts.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Between two measurements.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// Measures, for as long as it lives, how late calls can be on this machine at this time.
+/// Measures, as long as it lives, how late calls can be on this machine.
 pub struct Lateness {
     longest: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
@@ -69,7 +69,7 @@ impl Lateness {
         let (longest, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let url = format!("{}/_sim/health", sim.url());
         let (longest_here, ended_here) = (longest.clone(), ended.clone());
-        // On a thread of its own: what the test does meanwhile must not pass for lateness.
+        // On a thread of its own: the test's own work must not count as lateness.
         let probing = async move {
             let client = http();
             client.get(&url).send().await.expect("the simulator answers");
@@ -90,12 +90,12 @@ impl Lateness {
         Duration::from_micros(self.longest.load(Ordering::Relaxed)) + EVERY
     }
 
-    /// Until when calls may be taken up under a lease that was not renewed from `moment` on, in microseconds.
+    /// Until when calls may be received under a lease last renewed at `moment`, in microseconds.
     pub fn lease_over(&self, moment: i64) -> i64 {
         moment + i64::try_from((HEARTBEAT + self.longest()).as_micros()).expect("a short time")
     }
 
-    /// Asserts that no second saw more calls than `rate` and `burst` allow.
+    /// Asserts that no second had more calls than `rate` and `burst` allow.
     pub fn assert_pace(&self, calls: &[Call], rate: f64, burst: u32) {
         let times = times(calls);
         let most = fullest(&times, Duration::from_secs(1));
@@ -114,7 +114,7 @@ impl Drop for Lateness {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
         if let Some(probe) = self.probe.take() {
-            // A probe that panicked has said so; here it may be because the simulator went first.
+            // A probe that panicked has printed why; here it may be because the simulator ended first.
             let _ = probe.join();
         }
     }

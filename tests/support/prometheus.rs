@@ -1,4 +1,4 @@
-//! A real Prometheus, which scrapes a daemon.
+//! A real Prometheus that scrapes a daemon.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::child::Child;
 use super::{eventually, http};
 
-/// The job that the alerts of docs/operations.md speak of.
+/// The job named in the alerts of docs/operations.md.
 const JOB: &str = "reveille";
-/// Also the patience of a scrape.
+/// Also the timeout of a scrape.
 const INTERVAL: &str = "1s";
 
 /// The labels of a series.
@@ -23,7 +23,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes the daemon at `target`, which may be gone later.
+    /// Starts one that scrapes the daemon at `target`, which may end later.
     pub fn start(target: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).expect("the folder for test files is there");
@@ -41,8 +41,7 @@ impl Prometheus {
         Self { child: Child::start(command), folder }
     }
 
-    /// What it answers to an expression just now: the series that are left of it, with their values. An alert fires where there
-    /// are any.
+    /// The present result of an expression: its series, with their values. An alert fires if there are any.
     pub async fn query(&self, expression: &str) -> Vec<(Labels, f64)> {
         let mut url = reqwest::Url::parse(&format!("http://{}/api/v1/query", self.address().await)).expect("a URL");
         url.query_pairs_mut().append_pair("query", expression);
@@ -84,7 +83,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It still writes there until it is gone.
+        // It still writes there until it has ended.
         self.child.signal("KILL");
         while self.child.is_running() {
             std::thread::sleep(super::GLANCE);

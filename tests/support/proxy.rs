@@ -1,5 +1,4 @@
-//! A TCP proxy with a will of its own, to stand between the daemon and the broker, or before some brokers as a load
-//! balancer does.
+//! A controllable TCP proxy between the daemon and the broker, or in front of several brokers like a load balancer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Of a connection that trickles.
+/// Of a slow connection.
 const BYTES_PER_MS: usize = 5;
 
 /// How bytes are passed on.
@@ -19,28 +18,28 @@ pub enum Flow {
     Swift,
     /// A few bytes at a time.
     Trickle,
-    /// Not at all, and nobody is told: the sockets stay open, as with a cable that is pulled out.
+    /// Not at all, and without notice: the sockets stay open, as with an unplugged cable.
     Stalled,
 }
 
-/// Forwards each connection to the first of its brokers that takes it. Everything it does ends when it is dropped.
+/// Forwards each connection to the first of its brokers that accepts it. Everything it does ends on drop.
 pub struct Proxy {
     /// `amqp://guest:guest@127.0.0.1:PORT`, without a vhost.
     pub url: String,
     brokers: Arc<Mutex<Vec<String>>>,
     flow: watch::Sender<Flow>,
-    /// Each change cuts the connections of before.
+    /// Each change cuts the existing connections.
     cut: watch::Sender<()>,
     _accepting: JoinSet<()>,
 }
 
 impl Proxy {
-    /// Before the brokers at `urls`, which have no vhost.
+    /// In front of the brokers at `urls`, which have no vhost.
     pub async fn before(urls: &[&str]) -> Self {
         Self::at("127.0.0.1:0", urls).await
     }
 
-    /// The same, with an address of its own.
+    /// The same, at this address.
     pub async fn at(address: &str, urls: &[&str]) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let url = format!("amqp://guest:guest@{}", listener.local_addr().expect("it is bound"));
@@ -56,7 +55,7 @@ impl Proxy {
         *self.brokers.lock().unwrap_or_else(PoisonError::into_inner) = addresses(urls);
     }
 
-    /// How bytes are passed on from now on, those on their way included.
+    /// How bytes are forwarded from now on, those in flight included.
     pub fn flow(&self, flow: Flow) {
         self.flow.send_replace(flow);
     }
@@ -109,11 +108,11 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::
         if *flow.borrow() == Flow::Trickle {
             let asleep = Instant::now();
             tokio::time::sleep(Duration::from_millis(1)).await;
-            // As many a second on a busy machine, which sleeps longer, as on any other.
+            // As many per second on a busy machine, which sleeps longer, as on any other.
             most = most.min(BYTES_PER_MS * asleep.elapsed().as_millis() as usize);
         }
         let read = from.read(&mut buffer[..most]).await;
-        // What was read as the stall begins is not passed on either, nor that one side is gone.
+        // What was read as the stall begins is not forwarded either, nor the end of one side.
         if flow.wait_for(|flow| *flow != Flow::Stalled).await.is_err() {
             return;
         }

@@ -1,10 +1,10 @@
-//! The Python that other clients than ours run in.
+//! Python for clients other than ours.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// The interpreter that has the official SDK and pika.
+/// The interpreter with the official SDK and pika.
 pub fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("REVEILLE_TEST_PYTHON") {
         return python.into();
@@ -18,16 +18,16 @@ pub fn python() -> PathBuf {
     python
 }
 
-/// For messages with headers nested deep. RabbitMQ 4.0 works for two seconds or more over one that is nested 10,000 deep, before
-/// any client is handed it: those of the tests cost it half a minute of an idle processor.
+/// Timeout for messages with deeply nested headers. RabbitMQ 4.0 needs two seconds or more for one that is nested
+/// 10,000 deep, before any client gets it: the tests' messages cost it half a minute of an idle processor.
 pub const DEEP: Duration = Duration::from_secs(5 * 60);
 
-/// Publishes messages that RabbitMQ passes on and lapin cannot read: of a kind that `odd_message.py` knows, with a body.
+/// Publishes messages that RabbitMQ passes on and lapin cannot read: of a kind in `odd_message.py`, with a body.
 pub fn publish_odd(url: &str, exchange: &str, key: &str, messages: &[(&str, &str)]) {
     assert!(try_publish_odd(url, exchange, key, messages));
 }
 
-/// The same, where RabbitMQ may take none. Returns whether it did.
+/// The same if RabbitMQ may refuse them. Returns whether it accepted them.
 pub fn try_publish_odd(url: &str, exchange: &str, key: &str, messages: &[(&str, &str)]) -> bool {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/odd_message.py");
     let messages = messages.iter().flat_map(|(kind, body)| [*kind, *body]);

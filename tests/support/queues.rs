@@ -1,4 +1,4 @@
-//! A client of the broker, as a producer or consumer would write it.
+//! A broker client like a producer's or consumer's.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ impl Queues {
         assert!(confirm.is_ack() && confirm.take_message().is_none(), "{exchange} {key}: not taken");
     }
 
-    /// Puts into the log an event like `genuine`, headers and all, that says of another job that it ended.
+    /// Publishes an event like `genuine` to the log, with its headers, that claims another job's end.
     pub async fn forge(&self, genuine: &Delivery, job: &str, outcome: &str, at: Timestamp) {
         let mut event: Value = serde_json::from_slice(&genuine.data).expect("an event is JSON");
         event["id"] = json!(format!("{job}/start"));
@@ -57,7 +57,7 @@ impl Queues {
         self.publish("", "reveille.outcomes.log", genuine.properties.clone(), event.to_string().as_bytes()).await;
     }
 
-    /// Waits until a queue has so many messages ready, and so many consumers.
+    /// Waits until a queue has so many ready messages, and so many consumers.
     pub async fn has(&self, queue: &str, messages: usize, consumers: u32) {
         self.has_within(PATIENCE, queue, messages, consumers).await;
     }
@@ -69,8 +69,8 @@ impl Queues {
         eventually_within(patience, &what, async || (self.count(queue).await == wanted).then_some(())).await;
     }
 
-    /// Messages ready in a queue, and its consumers. RabbitMQ says that there are none too where the queue's leader has not
-    /// told within a quarter of a second.
+    /// Ready messages of a queue, and its consumers. RabbitMQ also says zero if the queue's leader has not answered
+    /// within a quarter of a second.
     pub async fn count(&self, queue: &str) -> (u32, u32) {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue =
@@ -78,14 +78,14 @@ impl Queues {
         (queue.message_count(), queue.consumer_count())
     }
 
-    /// Takes all that is ready in a queue.
+    /// Takes all ready messages of a queue.
     pub async fn take_all(&self, queue: &str) -> Vec<Delivery> {
         let (taken, end) = self.take(queue).await;
         end.expect("the queue is there");
         taken
     }
 
-    /// Takes what is ready in a queue, as far as the broker goes along. What it did not hear taken comes again.
+    /// Takes the ready messages of a queue until the broker fails. Unconfirmed ones are redelivered.
     pub async fn take(&self, queue: &str) -> (Vec<Delivery>, Result<(), lapin::Error>) {
         let mut taken = Vec::new();
         loop {
@@ -110,7 +110,7 @@ impl Queues {
         self.channel.queue_declare(name.into(), QueueDeclareOptions::durable(), kind).await.expect("declared");
     }
 
-    /// Reads what is in a stream from offset `from` on, and moves `from` behind it.
+    /// Reads a stream from offset `from` on, and moves `from` behind what was read.
     pub async fn read_stream(&self, stream: &str, from: &mut i64) -> Vec<Delivery> {
         let channel = self.connection.create_channel().await.expect("a channel");
         channel.basic_qos(1000, BasicQosOptions::default()).await.expect("a stream wants a prefetch");
@@ -119,7 +119,7 @@ impl Queues {
         let consumer = channel.basic_consume(stream.into(), "".into(), BasicConsumeOptions::default(), offset).await;
         let mut consumer = consumer.expect("the stream is there");
         let mut read = Vec::new();
-        // What comes later than this is read the next time.
+        // Anything later is read the next time.
         while let Ok(Some(delivery)) = timeout(Duration::from_millis(300), consumer.next()).await {
             let delivery = delivery.expect("the stream is there");
             delivery.ack(BasicAckOptions::default()).await.expect("acked");
@@ -156,7 +156,7 @@ impl Queues {
     }
 }
 
-/// A header's text, number or flag, as a text; empty where it is absent.
+/// A header's string, number or flag, as text; empty if it is absent.
 pub fn header(properties: &BasicProperties, name: &str) -> String {
     match properties.headers().as_ref().and_then(|headers| headers.inner().get(name)) {
         None => String::new(),

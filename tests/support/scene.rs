@@ -1,4 +1,4 @@
-//! A node of one's own with a lane on it and jobs to come: what the faults of a broker befall.
+//! A separate node with a lane and jobs: for faults of a broker.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::sim::Sim;
 use super::stage::{Wishes, config};
 use super::{GLANCE, eventually, instance};
 
-/// A queue that RabbitMQ 3.10 has known for less than about a second does not survive a kill with its messages.
+/// RabbitMQ 3.10 loses the messages of a queue in a kill if the queue was declared less than about a second before.
 const SETTLED: Duration = Duration::from_secs(3);
 
 pub struct Scene {
@@ -30,7 +30,7 @@ impl Scene {
         Self::on(node, &url, jobs, wishes).await
     }
 
-    /// The same on a node that was started before, which the daemon reaches at `url`.
+    /// The same on a running node, which the daemon reaches at `url`.
     pub async fn on(node: Node, url: &str, jobs: usize, wishes: Wishes<'_>) -> Self {
         let sim = Sim::start(&[&["--fleet", &format!("Stopped={jobs}")], wishes.sim].concat());
         let daemon = Daemon::start(&config(url, &sim.url(), &wishes));
@@ -49,14 +49,14 @@ impl Scene {
     /// Waits until this many calls were made in all.
     pub async fn calls(&self, count: usize) {
         eventually("calls are made", async || {
-            // The whole log is read each time: not too often.
+            // The whole log is read each time, so not too often.
             tokio::time::sleep(GLANCE * 4).await;
             (self.sim.log().await.len() >= count).then_some(())
         })
         .await;
     }
 
-    /// Waits until readiness says this, and returns with which status.
+    /// Waits until readiness shows this, and returns its status.
     pub async fn readiness(&self, says: &str) -> u16 {
         eventually(says, async || {
             let (status, body) = self.daemon.get("/readyz").await;

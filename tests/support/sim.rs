@@ -1,4 +1,4 @@
-//! Starts the simulator and speaks to it, signed and unsigned, as a client would.
+//! Starts the simulator and calls it, signed and unsigned, like a client.
 
 #![allow(dead_code, reason = "each test that starts a simulator uses another part of this")]
 
@@ -41,21 +41,21 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    /// Status and error code, the code empty where there is none.
+    /// Status and error code, empty if there is none.
     pub fn verdict(&self) -> (u16, String) {
         let json: Value = serde_json::from_str(&self.body).unwrap_or_default();
         (self.status, json["code"].as_str().unwrap_or_default().to_owned())
     }
 }
 
-/// How a call is signed, where it is not the usual way.
+/// How a call is signed, if not in the usual way.
 pub struct Signing<'a> {
     pub key: &'a str,
     pub secret: &'a str,
     pub signed: SignedHeaders<'a>,
     /// Sent with the call; those that are not listed are not signed.
     pub headers: Vec<(&'a str, &'a str)>,
-    /// How far the client's clock is off.
+    /// The offset of the client's clock.
     pub skew: SignedDuration,
 }
 
@@ -67,12 +67,12 @@ impl Default for Signing<'_> {
 }
 
 impl Sim {
-    /// On a free port, with these flags besides.
+    /// On a free port, with these further flags.
     pub fn start(flags: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0", flags)
     }
 
-    /// At this address, for instance where another one was before.
+    /// At this address, for instance that of an earlier one.
     pub fn start_at(address: &str, flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bcc-sim"))
             .args(["--listen", address])
@@ -86,14 +86,14 @@ impl Sim {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim_end().strip_prefix("bcc-sim listening on http://").expect("its first line").to_owned();
-        // For http:// no TLS is spoken, but reqwest asks for a provider all the same. A second install is refused: fine.
+        // http:// uses no TLS, but reqwest needs a provider all the same. A second install is refused: fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let redirect = reqwest::redirect::Policy::none();
         let client = reqwest::Client::builder().no_proxy().redirect(redirect).timeout(Duration::from_secs(10)).build();
         Self { child, address, client: client.unwrap() }
     }
 
-    /// What a lane has as its endpoint.
+    /// The endpoint for a lane.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -103,7 +103,7 @@ impl Sim {
         self.child.id()
     }
 
-    /// Ends it. Nobody listens at its address any more.
+    /// Ends it. Nothing listens at its address any more.
     pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -166,7 +166,7 @@ impl Sim {
         Answer { status, headers, body: response.text().await.expect("a whole body") }
     }
 
-    /// A signed call over a connection of its own.
+    /// A signed call over a separate connection.
     pub fn raw(&self, method: &str, target: &str) -> RawCall {
         let mut request = format!("{method} {target} HTTP/1.1\r\n");
         for (name, value) in self.signed_headers(method, target, "", &Signing::default()) {
@@ -190,7 +190,7 @@ impl Sim {
         self.control("GET", "calls", Value::Null).await.as_array().unwrap().clone()
     }
 
-    /// The instance as the simulator knows it.
+    /// The instance as the simulator has it.
     pub async fn instance(&self, id: &str) -> Value {
         let all = self.control("GET", "instances", Value::Null).await;
         all.as_array().unwrap().iter().find(|one| one["id"] == id).cloned().unwrap_or_default()
@@ -201,7 +201,7 @@ impl Sim {
 pub struct RawCall(TcpStream);
 
 impl RawCall {
-    /// Byte by byte as it comes: what arrived, and how it ended.
+    /// The raw bytes that arrived, and how it ended.
     pub fn answer(mut self, patience: Duration) -> (String, std::io::Result<()>) {
         self.0.set_read_timeout(Some(patience)).unwrap();
         let mut bytes = Vec::new();

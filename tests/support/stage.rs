@@ -1,4 +1,4 @@
-//! Broker, simulator and daemon, wired together: what most tests begin with.
+//! Broker, simulator and daemon, wired together: the beginning of most tests.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -25,12 +25,12 @@ pub struct Stage {
     events: Consumer,
 }
 
-/// What a test wants otherwise than usual.
+/// A test's deviations from the usual stage.
 #[derive(Default)]
 pub struct Wishes<'a> {
-    /// Lines of the lane's table. Fast by default, so that no test waits for a limiter.
+    /// Lines of the lane's table. Fast by default, so that no test waits for the limiter.
     pub lane: &'a str,
-    /// Lines of `[retry]`: eight attempts, close together, where there are none.
+    /// Lines of `[retry]`; by default eight attempts, close together.
     pub retry: &'a str,
     /// The simulator's fleet, 20 stopped instances by default.
     pub fleet: &'a str,
@@ -53,23 +53,23 @@ impl Stage {
         let daemon = Daemon::start(&config(&vhost.url, &sim.url(), &wishes));
         daemon.ready().await;
         let queues = Queues::connect(&vhost.url).await;
-        // It may be ready before it has the lane, and it tells that it has it before it subscribes.
+        // It may be ready before it holds the lane, and announces the lane before it subscribes.
         eventually("it takes jobs", async || (queues.count("reveille.jobs.prod").await.1 == 1).then_some(())).await;
         let events = queues.listen("reveille.outcomes", "prod.*").await;
         Self { vhost, sim, daemon, queues, events }
     }
 
-    /// Publishes a job as a producer would, under `id`.
+    /// Publishes a job like a producer, under `id`.
     pub async fn job(&self, id: &str, body: Value) {
         self.message(BasicProperties::default().with_message_id(id.into()), body.to_string().as_bytes()).await;
     }
 
-    /// A job that says nothing but which instance, under its id.
+    /// A job with nothing but its instance, whose id it has.
     pub async fn wake(&self, instance: &str) {
         self.job(instance, json!({ "instance_id": instance })).await;
     }
 
-    /// One each for the instances of these numbers, from 1 on, far faster than any lane works.
+    /// One each for the instances of these numbers, from 1 on, far faster than any lane calls.
     pub async fn wake_all(&self, instances: RangeInclusive<usize>) {
         let waking = instances.map(async |number| self.wake(&instance(number)).await);
         stream::iter(waking).buffer_unordered(200).collect::<()>().await;
@@ -84,7 +84,7 @@ impl Stage {
         self.event_within(PATIENCE).await
     }
 
-    /// The next event, whole, for what may take RabbitMQ longer than other things.
+    /// The next event, whole, with another timeout.
     pub async fn event_within(&mut self, patience: Duration) -> Value {
         let next = tokio::time::timeout(patience, self.events.next()).await;
         let delivery =
@@ -93,7 +93,7 @@ impl Stage {
         serde_json::from_slice(&delivery.data).expect("an event is JSON")
     }
 
-    /// The data of the next `count` final outcomes, by job id. A job that ends twice is one too many.
+    /// The data of the next `count` final outcomes, by job id. A second end of a job fails the test.
     pub async fn outcomes(&mut self, count: usize) -> BTreeMap<String, Value> {
         let mut outcomes = BTreeMap::new();
         while outcomes.len() < count {
@@ -107,12 +107,12 @@ impl Stage {
         outcomes
     }
 
-    /// The data of the one outcome there is to come.
+    /// The data of the single next outcome.
     pub async fn outcome(&mut self) -> Value {
         self.outcomes(1).await.into_values().next().expect("one was asked for")
     }
 
-    /// The queue that the events come from, for a test to delete.
+    /// The queue of the events, for a test to delete.
     pub fn events_queue(&self) -> lapin::types::ShortString {
         self.events.queue()
     }
@@ -121,20 +121,20 @@ impl Stage {
         self.queues.take_all("reveille.dead").await
     }
 
-    /// Waits until so many jobs are back in the queue of new ones, where nobody takes any: a queue does not hand back at
-    /// once what a channel had that was closed.
+    /// Waits until so many jobs are back in the queue of new ones, without a consumer: a queue does not return the
+    /// messages of a closed channel at once.
     pub async fn back(&self, jobs: usize) {
         self.queues.has("reveille.jobs.prod", jobs, 0).await;
     }
 
-    /// Waits until nothing is left of any job, ready or unacked, but what is among the dead letters.
+    /// Waits until no job is left in any queue, ready or unacked, except for dead letters.
     pub async fn all_acked(&self) {
         eventually("every job is acked", async || {
             (self.daemon.metric(r#"reveille_jobs_in_flight{lane="prod"}"#).await == 0.0).then_some(())
         })
         .await;
         for queue in ["reveille.urgent.prod", "reveille.due.prod", "reveille.jobs.prod"] {
-            // A lane that holds many subscribes more than once.
+            // A lane with a large prefetch has more than one consumer.
             eventually("nothing is left, and the lane is subscribed", async || {
                 matches!(self.queues.count(queue).await, (0, 1..)).then_some(())
             })
@@ -158,13 +158,13 @@ pub fn config(broker: &str, api: &str, wishes: &Wishes<'_>) -> String {
     )
 }
 
-/// With `REVEILLE_TEST_BATCH` lanes call so many jobs together, but where a test says for itself how many.
+/// With `REVEILLE_TEST_BATCH`, so many jobs share a call, unless a test sets that itself.
 fn batch(lane: &str) -> Option<String> {
     std::env::var("REVEILLE_TEST_BATCH").ok().filter(|_| !lane.contains("batch"))
 }
 
-/// A tenth of the rate, where a test has one, but ten calls a second at least: jobs that are called together would be done
-/// before anything befalls them.
+/// A tenth of the rate, if a test sets one, but at least ten calls a second: shared calls would finish all jobs before
+/// any fault occurs.
 fn slower(lane: &str) -> String {
     let slower = |line: &str| match line.strip_prefix("rate = ").and_then(|rate| rate.parse::<f64>().ok()) {
         Some(rate) => format!("rate = {:?}", rate.min((rate / 10.0).max(10.0))),
@@ -173,7 +173,7 @@ fn slower(lane: &str) -> String {
     lane.lines().map(slower).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether lanes call jobs together in this run of the tests.
+/// Whether lanes have shared calls in this run of the tests.
 pub fn in_batches() -> bool {
     batch("").is_some()
 }

@@ -1,4 +1,4 @@
-//! Authorities, certificates, and servers that show them.
+//! Authorities, certificates, and TLS servers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// An authority that certifies servers.
+/// An authority for server certificates.
 pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
 pub fn authority(name: &str) -> Authority {
@@ -21,14 +21,14 @@ pub fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A certificate of this authority's for 127.0.0.1, and its key, in PEM.
+/// A certificate of this authority for 127.0.0.1, and its key, in PEM.
 pub fn certificate(authority: &Authority) -> [String; 2] {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
     [certificate.pem(), key.serialize_pem()]
 }
 
-/// Shows a certificate of this authority's.
+/// A TLS acceptor with a certificate of this authority.
 pub fn vouched_for_by(authority: &Authority) -> TlsAcceptor {
     let [certificate, key] = certificate(authority);
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
@@ -39,7 +39,7 @@ pub fn vouched_for_by(authority: &Authority) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(server))
 }
 
-/// Speaks TLS in the place of the server at `address`, with the certificate of the moment. Returns its own address.
+/// Terminates TLS for the server at `address`, with the present certificate. Returns its own address.
 pub async fn in_the_place_of(address: &str, certificate: watch::Receiver<TlsAcceptor>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().to_string();
@@ -58,7 +58,7 @@ pub async fn in_the_place_of(address: &str, certificate: watch::Receiver<TlsAcce
     own
 }
 
-/// A file for `SSL_CERT_FILE`: a daemon trusts whom its machine does, and this tells it whom. It goes with its test.
+/// A file for `SSL_CERT_FILE`, which replaces the machine's authorities for a daemon. It is deleted after its test.
 pub struct Trusted(PathBuf);
 
 impl Trusted {

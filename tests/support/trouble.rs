@@ -1,4 +1,4 @@
-//! Two lanes in one daemon, of which one is in trouble: what that costs the other one's jobs.
+//! Two lanes in one daemon, one of them in trouble: the cost for the other one's jobs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,20 +16,20 @@ use super::queues::Queues;
 use super::sim::Sim;
 use super::{PATIENCE, eventually, instance};
 
-/// Jobs of the steady lane in one window, and how far apart.
+/// Jobs of the steady lane in one window, and the time between them.
 const WINDOW: usize = 100;
 const EVERY: Duration = Duration::from_millis(25);
-/// Jobs that wait in the lane that is in trouble for each window with trouble.
+/// Waiting jobs of the lane in trouble, for each window with trouble.
 const FLOOD: usize = 1000;
-/// Calls of the lane in trouble take so long to fail: longer than a window.
+/// Calls of the lane in trouble fail after this time: longer than a window.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// A queue of somebody's that has no room for the events of the lane in trouble.
+/// A foreign queue without room for the events of the lane in trouble.
 const FULL: &str = "full";
 
 /// What goes wrong with one lane.
 #[derive(Debug, Clone, Copy)]
 pub enum Trouble {
-    /// Its API takes calls and does not answer.
+    /// Its API accepts calls and does not answer.
     Hangs,
     /// Its API bears a twentieth of its rate.
     Throttles,
@@ -41,7 +41,7 @@ pub enum Trouble {
 struct Scene {
     vhost: broker::Vhost,
     queues: Queues,
-    /// What became of the steady lane's jobs.
+    /// Events of the steady lane's jobs.
     events: Consumer,
     troubled: Sim,
     /// Kept for as long as the daemon calls it.
@@ -75,7 +75,7 @@ impl Scene {
         Self { vhost, queues, events, troubled, _steady: steady, daemon, submitted: 0 }
     }
 
-    /// From a job's submission to the arrival of its outcome, in microseconds: of a window's worth at a steady pace.
+    /// From a job's submission to its outcome's arrival, in microseconds: for a window's worth at a steady pace.
     async fn window(&mut self) -> Vec<u128> {
         let (queues, events, first) = (&self.queues, &mut self.events, self.submitted + 1);
         let publishing = async {
@@ -105,7 +105,7 @@ impl Scene {
         published.iter().map(|(instance, published)| ended[instance].duration_since(*published).as_micros()).collect()
     }
 
-    /// Has a flood of jobs meet the trouble; returns once they do.
+    /// Submits a flood of jobs to the lane in trouble; returns once the trouble occurs.
     async fn begin(&self, trouble: Trouble, round: usize) {
         match trouble {
             Trouble::Hangs => self.troubled.faults(json!([{"fault": {"hang": "before"}}])).await,
@@ -121,7 +121,7 @@ impl Scene {
         eventually("it is in trouble", async || (self.hits(trouble).await > before).then_some(())).await;
     }
 
-    /// How often the lane has met the trouble so far.
+    /// How often the trouble has occurred so far.
     async fn hits(&self, trouble: Trouble) -> usize {
         match trouble {
             Trouble::Hangs => self.troubled.log().await.iter().filter(|call| call.fault.is_some()).count(),
@@ -130,7 +130,7 @@ impl Scene {
         }
     }
 
-    /// Ends the trouble, takes the jobs that wait away, and waits until the lane has nothing in hand.
+    /// Ends the trouble, removes the waiting jobs, and waits until the lane has nothing in hand.
     async fn end(&self, trouble: Trouble) {
         match trouble {
             Trouble::Hangs => self.troubled.faults(json!([])).await,
@@ -173,7 +173,7 @@ fn percentile(mut times: Vec<u128>, percent: usize) -> u128 {
     times[(times.len() - 1) * percent / 100]
 }
 
-/// The percentile of the window in the middle: one in which the machine stood still for a second is not that one.
+/// The percentile of the median window, which a machine that stalls for a second does not affect.
 fn usual(windows: &[Vec<u128>], percent: usize) -> u128 {
     percentile(windows.iter().map(|times| percentile(times.clone(), percent)).collect(), 50)
 }
@@ -186,7 +186,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Windows with and without the trouble take turns, so that whatever else the machine does meets both.
+    /// Windows with and without the trouble alternate, so that other load on the machine affects both.
     pub async fn of(trouble: Trouble, rounds: usize) -> Self {
         let mut scene = Scene::set(rounds).await;
         scene.window().await;
@@ -205,7 +205,7 @@ impl Cost {
         cost
     }
 
-    /// Within how many microseconds so many percent of the jobs ended, usually: alone, and beside the lane in trouble.
+    /// The usual microseconds in which so many percent of the jobs ended: alone, and beside the lane in trouble.
     pub fn within(&self, percent: usize) -> (u128, u128) {
         (usual(&self.alone, percent), usual(&self.beside, percent))
     }

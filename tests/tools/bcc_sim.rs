@@ -39,7 +39,7 @@ const EVERY_STATUS: [&str; 20] = [
 #[tokio::test]
 async fn an_instance_goes_from_stopped_to_running_and_back() {
     let sim = Sim::start(&["--fleet", "Stopped=1", "--boot-time", "1s", "--stop-time", "1s"]);
-    // The passing state is seen at once, the one it ends in when its time has come: not before, and soon after.
+    // The transient state is seen at once, the final one when its time has come: not before, and soon after.
     let passes = async |asked: Instant, through: &str, into: &str| {
         loop {
             let shown = sim.call("GET", "/v2/instance/i-sim00001", "").await.json();
@@ -310,7 +310,7 @@ async fn control_requests_that_make_no_sense_change_nothing_and_say_why() {
 async fn signals_end_it_at_once_and_wrong_flags_with_2() {
     for signal in ["-TERM", "-INT"] {
         let mut sim = Sim::start(&["--fleet", "Stopped=1", "--fault", "hang-before=1"]);
-        // It does not wait for who waits for it.
+        // It does not wait for hanging calls.
         let hangs = sim.raw("PUT", "/v2/instance/i-sim00001?start");
         eventually("the call is taken up", async || (!sim.calls().await.is_empty()).then_some(())).await;
         assert!(Command::new("kill").args([signal, &sim.pid().to_string()]).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! What the tests stand on: the simulator and the private node.
+//! The tools of the tests: the simulator and the private node.
 
 mod bcc_sim;
 mod private_node;

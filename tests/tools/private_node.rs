@@ -1,4 +1,4 @@
-//! The private node holds its promises: vhosts are apart, and no way of ending leaves anything behind.
+//! The private node: vhosts are separate, and every way of ending leaves nothing behind.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn it_ends_on_sigterm() {
 
 #[test]
 fn it_ends_when_its_parent_is_killed() {
-    // `mkfifo` stands for the pipe that a parent holds: only the shell has its writing end.
+    // `mkfifo` instead of the pipe that a parent holds: only the shell has its writing end.
     let mut parent = Command::new("sh");
     parent.args(["-c", r#"f=$(mktemp -u) && mkfifo "$f" && { "$0" <"$f" & exec 3>"$f"; rm "$f"; wait; }"#, SCRIPT]);
     let (mut parent, node) = start(parent);
@@ -116,7 +116,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The node's VM, its epmd and its script: whatever stands in its folder or was told of its ports.
+/// The node's VM, its epmd and its script: every process in its folder or with its ports.
 fn processes_of(node: &Ready) -> Vec<u32> {
     let port: u32 = node.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the URL ends in a port");
     let marks = [format!("{}/", node.folder.display()), format!("ERL_EPMD_PORT={}\0", port + 2)];

@@ -1,4 +1,4 @@
-//! What the API says to each operation, and what it does to the fleet.
+//! The API's answer to each operation, and its effect on the fleet.
 
 use std::time::Instant;
 
@@ -9,10 +9,10 @@ use crate::fleet::{Fleet, Instance, Status};
 use crate::reply::ApiError;
 use crate::request::{Ask, MOST_IDS, Operation, Received, Subject};
 
-/// The largest page of a list, and the size of one where none is asked for.
+/// The largest page of a list, and the default page size.
 const LARGEST_PAGE: usize = 1000;
 
-/// What an operation came to.
+/// The result of an operation.
 #[derive(Debug)]
 pub struct Outcome {
     /// The body of the 200; `None` is an empty one, as the start call documents.
@@ -50,7 +50,7 @@ fn read(answer: Result<Option<Value>, ApiError>) -> Outcome {
     Outcome { answer, took_effect: false }
 }
 
-/// All of them or none: one that is not in the right state refuses the whole batch, as the API documents.
+/// All of them or none: one in the wrong state refuses the whole batch, as the API documents.
 fn act<Id: AsRef<str>>(
     fleet: &mut Fleet,
     ids: &[Id],
@@ -64,7 +64,7 @@ fn act<Id: AsRef<str>>(
         return read(Err(error));
     }
     for (index, id) in ids.iter().enumerate() {
-        // Named twice in a batch, it is started once.
+        // An instance named twice in a batch is started once.
         if !ids[..index].iter().any(|earlier| earlier.as_ref() == id.as_ref()) {
             change(fleet, id.as_ref(), now);
         }
@@ -103,7 +103,7 @@ fn stoppable(status: Status) -> Result<(), ApiError> {
     Err(ApiError::new(409, "Instance.StopInstanceOperationForbidden", message))
 }
 
-/// The fields of the API's instance that the state follows from, and enough of the others for an SDK's model.
+/// The fields of the API's instance from which the state follows, and enough others for an SDK's model.
 fn shown(id: &str, status: Status) -> Value {
     json!({
         "id": id,
@@ -123,7 +123,7 @@ fn shown(id: &str, status: Status) -> Value {
     })
 }
 
-/// A page of the instances that `wanted` and the filters let pass. Filters the simulator does not know are ignored.
+/// A page of the instances that `wanted` and the filters accept. Unknown filters are ignored.
 fn list(fleet: &Fleet, received: &Received, wanted: impl Fn(&str) -> bool, now: Instant) -> Result<Value, ApiError> {
     let marker = received.parameter("marker").unwrap_or("");
     let page_size = page_size(received)?;
@@ -166,7 +166,7 @@ fn page_size(received: &Received) -> Result<usize, ApiError> {
     }
 }
 
-/// The values of a filter, any of which may match; `None` where it is not set.
+/// The values of a filter, any of which may match; `None` if it is not set.
 fn filter<'a>(received: &'a Received, name: &str) -> Option<Vec<&'a str>> {
     received.parameter(name).filter(|text| !text.is_empty()).map(|text| text.split(',').collect())
 }

@@ -13,7 +13,7 @@ use crate::fleet::{Status, Times};
 use crate::limit::Limit;
 use crate::span::Span;
 
-/// More than any account has; a slip of the finger should not fill the memory.
+/// More than any account has; a typo should not fill the memory.
 const LARGEST_GROUP: usize = 1_000_000;
 
 /// A simulated BCC: start, stop, describe and list, with signatures verified, states that change with time, a rate
@@ -122,7 +122,7 @@ impl Args {
     }
 }
 
-/// clap can read the environment itself, but only with a feature the daemon has no use for. Set but empty is not set.
+/// clap reads the environment only with a feature that the daemon does not need. Set but empty is not set.
 fn or_env(flag: &Option<String>, variable: &str) -> Option<String> {
     flag.clone().or_else(|| std::env::var(variable).ok()).filter(|value| !value.is_empty())
 }

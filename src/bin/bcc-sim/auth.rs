@@ -1,4 +1,4 @@
-//! The verifier: reads the `Authorization` header on its own and computes the signature anew from what was received.
+//! The verifier: parses the `Authorization` header itself, and computes the signature from the received request.
 
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
@@ -7,13 +7,13 @@ use reveille::bce::sign::{Request, SignedHeaders, canonical_request, signature};
 use crate::reply::ApiError;
 use crate::request::Received;
 
-/// Who may call.
+/// An account that may call.
 #[derive(Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
     pub access_key_id: String,
     pub secret_access_key: String,
-    /// With one, the key is a temporary (STS) one and every call must carry the token.
+    /// If set, the key is a temporary (STS) one, and every call must carry the token.
     #[serde(default)]
     pub session_token: Option<String>,
 }
@@ -21,12 +21,12 @@ pub struct Account {
 /// The fields of `bce-auth-v1/{key}/{timestamp}/{expiration}/{signed headers}/{signature}`.
 #[derive(Debug, PartialEq)]
 struct Authorization<'a> {
-    /// The first four fields as they were sent: the signing key is derived from this very text.
+    /// The first four fields as sent: the signing key is derived from exactly this text.
     prefix: &'a str,
     access_key_id: &'a str,
     timestamp: Timestamp,
     expiration: SignedDuration,
-    /// Empty stands for the default set.
+    /// Empty means the default set.
     signed_headers: Vec<&'a str>,
     signature: &'a str,
 }
@@ -69,7 +69,7 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// Whether a request may pass: the key first, then the clock, then the signature. Its date may be off by `tolerance`.
+/// Verifies a request: the key first, then the clock, then the signature. Its date may be off by `tolerance`.
 pub fn verify(
     received: &Received,
     accounts: &[Account],
@@ -99,7 +99,7 @@ pub fn verify(
     }
 }
 
-/// A temporary key without its token is, to the API, a key it does not know.
+/// A temporary key without its token is an unknown key to the API.
 fn check_key<'a>(received: &Received, accounts: &'a [Account], access_key_id: &str) -> Result<&'a Account, ApiError> {
     let unknown = |why: &'static str| Err(ApiError::new(403, "InvalidAccessKeyId", why));
     let Some(account) = accounts.iter().find(|account| account.access_key_id == access_key_id) else {
@@ -131,7 +131,7 @@ fn check_time(
     }
 }
 
-/// `x-bce-date` wins over `Date`; a request may have neither.
+/// `x-bce-date` takes precedence over `Date`; a request may have neither.
 fn date(received: &Received) -> Result<Option<Timestamp>, ApiError> {
     let (text, parsed) = if let Some(text) = received.header("x-bce-date") {
         (text, text.parse())
@@ -179,7 +179,7 @@ mod tests {
         Account { access_key_id: "ak".into(), secret_access_key: "sk".into(), session_token: None }
     }
 
-    /// A start, signed over these headers with these lists and times.
+    /// A start request, signed over these headers with these lists and times.
     fn signed(headers: &[(&str, &str)], names: SignedHeaders<'_>, timestamp: &str, expiration: i64) -> Received {
         let request = Request { method: "PUT", path: "/v2/instance/i-a", query: &[("start", "")], headers };
         let text = authorization("ak", "sk", timestamp.parse().unwrap(), expiration, request, names);
@@ -236,7 +236,7 @@ mod tests {
             let answer = judged(&received, account, signed_at);
             let code = answer.map_or_else(|error| error.code.into_owned(), |()| "fine".into());
             let expected = match text("id").as_str() {
-                // Signed as the rules say, but over too little or for no time at all.
+                // Signed by the rules, but over too little, or for no time at all.
                 "header-none" => "InvalidHTTPAuthHeader",
                 "expiration--1" => "RequestExpired",
                 _ => "fine",

@@ -9,12 +9,12 @@ use tokio::time::Sleep;
 
 use crate::reply::Manner;
 
-/// Long enough for hyper to have written what it was given before it hears that no more comes.
+/// Long enough for hyper to write what it has before it learns that the body ends.
 const BEFORE_THE_CUT: Duration = Duration::from_millis(20);
 
 static SPACES: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
-/// Tells hyper to close the connection in the middle of an answer.
+/// Makes hyper close the connection in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is cut off, as ordered")]
 pub struct CutOff;
@@ -23,9 +23,9 @@ pub struct CutOff;
 pub struct Payload {
     rest: Bytes,
     padding: u64,
-    /// Most bytes in one piece.
+    /// Most bytes per piece.
     piece: usize,
-    /// What is waited for after each piece.
+    /// The pause after each piece.
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     cut: bool,
@@ -34,7 +34,7 @@ pub struct Payload {
 impl Payload {
     /// The payload and the `Content-Length` to declare for it.
     pub fn new(body: Bytes, manner: Manner) -> (Self, u64) {
-        // A body that is to be cut off, slow or long has to exist.
+        // A body to be cut off, slow or padded has to exist.
         let body = if body.is_empty() && manner != Manner::Whole { Bytes::from_static(b"{}") } else { body };
         let length = body.len() as u64;
         let whole =
@@ -86,7 +86,7 @@ impl Body for Payload {
         self.rest.is_empty() && self.padding == 0 && !self.cut
     }
 
-    /// Unknown for one that is cut off: hyper would hold the promised length against it at once.
+    /// Unknown for a body to be cut off: hyper would refuse at once to send less than the promised length.
     fn size_hint(&self) -> SizeHint {
         if self.cut { SizeHint::default() } else { SizeHint::with_exact(self.rest.len() as u64 + self.padding) }
     }

@@ -1,4 +1,4 @@
-//! The log of every `/v2` call, for tests to ask what really reached the API.
+//! The log of every `/v2` call, from which tests learn what really reached the API.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -12,13 +12,13 @@ use crate::request::{Operation, Subject};
 /// More than any test makes; older calls fall out, so that a simulator left running does not fill the memory.
 const KEPT: usize = 1_000_000;
 
-/// One call and what became of it.
+/// One call and its result.
 ///
-/// All of it is known as the call arrives: a delayed answer is logged with the status it will have, even if the
+/// All of it is known when the call arrives: a delayed answer is logged with the status it will have, even if the
 /// client hangs up first.
 #[derive(Debug, Serialize)]
 pub struct Call {
-    /// When it was taken up, by this machine's clock, whatever clock the simulator pretends to have.
+    /// When it arrived, by this machine's clock, not by the simulated one.
     #[serde(serialize_with = "micros_text")]
     pub at: Timestamp,
     pub unix_micros: i64,
@@ -26,17 +26,17 @@ pub struct Call {
     pub operation: Operation,
     #[serde(flatten)]
     pub subject: Subject,
-    /// `null` where no answer was given.
+    /// `null` if there was no answer.
     pub status: Option<u16>,
     /// The error code of the answer.
     pub code: Option<Cow<'static, str>>,
-    /// The name of the fault that met the call.
+    /// The name of the fault that was applied.
     pub fault: Option<String>,
-    /// Whether an instance began to start or stop because of it.
+    /// Whether it made an instance begin to start or stop.
     pub took_effect: bool,
 }
 
-/// Always six decimals, so that the texts sort as the times do.
+/// Always six decimals, so that the texts sort like the times.
 fn micros_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.6}"))
 }
@@ -57,7 +57,7 @@ impl CallLog {
         self.calls.push_back(Arc::new(call));
     }
 
-    /// Shared copies: turning a long log to JSON must not hold up the calls.
+    /// Shared copies: converting a long log to JSON must not hold up the calls.
     pub fn snapshot(&self) -> Vec<Arc<Call>> {
         self.calls.iter().cloned().collect()
     }
@@ -66,7 +66,7 @@ impl CallLog {
         self.calls.len()
     }
 
-    /// How many of the oldest calls have fallen out since the log was last cleared.
+    /// How many of the oldest calls were dropped since the log was last cleared.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

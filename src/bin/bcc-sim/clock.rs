@@ -1,18 +1,18 @@
-//! The clock the simulator pretends to have.
+//! The simulated clock.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::span::{LONGEST, Span};
 
-/// Signatures are judged by it, and `Date` tells it.
+/// Signatures are judged by it, and `Date` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clock {
     /// How far it is ahead of this machine's.
     #[serde(serialize_with = "show", deserialize_with = "read")]
     pub offset: SignedDuration,
-    /// How far the date of a request may be from it, either way.
+    /// How far a request's date may be from it, either way.
     pub tolerance: Span,
 }
 
@@ -27,7 +27,7 @@ impl Clock {
     }
 }
 
-/// Right, and as patient as the API.
+/// Right, and as tolerant as the API.
 impl Default for Clock {
     fn default() -> Self {
         Self { offset: SignedDuration::ZERO, tolerance: Span(std::time::Duration::from_secs(30 * 60)) }

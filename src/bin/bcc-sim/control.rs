@@ -1,4 +1,4 @@
-//! `/_sim/`: how tests look into the simulator and steer it. Unsigned, and neither limited nor logged.
+//! `/_sim/`: with it tests inspect and control the simulator. Unsigned, and neither limited nor logged.
 //!
 //! | request | body or answer |
 //! |---|---|
@@ -13,8 +13,8 @@
 //! | `PUT credentials` | an [`Account`], or a list of them, in place of those there were |
 //! | `GET`, `PUT clock` | a [`Clock`]: `{"offset":"-20m","tolerance":"30m"}` |
 //!
-//! A fault is a name such as `"hang-after"` or an object such as `{"status":429,"retry_after":2}`; `faults/wire.rs`
-//! knows them all. What makes no sense is answered 400 `{"error":…}` and changes nothing.
+//! A fault is a name such as `"hang-after"` or an object such as `{"status":429,"retry_after":2}`; `faults/wire.rs` has
+//! them all. Invalid requests are answered 400 `{"error":…}` and change nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -37,7 +37,7 @@ use crate::request::LONGEST_ID;
 use crate::simulator::Simulator;
 use crate::world::ANY;
 
-/// An instance as it is shown. The status is the true one, `Creating` and `Deleted` too.
+/// An instance as shown. The status is the real one, `Creating` and `Deleted` included.
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
@@ -45,7 +45,7 @@ struct Shown<'a> {
     starts: u64,
 }
 
-/// Answers a control request; `path` is what follows `/_sim/`.
+/// Answers a control request; `path` is the part after `/_sim/`.
 pub fn handle(simulator: &Simulator, method: &Method, path: &str, body: Result<Bytes, ApiError>) -> Answer {
     match body.map_err(|error| (error.status, error.message.into_owned())).and_then(|body| {
         let segments: Vec<&str> = path.split('/').collect();
@@ -68,7 +68,7 @@ fn route(simulator: &Simulator, method: &Method, path: &[&str], body: &[u8]) -> 
             show(&json!({ "status": "ok", "instances": world.fleet.len(), "calls": calls, "calls_dropped": dropped }))
         }
         ("GET", ["calls"]) => {
-            // The lock is gone before the long work begins.
+            // The lock is released before the long work begins.
             let calls = simulator.world().calls.snapshot();
             show(&calls.iter().map(AsRef::as_ref).collect::<Vec<&Call>>())
         }
@@ -155,8 +155,8 @@ fn done() -> Result<Bytes, Refused> {
     show(&Value::Object(Map::new()))
 }
 
-/// An entry of the list that creates many: an order with an `id` beside it. Not a flattened struct, which would let a
-/// misspelt key pass unseen.
+/// An entry of a list that creates many instances: an order with an `id`. Not a flattened struct, which would accept a
+/// misspelt key.
 fn named(mut entry: Map<String, Value>) -> Result<(String, Order), Refused> {
     let Some(Value::String(id)) = entry.remove("id") else { return Err(bad("each instance of the list needs an id")) };
     check_id(&id)?;
@@ -164,7 +164,7 @@ fn named(mut entry: Map<String, Value>) -> Result<(String, Order), Refused> {
     Ok((id, order))
 }
 
-/// An id has to be one that a path can hold as it is.
+/// An id must fit into a path without encoding.
 fn check_id(id: &str) -> Result<(), Refused> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(fine) {

@@ -18,7 +18,7 @@ pub enum Status {
     Stopping,
     Stopped,
     Recycled,
-    /// Released: the API answers as if it had never been.
+    /// Released: the API answers as if it never existed.
     Deleted,
     Scaling,
     Expired,
@@ -38,7 +38,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// What the API shows.
+    /// The status that the API shows.
     pub fn shown(self) -> Self {
         if self == Self::Creating { Self::Starting } else { self }
     }
@@ -52,7 +52,7 @@ impl FromStr for Status {
     }
 }
 
-/// How long the passing states last.
+/// How long transient states last.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// `Starting` and `Creating`.
@@ -61,15 +61,15 @@ pub struct Times {
     pub stop: Duration,
 }
 
-/// An instance as the control endpoint is given it.
+/// An instance as set over the control endpoint.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
     pub status: Status,
-    /// It stays in whatever state it comes to: a start leaves it `Starting` for ever.
+    /// It stays in every state it reaches: a start leaves it `Starting` for ever.
     #[serde(default)]
     pub hold: bool,
-    /// Where a boot ends, for boots that fail.
+    /// The state in which a boot ends, for boots that fail.
     #[serde(default = "running")]
     pub boots_into: Status,
 }
@@ -87,7 +87,7 @@ impl From<Status> for Order {
 #[derive(Debug)]
 pub struct Instance {
     status: Status,
-    /// The state it passes into by itself, and when. It is looked at, not acted on: no timers run.
+    /// Its next state and when that begins. It is computed on reading: no timers run.
     next: Option<(Instant, Status)>,
     hold: bool,
     boots_into: Status,
@@ -126,7 +126,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Ids run over the whole fleet, in the order given: `i-sim00001`, `i-sim00002`, …
+    /// Ids are numbered over the whole fleet, in the order given: `i-sim00001`, `i-sim00002`, …
     pub fn new(groups: &[(Status, usize)], times: Times, now: Instant) -> Self {
         let mut fleet = Self { instances: BTreeMap::new(), times };
         let statuses = groups.iter().flat_map(|(status, count)| std::iter::repeat_n(*status, *count));
@@ -136,7 +136,7 @@ impl Fleet {
         fleet
     }
 
-    /// Creates an instance, or puts one in another state. Its count of starts stays.
+    /// Creates an instance, or sets its state. Its count of starts is kept.
     pub fn put(&mut self, id: String, order: &Order, now: Instant) {
         let instance = self.instances.entry(id).or_insert(Instance {
             status: order.status,
@@ -154,7 +154,7 @@ impl Fleet {
         self.instances.get(id)
     }
 
-    /// From this id on.
+    /// The instances from this id on.
     pub fn from(&self, id: &str) -> Range<'_, String, Instance> {
         self.instances.range::<str, _>((Bound::Included(id), Bound::Unbounded))
     }

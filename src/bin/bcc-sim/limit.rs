@@ -4,19 +4,19 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-/// How many calls a second, and how many at once after a rest. Without a rate there is no limit.
+/// Calls per second, and calls at once after idle time. Without a rate there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     /// Calls a second.
     pub rate: Option<f64>,
-    /// Size of the bucket; without it, what flows in during a second, but at least one call.
+    /// Size of the bucket; by default a second's worth, but at least one call.
     #[serde(default)]
     pub burst: Option<u32>,
 }
 
 impl Limit {
-    /// A sentence on what is wrong with it, if something is.
+    /// What is wrong with it, as a sentence.
     pub fn check(self) -> Result<Self, String> {
         if let Some(rate) = self.rate
             && !(rate.is_finite() && rate > 0.0)
@@ -30,7 +30,7 @@ impl Limit {
     }
 }
 
-/// A bucket that fills with time and gives one token a call. It starts full.
+/// A bucket that refills with time and gives one token per call. It starts full.
 #[derive(Debug)]
 pub struct Bucket {
     limit: Limit,
@@ -80,7 +80,7 @@ mod tests {
         let mut bucket = Bucket::new(Limit { rate: Some(10.0), burst: Some(5) }, start);
         assert_eq!(passed(&mut bucket, 20, start), 5);
         assert_eq!(passed(&mut bucket, 20, start + Duration::from_millis(200)), 2);
-        // A long rest fills the bucket, not more.
+        // A long idle time fills the bucket, no more.
         assert_eq!(passed(&mut bucket, 20, start + Duration::from_secs(60)), 5);
     }
 

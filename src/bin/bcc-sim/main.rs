@@ -1,5 +1,5 @@
-//! `bcc-sim`: a simulated BCC, for the demo, the tests and users' own rehearsals. It is a second binary of the crate, so that
-//! users can rehearse with what the tests rely on.
+//! `bcc-sim`: a simulated BCC, for the demo, the tests and users' own rehearsals. It is a second binary of the crate,
+//! so that users rehearse with the simulator on which the tests rely.
 //!
 //! It answers the calls `reveille` and the official SDKs make (start, stop, describe, list), verifies their
 //! signatures, moves instances from state to state as time goes by, limits the rate, and misbehaves on order.
@@ -54,7 +54,7 @@ use crate::simulator::Simulator;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // A rate that could pass nothing is wrong usage like any other.
+    // A rate that could pass nothing is a usage error like any other.
     args.limit().check().unwrap_or_else(|why| Args::command().error(ErrorKind::ValueValidation, why).exit());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(args.log).init();
 
@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     let simulator = Arc::new(Simulator::new(&args));
     announce(&format!("bcc-sim listening on http://{address}"));
 
-    // Open connections are dropped where they stand: a simulator has nothing to drain.
+    // Open connections are dropped: a simulator has nothing to drain.
     tokio::select! {
         never = server::serve(simulator, listener) => match never {},
         _ = terminate.recv() => {}
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first line on stdout is how tests and scripts learn the port. Nobody reading it is no reason to end.
+/// Tests and scripts learn the port from the first line on stdout. A closed stdout is no reason to exit.
 fn announce(line: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

@@ -1,4 +1,4 @@
-//! What becomes of a call on the wire: an answer, or none.
+//! The reply to a call on the wire: an answer, or none.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// As the API writes it.
+/// As the API sends it.
 pub const JSON: &str = "application/json;charset=utf-8";
 
 /// An error as the API documents it: an HTTP status, a code and a message.
@@ -26,7 +26,7 @@ impl ApiError {
         Self { status, code: code.into(), message: message.into(), retry_after: None }
     }
 
-    /// A path outside the API. Another version than 2 has a code of its own.
+    /// A path outside the API. A version other than 2 has its own code.
     pub fn invalid_uri(path: &str) -> Self {
         let version = path.split('/').nth(1).and_then(|first| first.strip_prefix('v')).unwrap_or("");
         if version != "2" && !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -71,7 +71,7 @@ pub struct Answer {
     pub body: Bytes,
     pub retry_after: Option<u64>,
     pub location: Option<String>,
-    /// Further ones, over those of the same name.
+    /// Further headers, which replace those of the same name.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub manner: Manner,
 }
@@ -81,7 +81,7 @@ pub struct Answer {
 pub enum Manner {
     #[default]
     Whole,
-    /// Half of it, then the connection is closed, though `Content-Length` promised all.
+    /// Half of it, then the connection is closed, although `Content-Length` announced all.
     Cut,
     /// Byte by byte, with this pause after each.
     Trickle(Duration),
@@ -113,6 +113,6 @@ impl Answer {
 }
 
 fn to_json(value: &Value) -> Bytes {
-    // A Value always is valid JSON: Display cannot fail on it.
+    // A Value is always valid JSON: Display cannot fail.
     Bytes::from(value.to_string())
 }

@@ -1,4 +1,4 @@
-//! A request as received, decoded, and which operation it asks for on which instances.
+//! A received request, decoded: which operation on which instances.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::reply::ApiError;
 
-/// The most ids one batch or list by ids may name.
+/// Most ids in a batch or a list by ids.
 pub const MOST_IDS: usize = 100;
 
-/// Longer texts in the place of an id are cut, so that the call log's memory stays bounded.
+/// Longer ids are truncated, so that the call log's memory stays bounded.
 pub const LONGEST_ID: usize = 128;
 
-/// What came over the wire, percent-decoded where it was encoded: the form the signature is computed from.
+/// The request as received, percent-decoded where it was encoded: the signature is computed from this form.
 #[derive(Debug)]
 pub struct Received {
     pub method: String,
@@ -59,7 +59,7 @@ impl Received {
     }
 }
 
-/// `None` where a `%` is not followed by two hex digits or the bytes are no UTF-8. A `+` stays one.
+/// `None` if a `%` is not followed by two hex digits or the bytes are not UTF-8. A `+` stays a `+`.
 fn percent_decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -85,7 +85,7 @@ pub enum Operation {
     Describe,
     List,
     ListByIds,
-    /// A `/v2` call the simulator does not know. It is refused, and logged like the others.
+    /// An unknown `/v2` call. It is refused, and logged like the others.
     Other,
 }
 
@@ -107,7 +107,7 @@ impl Subject {
     }
 }
 
-/// `instance_id` always, `null` where the call names no single instance; `instance_ids` where it names many.
+/// Always with `instance_id`, `null` if the call names no single instance; with `instance_ids` if it names several.
 impl Serialize for Subject {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -123,12 +123,12 @@ impl Serialize for Subject {
     }
 }
 
-/// What a request asks for. One that asks for nothing sensible still has an operation, for the log.
+/// What a request asks for. An invalid one still has an operation, for the log.
 #[derive(Debug)]
 pub struct Ask {
     pub operation: Operation,
     pub subject: Subject,
-    /// What is wrong with it; told only once the signature has been found right.
+    /// What is wrong with it, reported only after the signature was found right.
     pub trouble: Option<ApiError>,
 }
 
@@ -193,7 +193,7 @@ fn one(id: &str) -> Subject {
     Subject::One(shortened(id).into())
 }
 
-/// An id as it is looked up and logged. One that was cut matches no instance: it ends in a sign no id has.
+/// An id for lookup and log. A truncated one matches no instance: it ends in a character that no id has.
 fn shortened(id: &str) -> String {
     match id.char_indices().nth(LONGEST_ID) {
         Some((end, _)) => format!("{}…", &id[..end]),
@@ -201,7 +201,7 @@ fn shortened(id: &str) -> String {
     }
 }
 
-/// The bare parameter that says what to do. Others (`clientToken`, …) may stand beside it.
+/// The parameter without a value that names the action. Others (`clientToken`, …) may be beside it.
 fn action(received: &Received) -> Result<Operation, ApiError> {
     match (received.parameter("start"), received.parameter("stop")) {
         (Some(_), None) => Ok(Operation::Start),
@@ -218,7 +218,7 @@ fn action(received: &Received) -> Result<Operation, ApiError> {
 pub mod tests {
     use super::*;
 
-    /// A request as the verifier and the router get it.
+    /// A request in the form that the verifier and the router get.
     pub fn received(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Received {
         let mut builder = hyper::Request::builder().method(method).uri(target);
         for (name, value) in headers {

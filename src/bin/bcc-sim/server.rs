@@ -1,4 +1,4 @@
-//! Connections: a task each, with HTTP/1 spoken by hyper directly, because a reset needs the socket in hand.
+//! Connections: one task each, with hyper's HTTP/1 directly, because a reset needs the socket.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,10 +23,10 @@ use crate::reply::{Answer, ApiError, Ending, JSON, Reply};
 use crate::request::Received;
 use crate::simulator::Simulator;
 
-/// Far above any call of the API: a batch of 100 ids has 2 KiB.
+/// Far more than any call of the API: a batch of 100 ids has 2 KiB.
 const LARGEST_CALL: usize = 1024 * 1024;
 
-/// A control request can bring a fleet of a million.
+/// A control request can set a fleet of a million.
 const LARGEST_CONTROL: usize = 128 * 1024 * 1024;
 
 /// Request line and headers.
@@ -41,7 +41,7 @@ pub enum Abandoned {
     Unread,
 }
 
-/// Takes connections for ever.
+/// Accepts connections for ever.
 pub async fn serve(simulator: Arc<Simulator>, listener: TcpListener) -> Infallible {
     loop {
         match listener.accept().await {
@@ -49,7 +49,7 @@ pub async fn serve(simulator: Arc<Simulator>, listener: TcpListener) -> Infallib
                 tokio::spawn(connection(simulator.clone(), stream, peer));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: they come back as connections close.
+                // Most likely no file descriptors are left: they become free as connections close.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -69,7 +69,7 @@ async fn connection(simulator: Arc<Simulator>, stream: TcpStream, peer: SocketAd
     let Err(error) = (&mut connection).await else { return };
     tracing::debug!(%peer, %error, "connection ended");
     if matches!(error.source().and_then(|source| source.downcast_ref()), Some(Abandoned::Reset)) {
-        // With no time to linger, the close that follows sends RST in place of FIN.
+        // With a linger time of zero, the close that follows sends RST instead of FIN.
         let stream = connection.into_parts().io.into_inner();
         if let Err(error) = stream.set_zero_linger() {
             tracing::warn!(%peer, %error, "cannot reset the connection, closing it instead");
@@ -101,7 +101,7 @@ async fn carry_out(simulator: &Simulator, reply: Reply, request_id: Uuid) -> Res
     match reply.ending {
         Ending::Send(answer) => Ok(response(simulator.clock(), answer, request_id)),
         Ending::Reset => Err(Abandoned::Reset),
-        // hyper drops this when the client leaves.
+        // hyper drops this when the client disconnects.
         Ending::Hang => std::future::pending().await,
     }
 }
@@ -113,11 +113,11 @@ fn response(clock: Clock, answer: Answer, request_id: Uuid) -> Response<Payload>
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, length.into());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    // In the simulator's own time: a client may learn from it how far its clock is off.
+    // By the simulated clock: a client may learn its clock's offset from it.
     let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&clock.now());
     let texts = [
         (DATE, date.ok()),
-        // A proxy that answers in the API's place knows none.
+        // A proxy that answers instead of the API has no request id.
         (
             hyper::header::HeaderName::from_static("x-bce-request-id"),
             (answer.content_type == JSON).then(|| request_id.to_string()),
@@ -136,7 +136,7 @@ fn response(clock: Clock, answer: Answer, request_id: Uuid) -> Response<Payload>
     response
 }
 
-/// The whole body, or the 413 for one that is too large.
+/// The whole body, or a 413 if it is too large.
 async fn read(body: Incoming, largest: usize) -> Result<Result<Bytes, ApiError>, Abandoned> {
     match Limited::new(body, largest).collect().await {
         Ok(body) => Ok(Ok(body.to_bytes())),

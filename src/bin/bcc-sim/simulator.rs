@@ -28,7 +28,7 @@ impl Simulator {
         }
     }
 
-    /// Held only to look and change, never across an await. A panic elsewhere leaves it usable: each change is whole.
+    /// Held only to read and change, never across an await. A panic elsewhere leaves it usable: each change is whole.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,7 +45,7 @@ impl Simulator {
         *self.clock.write().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
-    /// A call of the API; one outside `/v2` is answered, but neither limited nor logged.
+    /// Handles a call of the API; one outside `/v2` is answered, but neither limited nor logged.
     pub fn call(&self, received: &Received, request_id: Uuid) -> Reply {
         let ask = Ask::read(received);
         if !received.path.starts_with("/v2/")
@@ -53,7 +53,7 @@ impl Simulator {
         {
             return Answer::error(error, request_id).into();
         }
-        // The costly part, before the lock is taken.
+        // The costly part, before the world's lock is taken.
         let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
         let clock = self.clock();
         let verified = auth::verify(received, &accounts, clock.now(), clock.tolerance());

@@ -1,4 +1,4 @@
-//! Lengths of time as people write them: `2s`, `500ms`, `1m 30s`.
+//! Durations as people write them: `2s`, `500ms`, `1m 30s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Longer ones are slips, and sums of them would not fit the clock.
+/// Longer ones are mistakes, and sums of them would not fit the clock.
 pub const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);
 
-/// A length of time that reads and prints as text, on the command line and in JSON alike.
+/// A duration that parses and prints as text, on the command line and in JSON alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span(pub Duration);
 

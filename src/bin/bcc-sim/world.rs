@@ -1,6 +1,6 @@
 //! Everything that changes, behind one lock: the fleet, the limit, the faults, the scripts and the log.
 //!
-//! What becomes of a call is decided in one go as it arrives. Delays and hangs come after, without the lock.
+//! The result of a call is decided at once when it arrives. Delays and hangs follow without the lock.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +20,7 @@ use crate::limit::Bucket;
 use crate::reply::{Answer, ApiError, Ending, Reply};
 use crate::request::{Ask, Received, Subject};
 
-/// What stands in the rate limit's `Retry-After`, in seconds.
+/// The value of the rate limit's `Retry-After`, in seconds.
 const RETRY_AFTER: u64 = 1;
 
 /// The key of the script for any call, batches and lists too. No instance can have this id.
@@ -30,13 +30,13 @@ pub struct World {
     pub fleet: Fleet,
     pub bucket: Bucket,
     pub faults: Faults,
-    /// What befalls the next calls of an instance, in order, before any rule is asked.
+    /// Faults for an instance's next calls, in order, before any rule applies.
     pub scripts: HashMap<String, VecDeque<Fault>>,
     pub calls: CallLog,
     chance: StdRng,
 }
 
-/// What was decided about a call.
+/// The decision about a call.
 struct Decision {
     reply: Reply,
     code: Option<Cow<'static, str>>,
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// Takes up a call: decides what becomes of it, changes the fleet accordingly, and logs it.
+    /// Handles a call: decides its result, changes the fleet accordingly, and logs it.
     pub fn take(&mut self, ask: Ask, received: &Received, verified: Result<(), ApiError>, request_id: Uuid) -> Reply {
         // Read under the lock, so that the log is in the order of its times.
         let (now, at) = (Instant::now(), Timestamp::now());
@@ -70,7 +70,7 @@ impl World {
         self.calls.push(Call {
             at,
             unix_micros: at.as_microsecond(),
-            // A made-up one can be long; the log has to stay bounded.
+            // A made-up method can be long; the log has to stay bounded.
             method: received.method.chars().take(16).collect(),
             operation: ask.operation,
             subject: ask.subject,
@@ -82,7 +82,7 @@ impl World {
         reply
     }
 
-    /// The order of a gateway: the limit, then who is calling, then what for, and only then what goes wrong inside.
+    /// In a gateway's order: the limit, then the caller, then the request, and then faults inside.
     fn decide(
         &mut self,
         ask: &Ask,
@@ -119,10 +119,9 @@ impl World {
         Decision { reply: fault.reply(genuine, request_id), code, fault: faults::name(&fault), took_effect }
     }
 
-    /// The script of the first instance a call names that has one comes first, then the script for any call, then rules
-    /// and chance.
+    /// First the script of the first named instance that has one, then the script for any call, then rules and chance.
     fn next_fault(&mut self, ask: &Ask) -> Fault {
-        // Drawn for every call, so that a script on one instance does not shift the chance of the others.
+        // Drawn for every call, so that a script for one instance does not shift the chances of others.
         let draw = self.chance.random();
         let mut script = |id: &str| self.scripts.get_mut(id).and_then(VecDeque::pop_front);
         let own = match &ask.subject {

@@ -5,18 +5,18 @@ use super::load::VALUE;
 use super::table::{self, Bytes, Unfit};
 use crate::job::BODY_LIMIT;
 
-/// The header that says why a message cannot be read. It is set here and nowhere else; a producer that sets it has its own
-/// message rejected.
+/// The header that says why a message cannot be read. It is set only here; if a producer sets it, its message is
+/// rejected.
 pub const UNREADABLE: &str = "x-reveille-unreadable";
 
-/// The header of an unreadable message that RabbitMQ 3.10 may not put aside: an `x-death` is in it, or may be, that is not as
-/// RabbitMQ writes it.
+/// The header of an unreadable message that RabbitMQ 3.10 must not dead-letter: it contains, or may contain, an
+/// `x-death` that RabbitMQ did not write.
 pub const IMMOVABLE: &str = "x-reveille-immovable";
 
-/// Largest body that is passed on, in bytes: an event says what its job said, and some kilobytes more.
+/// Largest body that is passed on, in bytes: an event repeats its job's body, with some kilobytes more.
 pub(super) const LARGEST_BODY: u64 = BODY_LIMIT as u64 + 16 * 1024;
 
-/// The properties, in the order in which they come; each has a bit, the first one the highest.
+/// The properties in their order on the wire; each has a bit, the first one the highest.
 const PROPERTIES: [(&str, Kind); 14] = [
     ("content_type", Kind::Text),
     ("content_encoding", Kind::Text),
@@ -43,25 +43,25 @@ enum Kind {
     Time,
 }
 
-/// What is to be done with a message.
+/// The result of checking a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// It can be read, and takes about so much memory, in bytes.
     Fit(usize),
-    /// It cannot be. This goes in the place of its header, and no body follows.
+    /// It cannot be read. Its header is replaced, and no body follows.
     Unfit {
-        /// The payload of the frame in its place.
+        /// The payload of the replacement.
         instead: Vec<u8>,
-        /// The bytes of the body that are left out.
+        /// The bytes of the body to drop.
         body: u64,
     },
 }
 
-/// So much of a header's payload comes before its properties: class, weight, and the size of the body.
+/// Bytes of a header's payload before its properties: class, weight, and the size of the body.
 pub(super) const BEGINNING: usize = 12;
 
-/// Checks the payload of a header frame. `frame` is the size of that in bytes, and `largest` that of the largest that lapin
-/// takes; of one that is far larger, `payload` may be no more than the beginning.
+/// Checks the payload of a header frame. `frame` is the size of that frame in bytes, `largest` that of the largest that
+/// lapin accepts. Of a far larger one, `payload` may be only the beginning.
 pub(super) fn check(payload: &[u8], frame: usize, largest: usize) -> Content {
     let (class, body, rest) = beginning(Bytes(payload)).unwrap_or((BASIC, 0, Bytes(&[])));
     let (kept, read) = properties(rest);
@@ -79,23 +79,23 @@ pub(super) fn check(payload: &[u8], frame: usize, largest: usize) -> Content {
     Content::Unfit { instead: instead(class, &kept, &problem, payload.len() < frame - AROUND), body }
 }
 
-/// Of a frame, what is not its payload.
+/// Bytes of a frame that are not payload.
 const AROUND: usize = 8;
 
 /// The class of all methods that carry a message.
 const BASIC: u16 = 60;
 
-/// The class, the size of the body, and what follows.
+/// The class, the size of the body, and the rest.
 fn beginning(mut bytes: Bytes<'_>) -> Result<(u16, u64, Bytes<'_>), Unfit> {
     let (class, _weight, body) = (bytes.short()?, bytes.short()?, bytes.long_long()?);
     Ok((class, body, bytes))
 }
 
-/// Properties as they are encoded, by their place among all.
+/// Encoded properties, with their index.
 type Kept<'a> = Vec<(usize, &'a [u8])>;
 
-/// Reads the properties, as far as that can be done. Returns those that are sound, as they are encoded, by their place
-/// among all, and how many values the headers have or what is wrong.
+/// Reads as many properties as possible. Returns the sound ones, encoded and with their index, and how many values the
+/// headers have or what is wrong.
 fn properties(mut bytes: Bytes<'_>) -> (Kept<'_>, Result<usize, String>) {
     let (mut kept, mut values, mut problem) = (Kept::new(), 0, None);
     let Ok(flags) = bytes.short() else { return (kept, Err("its properties are cut off".to_owned())) };
@@ -119,7 +119,7 @@ fn properties(mut bytes: Bytes<'_>) -> (Kept<'_>, Result<usize, String>) {
             }
         };
         let Ok(checked) = checked else { return (kept, Err(format!("its property {name} is cut off"))) };
-        // Of headers those are kept that are sound, whatever the others are.
+        // Sound headers are kept, whatever the others are.
         if checked.is_ok() || kind == Kind::Table {
             kept.push((place, &before[..before.len() - bytes.0.len()]));
         }
@@ -138,7 +138,7 @@ fn bit(place: usize) -> u16 {
     1 << (15 - place)
 }
 
-/// A header with the properties `kept`, `problem` among its headers, and no body. `is_cut`: not all of it was read.
+/// A header with the properties `kept`, the `problem` as a header, and no body. `is_cut`: not all was read.
 fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> Vec<u8> {
     let theirs = kept.iter().find(|(place, _)| *place == HEADERS).map_or(&[][..], |(_, table)| &table[LENGTH..]);
     let mut headers = vec![0; LENGTH];
@@ -147,7 +147,7 @@ fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> 
         headers.extend(entry(IMMOVABLE, "x-death"));
     }
     let mut sound: Vec<_> = table::sound(theirs).filter(|(name, _)| is_of_use(name)).collect();
-    // What RabbitMQ wrote comes behind what producers wrote.
+    // RabbitMQ's headers come behind producers' headers.
     sound.reverse();
     for (_, entry) in sound {
         if headers.len() + entry.len() <= LARGEST_KEPT {
@@ -173,11 +173,11 @@ fn instead(class: u16, kept: &[(usize, &[u8])], problem: &str, is_cut: bool) -> 
 
 /// Largest headers of an unreadable message, in bytes.
 const LARGEST_KEPT: usize = 2 * 1024;
-/// A table's length comes before it, in so many bytes.
+/// The length before a table, in bytes.
 const LENGTH: usize = 4;
 
-/// Whether a header is of use although the message cannot be read: where it is in a stream, how often it was delivered,
-/// which job it is, and of which trace.
+/// Whether a header is useful although the message cannot be read: its stream offset, its delivery count, its job's id,
+/// and its trace.
 fn is_of_use(name: &[u8]) -> bool {
     matches!(name, b"x-stream-offset" | b"x-delivery-count" | b"traceparent")
         || name.starts_with(b"x-reveille-") && name != UNREADABLE.as_bytes() && name != IMMOVABLE.as_bytes()
@@ -212,7 +212,7 @@ mod tests {
         super::check(payload, payload.len() + 8, 131_072)
     }
 
-    /// As lapin reads them.
+    /// As lapin reads it.
     fn read(instead: &[u8]) -> BasicProperties {
         let (left, properties) = parse_properties(&instead[BEGINNING..]).unwrap();
         assert!(left.is_empty());

@@ -1,14 +1,14 @@
-//! Whether an `x-death` is as RabbitMQ writes it.
+//! Whether an `x-death` header could have been written by RabbitMQ.
 //!
-//! Over one that is not, the process of RabbitMQ 3.10 that passes dead letters on for all queues of the node ends for good. One
-//! that is has every message that RabbitMQ dead-lettered before, such as an unreadable one that was put back as it was.
+//! Any other ends for good the process of RabbitMQ 3.10 that dead-letters messages for all queues of a node. A valid
+//! one is in each message that RabbitMQ dead-lettered before, such as an unreadable one that was put back unchanged.
 
 use super::table::{self, Bytes, Unfit};
 
-/// The header's name as it is encoded in a table, behind its length.
+/// The header's name as encoded in a table, behind its length.
 const NAME: &[u8] = b"\x07x-death";
 
-/// What each of a message's deaths has, and of which type; beside that it may have `original-expiration`.
+/// The fields of each entry, with their types; `original-expiration` is optional.
 const FIELDS: [(&[u8], u8); 6] = [
     (b"count", b'l'),
     (b"reason", b'S'),
@@ -18,8 +18,8 @@ const FIELDS: [(&[u8], u8); 6] = [
     (b"routing-keys", b'A'),
 ];
 
-/// Whether these headers, the inside of a table, have no `x-death`, or one that RabbitMQ may have written. Where the name is
-/// anywhere else, be it inside of a text, that is not known.
+/// Whether these headers, the inside of a table, have no `x-death`, or one that RabbitMQ may have written. If the name
+/// is anywhere else, such as inside a text, that is not known.
 pub(super) fn is_harmless(headers: &[u8]) -> bool {
     match headers.windows(NAME.len()).filter(|bytes| *bytes == NAME).count() {
         0 => true,

@@ -1,12 +1,12 @@
-//! Reaching a host that has several addresses, some of which may be of no use.
+//! Connects to a host that has several addresses, some of which may not work.
 //!
-//! They race, as RFC 8305 (Happy Eyeballs) has it: an address that swallows packets costs a quarter of a second, and one that
-//! refuses costs nothing. One that takes the connection and then says nothing wins the race, so the next try begins
-//! behind it.
+//! The addresses race as in RFC 8305 (Happy Eyeballs): one that drops packets costs a quarter of a second, and one that
+//! refuses costs nothing. One that accepts the connection and then stays silent wins the race, so the next try begins
+//! with the address after it.
 //!
-//! A time for each address in turn would add up to more than the ten seconds of a try where several are dead. The race is
-//! for the socket alone, since a handshake with each address would log in several times: so an address whose kernel takes
-//! connections for a process that stands still wins it.
+//! Trying several dead addresses one after the other would take more than the ten seconds of a try. The race is for the
+//! socket only, since a handshake with each address would log in several times: so an address whose kernel accepts
+//! connections for a suspended process wins it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,25 +19,25 @@ use tokio::net::lookup_host;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long an address is waited for before the next one is tried beside it: RFC 8305's Connection Attempt Delay.
+/// Delay before the next address is tried in parallel: RFC 8305's Connection Attempt Delay.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 
-/// The address that was reached last and led to no connection with RabbitMQ. There is one broker in a process.
+/// The last address that was reached without a connection to RabbitMQ. There is one broker in a process.
 static LAST_FAILED: Mutex<Option<SocketAddr>> = Mutex::new(None);
 
-/// A try to connect. Where it is dropped before it is said to have succeeded, its socket goes too, and the next one begins
-/// behind the address that it reached.
+/// A try to connect. If it is dropped before it succeeded, its socket is closed, and the next one begins with the
+/// address after the one it reached.
 #[derive(Debug)]
 pub(super) struct Try {
     reached: Arc<Mutex<Option<SocketAddr>>>,
     standing: Option<oneshot::Sender<()>>,
 }
 
-/// Resolves once the connection stands, with an error where its try was given up: lapin would keep the socket for good.
+/// Resolves once the connection is open; an error if the try was given up, when lapin would keep the socket.
 pub(super) type Standing = oneshot::Receiver<()>;
 
 impl Try {
-    /// The try, and what opens its socket.
+    /// The try, and the dialler that opens its socket.
     pub fn new() -> (Self, Dialler) {
         let (standing, awaited) = oneshot::channel();
         let reached: Arc<Mutex<_>> = Arc::default();
@@ -47,10 +47,10 @@ impl Try {
         )
     }
 
-    /// RabbitMQ is there.
+    /// RabbitMQ has answered.
     pub fn succeeded(mut self) {
         lock(&self.reached).take();
-        // Where the socket is gone already, lapin tells.
+        // If the socket is gone already, lapin reports it.
         let _ = self.standing.take().map(|standing| standing.send(()));
     }
 }
@@ -104,7 +104,7 @@ fn begin_behind(failed: Option<SocketAddr>, addresses: &mut [SocketAddr]) {
     }
 }
 
-/// The first of `addresses` that `connect` succeeds with, and what it made.
+/// The first of `addresses` to which `connect` succeeds, and its result.
 async fn race<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     connect: impl Fn(SocketAddr) -> F,

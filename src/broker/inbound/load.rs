@@ -1,4 +1,4 @@
-//! How much memory messages take, so that few are taken at a time where they are large.
+//! The memory that messages take, so that fewer large ones are prefetched.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,27 +7,27 @@ use super::content::LARGEST_BODY;
 use super::table::MOST_VALUES;
 use crate::config::USUAL_FRAME;
 
-/// What the largest message takes, about, in bytes.
+/// Approximate memory of the largest message, in bytes.
 pub const MOST_LOAD: usize = LARGEST_BODY as usize + USUAL_FRAME as usize + MOST_VALUES * VALUE;
-/// About what a value of a header takes once it is read.
+/// Approximate memory of a header's value once it is read, in bytes.
 pub(super) const VALUE: usize = 100;
-/// Messages of a generation. The largest of the last one to two generations counts.
+/// Messages per generation. The largest of the last one to two generations counts.
 const GENERATION: u32 = 128;
-/// Until so many messages came over a channel, [`MOST_LOAD`] is assumed of them.
+/// Until so many messages came over a channel, [`MOST_LOAD`] is assumed for them.
 pub const SEEN: u64 = 16;
 
-/// The load of messages, by channel.
+/// The memory that messages take, by channel.
 #[derive(Debug, Default)]
 pub struct Loads(Mutex<HashMap<u16, Recent>>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Recent {
-    /// All that were ever seen.
+    /// All messages ever seen.
     seen: u64,
-    /// Of the present generation.
+    /// Messages of the present generation.
     count: u32,
     largest: usize,
-    /// Of the generation before.
+    /// The largest of the generation before.
     before: usize,
 }
 
@@ -43,7 +43,7 @@ impl Loads {
         recent.largest = recent.largest.max(load);
     }
 
-    /// The largest message that came over a channel lately, in bytes; [`MOST_LOAD`] where too few came to tell.
+    /// The size of the largest recent message on a channel, in bytes; [`MOST_LOAD`] while too few came to know.
     pub fn largest(&self, channel: u16) -> usize {
         let recent = self.recent(channel);
         if recent.seen < SEEN { MOST_LOAD } else { recent.largest.max(recent.before) }

@@ -1,18 +1,18 @@
-//! The texts of methods that others have a say in: routing keys, names of exchanges, what the broker quotes.
+//! Texts in methods that clients can influence: routing keys, names of exchanges, quotes in the broker's errors.
 //!
-//! A routing key may be of any bytes, and the outcomes' log takes every key. Nothing is decided by such a text, so what is
-//! not UTF-8 in it becomes a `?` of the same length.
+//! A routing key may be any bytes, and the outcomes' log accepts every key. Nothing depends on such a text, so invalid
+//! UTF-8 in it becomes `?`s of the same length.
 
 use super::table::{Bytes, Unfit};
 
 /// A part of a method's arguments.
 enum Part {
     Text,
-    /// So many bytes of something else.
+    /// So many bytes of anything else.
     Other(usize),
 }
 
-/// Makes the texts of a method's payload UTF-8, where it is one that carries what others wrote.
+/// Makes the texts in a method's payload valid UTF-8, if the method carries such texts.
 pub(super) fn replace_invalid_utf8(payload: &mut [u8]) {
     use Part::{Other, Text};
     let parts: &[Part] = match payload {
@@ -33,7 +33,7 @@ pub(super) fn replace_invalid_utf8(payload: &mut [u8]) {
             Other(count) => rest.take(*count).map(<[u8]>::len),
             Text => rest.short_text().map(|text| 1 + text.len()),
         };
-        // What is cut off is for lapin to refuse.
+        // A truncated payload is for lapin to refuse.
         let Ok::<usize, Unfit>(length) = length else { return };
         if matches!(part, Text) {
             make_utf8(&mut payload[at + 1..at + length]);
@@ -71,7 +71,7 @@ mod tests {
             replace_invalid_utf8(&mut payload);
             assert_eq!(payload, deliver(mended));
         }
-        // Numbers are not touched, whatever they are.
+        // Numbers are not touched, whatever their bytes.
         let mut got = b"\0\x3c\0\x47\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\xff\x01k\0\0\0\0".to_vec();
         replace_invalid_utf8(&mut got);
         assert_eq!(got, b"\0\x3c\0\x47\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01?\x01k\0\0\0\0");

@@ -1,11 +1,11 @@
-//! What RabbitMQ sends, made safe for lapin to read.
+//! Makes RabbitMQ's frames safe for lapin to read.
 //!
-//! RabbitMQ passes on messages that lapin cannot read, and lapin ends the connection or the process over them: tables
-//! nested thousands deep overflow the stack, a name that is not UTF-8 is a parse error, and properties larger than a frame
-//! are a frame error. Bodies have no limit below RabbitMQ's own, which is 128 MiB by default. So every frame is checked
-//! before lapin gets it. A message that is unfit loses its body, keeps those of its properties that can be read, and
-//! carries the reason in the header [`UNREADABLE`]. lapin delivers it like any other, so the lane can reject it,
-//! and RabbitMQ, which has it whole, puts it among the dead letters.
+//! RabbitMQ passes on messages that lapin cannot read, over which lapin ends the connection or the process: tables
+//! nested thousands deep overflow the stack, a name that is not UTF-8 is a parse error, and properties larger than a
+//! frame are a frame error. Bodies have no limit below RabbitMQ's own, 128 MiB by default. So every frame is checked
+//! before lapin gets it. An unfit message loses its body, keeps its readable properties, and carries the reason in the
+//! header [`UNREADABLE`]. lapin delivers it like any other, so the lane can reject it, and RabbitMQ, which has the
+//! whole message, dead-letters it.
 //!
 //! [`sieve`] splits the bytes into frames, [`content`] checks the properties of a message, [`method`] the texts of a method, and
 //! [`load`] measures how much memory messages take, and [`dial`] finds the address to connect to.
@@ -45,7 +45,7 @@ use crate::config::{Access, USUAL_FRAME};
 /// Bytes read from the socket at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// Connects, and has everything checked that comes in. `loads` learns how much memory the messages take.
+/// Connects, with every incoming frame checked. `loads` learns how much memory the messages take.
 ///
 /// # Errors
 /// The network's, TLS's, or the broker's.
@@ -92,10 +92,10 @@ struct Inbound {
     socket: Socket,
     sieve: Sieve,
     chunk: Box<[u8]>,
-    /// Sieved, and from `given` on not read by lapin yet.
+    /// Checked bytes; those from `given` on were not read by lapin yet.
     sieved: Vec<u8>,
     given: usize,
-    /// Until the connection stands.
+    /// Until the connection is open.
     standing: Option<Standing>,
 }
 
@@ -146,7 +146,7 @@ impl AsyncWrite for Inbound {
     }
 }
 
-/// tokio, with [`Inbound`] for the type of its sockets: lapin takes the type of its socket from its runtime.
+/// tokio, with [`Inbound`] as the type of its sockets, which lapin takes from its runtime.
 #[derive(Debug, Clone)]
 struct Sockets(Tokio);
 
@@ -169,7 +169,7 @@ impl Reactor for Sockets {
         self.0.interval(duration)
     }
 
-    /// Asked for by the trait. [`connect`] dials by itself, with the loads of its connection.
+    /// Required by the trait. [`connect`] dials itself, with the loads of its connection.
     fn tcp_connect_addr(
         &self,
         address: SocketAddr,

@@ -1,4 +1,4 @@
-//! Splits what comes in into frames (AMQP 0-9-1 specification, 4.2.3), and passes on what lapin can read.
+//! Splits incoming bytes into frames (AMQP 0-9-1 specification, 4.2.3), and passes on what lapin can read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::load::Loads;
 use super::method;
 use crate::config::USUAL_FRAME;
 
-/// A frame begins with its type, its channel and the size of its payload, and ends with a byte after that.
+/// A frame begins with its type, channel and payload size; one byte ends it after the payload.
 const BEFORE: usize = 7;
 const AFTER: usize = 1;
 const FRAME_END: u8 = 0xce;
@@ -20,35 +20,35 @@ const HEARTBEAT: u8 = 8;
 /// See the module.
 pub(super) struct Sieve {
     state: State,
-    /// What is kept of a frame until it can be judged.
+    /// A frame's bytes, until it can be judged.
     frame: Vec<u8>,
-    /// Bytes of bodies that are left out, by channel.
+    /// Bytes of bodies to drop, by channel.
     left_out: HashMap<u16, u64>,
-    /// As agreed on with the broker.
+    /// As negotiated with the broker.
     largest_frame: usize,
     loads: Arc<Loads>,
 }
 
 enum State {
-    /// A frame begins, or is kept until it is whole.
+    /// A frame begins, or is collected until it is whole.
     Keep,
-    /// So many bytes go on as they come.
+    /// So many bytes are passed on as they come.
     Pass(usize),
     /// So many bytes are dropped.
     Drop(usize),
-    /// This is not AMQP: all goes on, for lapin to refuse.
+    /// This is not AMQP: everything is passed on, for lapin to refuse.
     Raw,
 }
 
 impl Sieve {
-    /// `largest_frame`: what the broker is asked for, in bytes. It may want less. No header is larger than usual, whatever is
-    /// agreed on.
+    /// `largest_frame`: the size requested from the broker, in bytes, which may lower it. No header is larger than
+    /// usual, whatever is negotiated.
     pub(super) fn new(largest_frame: u32, loads: Arc<Loads>) -> Self {
         let largest_frame = largest_frame.min(USUAL_FRAME) as usize;
         Self { state: State::Keep, frame: Vec::new(), left_out: HashMap::new(), largest_frame, loads }
     }
 
-    /// Takes what came in, and appends what lapin may read.
+    /// Reads incoming bytes, and appends what lapin may read.
     pub(super) fn pass(&mut self, mut input: &[u8], output: &mut Vec<u8>) {
         while !input.is_empty() {
             let (count, next) = match self.state {
@@ -80,12 +80,12 @@ impl Sieve {
         }
     }
 
-    /// How much of the frame is to be kept before it can be judged.
+    /// How much of the frame is needed to judge it.
     fn wanted(&self) -> usize {
         match self.beginning() {
             None => BEFORE,
             Some((METHOD, _, size)) if BEFORE + size + AFTER <= self.largest_frame => BEFORE + size + AFTER,
-            // RabbitMQ adds to headers, and splits no header however large it becomes.
+            // RabbitMQ adds to headers, and never splits a header however large it becomes.
             Some((HEADER, _, size)) if BEFORE + size + AFTER <= 2 * self.largest_frame => BEFORE + size + AFTER,
             Some((HEADER, _, size)) => BEFORE + BEGINNING.min(size),
             Some(_) => BEFORE,
@@ -98,7 +98,7 @@ impl Sieve {
         Some((kind, u16::from_be_bytes(channel), u32::from_be_bytes([a, b, c, d]) as usize))
     }
 
-    /// Decides about what was kept. Where more is wanted before that, keeps on.
+    /// Judges what was collected, or goes on collecting.
     fn judge(&mut self, output: &mut Vec<u8>) -> State {
         let Some((kind, channel, size)) = self.beginning() else { return State::Keep };
         let whole = self.frame.len() == BEFORE + size + AFTER;
@@ -159,7 +159,7 @@ impl Sieve {
         }
     }
 
-    /// The broker has said how large frames may be, 0 where it does not care.
+    /// The broker has set the largest frame; 0 means no limit.
     fn tuned(&mut self, largest: u32) {
         if largest > 0 {
             self.largest_frame = self.largest_frame.min(largest as usize);

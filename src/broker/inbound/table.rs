@@ -1,12 +1,12 @@
-//! Reading AMQP's encodings (AMQP 0-9-1 specification, 4.2.5, with RabbitMQ's errata), as far as to know that lapin can.
+//! Parses AMQP's encodings (AMQP 0-9-1 specification, 4.2.5, with RabbitMQ's errata), to know that lapin can.
 
-/// Deepest nesting of a table or an array that is passed on. Each level takes a frame of the stack where lapin or we read,
-/// copy, write or drop it: in a thread of 2 MiB some 1,000 are the end.
+/// Deepest nesting of a table or an array that is passed on. Each level takes a stack frame wherever lapin or we read,
+/// copy, write or drop it: a thread's 2 MiB end at some 1,000 levels.
 pub(super) const DEEPEST: usize = 128;
 /// Most values in a message's headers, nested ones included.
 pub const MOST_VALUES: usize = 384;
 
-/// Why bytes cannot be read, as words that follow the name of what they are.
+/// Why bytes cannot be read, worded to follow the name of what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("cut off")]
@@ -21,7 +21,7 @@ pub(super) enum Unfit {
     UnknownType(u8),
 }
 
-/// Bytes that are read from the front.
+/// Bytes that are consumed from the front.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
@@ -50,13 +50,13 @@ impl<'a> Bytes<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A length of four bytes, and so many bytes.
+    /// A length of four bytes, and as many bytes.
     pub(super) fn block(&mut self) -> Result<&'a [u8], Unfit> {
         let length = u32::from_be_bytes(self.array()?);
         self.take(usize::try_from(length).map_err(|_| Unfit::CutOff)?)
     }
 
-    /// A value with its type. What is inside of a table or an array is returned, and whether it is a table.
+    /// A value with its type. For a table or an array, returns its content, and whether it is a table.
     fn value(&mut self) -> Result<Option<(Self, bool)>, Unfit> {
         let kind = self.byte()?;
         let size = match kind {
@@ -73,16 +73,16 @@ impl<'a> Bytes<'a> {
         self.take(size).map(|_| None)
     }
 
-    /// A length of one byte, and so many bytes.
+    /// A length of one byte, and as many bytes.
     pub(super) fn short_text(&mut self) -> Result<&'a [u8], Unfit> {
         let length = self.byte()?;
         self.take(length.into())
     }
 }
 
-/// Checks the inside of a table, and returns how many values it has, nested ones included.
+/// Checks the content of a table, and returns how many values it has, nested ones included.
 ///
-/// What is open is kept in a list and not on the stack, however deep it is.
+/// Open levels are kept in a list, not on the stack, however many there are.
 pub(super) fn check(table: &[u8]) -> Result<usize, Unfit> {
     let mut open = vec![(Bytes(table), true)];
     let mut values = 0;
@@ -108,7 +108,7 @@ pub(super) fn check(table: &[u8]) -> Result<usize, Unfit> {
     Ok(values)
 }
 
-/// The entries of a table that can be read, by name, each as it is encoded.
+/// The readable entries of a table, by name, each as encoded.
 pub(super) fn sound(table: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut bytes = Bytes(table);
     let mut entry = move || {
@@ -117,7 +117,7 @@ pub(super) fn sound(table: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         bytes.value()?;
         Ok::<_, Unfit>((name, &before[..before.len() - bytes.0.len()]))
     };
-    // Where one has no end that could be known, nothing is known of those behind it.
+    // After an entry whose end cannot be found, nothing is known of the rest.
     std::iter::from_fn(move || entry().ok()).filter(|(_, entry)| check(entry).is_ok())
 }
 

@@ -7,7 +7,7 @@ use crate::lane::verdict::{self, Verdict};
 /// Why a lane is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// What kind it is of.
+    /// Its kind.
     pub kind: CauseKind,
     /// What happened and what to do, for a person.
     pub text: String,
@@ -22,7 +22,7 @@ pub enum CauseKind {
     Account,
     /// This machine's clock and the API's differ too much.
     Clock,
-    /// What answers is no BCC endpoint, or its certificate is refused.
+    /// The endpoint is not BCC's, or its certificate is refused.
     Endpoint,
     /// The keys' user may not start instances.
     AccessDenied,
@@ -31,7 +31,7 @@ pub enum CauseKind {
 }
 
 impl CauseKind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 6] =
         [Self::Keys, Self::Account, Self::Clock, Self::Endpoint, Self::AccessDenied, Self::Outage];
 
@@ -51,22 +51,22 @@ impl CauseKind {
 /// What one answer says about the lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// Every other call will end so too.
+    /// Every other call will fail so too.
     Fault(Cause),
-    /// So may every other call, if the API is out.
+    /// Every other call may fail so too: the API may be down.
     NoAnswer(Cause),
-    /// So may every other call, if a permission is gone.
+    /// Every other call may fail so too: a permission may be gone.
     Denied(Cause),
-    /// The API is there, and that is all.
+    /// The API answers; more is not known.
     Alive,
     /// Keys, clock and permission are good.
     Good,
-    /// Another one than the API throttles, which tells nothing of the API. What to say where that is all there is to be had.
+    /// A proxy throttles, which says nothing of the API. The cause is shown if nothing else is known.
     Inconclusive(Cause),
 }
 
 impl Signal {
-    /// Reads the result of a call, and what it means for its job.
+    /// Reads the signal from the result of a call, and its verdict.
     pub fn read(verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Self {
         match (verdict, result) {
             (Verdict::ClockSkew { .. }, result) => Self::Fault(Cause {
@@ -132,6 +132,6 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
 
 fn said(result: &Result<Answer, NoAnswer>) -> String {
     let said = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
-    // What there is to do follows in the same sentence.
+    // The remedy follows in the same sentence.
     said.trim_end_matches('.').to_owned()
 }

@@ -1,30 +1,29 @@
-//! The state machine of the breaker: pure, and told the time.
+//! The state machine of the breaker: pure, with the time as an argument.
 //!
-//! - **An outage is a row of failures, not a share of them.** The share of a window that began at the last good answer is
-//!   the same thing, and has no length to choose. Twenty in a row: where six calls in ten fail by chance, such a row
-//!   begins once in 70,000 calls, and one of five, as it was, once in 32. While calls fail in a row, fewer are let out
-//!   (`Slots`), none of them in the end until a probe has told. With a concurrency below fifteen that is also how long the
-//!   row is.
-//! - **Evidence is counted by instance, and an instance that failed before is none.** It is remembered from the moment on
-//!   at which its failure is charged to its job, until it is answered: twenty machines that fail for hours, at the end of
-//!   a morning when nothing else is left to be called, are no outage while a probe is answered.
+//! - **An outage is a row of failures, not a failure rate.** The rate since the last good answer would be the same, and
+//!   a row has no window length to choose. Twenty in a row: where six calls in ten fail by chance, such a row begins
+//!   once in 70,000 calls, and a row of five once in 32. While calls fail in a row fewer are let out (`Slots`), in the
+//!   end none before a probe has decided. With a concurrency below fifteen the row is shorter, concurrency + 5.
+//! - **Evidence is counted per instance, and an instance known as failing is none.** It is known from when its failure
+//!   is charged to its job until it is answered: twenty machines that fail for hours, at the end of a morning with
+//!   nothing else left to call, are no outage while a probe is answered.
 //! - **Starts that fail alone, while probes are answered, are an outage too**, as long as instances fail that did not
-//!   before. Once a trial meets none but those that failed a trial of this pause, the pause is over, and it counts as time
-//!   for which they failed.
-//! - **A trial is five calls.** One call, where six in ten fail by chance, would fail most trials; five all fail one of
-//!   thirteen. Where a permission is gone one is enough: a denial is no chance. There five denied instances that nothing
-//!   contradicts keep the lane paused for as long as it takes: nothing but a start shows whether the permission is back.
-//!   Each trial begins with another queue: those that fail are due, and due jobs go before new ones.
-//! - **A call that failed on trial is not charged where the next one is answered**: the API may have come back in between.
-//! - **Where no start succeeds, jobs are tried again slowly.** Seven machines that always fail, and an API of which only
-//!   starts fail for seven machines, look the same. The jobs have to end, and an outage of some minutes is not to end
-//!   them: so their attempts are spread over ten minutes, and one good answer takes the doubt away.
-//! - **After twelve probes in vain one start is tried** (`IN_VAIN`), a quarter of a minute into an outage: a probe is a
-//!   list, and where lists alone fail nothing else would end the pause. It costs an outage one call for twelve probes,
-//!   which is charged to no job.
-//! - **A probe that was made before the lane was paused ends no pause**: jobs are still in hand then.
-//! - **A poll is neither evidence for starts nor a trial.** That listing is allowed does not show that starting is. Where
-//!   a poll fails or meets a lane fault it pauses the lane as any call does.
+//!   before. Once a trial meets only instances that failed a trial of this pause, the pause is over, and counts as time
+//!   in which they failed.
+//! - **A trial is five calls.** One call, where six in ten fail by chance, would fail most trials; five all fail in one
+//!   of thirteen. For a lost permission one is enough: denials are not random. There, five denied instances and no
+//!   other answer keep the lane paused as long as it takes: only a start shows that the permission is back. Each trial
+//!   begins with another queue, since failing jobs are due, and due jobs go before new ones.
+//! - **A call that failed on trial is not charged if the next one is answered**: the API may have recovered in between.
+//! - **Where no start succeeds, jobs are retried slowly.** Seven machines that always fail look like an API whose
+//!   starts all fail, for seven machines. The jobs have to end, but not by an outage of some minutes: so their attempts
+//!   are spread over ten minutes, and one good answer removes the doubt.
+//! - **After twelve failed probes one start is tried** (`IN_VAIN`), a quarter of a minute into an outage: a probe is a
+//!   list, and if only lists fail nothing else would end the pause. It costs one call per twelve probes, which is
+//!   charged to no job.
+//! - **A probe that was sent before the lane was paused ends no pause**: jobs are still in hand then.
+//! - **A poll is neither evidence for starts nor a trial**: permission to list does not show permission to start. A
+//!   poll that fails or meets a lane fault pauses the lane as any call does.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -34,59 +33,59 @@ use jiff::Timestamp;
 use super::cause::{Cause, CauseKind, Signal};
 use crate::bce::InstanceId;
 
-/// So many instances in a row without an answer, none of which was failing before, are an outage. Where six calls in ten
-/// fail by chance, such a row begins once in 70,000 calls; with ten, once in 400.
+/// Instances without an answer in a row, none of them known as failing, that are an outage. Where six calls in ten fail
+/// by chance, such a row begins once in 70,000 calls; one of ten, once in 400.
 const OUTAGE: usize = 20;
-/// So many instances in a row that are denied are no matter of those instances. A denial is no chance.
+/// Denied instances in a row that show a lost permission. Denials are not random.
 const DENIED: usize = 5;
-/// So many polls in a row without an answer are an outage: where nothing is started, they alone notice it.
+/// Polls without an answer in a row that are an outage: where nothing is started, only polls notice it.
 const POLLS: usize = 5;
-/// Calls beyond the lane's concurrency that finding out about an outage may cost.
+/// Calls beyond the lane's concurrency that detecting an outage may cost.
 pub const BEYOND: usize = 5;
 /// Calls of a trial. Where six calls in ten fail by chance, all of them fail in one trial of thirteen.
 const TRIAL: usize = 5;
-/// After so many probes in vain, a quarter of a minute, one start is tried all the same: it may be that only lists fail.
+/// Failed probes, for a quarter of a minute, after which one start is tried: it may be that only lists fail.
 const IN_VAIN: u32 = 12;
-/// So many instances that failed since the last good answer leave a doubt whether any start works.
+/// Instances that failed since the last good answer, which make it doubtful whether any start works.
 const DOUBT: usize = 5;
-/// Failing instances that are known at a time, of some 50 bytes each. Of more, some are taken for new again.
+/// Failing instances remembered, of some 50 bytes each. Beyond that, some count as new again.
 const KNOWN: usize = 50_000;
-/// Pauses that are remembered. Of more, the oldest count as time for which jobs failed.
+/// Pauses remembered. Beyond that, the oldest count as time in which jobs failed.
 const REMEMBERED: usize = 256;
 
-/// Whether a lane calls, and what its last calls say about that.
+/// Whether the lane may call, and the evidence for it.
 #[derive(Debug)]
 pub struct Circuit {
     /// Calls in flight, at most.
     concurrency: usize,
     state: State,
-    /// Instances whose last call failed, or was denied, by their own fault. That they fail again is no news.
+    /// Instances whose last call failed, or was denied, by their own fault: failing again is no evidence.
     failing: BTreeSet<InstanceId>,
-    /// Instances without an answer since the last good one, as many as leave a doubt.
+    /// Instances without an answer since the last good one, [`DOUBT`] at most.
     doubts: BTreeSet<InstanceId>,
-    /// Answers that show that the API is there, and what fails beside them fails by itself.
+    /// Number of answers that show that the API is up: what fails beside them fails by its own fault.
     answers: u64,
-    /// How often the lane was paused, or paused on after a trial.
+    /// How often the lane was paused, or stayed paused after a trial.
     openings: u64,
-    /// When the lane was paused, and had reason to be.
+    /// Past pauses that had a reason: from when to when.
     pauses: VecDeque<(Timestamp, Timestamp)>,
 }
 
-/// What a lane does.
+/// The state of the circuit.
 #[derive(Debug)]
 enum State {
-    /// It calls.
+    /// Calls are made.
     Closed(Row),
-    /// It does not call, but probes.
+    /// No calls are made, only probes.
     Open(Pause),
-    /// It calls for a few jobs, to learn whether all can be called.
+    /// A few jobs are called, to learn whether all can be.
     HalfOpen(Pause, Trial),
 }
 
-/// Failures since the last answer that shows otherwise.
+/// Failures since the last answer.
 #[derive(Debug, Default)]
 struct Row {
-    /// Calls without an answer, for whatever instance.
+    /// Calls without an answer, for any instance.
     calls: usize,
     /// Instances without an answer that were not failing before.
     unanswered: BTreeSet<InstanceId>,
@@ -97,7 +96,7 @@ struct Row {
 }
 
 impl Row {
-    /// The API is there.
+    /// The API has answered.
     fn is_answered(&mut self) {
         self.calls = 0;
         self.unanswered.clear();
@@ -112,35 +111,35 @@ struct Pause {
     probes: u32,
     /// Instances that failed on one of its trials.
     tried: BTreeSet<InstanceId>,
-    /// Something other than single instances was seen to fail.
+    /// A failure was seen that is not of single instances.
     is_certain: bool,
 }
 
 #[derive(Debug, Default)]
 struct Trial {
     failed: usize,
-    /// One of them was not failing before, and failed on trial for the first time in this pause.
+    /// An instance failed that was not known as failing, and failed no trial of this pause before.
     has_news: bool,
-    /// No probe was answered before.
+    /// The trial began without an answered probe.
     is_unprobed: bool,
 }
 
 impl Trial {
-    /// How many calls tell whether the pause is over. A denial is no chance, so one is enough; and where no probe is answered,
-    /// most likely neither is a call.
+    /// Calls that decide the trial: one for a denial, which is not random, and one if no probe is answered, since a
+    /// call is not likely to be either.
     fn size(&self, cause: &Cause) -> usize {
         if self.is_unprobed || cause.kind == CauseKind::AccessDenied { 1 } else { TRIAL }
     }
 }
 
-/// What a call that was recorded has to be judged by.
+/// What is needed to attribute a recorded call.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
     kind: Kind,
-    /// It was one of a trial.
+    /// The call was part of a trial.
     on_trial: bool,
     was_open: bool,
-    /// As of before it was recorded.
+    /// As before it was recorded.
     answers: u64,
     openings: u64,
 }
@@ -152,7 +151,7 @@ impl Evidence {
     }
 }
 
-/// How a call ended, as far as the lane goes.
+/// How a call ended, as far as the lane is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Fault,
@@ -161,28 +160,28 @@ enum Kind {
     NotFailed,
 }
 
-/// Whose fault it is that a call failed.
+/// Whose fault a failed call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attribution {
-    /// The lane is paused for it.
+    /// The lane's: it was paused for it.
     Lane,
-    /// The API answers others.
+    /// The job's: the API answers others.
     Job,
     /// It did not fail.
     NotFailed,
 }
 
-/// What became of a lane.
+/// State change caused by one call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is paused now, where it worked before.
+    /// Paused now, after it worked.
     Paused(Cause),
-    /// It works again, after being paused for so long.
+    /// Works again, after a pause of this length.
     Works(Duration),
 }
 
 impl Circuit {
-    /// A lane that calls, `concurrency` calls at a time at most.
+    /// A closed circuit, for at most `concurrency` calls in flight.
     pub fn new(concurrency: usize) -> Self {
         Self {
             concurrency,
@@ -200,12 +199,12 @@ impl Circuit {
         OUTAGE.min(self.concurrency + BEYOND)
     }
 
-    /// Why no calls are to be made, if so.
+    /// Why the lane is paused, if it is.
     pub fn paused(&self) -> Option<&Cause> {
         if let State::Open(pause) = &self.state { Some(&pause.cause) } else { None }
     }
 
-    /// Whether hardly any start seems to work, be the API there or not.
+    /// Whether hardly any start seems to work, even if the API answers.
     pub fn is_doubtful(&self) -> bool {
         self.doubts.len() >= DOUBT
     }
@@ -223,12 +222,12 @@ impl Circuit {
         }
     }
 
-    /// Counts the answers that show that the API is there.
+    /// Number of answers so far that show that the API is up.
     pub fn answers(&self) -> u64 {
         self.answers
     }
 
-    /// What a call that is about to be recorded has to be judged by.
+    /// What is needed to attribute the call that is about to be recorded.
     pub fn evidence(&self, signal: &Signal) -> Evidence {
         let kind = match signal {
             Signal::Fault(_) => Kind::Fault,
@@ -240,8 +239,8 @@ impl Circuit {
         Evidence { kind, on_trial, was_open: self.paused().is_some(), answers: self.answers, openings: self.openings }
     }
 
-    /// Whose fault it is that a call failed, once that is known. On trial others' answers are no evidence: the API may have come
-    /// back in between.
+    /// Whose fault a failed call is, once known. During a trial other answers are no evidence: the API may have
+    /// recovered in between.
     pub fn attribution(&self, call: &Evidence) -> Option<Attribution> {
         match call.kind {
             Kind::NotFailed => Some(Attribution::NotFailed),
@@ -253,7 +252,7 @@ impl Circuit {
         }
     }
 
-    /// How many of the calls that may be in flight are not to be just now: all where the API has to be probed first.
+    /// How many of the lane's slots are withheld now: all of them if the API has to be probed first.
     pub fn withheld(&self) -> usize {
         let allowed = match &self.state {
             State::Closed(row) => (self.concurrency + BEYOND).saturating_sub(row.calls),
@@ -264,7 +263,7 @@ impl Circuit {
         self.concurrency.saturating_sub(allowed)
     }
 
-    /// For how long the lane was paused between two moments, and had reason to be, as far as is known by then.
+    /// How long the lane was paused, with reason, between two instants, as far as known.
     pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
         let going_on = match &self.state {
             State::Closed(_) => None,
@@ -276,9 +275,9 @@ impl Circuit {
         self.pauses.iter().copied().chain(going_on).map(overlap).sum()
     }
 
-    /// Records what came of a call for `instance`.
+    /// Records the result of a start call for `instance`.
     pub fn record(&mut self, instance: &InstanceId, signal: &Signal, now: Timestamp) -> Option<Change> {
-        // A denial may be what all would meet.
+        // A denial may be what all calls would meet.
         if matches!(signal, Signal::Alive | Signal::Good) {
             self.answers = self.answers.wrapping_add(1);
         }
@@ -322,8 +321,8 @@ impl Circuit {
         }
     }
 
-    /// Records what came of asking for states. That it works says nothing of whether starts do: where the API fails those
-    /// alone, polls between them must not make each failure look like its own job's.
+    /// Records the result of listing states. A success shows nothing of starts: where the API fails only those, polls
+    /// in between must not make each failure look like its own job's.
     pub fn record_poll(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
         match (&mut self.state, signal) {
             (_, Signal::Fault(cause)) => self.open(cause, true, now),
@@ -339,8 +338,8 @@ impl Circuit {
         }
     }
 
-    /// Records what came of a probe that is to tell whose fault failures are: where it is answered the API is there, and else
-    /// it is not. It may have been made before the lane was paused, so it ends no pause.
+    /// Records the result of a probe that decides whose fault failures are: an answer shows that the API is up, and no
+    /// answer that it is not. It may have been sent before the lane was paused, so it ends no pause.
     pub fn record_look(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
         if self.paused().is_some() {
             return None;
@@ -348,7 +347,7 @@ impl Circuit {
         self.record_probe(signal, now)
     }
 
-    /// Records what came of a probe of a paused lane: an answer puts it on trial.
+    /// Records the result of a probe of a paused lane: an answer makes it half open.
     pub fn record_probe(&mut self, signal: &Signal, now: Timestamp) -> Option<Change> {
         if matches!(signal, Signal::Denied(_) | Signal::Alive | Signal::Good) {
             self.answers = self.answers.wrapping_add(1);
@@ -364,7 +363,7 @@ impl Circuit {
                 None
             }
             (_, Signal::Fault(cause) | Signal::NoAnswer(cause)) => self.open(cause, true, now),
-            // Else a lane whose calls fail would wait for ever for a probe that tells.
+            // Else a lane whose calls fail would wait for ever for a conclusive probe.
             (State::Closed(row), Signal::Inconclusive(cause)) if row.calls > 0 => self.open(cause, true, now),
             (State::HalfOpen(_, trial), Signal::Inconclusive(cause)) if trial.failed > 0 => self.open(cause, true, now),
             (_, Signal::Inconclusive(_)) => None,
@@ -372,7 +371,7 @@ impl Circuit {
                 row.calls = 0;
                 None
             }
-            // Whether jobs are denied too, only jobs can tell.
+            // Whether jobs are still denied, only their calls show.
             (State::Open(pause), _) => {
                 pause.probes = pause.probes.saturating_add(1);
                 self.half_open(false);
@@ -389,7 +388,7 @@ impl Circuit {
         }
     }
 
-    /// Breaks a trial off: the next one begins with a probe. Jobs that failed on it are spared.
+    /// Interrupts a trial: the next one begins with a probe. Jobs that failed on it are not charged.
     pub fn interrupt(&mut self) {
         if let State::HalfOpen(pause, _) = &self.state {
             let cause = pause.cause.clone();
@@ -398,7 +397,7 @@ impl Circuit {
         }
     }
 
-    /// Ends a trial, where there is one and no job is left to be tried.
+    /// Ends a trial, if there is one, because no job is left to try.
     pub fn end_trial(&mut self, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, trial) = &self.state else { return None };
         if trial.is_unprobed {
@@ -414,19 +413,19 @@ impl Circuit {
         know(&mut self.failing, instance);
     }
 
-    /// Records a failure on trial. Once as many failed as belong to a trial, the lane is paused on; or it works, since all
-    /// of them failed on trial before, and others may not.
+    /// Records a failure on trial. Once all calls of the trial failed, the lane stays paused; or it works, if all of
+    /// them failed a trial before, since other instances may not.
     fn tried(&mut self, instance: &InstanceId, cause: &Cause, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, trial) = &mut self.state else { return None };
         trial.failed += 1;
         let is_tried = !know(&mut pause.tried, instance);
-        // Those that were denied before the pause may have been among the first that all are denied.
+        // Instances denied before the pause may have been the first to meet the lost permission.
         let is_known = cause.kind != CauseKind::AccessDenied && self.failing.contains(instance);
         trial.has_news |= !is_tried && !is_known;
         if trial.failed < trial.size(&pause.cause) {
             return None;
         }
-        // One job after the other that is denied, and none that is not: that is no matter of theirs.
+        // One job after the other is denied, and none is not: that is not the jobs' own fault.
         let all_are_denied = cause.kind == CauseKind::AccessDenied && pause.tried.len() >= DENIED;
         if trial.has_news || trial.is_unprobed || all_are_denied {
             return self.open(cause, false, now);
@@ -454,8 +453,8 @@ impl Circuit {
         change
     }
 
-    /// Ends a trial. Where nothing was seen to fail but some instances, over and over, the pause had no reason, and their
-    /// jobs are not given more time for it.
+    /// Ends a trial. If only some instances were seen to fail, over and over, the pause had no reason, and does not
+    /// extend their jobs' time.
     fn close(&mut self, had_reason: bool, now: Timestamp) -> Option<Change> {
         let State::HalfOpen(pause, _) = std::mem::replace(&mut self.state, State::Closed(Row::default())) else {
             return None;
@@ -466,12 +465,12 @@ impl Circuit {
             }
             self.pauses.push_back((pause.since, now));
         }
-        // Where the clock was set back meanwhile, it may have been long.
+        // If the clock was set back meanwhile, the pause may have been long.
         Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or(Duration::MAX)))
     }
 }
 
-/// Adds an instance to those that are known. Returns whether it was none of them.
+/// Adds an instance. Returns whether it was new.
 fn know(known: &mut BTreeSet<InstanceId>, instance: &InstanceId) -> bool {
     if known.len() >= KNOWN {
         known.pop_first();

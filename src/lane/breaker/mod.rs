@@ -1,8 +1,8 @@
-//! The circuit breaker of a lane: when it stops calling because calls are of no use, and how it begins again.
+//! The circuit breaker of a lane: when it stops calling because calls cannot succeed, and how it resumes.
 //!
-//! Bad keys, a refused certificate or an API that is out meet every job alike, so no job is to pay for them. The lane
-//! *pauses* (the circuit is open): jobs that were not called go back unharmed, and a probe is made now and then. Once that
-//! is answered the lane is *on trial* (half open): a few calls, until one is answered as it should be, or all of them fail.
+//! Bad keys, a refused certificate or an API that is down hit every job alike, so none is charged for them. The lane
+//! *pauses* (open): jobs that were not called are put back, and probes are made with backoff. An answered probe puts
+//! the lane *on trial* (half open): a few calls, until one is answered properly or all of them fail.
 //!
 //! | state | leaves for | when |
 //! |---|---|---|
@@ -14,20 +14,20 @@
 //! | | closed | all calls of the trial failed, and none for an instance that was not known to fail |
 //! | | open | all calls of the trial failed, or a probe did, or a call says that something else is at fault |
 //!
-//! One failing call does not tell whose fault it is: the job's own, where the API answers others, and the lane's where others
-//! fail alike. So a failure waits a while for either ([`Breaker::attribute`]), and a probe tells where neither comes.
-//! An instance that failed before is no evidence when it fails again: a few bad ones keep no lane from the rest, and chance
-//! alone, at six failing calls in ten, hardly ever makes a row ([`circuit`] has the figures).
+//! One failed call does not show whose fault it is: the job's if the API answers others, the lane's if others fail too.
+//! So a failed job waits a while for either ([`Breaker::attribute`]), and a probe decides if neither comes. An instance
+//! that failed before is no evidence: a few bad ones do not keep a lane from the rest, and chance alone, at six failing
+//! calls in ten, hardly ever makes a row ([`circuit`] has the figures).
 //!
-//! Failures in a row and calls in flight together are never more than the concurrency and [`circuit::BEYOND`]: what an
-//! outage can cost at most before it is noticed.
+//! Failures in a row plus calls in flight never exceed the concurrency plus [`circuit::BEYOND`]: the most calls that an
+//! outage can cost before it is noticed.
 //!
-//! The wait is a second, or as long as the lane takes for as many calls as tell, five seconds at most; on trial, until the
-//! trial is over. It is made without the slot, so others are called meanwhile. A probe tells for a lone job: its eight
-//! attempts are used up in less than a minute, and an outage can last longer.
+//! The wait is a second, or as long as the lane takes for enough calls, five seconds at most; on trial, until the trial
+//! is over. The slot is released first, so others are called meanwhile. A probe decides for a lone job: its eight
+//! attempts would be used up in less than a minute, and an outage can last longer.
 //!
-//! A denial by the API is a permission that is gone, or one instance's own. So the first denial parks its job and the
-//! second, while others get through, ends it: else as many jobs as there are calls in flight would fail before it showed.
+//! A denial is a lost permission, or one instance's own. So the first denial parks its job, and the second one ends it
+//! if others get through meanwhile: else as many jobs as calls are in flight would fail before the loss showed.
 
 mod cause;
 mod circuit;
@@ -46,34 +46,33 @@ pub use self::circuit::{Attribution, Change, Evidence};
 use super::verdict::{self, Verdict};
 use crate::bce::{Answer, InstanceId, NoAnswer};
 
-/// How long a failure waits for others to tell whose fault it is, at least and at most. A lane that calls slowly needs longer
-/// for as many calls as tell.
+/// How long a failure waits for evidence, at least and at most. A slow lane needs longer to make enough calls.
 const EVIDENCE: Duration = Duration::from_secs(1);
 const LONGEST_EVIDENCE: Duration = Duration::from_secs(5);
-/// How long a failure on trial waits for the others of that trial, some of which may hang until their time-out.
+/// How long a failure on trial waits for the trial's other calls, some of which may hang until their timeout.
 const LONGEST_TRIAL: Duration = Duration::from_secs(30);
 
-/// Whether a lane calls, and what its last calls say about that.
+/// Whether the lane may call, and the evidence for it.
 #[derive(Debug)]
 pub struct Breaker {
     circuit: Mutex<Circuit>,
-    /// Tells that the circuit may have changed.
+    /// Notifies that the circuit may have changed.
     changed: watch::Sender<()>,
     /// How long a failure waits for others.
     evidence: Duration,
 }
 
-/// What the recording of a call leaves behind.
+/// The result of recording a call.
 #[derive(Debug)]
 pub struct Recorded {
-    /// What changed by it.
+    /// The state change it caused.
     pub change: Option<Change>,
     /// For [`Breaker::attribute`].
     pub evidence: Evidence,
 }
 
 impl Breaker {
-    /// Of a lane that makes `rate` calls a second, and `concurrency` at a time at most.
+    /// For a lane that makes `rate` calls a second, with `concurrency` in flight at most.
     pub fn new(rate: f64, concurrency: usize) -> Self {
         let circuit = Circuit::new(concurrency);
         #[expect(clippy::cast_precision_loss, reason = "some tens")]
@@ -86,7 +85,7 @@ impl Breaker {
         }
     }
 
-    /// Records what came of a call that was to start something.
+    /// Records the result of a start call.
     pub fn record(&self, instance: &InstanceId, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Recorded {
         let signal = Signal::read(verdict, result);
         self.update(|circuit| {
@@ -95,7 +94,7 @@ impl Breaker {
         })
     }
 
-    /// Records what came of asking for states.
+    /// Records the result of listing states.
     pub fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Recorded {
         let signal = Signal::read(verdict, result);
         self.update(|circuit| {
@@ -104,31 +103,31 @@ impl Breaker {
         })
     }
 
-    /// Records what came of a probe of a paused lane.
+    /// Records the result of a probe of a paused lane.
     pub fn record_probe(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         let signal = Signal::read(&verdict::general(result), result);
         self.update(|circuit| circuit.record_probe(&signal, Timestamp::now()))
     }
 
-    /// Records what came of a probe that was to show whose fault failures are.
+    /// Records the result of a probe that decides whose fault failures are.
     pub fn record_look(&self, result: &Result<Answer, NoAnswer>) -> Option<Change> {
         let signal = Signal::read(&verdict::general(result), result);
         self.update(|circuit| circuit.record_look(&signal, Timestamp::now()))
     }
 
-    /// Breaks a trial off: the next one begins with a probe. Jobs that failed on it are spared.
+    /// Interrupts a trial: the next one begins with a probe. Jobs that failed on it are not charged.
     pub fn interrupt(&self) {
         self.update(Circuit::interrupt);
     }
 
-    /// Ends a trial, where there is one and no job is left to be tried.
+    /// Ends a trial, if there is one, because no job is left to try.
     pub fn end_trial(&self) -> Option<Change> {
         self.update(|circuit| circuit.end_trial(Timestamp::now()))
     }
 
-    /// Whose fault it is that a call failed. `None` where that does not show in time.
+    /// Whose fault a failed call is. `None` if that does not show in time.
     pub async fn attribute(&self, call: Evidence) -> Option<Attribution> {
-        // As it is for nearly all calls.
+        // Known at once for nearly all calls.
         let mut attribution = self.circuit().attribution(&call);
         if attribution.is_some() {
             return attribution;
@@ -148,27 +147,27 @@ impl Breaker {
         attribution
     }
 
-    /// Remembers that an instance fails by its own fault: that it fails again is no evidence against the API.
+    /// Remembers that an instance fails by its own fault: failing again is no evidence against the API.
     pub fn remember_failing(&self, instance: &InstanceId) {
         self.circuit().remember_failing(instance);
     }
 
-    /// Whether no calls are to be made.
+    /// Whether the lane is paused.
     pub fn is_open(&self) -> bool {
         self.circuit().paused().is_some()
     }
 
-    /// Why no calls are to be made.
+    /// Why the lane is paused, if it is.
     pub fn cause(&self) -> Option<Cause> {
         self.circuit().paused().cloned()
     }
 
-    /// Waits until no calls are to be made.
+    /// Waits until the lane is paused.
     pub async fn opened(&self) {
         self.until(|circuit| circuit.paused().is_some()).await;
     }
 
-    /// Whether hardly any start seems to work, be the API there or not: jobs that fail are tried again slowly then.
+    /// Whether hardly any start seems to work, even if the API answers: failed jobs are retried slowly then.
     pub fn is_doubtful(&self) -> bool {
         self.circuit().is_doubtful()
     }
@@ -183,17 +182,17 @@ impl Breaker {
         self.circuit().probes()
     }
 
-    /// Counts the answers that show that the API is there.
+    /// Number of answers so far that show that the API is up.
     pub fn answers(&self) -> u64 {
         self.circuit().answers()
     }
 
-    /// For how long the lane was paused between two moments, and had reason to be.
+    /// How long the lane was paused, with reason, between two instants.
     pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
         self.circuit().paused_between(from, to)
     }
 
-    /// How many of the calls that the lane may have in flight are not to be: all of them where a probe has to tell first.
+    /// How many of the lane's slots are withheld now: all of them if the API has to be probed first.
     pub fn withheld(&self) -> usize {
         self.circuit().withheld()
     }

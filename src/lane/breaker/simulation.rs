@@ -1,5 +1,5 @@
-//! A lane before an API that fails some of its calls, simulated: what the breaker costs there. `cargo bench --bench breaker`
-//! shows the same of the real daemon.
+//! Simulates a lane whose API fails some of its calls: what the breaker costs. `cargo bench --bench breaker` shows the
+//! same of the real daemon.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -12,7 +12,7 @@ const CALL: u64 = 50_000;
 /// How long it takes to put back what is in hand and to subscribe again, around a pause.
 const TURN: u64 = 300_000;
 const SECOND: u64 = 1_000_000;
-/// A lane begins slowly after a pause of more than that.
+/// After a pause longer than this a lane starts slowly.
 const HICCUP: u64 = 5 * SECOND;
 const ATTEMPTS: u32 = 8;
 
@@ -29,7 +29,7 @@ struct Api {
 
 const WELL: Api = Api { by_chance: 0, bad: 0, out: (0, 0) };
 
-/// What came of it.
+/// Totals of one simulation.
 #[derive(Default)]
 struct Run {
     started: u64,
@@ -42,7 +42,7 @@ struct Run {
     back: Option<u64>,
 }
 
-/// Chance that is the same each time (SplitMix64).
+/// Reproducible randomness (SplitMix64).
 struct Chance(u64);
 
 impl Chance {
@@ -86,7 +86,7 @@ enum Event {
     Probe,
     /// A job is due again.
     Due(Job),
-    /// A slot of the limiter has come, or evidence is overdue.
+    /// A token of the limiter is due, or evidence is overdue.
     Look,
 }
 
@@ -252,7 +252,7 @@ impl Lane {
         }
     }
 
-    /// What becomes of the jobs that failed.
+    /// Attributes the failed calls.
     fn judge(&mut self) {
         for (job, since, evidence) in std::mem::take(&mut self.waiting) {
             match self.circuit.attribution(&evidence) {
@@ -289,7 +289,7 @@ impl Lane {
         }
     }
 
-    /// Makes calls as long as there is the right to.
+    /// Makes calls as long as they are allowed.
     fn call(&mut self) {
         while self.circuit.paused().is_none() && self.next_slot <= self.now {
             let allowed = self.concurrency - self.circuit.withheld();
@@ -312,7 +312,7 @@ impl Lane {
         }
     }
 
-    /// Between two calls: ten seconds of slow beginning after a pause that was long.
+    /// Between two calls: ten seconds of slow start after a long pause.
     fn interval(&self) -> u64 {
         let whole = SECOND / self.rate;
         match self.slow_from {
@@ -322,7 +322,7 @@ impl Lane {
     }
 }
 
-/// What is started, as a share of what a lane would start that is never paused, in percent.
+/// Starts made, in percent of those of a lane that is never paused, and the totals.
 fn share(rate: u64, concurrency: usize, api: Api, seconds: u64) -> (u64, Run) {
     let run = Lane::new(rate, concurrency, api, rate).run(seconds);
     let best = rate * seconds * (100 - api.by_chance) / 100;

@@ -1,4 +1,4 @@
-//! Which answers pause a lane, and which end that.
+//! Which answers pause a lane, and which end a pause.
 
 use super::*;
 use crate::bce::{AtFault, Codes, Meaning};
@@ -46,12 +46,12 @@ fn record_poll(breaker: &Breaker, verdict: &Verdict, result: &Result<Answer, NoA
     breaker.record_poll(verdict, result).change
 }
 
-/// A call for this instance was not answered.
+/// Records a call for this instance without an answer.
 fn failed(breaker: &Breaker, number: usize) -> Evidence {
     breaker.record(&id(number), &Verdict::Transient, &TIMED_OUT).evidence
 }
 
-/// What came of calls for these instances, none of which was answered.
+/// Records calls for these instances without an answer. Returns the state changes.
 fn fail(breaker: &Breaker, numbers: impl IntoIterator<Item = usize>) -> Vec<&'static str> {
     numbers
         .into_iter()
@@ -72,7 +72,7 @@ fn succeed(breaker: &Breaker, number: usize) -> Option<&'static str> {
     word(record(breaker, &id(number), &STARTED, &answered(200, "")))
 }
 
-/// One that is paused for its keys.
+/// A breaker that is open because of the keys.
 fn paused() -> Breaker {
     let breaker = breaker();
     record(&breaker, &id(90_000), &Verdict::LaneFault, &answered(401, ""));
@@ -80,7 +80,7 @@ fn paused() -> Breaker {
     breaker
 }
 
-/// Has a probe answered.
+/// Records an answered probe.
 fn probe(breaker: &Breaker) {
     assert_eq!(breaker.record_probe(&answered(200, "")), None);
 }
@@ -203,7 +203,7 @@ fn after_a_good_probe_the_lane_is_on_trial_until_a_call_is_answered() {
     probe(&breaker);
     assert!(!breaker.is_open() && breaker.is_half_open());
     assert_eq!((breaker.withheld(), breaker.probes()), (CONCURRENCY - 5, 2), "five calls at a time");
-    // Who may not list may start all the same.
+    // A key without permission to list may still start.
     let gone = record(&breaker, &id(2), &Verdict::Failed(Reason::NotFound), &answered(404, ""));
     assert_eq!(word(gone), Some("works"));
     assert!(!breaker.is_half_open() && breaker.probes() == 0 && breaker.withheld() == 0);
@@ -283,7 +283,7 @@ fn one_instance_that_is_denied_on_every_trial_ends_it_and_five_do_not() {
         assert_eq!(breaker.withheld(), CONCURRENCY - 1);
         deny(number)
     };
-    // That one was denied before does not make it a denied one.
+    // A denial before the pause does not make it a known one.
     breaker.remember_failing(&id(1));
     assert_eq!([1, 2, 3, 1].map(trial), [None, None, None, Some("works")]);
     assert_eq!([21, 22, 23, 24, 25].map(deny)[4], Some("access_denied"));

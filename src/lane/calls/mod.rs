@@ -1,5 +1,5 @@
-//! The calls of a lane: counted, timed, and once more where the API's clock and ours were apart, or the API closed the
-//! connection. Each takes a [`Permit`].
+//! The calls of a lane: counted, timed, and repeated once if our clock differed from the API's or the API closed the
+//! connection. Each consumes a [`Permit`].
 
 mod polls;
 mod shared;
@@ -23,48 +23,48 @@ use crate::bce::{Answer, Client, CredentialSource, Credentials, InstanceId, Inst
 use crate::config::{self, LaneName};
 use crate::telemetry::LaneMetrics;
 
-/// How long a probe may take: it is to notice soon that the API is back.
+/// Timeout of a probe. It is short, to notice soon that the API is back.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub(super) struct Made<T> {
-    /// `None`: it was to be made once more, and then was not wanted or the lane was paused. No call failed then.
+    /// `None`: the call was to be repeated, but was no longer wanted or the lane was paused. That is no failure.
     pub(super) result: Option<Result<T, NoAnswer>>,
-    /// A call before this one may have been carried out. Its answer, if there was one, is lost.
+    /// An earlier call, whose answer is lost, may have taken effect.
     pub(super) touched: bool,
-    /// In which it was made.
+    /// The slot it was made in.
     pub(super) slot: Slot,
 }
 
-/// What came of asking for an instance's state.
+/// The result of describing an instance.
 pub(super) type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
 
-/// What came of a start call for many: which instances it named, and which of them failed, if that could be read.
+/// The result of a shared start call: the instances it named, and those that failed, if that could be read.
 type StartedBatch = (Answer, (Vec<InstanceId>, Option<Vec<InstanceId>>));
 
-/// What came of asking for the states of many, if they could be read.
+/// The result of listing states, if they could be read.
 type States = (Answer, Option<HashMap<InstanceId, InstanceState>>);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Calls {
     lane: LaneName,
-    /// Jobs that may be called together.
+    /// Jobs per shared call, at most.
     batch: usize,
     gate: Arc<Gate>,
     client: Client,
-    /// The same, with a connection for each call.
+    /// The same client, but with a new connection for each call.
     fresh: Client,
     polls: Polls,
     strategy: Strategy,
     metrics: LaneMetrics,
-    /// Held while a probe asks whether the API is there, for all calls that want to know.
+    /// Held during a probe, whose result serves all calls that wait for it.
     probing: Mutex<()>,
 }
 
 impl Calls {
-    /// Over `client`, through `gate`. Of each queue `prefetch` jobs may be in hand, at the lane's full rate.
+    /// Over `client`, through `gate`. `prefetch`: jobs of each queue that may be in hand at the lane's full rate.
     pub fn new(lane: &config::Lane, client: Client, gate: &Arc<Gate>, prefetch: u16, metrics: &LaneMetrics) -> Self {
         Self {
             lane: lane.name.clone(),
@@ -79,7 +79,7 @@ impl Calls {
         }
     }
 
-    /// How many jobs are to be called together just now, at most.
+    /// Jobs per call at present, at most.
     pub(super) fn batch_size(&self) -> usize {
         if self.strategy.way(self.batch) == Way::Singly { 1 } else { self.batch }
     }
@@ -89,13 +89,12 @@ impl Calls {
         self.gate.slot(|| self.probe_once()).await
     }
 
-    /// Asks for an instance to be started. `wanted` says whether it still is to be, where the call is made once more.
+    /// Starts an instance. `wanted`: whether that is still wanted if the call is repeated.
     async fn start(&self, permit: Permit, instance: &InstanceId, wanted: impl Fn() -> bool) -> Made<Answer> {
         self.call(permit, Operation::Start, wanted, |client| client.start(instance)).await
     }
 
-    /// Asks for all `instances` to be started. They are asked for anew where the call is made once more. Returns which it
-    /// named, too.
+    /// Starts all `instances`, which are asked for again if the call is repeated. Returns the instances it named, too.
     async fn start_batch(&self, permit: Permit, instances: impl Fn() -> Vec<InstanceId>) -> Made<StartedBatch> {
         let wanted = || !instances().is_empty();
         self.call(permit, Operation::StartBatch, wanted, |client| {
@@ -108,12 +107,12 @@ impl Calls {
         .await
     }
 
-    /// Asks for the states of `instances`.
+    /// Lists the states of `instances`.
     async fn states(&self, permit: Permit, instances: &[InstanceId]) -> Made<States> {
         self.call(permit, Operation::States, || true, |client| client.states(instances)).await
     }
 
-    /// Asks for an instance's state, in `slot` or in another one, which comes back. `None`: the lane is paused.
+    /// Describes an instance, in `slot` or in another one, and returns the slot. `None`: the lane is paused.
     pub(super) async fn describe(&self, instance: &InstanceId, slot: Option<Slot>) -> Option<(Described, Slot)> {
         let slot = match slot {
             Some(slot) => slot,
@@ -128,7 +127,7 @@ impl Calls {
         Some((made.result?, made.slot))
     }
 
-    /// Asks whether calls are of use again. A connection of before the pause could not tell.
+    /// Probes the API, over a new connection: one from before the pause may be dead.
     async fn probe(&self) -> Result<Answer, NoAnswer> {
         let permit = self.gate.enter_to_probe().await;
         let probe = timeout(PROBE_TIMEOUT, self.fresh.probe());
@@ -136,7 +135,7 @@ impl Calls {
         self.timed(permit, Operation::Probe, probe).await.0
     }
 
-    /// Tells when keys are replaced: await `changed()`.
+    /// Notifies when keys are replaced: await `changed()`.
     pub(super) fn keys_changed(&self) -> watch::Receiver<Arc<Credentials>> {
         self.client.keys_changed()
     }
@@ -151,7 +150,7 @@ impl Calls {
         self.gate.record_probe(&self.probe().await);
     }
 
-    /// Asks whether the API is there, once for all calls that want to know.
+    /// Probes the API, once for all calls that wait for the result.
     pub(super) async fn probe_once(&self) {
         let breaker = self.gate.breaker();
         let answers = breaker.answers();
@@ -161,8 +160,8 @@ impl Calls {
         }
     }
 
-    /// Whether a job is not to pay for how its call ended, since others end so too. Where others do not show it, a probe tells
-    /// whether the API is out.
+    /// Whether a failed call is not charged to its job because others fail too. If others do not show it, a probe
+    /// decides.
     pub(super) async fn is_lane_outage(&self, instance: &InstanceId, call: Evidence) -> bool {
         let breaker = self.gate.breaker();
         match breaker.attribute(call).await {
@@ -180,10 +179,10 @@ impl Calls {
         false
     }
 
-    /// Makes a call, and makes it once more, with a permit of its own, if it is still `wanted` then:
+    /// Makes a call, and repeats it once, with a permit of its own, if it is still `wanted`:
     ///
-    /// - where the API finds it signed at the wrong time, as its answer has just put our clock right;
-    /// - where the API closed the connection under it, over a fresh one, of which that cannot be said.
+    /// - if the API finds it signed at the wrong time: its answer has just corrected our clock;
+    /// - if the API closed the connection under it: over a new connection, where that cannot happen.
     async fn call<'a, T, F>(
         &'a self,
         mut permit: Permit,
@@ -214,7 +213,7 @@ impl Calls {
         }
     }
 
-    /// Uses a permit for a call: makes it, counts and times it, and has the limiter learn from its answer. The slot comes back.
+    /// Consumes a permit for a call: makes, counts and times it, and adapts the rate to its answer. Returns the slot.
     async fn timed<T: HasAnswer>(
         &self,
         permit: Permit,
@@ -232,7 +231,7 @@ impl Calls {
     }
 }
 
-/// What a call's result tells beside what was asked for.
+/// The answer in a call's result, beside what was asked for.
 trait HasAnswer {
     fn answer(&self) -> Result<&Answer, &NoAnswer>;
 }

@@ -1,17 +1,17 @@
-//! The polls of a lane: jobs in the confirm phase that ask for their instance's state, a hundred in one call.
+//! The polls of a lane: jobs in the confirm phase ask for their instances' states, up to a hundred in one call.
 //!
-//! Starts go first. A poll takes a slot of the limiter that no start wants, or, while starts wait, its share of the
-//! rate; and of the calls in flight no more than that share either. So it can be long in coming: a job that has waited
-//! [`PATIENCE`] is put back, since it holds one of the deliveries that retries need too.
+//! Starts go first. A poll takes a token that no start wants or, while starts wait, its share of the rate; and no more
+//! than that share of the calls in flight. So a poll can be late: a job that has waited [`PATIENCE`] is put back, since
+//! it takes up prefetch that retries need too.
 //!
-//! Polls come due every five seconds, and the first waits a second for others: jobs started one after the other at 20 a
-//! second would else be polled three or four in a call. A call goes out early where a hundred are together, or as many as
-//! the prefetch lets in. A job gives its slot back before it polls, and does not wait in the intake for the limiter. The
-//! share is counted only while starts wait: what they leave is free.
+//! Polls come due every five seconds, and the first one lingers for a second: jobs started at 20 a second would else be
+//! polled three or four per call. A call goes out early once it has a hundred jobs, or all that the prefetch allows. A
+//! job gives its slot back before it polls, and does not block the intake at the limiter. The share counts only while
+//! starts wait; the rate is free for polls otherwise.
 //!
 //! A refused list (403, or any other 4xx) is no verdict on a hundred jobs, as one of them may be the cause. They are
-//! polled again until the timeout ends them, with that answer, as `ambiguous`. To ask for each alone would cost a thousand
-//! calls where the key lacks the permission.
+//! polled again until the timeout ends them with that answer, as `ambiguous`. Asking for each alone would cost a
+//! thousand calls where the key lacks the permission.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,14 +30,14 @@ use crate::bce::{Answer, InstanceId, InstanceState, MOST_IDS, NoAnswer};
 use crate::lane::quota::{Permit, Share};
 use crate::lane::verdict::{self, Verdict};
 
-/// How long the first of a call waits for others. They come due on one beat, to a second exactly.
+/// Linger time of the first job of a call. Polls come due on one beat, to within a second.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a job waits for its poll to be made.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks whether polls are of use.
+/// Between two checks whether the lane is still paused.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// What a poll told of an instance.
+/// What a poll showed of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sight {
     /// Its state.
@@ -48,23 +48,23 @@ pub enum Sight {
     Nothing,
 }
 
-/// What a poll told a job of its instance, and the answer it was read from.
+/// What a poll showed of one job's instance, and the answer it was read from.
 #[derive(Debug, Clone)]
 pub struct Polled {
-    /// What it told.
+    /// What it showed.
     pub sight: Sight,
-    /// From this.
+    /// The answer.
     pub answer: Result<Answer, NoAnswer>,
 }
 
-/// The jobs that wait for a poll, and when the share of the rate allows the next one.
+/// Jobs that wait for a poll, and the polls' share of the rate.
 #[derive(Debug)]
 pub(super) struct Polls {
     /// The part of the rate that polls may take while starts wait.
     pub(super) share: Share,
     /// Calls in flight, at most.
     most: usize,
-    /// As many as can be in hand, and fit into a call: then no other job is waited for.
+    /// Jobs that fill a call, or all that can be in hand: then no other job is waited for.
     full: usize,
     waiting: Mutex<Waiting>,
     joined: Notify,
@@ -73,7 +73,7 @@ pub(super) struct Polls {
 #[derive(Debug, Default)]
 struct Waiting {
     jobs: Vec<Asker>,
-    /// Names an asker.
+    /// The number of the last asker.
     last: u64,
 }
 
@@ -84,7 +84,7 @@ struct Asker {
     told: oneshot::Sender<Polled>,
 }
 
-/// Those that one call is for, by instance: an instance can have two jobs.
+/// The jobs that one call is for, by instance: an instance can have two jobs.
 type Picked = HashMap<InstanceId, Vec<oneshot::Sender<Polled>>>;
 
 impl Polls {
@@ -110,7 +110,7 @@ impl Polls {
         (number, receiver)
     }
 
-    /// Whether a job could go back: once it is picked, its call is under way and tells it something.
+    /// Withdraws a job. `false`: its call is under way already and will answer it.
     fn withdraw(&self, number: u64) -> bool {
         let mut waiting = self.waiting();
         let before = waiting.jobs.len();
@@ -118,7 +118,7 @@ impl Polls {
         waiting.jobs.len() < before
     }
 
-    /// Waits until a call is worth it: until a job waits, and then for others, but not for long.
+    /// Waits until a call is worthwhile: for a first job, and then a moment for others.
     async fn gathered(&self) {
         self.are_waiting(1).await;
         let _ = timeout(LINGER, self.are_waiting(self.full)).await;
@@ -128,7 +128,7 @@ impl Polls {
         loop {
             {
                 let mut waiting = self.waiting();
-                // Of a term that was lost, no job is left.
+                // Jobs of a lost term are gone.
                 waiting.jobs.retain(|job| !job.told.is_closed());
                 if waiting.jobs.len() >= count {
                     return;
@@ -138,7 +138,7 @@ impl Polls {
         }
     }
 
-    /// Takes those that have waited longest, as many instances as fit into a call.
+    /// Takes the jobs that have waited longest, for as many instances as fit into a call.
     fn pick(&self) -> Picked {
         let mut picked = Picked::new();
         let mut waiting = self.waiting();
@@ -154,7 +154,7 @@ impl Polls {
 }
 
 impl Calls {
-    /// Asks for an instance's state, together with others. `None`: not in time, or not while the lane is paused.
+    /// Asks for an instance's state, together with other jobs. `None`: not in time, or the lane is paused.
     pub(in crate::lane) async fn poll(&self, instance: &InstanceId) -> Option<Polled> {
         let (number, mut told) = self.polls.join(instance);
         tokio::select! {
@@ -166,10 +166,10 @@ impl Calls {
         if self.polls.withdraw(number) { None } else { told.await.ok() }
     }
 
-    /// Makes the polls that jobs wait for, as long as the lane is held.
+    /// Makes polls for the jobs that wait, while the lane is held.
     pub(in crate::lane) async fn make_polls(&self) -> Infallible {
         let mut calls = FuturesUnordered::new();
-        // Left alone only before it has begun: it may stand in the limiter's line, and what stands there has to move.
+        // Once begun it is always polled: it may be first in line at the limiter, and calls behind it wait.
         let mut due = pin!(self.poll_is_due());
         loop {
             tokio::select! {
@@ -182,25 +182,25 @@ impl Calls {
         }
     }
 
-    /// Waits until there are jobs to ask for, and the right to.
+    /// Waits for jobs to poll for, and for the permit.
     async fn poll_is_due(&self) -> Permit {
         loop {
             self.polls.gathered().await;
             match self.gate.enter_to_poll(&self.polls.share).await {
                 Ok(permit) => return permit,
-                // Those that waited go back.
+                // The jobs that waited are put back.
                 Err(_paused) => sleep(GLANCE).await,
             }
         }
     }
 
-    /// Makes one call, and tells each job what it says of its instance.
+    /// Makes one call, and gives each job the state of its instance.
     async fn make_poll(&self, permit: Permit, jobs: Picked) {
         let instances: Vec<InstanceId> = jobs.keys().cloned().collect();
         if instances.is_empty() {
             return;
         }
-        // Without a result nothing was asked, and those that wait go back.
+        // Without a result no call was made, and the jobs are put back.
         let Some(result) = self.states(permit, &instances).await.result else { return };
         let (answer, states) = match result {
             Ok((answer, states)) => (Ok(answer), states),

@@ -1,12 +1,12 @@
-//! Shared calls: jobs that are called together, in one call that names all their instances.
+//! Shared calls: one call that names the instances of several jobs.
 //!
-//! Each job goes its own way, with an [`Entry`] to its call. Those of a shared call are [`Waiter`]s of it: a job asks for its
-//! call where it would make one by itself, or leaves, since it turned out that it is not to be called now. Once none is missing,
-//! the first one makes the call for all, and tells each what came of it.
+//! Each job runs by itself, with an [`Entry`] to its call. Jobs of a shared call are its [`Waiter`]s: a job joins where
+//! it would make a call of its own, or leaves if it is not to be called now. Once each has joined or left, the first
+//! one makes the call for all, and gives each the result.
 //!
-//! The API starts all or none of them and names none, or names those it did not start, and never says why. So a job
-//! that may have been refused is called singly then, with a permit of its own, for an answer of its own. What has nothing to do
-//! with one instance, such as a 503, is the answer for all.
+//! The API starts all of them or none and names none, or names those it did not start, and never says why. So a job
+//! that may have been refused is then called singly, with a permit of its own, for an answer of its own. A failure that
+//! concerns no single instance, such as a 503, is the answer for all.
 
 mod call;
 
@@ -21,7 +21,7 @@ use crate::job::is_past;
 use crate::lane::breaker::Evidence;
 use crate::lane::quota::{Permit, Slot};
 
-/// A job's entry to its call. Dropped, it is given back.
+/// A job's entry to its call, given back on drop.
 #[derive(Debug)]
 pub(in crate::lane) enum Entry {
     /// For a job that is called by itself.
@@ -30,16 +30,16 @@ pub(in crate::lane) enum Entry {
     Waiter(Waiter),
     /// For a job that had no call to make as it was admitted.
     Slot(Slot),
-    /// For a job that is not to be started now: it is put back, or, past its deadline, may be described in a slot of its own.
+    /// For a job that is not to be started now: it is put back or, past its deadline, described in a slot of its own.
     None,
 }
 
-/// What came of a job's call.
+/// The result of a job's call.
 #[derive(Debug)]
 pub(in crate::lane) struct Called {
     pub(in crate::lane) result: Result<Answer, NoAnswer>,
     pub(in crate::lane) origin: Origin,
-    /// A call before the one that was answered may have started the instance.
+    /// An earlier call than the one answered may have started the instance.
     pub(in crate::lane) touched: bool,
 }
 
@@ -52,15 +52,15 @@ pub(in crate::lane) enum Origin {
     Shared(Evidence),
 }
 
-/// No call was made for the job, but perhaps one that came to nothing, or a shared one: the lane is paused, the job's
-/// deadline has passed, or it is to be put back.
+/// The job got no answer of its own: the lane is paused, its deadline has passed, or it is to be put back. A repeated
+/// or a shared call may have been made for it.
 #[derive(Debug)]
 pub(in crate::lane) struct NotCalled {
-    /// That call may have started the instance.
+    /// Such a call may have started the instance.
     pub(in crate::lane) touched: bool,
 }
 
-/// One call's worth of jobs.
+/// A call for several jobs.
 #[derive(Debug)]
 struct SharedCall {
     state: Mutex<State>,
@@ -69,7 +69,7 @@ struct SharedCall {
 
 #[derive(Debug)]
 struct State {
-    /// Jobs that have neither asked for their call nor left.
+    /// Jobs that have neither joined nor left.
     missing: usize,
     members: Vec<Member>,
     permit: Option<Permit>,
@@ -82,12 +82,12 @@ struct Member {
     tell: oneshot::Sender<Told>,
 }
 
-/// What a member learns.
+/// What a member is told.
 #[derive(Debug)]
 enum Told {
     /// The answer to all of them. `touched`: an earlier call may have started the instance.
     Answer { result: Result<Answer, NoAnswer>, evidence: Evidence, touched: bool },
-    /// Nothing was called: to be called singly, with this permit.
+    /// No call was made: to be called singly, with this permit.
     Permit(Permit),
     /// To be called singly, with a permit of its own.
     Singly { touched: bool, is_counted: bool },
@@ -107,7 +107,7 @@ impl Drop for Waiter {
 }
 
 impl Entry {
-    /// For `count` jobs that are called together with `permit`. Where that does not do, they take others.
+    /// For `count` jobs that share the call of `permit`. Jobs that have to be called singly take permits of their own.
     pub(in crate::lane) fn shared(count: usize, permit: Permit) -> impl Iterator<Item = Self> {
         let state = State { missing: count, members: Vec::with_capacity(count), permit: Some(permit) };
         let (state, complete) = (Mutex::new(state), Notify::new());
@@ -115,7 +115,7 @@ impl Entry {
         (0..count).map(move |_| Self::Waiter(Waiter { call: call.clone(), is_settled: false }))
     }
 
-    /// The slot of a job that is not to be called, but described. One that shares a call lets the others go without it.
+    /// The slot for a job that is described instead of started. A waiter has none: it lets the others go without it.
     pub(in crate::lane) fn into_slot(self) -> Option<Slot> {
         match self {
             Self::Permit(permit) => Some(permit.into_slot()),
@@ -126,10 +126,10 @@ impl Entry {
 }
 
 impl Calls {
-    /// Has a job's instance started, in a shared call or by itself, unless `deadline` passes first.
+    /// Starts a job's instance, in a shared call or singly, unless `deadline` passes first.
     ///
     /// # Errors
-    /// [`NotCalled`], since no call was to be made any more.
+    /// [`NotCalled`]: no call was wanted any more.
     pub(in crate::lane) async fn start_for_job(
         &self,
         entry: Entry,
@@ -171,7 +171,7 @@ fn in_time(deadline: Option<Timestamp>) -> bool {
 }
 
 impl Waiter {
-    /// Asks for the call, and waits for what comes of it. The first to ask makes it.
+    /// Joins the call, and waits for its result. The first to join makes it.
     async fn call(&mut self, calls: &Calls, instance: &InstanceId, deadline: Option<Timestamp>) -> Told {
         let (tell, told) = oneshot::channel();
         if self.settle(Some(Member { instance: instance.clone(), deadline, tell })) {
@@ -180,11 +180,11 @@ impl Waiter {
                 calls.call_for(permit, members).await;
             }
         }
-        // The job that was to tell went away in the middle of it, as everything that runs here is about to.
+        // The task that made the call was cancelled, as this one is about to be; the outcome is unknown.
         told.await.unwrap_or(Told::Singly { touched: true, is_counted: false })
     }
 
-    /// Notes that this job is not missing any more. Returns whether it is the first member.
+    /// This job is not missing any more. Returns whether it is the first member.
     fn settle(&mut self, member: Option<Member>) -> bool {
         if std::mem::replace(&mut self.is_settled, true) {
             return false;

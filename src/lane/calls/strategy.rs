@@ -1,7 +1,7 @@
-//! How jobs that go out together are best called: which way is likely to cost the fewest calls.
+//! Batch strategy: the way to call several jobs that is likely to cost the fewest calls.
 //!
-//! The API starts all instances of a call or none. So the dearer one that is not stopped makes it, the less it pays to
-//! call many at once. Of `n` instances, each with the chance `p` of being in another state than stopped,
+//! The API starts all instances of a call or none. So the likelier one of them is not stopped, the less a shared call
+//! pays. Of `n` instances, each with the probability `p` of not being stopped:
 //!
 //! | way | calls |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | ask for their states first, then the stopped ones together, and each other one singly, for its own answer | `2 + p·n` |
 //! | singly | `n` |
 //!
-//! Every way tells of each instance whether it was stopped, so `p` is learned whichever is taken, and nothing has to be
-//! tried only to learn it.
+//! Every way shows for each instance whether it was stopped, so `p` is learned whichever is chosen, and no call is made
+//! only to learn it.
 //!
 //! Verifying 409s costs the same in each case. `p` is the share among about the last hundred instances. For `n` = 20:
 //!
@@ -23,8 +23,8 @@
 //! | 50 % | 21 | **12** | 20 |
 //! | above 90 % | 21 | above 20 | **20** |
 //!
-//! Single calls go on until another way takes a tenth fewer: in between a lane would change its ways, and what it has in
-//! hand, with every few jobs. A lane returns to batches by itself after some hundred stopped instances.
+//! Single calls go on until another way is cheaper by a tenth: else a lane near the threshold would change its way, and
+//! its prefetch, with every few jobs. It returns to batches by itself after some hundred stopped instances.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,20 +33,20 @@ use tokio::time::Instant;
 
 use crate::bce::Answer;
 
-/// What one instance more counts for in the estimate: about the last hundred decide.
+/// Weight of one more instance in the moving average: about the last hundred decide.
 const WEIGHT: f64 = 0.01;
-/// How long states are not asked for after an answer that told none: the permission may be missing, or the API ill.
+/// How long states are not listed after a list showed none: the permission may be missing, or the API down.
 const NO_ASKING: Duration = Duration::from_secs(60);
 
-/// What single calls count for where they are what is done: another way has to take a tenth less.
+/// Hysteresis: leave single calls only for a 10 % gain.
 const STAYS: f64 = 0.9;
 
-/// How to call some instances.
+/// How to call several instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// All in one call.
     Together,
-    /// Those in one call that a list says are stopped.
+    /// One call for those that a list shows as stopped.
     AskFirst,
     /// Each in a call of its own.
     Singly,
@@ -63,7 +63,7 @@ struct State {
     /// The share of the instances seen lately that were not stopped, from 0 to 1.
     others: f64,
     no_asking_until: Option<Instant>,
-    /// Whether the way was last to call singly.
+    /// Whether the last choice was single calls.
     singly: bool,
 }
 
@@ -72,7 +72,7 @@ impl Strategy {
     pub(super) fn way(&self, count: usize) -> Way {
         let mut state = self.state();
         let may_ask = state.no_asking_until.is_none_or(|until| until <= Instant::now());
-        // A lane has far fewer jobs in hand then, and is not to change that with every job.
+        // Hysteresis: the prefetch is far smaller with single calls, and should not change with every job.
         let singly = if state.singly { STAYS } else { 1.0 };
         let way = cheapest(count, state.others, may_ask, singly);
         if count > 1 {
@@ -81,7 +81,7 @@ impl Strategy {
         way
     }
 
-    /// So many instances were stopped, and so many in another state.
+    /// Records how many instances were stopped, and how many were not.
     pub(super) fn saw(&self, stopped: usize, others: usize) {
         let mut state = self.state();
         for (count, is_other) in [(stopped, 0.0), (others, 1.0)] {
@@ -91,18 +91,18 @@ impl Strategy {
         }
     }
 
-    /// One instance was called by itself. Answers that tell nothing of its state count for nothing.
+    /// Records a single call. An answer that does not show the state counts for nothing.
     pub(super) fn saw_one(&self, answer: &Answer) {
         match answer.status {
             _ if answer.foreign => {}
             200..=299 => self.saw(1, 0),
-            // It would have been refused, and all others with it.
+            // A shared call would have been refused because of this instance.
             403 | 404 | 409 => self.saw(0, 1),
             _ => {}
         }
     }
 
-    /// The states were asked for, and not told.
+    /// Records that a list did not show the states.
     pub(super) fn asked_in_vain(&self) {
         self.state().no_asking_until = Some(Instant::now() + NO_ASKING);
     }
@@ -112,8 +112,8 @@ impl Strategy {
     }
 }
 
-/// The way with the fewest calls to be expected for `count` instances, of which the share `others` is not stopped, where
-/// a single call counts for `singly`.
+/// The way with the lowest expected number of calls for `count` instances, of which the share `others` is not stopped.
+/// A single call is weighted with `singly`.
 fn cheapest(count: usize, others: f64, may_ask: bool, singly: f64) -> Way {
     #[expect(clippy::cast_precision_loss, reason = "a hundred at most")]
     let n = count as f64;

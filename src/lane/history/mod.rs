@@ -1,5 +1,5 @@
-//! What a lane knows of its jobs' past: which it lately had in hand, what of that is published, and what the replica before
-//! published ([`replay`]).
+//! What a lane knows of its jobs' past: which it lately had in hand, which of their events are published, and what the
+//! previous replica published ([`replay`]).
 
 mod replay;
 mod seal;
@@ -14,12 +14,12 @@ pub(super) use self::seen::{End, Key, Seen};
 pub(super) struct History {
     /// The jobs that were lately in hand.
     pub(super) jobs: Seen,
-    /// What shows that a copy of a job, or an event, is the daemon's own.
+    /// Proves that a copy of a job, or an event, was written by the daemon.
     pub(super) seals: Seals,
 }
 
 impl History {
-    /// Of a lane that has had no job yet.
+    /// For a lane that has had no job yet.
     pub(super) fn new(lane: &str, secret_access_key: &str) -> Self {
         Self { jobs: Seen::new(), seals: Seals::new(lane, secret_access_key) }
     }

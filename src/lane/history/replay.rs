@@ -1,7 +1,7 @@
-//! What was published of a job before a crash is not contradicted after it.
+//! Ensures that what was published of a job before a crash is not contradicted after it.
 //!
-//! Killed between an outcome's confirm and the ack of its job, a lane finds the job handed out again: as a touched one,
-//! with an API that may have recovered. So a replica that takes a lane over reads the end of the outcomes' log first.
+//! If a lane is killed between an outcome's confirm and the ack of its job, the job is redelivered as touched, and by
+//! then the API may have recovered. So a replica that takes a lane over first reads the end of the outcomes' log.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
 use crate::lane::parts::{Lane, Running};
 
-/// What was said this long before the lane's last word was acked long since. An id that is used again the next morning
-/// is another order.
+/// Jobs whose events are older than this before the lane's last event were acked long ago. An id that is used again the
+/// next morning is another order.
 const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
-/// What an event of the lane's own says of a job: that it ended, or that it was started and goes on.
+/// The part of an event of the lane that says how a job ended, or that it goes on.
 struct Published {
     key: Key,
     /// `None`: only another version knows it.
@@ -28,19 +28,18 @@ struct Published {
     finished_at: Timestamp,
 }
 
-/// Reads back what the lane said last, up to the event `until`, into its memory. What bears its seal is its own word, and
-/// nothing else is.
+/// Reads the lane's last events, up to the event `until`, into its history. Only events with the lane's seal count.
 pub(in crate::lane) async fn replay(running: &Running, until: &str) {
     let lane = &running.lane;
     let mut published = Vec::new();
     let failure = read_back(lane, until, &mut published).await.err();
     match failure {
-        // Without the log the lane runs all the same.
+        // The lane is served without the log too.
         Some(failure) => {
             let log = lane.settings.names.outcomes_log();
             warn!(lane = lane.name(), "cannot read back what was said last, from {log}: {failure}");
         }
-        // What did reach the log is in it.
+        // What was published is in the log, and so in the history by now.
         None => lane.history.jobs.forget_unpublished(),
     }
     let Some(last) = published.iter().map(|event| event.finished_at).max() else { return };
@@ -62,10 +61,10 @@ pub(in crate::lane) async fn replay(running: &Running, until: &str) {
     debug!(lane = lane.name(), replayed, "what was said last is read back");
 }
 
-/// Reads what the lane published of its jobs.
+/// Reads the lane's own events.
 ///
 /// # Errors
-/// What kept it from being read up to the event `until`.
+/// Why the log was not read up to the event `until`.
 async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), Arc<ReadBackError>> {
     let mut messages = lane.reader.read_back(lane.name());
     loop {
@@ -74,7 +73,7 @@ async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> 
         if event.id == until {
             return Ok(());
         }
-        // Anybody may have published the others.
+        // An event without the lane's seal may be anybody's.
         let order = lane.history.seals.open(Headers(message.properties.headers().as_ref()), &message.body);
         if let (Some(order), Data::Job(job)) = (order, event.data)
             && let Some(instance) = &job.instance_id

@@ -1,9 +1,9 @@
-//! What shows that an event of the log, or a copy of a job, is the daemon's own.
+//! Proves that an event of the log, or a copy of a job, was written by the daemon.
 //!
-//! Anybody who may publish jobs can write an id and an instance that another job has, and whoever may publish outcomes can
-//! write any event. So an order is known by a name that only the lane's replicas can work out, and an event that is believed
-//! bears a seal. Both are made with a key that is derived from the lane's secret key, which all its replicas have, and from which
-//! that cannot be worked out. The name of an order rides in the headers of its parked copies; events show only its mark.
+//! A client that may publish jobs can reuse another job's id and instance, and one that may publish outcomes can write
+//! any event. So an order has a name that only the lane's replicas can compute, and an event is believed only with a
+//! seal. Both are MACs under a key derived from the lane's secret key, which all its replicas have and which cannot be
+//! computed from them. The name of an order travels in the headers of its parked copies; events show only its mark.
 
 use std::mem::replace;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,18 +18,18 @@ use crate::headers::Headers;
 /// Headers of an event.
 const MARK: &str = "x-reveille-mark";
 const SEAL: &str = "x-reveille-seal";
-/// For which the key is derived: no signature of a call is ever made of this text.
+/// What the key is derived for: no signature of an API call is ever made of this text.
 const PURPOSE: &[u8] = b"reveille/orders/v1/";
 
-/// What a producer asked for with one message: the same for every copy of that, and for a message with the same id and body.
+/// One request of a producer: the same for every copy of its message, and for a message with the same id and body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::lane) struct Order(String);
 
-/// By what an order is known where others can read it. The order cannot be worked out from it.
+/// The public identifier of an order. The order's name cannot be computed from it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::lane) struct Mark(String);
 
-/// Makes and checks names and seals.
+/// Computes and verifies names and seals.
 #[derive(Debug)]
 pub(in crate::lane) struct Seals {
     lane: String,
@@ -39,7 +39,7 @@ pub(in crate::lane) struct Seals {
 #[derive(Debug)]
 struct Keys {
     present: SecretSlice<u8>,
-    /// What was sealed just before keys were replaced is still believed.
+    /// Accepts what was sealed just before the keys were replaced.
     before: Option<SecretSlice<u8>>,
 }
 
@@ -49,7 +49,7 @@ impl Seals {
         Self { lane: lane.to_owned(), keys }
     }
 
-    /// The lane has this key from now on, which may be the one that it had.
+    /// Sets the lane's key, which may be the one it had.
     pub(in crate::lane) fn replace(&self, secret_access_key: &str) {
         let present = derive(&self.lane, secret_access_key);
         let mut keys = self.keys();
@@ -58,8 +58,8 @@ impl Seals {
         }
     }
 
-    /// The order of a message: as it is named under the present key, and under the one before. `which` tells messages apart
-    /// that are no copies of each other although they say the same.
+    /// The order of a message: its name under the present key, and under the previous one. `which` distinguishes
+    /// messages that are no copies of each other although id and body are the same.
     pub(in crate::lane) fn orders(&self, job_id: &str, body: &[u8], which: &str) -> (Order, Option<Order>) {
         let length = |part: &str| (part.len() as u64).to_be_bytes();
         let (id_length, which_length) = (length(job_id), length(which));
@@ -69,7 +69,7 @@ impl Seals {
         (under(&keys.present), keys.before.as_ref().map(under))
     }
 
-    /// The headers of an event about the order that `mark` stands for.
+    /// The headers of an event about the order with this `mark`.
     pub(in crate::lane) fn sealed(&self, mark: &Mark, event: &[u8]) -> FieldTable {
         let seal = seal(&self.keys().present, mark, event).finalize().into_bytes();
         let mut headers = FieldTable::default();
@@ -78,7 +78,7 @@ impl Seals {
         headers
     }
 
-    /// The order that an event is about, where the lane's own seal is on it.
+    /// The mark of the order that an event is about, if the event bears the lane's seal.
     pub(in crate::lane) fn open(&self, headers: Headers<'_>, event: &[u8]) -> Option<Mark> {
         let mark = Mark(headers.text(MARK).filter(|text| unhex(text).is_some())?.to_owned());
         let found = headers.text(SEAL).and_then(unhex)?;
@@ -101,7 +101,7 @@ fn seal(key: &SecretSlice<u8>, mark: &Mark, event: &[u8]) -> Hmac<Sha256> {
 }
 
 impl Order {
-    /// Reads the name in a header. What looks like none was not written by the daemon.
+    /// Reads a name from a header. Text of another form was not written by the daemon.
     pub(in crate::lane) fn read(text: &str) -> Option<Self> {
         unhex(text).map(|_| Self(text.to_owned()))
     }
@@ -121,7 +121,7 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     mac
 }
 
-/// Half of a SHA-256 is more than anybody can guess.
+/// Half of a SHA-256: 128 bits are beyond guessing.
 const LENGTH: usize = 16;
 
 fn hex(bytes: &[u8]) -> String {

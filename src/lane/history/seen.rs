@@ -1,10 +1,10 @@
-//! What the lane remembers of the jobs it lately had in hand, so that two copies of one job never tell different tales.
+//! Remembers the jobs that the lane lately had in hand, so that two copies of a job never publish different outcomes.
 //!
-//! A crash between the confirm of a parked copy and the ack of its original leaves both. Each is a whole job: they come
-//! back at the same moment, one can start the instance and the other meet a 409, or one give up and the other succeed.
-//! So they take turns, the one that ends first is believed, and where one was called, no other is a clean first touch.
+//! A crash between the confirm of a parked copy and the ack of its original leaves both. Each is a whole job, and both
+//! return together: one can start the instance and the other meet a 409, or one give up and the other succeed. So one
+//! at a time is in hand, the first end stands, and once one was called no other is a clean first touch.
 //!
-//! This is memory and no more: a second crash in between, or another replica taking over, forgets it.
+//! It is in memory only: a second crash in between, or a take-over by another replica, loses it.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,10 +18,10 @@ use super::Mark;
 use crate::bce::InstanceId;
 use crate::events::Outcome;
 
-/// A job is remembered for this long at least, and for twice as long at most: a parked copy is back by then, unless the
-/// API itself asked for more patience.
+/// A job is remembered for this long at least and twice as long at most: a parked copy is back by then, unless the API
+/// itself asked for a longer wait.
 const LASTS: Duration = Duration::from_secs(10 * 60);
-/// … unless more than this is to be remembered, two of it for each job: about 6 MB.
+/// … unless there are more entries than this, two per job: about 6 MB.
 const LIMIT: usize = 100_000;
 
 /// How a job ended.
@@ -31,20 +31,20 @@ pub(in crate::lane) struct End {
     pub(in crate::lane) ambiguous: bool,
 }
 
-/// What a job is known by here.
+/// The identity of a job in this history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lane) struct Key {
-    /// Its id and its instance, since producers have been known to use one id for several machines. Others can use them
-    /// as well: so it tells only that there was a call, after which more care is taken, and which job is parked for a second.
+    /// Its id and instance, since some producers use one id for several machines. Other producers can use both too, so
+    /// it only says that a call was made, which asks for more care, and which job is parked for a second.
     name: u64,
-    /// Its order: how that ended, only a copy of it may repeat.
+    /// Its order: only a copy of the same order repeats how it ended.
     order: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Known {
     Called,
-    /// The start was accepted at this instant, and was said to be. The job goes on.
+    /// The start was accepted at this instant, and published. The job goes on.
     Started {
         since: Timestamp,
         ambiguous: bool,
@@ -66,11 +66,11 @@ struct Jobs {
     old: HashMap<u64, Known>,
     since: Instant,
     in_hand: HashSet<u64>,
-    /// What is noted of these was decided, and is not known to have been said.
+    /// Decided, but the publication is not confirmed.
     unpublished: HashSet<u64>,
 }
 
-/// The right to be the one copy of a job that is in hand, given back when dropped.
+/// Exclusive access to a job, for one of its copies; released on drop.
 #[derive(Debug)]
 pub(in crate::lane) struct Turn<'a> {
     seen: &'a Seen,
@@ -96,7 +96,7 @@ impl Seen {
         Key { name: self.names.hash_one((job_id, instance)), order: self.names.hash_one(order) }
     }
 
-    /// Takes the job in hand, unless a copy of it is.
+    /// Claims the job, unless a copy of it is in hand.
     pub(in crate::lane) fn turn(&self, key: Key) -> Option<Turn<'_>> {
         let mut jobs = self.jobs();
         let is_free = jobs.in_hand.insert(key.name);
@@ -104,11 +104,11 @@ impl Seen {
             jobs.in_hand.insert(key.order);
         }
         drop(jobs);
-        // Not `then_some`: it would make a turn, and give it back, where there is none to have.
+        // Not `then_some`: it would create and drop a claim even where there is none to have.
         is_free.then(|| Turn { seen: self, key })
     }
 
-    /// How a copy of the job ended, as far as is remembered.
+    /// How a copy of the job ended, if remembered.
     pub(in crate::lane) fn end(&self, key: Key) -> Option<End> {
         match self.jobs().get(key.order) {
             Some(Known::Ended(end)) => Some(end),
@@ -116,7 +116,7 @@ impl Seen {
         }
     }
 
-    /// When a copy of the job was said to have been started, and whether that was ambiguous, as far as is remembered.
+    /// When a copy of the job was published as started, and whether as ambiguous, if remembered.
     pub(in crate::lane) fn started(&self, key: Key) -> Option<(Timestamp, bool)> {
         match self.jobs().get(key.order) {
             Some(Known::Started { since, ambiguous }) => Some((since, ambiguous)),
@@ -124,27 +124,27 @@ impl Seen {
         }
     }
 
-    /// Notes that the job is about to be said to have been started at `since`, and goes on.
+    /// Records that the job is about to be published as started at `since`, and goes on.
     pub(in crate::lane) fn start(&self, key: Key, since: Timestamp, ambiguous: bool) {
         let mut jobs = self.jobs();
-        // Of two copies' events the first is believed, and so is an end.
+        // Of two copies the first event stands, and so does an end.
         if jobs.get(key.order).is_none() {
             jobs.set(key.order, Known::Started { since, ambiguous });
             jobs.unpublished.insert(key.order);
         }
     }
 
-    /// Whether a copy of this order ended, or was said to have been started.
+    /// Whether a copy of this order ended, or was published as started.
     pub(in crate::lane) fn knows(&self, order: &Mark) -> bool {
         self.jobs().get(self.names.hash_one(order)).is_some()
     }
 
-    /// Whether the job, or another of its name, was called before.
+    /// Whether the job, or another with its id and instance, was called before.
     pub(in crate::lane) fn is_known(&self, key: Key) -> bool {
         self.jobs().get(key.name).is_some()
     }
 
-    /// Notes that the job is about to be called, and tells whether it, or another of its name, was before.
+    /// Records that the job is about to be called. Returns whether it, or another with its id and instance, was before.
     pub(in crate::lane) fn call(&self, key: Key) -> bool {
         let mut jobs = self.jobs();
         let known = jobs.get(key.name).is_some();
@@ -154,7 +154,7 @@ impl Seen {
         known
     }
 
-    /// Takes back what [`Seen::call`] noted, where it knew of no call before: none was made after all.
+    /// Undoes [`Seen::call`], if that found no earlier call: none was made after all.
     pub(in crate::lane) fn not_called(&self, key: Key) {
         let mut jobs = self.jobs();
         if jobs.get(key.order).is_none() {
@@ -162,7 +162,7 @@ impl Seen {
         }
     }
 
-    /// Notes how the job ends, and tells how it is to end: as the first copy did.
+    /// Records how the job ends. Returns how it is to end: as its first copy did.
     pub(in crate::lane) fn end_as_first(&self, key: Key, end: End) -> End {
         let mut jobs = self.jobs();
         if let Some(Known::Ended(first)) = jobs.get(key.order) {
@@ -173,13 +173,13 @@ impl Seen {
         end
     }
 
-    /// Notes that the broker has confirmed what was to be said of the job.
+    /// Records that the broker has confirmed the job's event.
     pub(in crate::lane) fn published(&self, key: Key) {
         self.jobs().unpublished.remove(&key.order);
     }
 
-    /// Forgets what was decided and is not known to have been said: while the lane was elsewhere, its jobs may have gone
-    /// on and ended otherwise. That they were called is not forgotten.
+    /// Forgets decisions whose publication is not confirmed: while another replica held the lane, their jobs may have
+    /// ended otherwise. That they were called is not forgotten.
     pub(in crate::lane) fn forget_unpublished(&self) {
         let mut jobs = self.jobs();
         for key in std::mem::take(&mut jobs.unpublished) {
@@ -187,7 +187,7 @@ impl Seen {
         }
     }
 
-    /// Forgets how the order ended: it has come in a new message, and so it was given anew.
+    /// Forgets how the order ended: it came in a new message, so it was given anew.
     pub(in crate::lane) fn forget_end(&self, key: Key) {
         self.jobs().remove(key.order);
     }
@@ -211,7 +211,7 @@ impl Jobs {
         if self.young.len() >= LIMIT / 2 || self.since.elapsed() >= LASTS {
             let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.since = Instant::now();
-            // A job still in hand may wait for long, and comes again if it is dropped.
+            // A job in hand may wait for long, and is redelivered if it is dropped.
             let kept = oldest.into_iter().filter(|(key, _)| self.in_hand.contains(key) && !self.old.contains_key(key));
             self.young.extend(kept);
             let Self { young, old, unpublished, .. } = self;

@@ -1,4 +1,4 @@
-//! Jobs that wait for a moment, to be called together.
+//! Jobs that linger for a moment in order to share a call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::lane::calls::Entry;
 use crate::lane::job::{Admitted, Jobs};
 use crate::lane::parts::Running;
 
-/// How long a job waits for others to be called with.
+/// Linger time: how long a job waits for others to share its call.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// Jobs that wait to be called together.
+/// Jobs that wait to share a call.
 pub(in crate::lane) struct Coalescer<J = Admitted> {
     jobs: Vec<J>,
-    /// When the first of them has waited long enough.
+    /// When the linger time of the first one is over.
     until: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl<J> Coalescer<J> {
         self.jobs.push(job);
     }
 
-    /// Waits until there are enough of them, or the first has waited long enough.
+    /// Waits until there are `enough` jobs, or the linger time of the first one is over.
     pub(in crate::lane) async fn over(&self, enough: usize) {
         match self.until {
             Some(until) if self.jobs.len() < enough => sleep_until(until).await,
@@ -42,7 +42,7 @@ impl<J> Coalescer<J> {
 }
 
 impl Coalescer {
-    /// Waits for a permit, one for all of them, and has them run.
+    /// Waits for one permit for all of them, and spawns the jobs.
     pub(in crate::lane) async fn start(&mut self, running: &Arc<Running>, jobs: &mut Jobs) {
         if self.jobs.is_empty() {
             return;
@@ -68,7 +68,7 @@ mod tests {
 
     const ENOUGH: usize = 3;
 
-    /// How long these wait from now on.
+    /// How long a coalescer waits from now on.
     async fn wait(coalescer: &Coalescer<u32>) -> Duration {
         let since = Instant::now();
         coalescer.over(ENOUGH).await;

@@ -1,4 +1,4 @@
-//! Jobs that come out of the delay ladder before their time.
+//! Jobs that leave the delay ladder before their delay is over.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use tracing::error;
 use crate::broker::Message;
 use crate::lane::parts::Lane;
 
-/// How often it is said at most, while it goes on.
+/// How often that is logged at most.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-/// Looks at the jobs that come back.
+/// Checks jobs that come from the delay ladder.
 #[derive(Debug, Default)]
 pub(in crate::lane) struct Descents {
     said: Mutex<Option<Instant>>,
 }
 
 impl Descents {
-    /// Counts and, now and then, says it where RabbitMQ let a job go too early. It is done all the same: nothing is lost by it
-    /// but the delay.
+    /// Counts a job that RabbitMQ released too early, and logs it now and then. The job is done all the same: only its
+    /// delay is lost.
     pub fn look_at(&self, message: &Message, lane: &Lane) {
         let Some(cut_short) = message.cut_short(&lane.settings.names) else { return };
         lane.metrics.delays_cut_short.inc();

@@ -1,16 +1,16 @@
-//! A lane's queues, and whose turn it is: urgent jobs before due ones and those before new ones, but none of them for ever.
+//! Consumes a lane's queues with fairness: urgent jobs before due ones before new ones, but none of them starves.
 //!
-//! `concurrency` bounds calls, the prefetch bounds unacked jobs. A job waits less long in the prefetch where many go out
-//! in one call: a second's worth of batches is minutes' worth of single calls. So once jobs are called singly, or much
-//! more slowly, the lane puts back what it has in hand and subscribes anew, for less. RabbitMQ would take them back after
-//! half an hour.
+//! `concurrency` bounds calls, the prefetch bounds unacked jobs. A prefetched job waits less where many share a call: a
+//! second's worth of batches is minutes' worth of single calls. So once jobs are called singly, or much more slowly,
+//! the lane puts prefetched jobs back and subscribes anew with a smaller prefetch. RabbitMQ's consumer timeout would
+//! return them after half an hour.
 //!
-//! How many messages are in hand goes by their memory, since RabbitMQ bounds deliveries by number alone. The prefetch of a
-//! lane is what its share of 47 MiB holds of the largest message that came lately. The size of the next ones is unknown:
-//! so a lane begins with what it holds of the largest that there can be, 65 for each queue where there is one lane. Once
-//! messages are known to be small it subscribes a second time, for more, and a third time: to cancel the first would have
-//! RabbitMQ take back what is on its way, and a job that comes again counts as touched. A lane that holds hundreds, as for
-//! batches, can so be surprised: with `batch = 100` 94 MiB were measured. Four of each queue are in hand at least.
+//! RabbitMQ bounds deliveries by number only, so the prefetch is derived from memory: as many messages as fit into the
+//! lane's share of 47 MiB at the size of the largest recent one. At first sizes are unknown, and a lane begins with
+//! what fits of the largest possible messages: 65 per queue if it is the only lane. Once messages are known to be small
+//! it adds a second and a third consumer. Cancelling the first would make RabbitMQ redeliver what is on its way, and a
+//! redelivered job counts as touched. A lane with a prefetch of hundreds, as for batches, can be surprised: 94 MiB were
+//! measured with `batch = 100`. The minimum is four per queue.
 
 mod coalescer;
 mod descents;
@@ -34,7 +34,7 @@ use crate::config;
 use crate::ownership::Interrupted;
 use crate::tasks;
 
-/// A lane's queues, in the order in which they are served.
+/// Queues of a lane. They are served in this order.
 pub(super) const QUEUES: usize = 3;
 const URGENT: usize = 0;
 const DUE: usize = 1;
@@ -45,13 +45,13 @@ pub(super) fn queues(lane: &Lane) -> [String; QUEUES] {
     [names.urgent_of(lane), names.due_of(lane), names.jobs_of(lane)]
 }
 
-/// How many urgent and due jobs go first, where all kinds wait, before a new one has its turn: neither may starve them,
-/// nor keep what was prefetched for long.
+/// Urgent and due jobs served in a row, where all kinds wait, before a new one: so neither starves the others, nor
+/// keeps what was prefetched for long.
 const FIRST_IN_A_ROW: u8 = 4;
-/// How many urgent ones before a due one has its turn.
+/// Urgent jobs served in a row before a due one.
 const URGENT_IN_A_ROW: u8 = 3;
 
-/// Whose turn it is.
+/// Which queue is served next.
 #[derive(Debug, Default)]
 struct Turns {
     first_in_a_row: u8,
@@ -59,7 +59,7 @@ struct Turns {
 }
 
 impl Turns {
-    /// The queues, in the order in which they are looked into.
+    /// The queues in the order in which to poll them now.
     fn order(&self) -> [usize; QUEUES] {
         let due_first = self.urgent_in_a_row >= URGENT_IN_A_ROW;
         let [first, second] = if due_first { [DUE, URGENT] } else { [URGENT, DUE] };
@@ -72,29 +72,28 @@ impl Turns {
     }
 }
 
-/// The lane's queues, subscribed to. If it is dropped before the subscriptions are cancelled, its channel is closed.
+/// The subscriptions to the lane's queues. Dropped before they are cancelled, they close their channel.
 pub(super) struct Intake {
     running: Arc<Running>,
     channel: Channel,
     subscribed: bool,
-    /// Of each queue the subscriptions: one, and another for each growth. RabbitMQ bounds the deliveries of each, and the bound
-    /// of one that is there cannot be changed. To cancel it would have some deliveries come again, as if they had been called.
+    /// The consumers of each queue: one, and one more for each growth. The prefetch is set per consumer and cannot be
+    /// changed later. Cancelling one would have some deliveries come again, as if they had been called.
     consumers: [Vec<Consumer>; QUEUES],
     turns: Turns,
-    /// Deliveries of each queue that may be in hand.
+    /// Prefetch of each queue, over all of its consumers.
     prefetch: u16,
-    /// How many messages had come over the channel at the last growth.
+    /// Messages received over the channel by the last growth.
     seen: u64,
 }
 
-/// What is to become of the subscriptions.
+/// How the prefetch is to change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sizing {
     Keep,
-    /// More than twice as many deliveries are to be in hand.
+    /// To more than twice as many.
     Grow,
-    /// Less than half as many are to be: jobs are called singly where they were called together, or much more slowly, or
-    /// they have become large.
+    /// To less than half as many: jobs are now called singly, or much more slowly, or have become large.
     Shrink,
 }
 
@@ -113,15 +112,15 @@ impl Intake {
         Ok(intake)
     }
 
-    /// Subscribes once more, for as many more as there is use and room for.
+    /// Adds a consumer to each queue, for as much more prefetch as is useful and fits into memory.
     pub(super) async fn grow(&mut self) -> Result<(), Interrupted> {
-        // However small those are that have come, the next ones may be large.
+        // However small the messages so far, the next ones may be large.
         let unseen = of_each_queue(self.running.room.holds_unseen());
         let more = self.wanted().saturating_sub(self.prefetch).min(self.prefetch.saturating_mul(GROWTH).max(unseen));
         self.prefetch += more;
         self.seen = self.running.room.seen(&self.channel);
         self.subscribed = true;
-        // It holds for each consumer opened after it.
+        // The prefetch holds for consumers opened after it.
         self.channel.basic_qos(more, BasicQosOptions::default()).await?;
         let opening = queues(&self.running.lane).map(|queue| {
             let options = BasicConsumeOptions::default();
@@ -133,7 +132,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Deliveries of each queue that there is use and room for.
+    /// The prefetch per queue that is useful and fits into memory.
     fn wanted(&self) -> u16 {
         present_prefetch(&self.running.lane).min(of_each_queue(self.running.room.holds(&self.channel)))
     }
@@ -149,7 +148,7 @@ impl Intake {
         }
     }
 
-    /// Whether enough came since the last growth to tell how large messages are.
+    /// Whether enough messages came since the last growth to know their size.
     fn is_known(&self) -> bool {
         self.running.room.seen(&self.channel) >= self.seen + SEEN
     }
@@ -176,12 +175,12 @@ impl Intake {
         Ok(delivery)
     }
 
-    /// Has every delivery put back, or ended, that came before the subscriptions ended, without a call.
+    /// Parks or ends, without a call, every delivery that came before the subscriptions were cancelled.
     pub(super) async fn empty(&mut self, jobs: &mut Jobs) -> Result<(), Interrupted> {
         let running = &self.running;
         for consumer in self.consumers.iter_mut().flatten() {
             while let Some(delivery) = consumer.next().await {
-                // Each takes as much again while its copy is on its way.
+                // Each job uses its message's size once more while the copy is being published.
                 while jobs.len() >= running.lane.settings.lane.concurrency as usize + PUT_BACK_AT_A_TIME
                     && let Some(ended) = jobs.join_next().await
                 {
@@ -216,27 +215,26 @@ impl Drop for Intake {
     }
 }
 
-/// A growth adds so many times what is in hand: three subscriptions are enough for the most there can be.
+/// The factor of one growth: three consumers per queue are enough for the largest prefetch.
 const GROWTH: u16 = 7;
-/// Copies that are on their way at a time, where many are put back, beside the calls that are out.
+/// Parked copies in flight at a time, where many jobs are put back, beside the calls in flight.
 const PUT_BACK_AT_A_TIME: usize = 64;
-/// Deliveries that a lane holds of each of its queues at least, however large they are.
+/// The minimum prefetch of each queue, however large its messages …
 const LEAST_PREFETCHED: u16 = 4;
-/// … and at most, however small.
+/// … and the maximum, however small.
 const MOST_PREFETCHED: f64 = 2112.0;
 
-/// What polls leave of the rate to starts, where both wait: a poll stands in line behind one start at least.
+/// The rate that polls leave to starts while both wait: at least half, as a poll waits in line behind one start.
 fn left_to_starts(rate: f64, confirm_share: f64) -> f64 {
     rate * (1.0 - confirm_share).max(0.5)
 }
 
-/// Deliveries to hold of each queue: enough that neither calls nor confirms ever want for one, but no more than six
-/// seconds' worth. While due jobs go first, four to one, and each needs a second call, that is a minute unacked. At a
-/// twentieth of the rate, where throttling ends, it is 20 minutes, and 27 if the API asks to be left alone all the while:
-/// RabbitMQ allows 30.
+/// Prefetch of each queue: enough that neither calls nor confirms run dry, but at most six seconds' worth. While due
+/// jobs go first, four to one, and each needs a second call, that is a minute unacked. At a twentieth of the rate, the
+/// floor of throttling, it is 20 minutes, and 27 with the longest `Retry-After` holds: RabbitMQ allows 30.
 ///
-/// Where `batch` jobs are called together, it is a second's worth of those at the `present` rate, if that is more. It is
-/// less again once they are called singly, or slowly.
+/// With shared calls of `batch` jobs it is a second's worth of those at the `present` rate, if that is more. It shrinks
+/// again once jobs are called singly, or slowly.
 fn prefetch(rate: f64, present: f64, concurrency: u32, batch: usize) -> u16 {
     #[expect(clippy::cast_precision_loss, reason = "a hundred at most")]
     let batch = batch as f64;
@@ -247,13 +245,13 @@ fn prefetch(rate: f64, present: f64, concurrency: u32, batch: usize) -> u16 {
     prefetch
 }
 
-/// Deliveries to hold of each queue at the lane's full rate, where jobs are called singly.
+/// The prefetch of each queue at the lane's full rate, where jobs are called singly.
 pub(super) fn full_prefetch(lane: &config::Lane) -> u16 {
     let starts = left_to_starts(lane.rate, lane.confirm_share);
     prefetch(starts, starts, lane.concurrency, 1)
 }
 
-/// Deliveries that each of the lane's queues is to have with us just now, unacked, where they are small.
+/// The prefetch of each queue at the present rate, for small messages.
 pub(super) fn present_prefetch(lane: &Lane) -> u16 {
     let settings = &lane.settings.lane;
     let starts = |rate| left_to_starts(rate, settings.confirm_share);
@@ -264,7 +262,7 @@ pub(super) fn present_prefetch(lane: &Lane) -> u16 {
 mod tests {
     use super::*;
 
-    /// The turns where the queues `waiting` never run empty.
+    /// The queues that are served where those `waiting` never run empty.
     fn turns(waiting: &[usize], count: usize) -> Vec<usize> {
         let mut turns = Turns::default();
         let next = |_| {

@@ -1,4 +1,4 @@
-//! Admission: a delivery is read, and it is decided what is to be done with it first.
+//! Admission: reads a delivery, and decides what to do with it first.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Admitted {
         if let Some(letter) = DeadLetter::read(&message.properties) {
             tell_put_back(lane.name(), &letter, &progress.job_id);
         }
-        // Else what is left of it is kept: that is better than what it does to RabbitMQ.
+        // Else a copy of what could be read is kept: that is better than what the message does to RabbitMQ.
         let is_put_aside = unreadable.is_some() && is_movable;
         let read = match unreadable {
             Some(problem) => Err((Outcome::Rejected, problem)),
@@ -44,14 +44,14 @@ impl Admitted {
         let job = match read {
             Ok(job) => job,
             Err((outcome, explanation)) => {
-                // The replica that had it before may have called for it.
+                // The replica that had the delivery before may have made a call.
                 progress.touched |= redelivered;
                 let (job, attempts) = (&progress.job_id, progress.attempts);
                 debug!(lane = lane.name(), job, attempts, outcome = outcome.as_str(), explanation, "delivery");
                 return Self::Unread(Unread { held: held(progress, mark), outcome, explanation });
             }
         };
-        // The broker counts all returns, and puts aside what has too many: a copy has none.
+        // RabbitMQ counts all returns, and puts aside a message that has too many: a fresh copy has none.
         let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
         let mut spare = None;
         if let First::Call = first
@@ -62,7 +62,7 @@ impl Admitted {
                 first = First::GiveWay(delay);
             }
         }
-        // The replica that had it before may have called for it, unless it was too early for a call even now.
+        // The replica that had it before may have made a call, unless it is too early for one even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(lane = lane.name(), job = progress.job_id, attempts = progress.attempts, ?first, "delivery");
         let key = lane.history.jobs.key(&progress.job_id, &job.instance_id, &mark);
@@ -77,18 +77,18 @@ fn tell_put_back(lane: &str, letter: &DeadLetter, job: &str) {
     }
 }
 
-/// The order that a message gives, or is a copy of.
+/// The order that a message gives, or of which it is a copy.
 fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> Order {
     let named = progress.order.as_deref().filter(|_| is_copy).and_then(Order::read);
     named.unwrap_or_else(|| {
         let which = match progress.put_back {
             Some(dead_at) => dead_at.to_string(),
-            // Written by a producer, it is a copy of nothing.
+            // A producer wrote the header: the message is a copy of nothing.
             None if is_copy => "nameless".to_owned(),
             None => String::new(),
         };
         let (order, before) = lane.history.seals.orders(&progress.job_id, &message.body, &which);
-        // It may have ended just before the lane's keys were replaced.
+        // The order may have ended just before the lane's keys were replaced.
         before.filter(|before| lane.history.jobs.knows(&before.mark())).unwrap_or(order)
     })
 }

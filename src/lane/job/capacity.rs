@@ -1,4 +1,4 @@
-//! Jobs whose machine is not to be had just now: how long they wait, and when they let others go first.
+//! Jobs whose instance has no capacity at present: how long they wait, and when they give way to others.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::lane::parts::Lane;
 use crate::retry::half_jitter;
 use crate::telemetry::ParkCause;
 
-/// Ceilings of its delay, at first and at last. It is no less than half of that.
+/// First and last ceiling of the backoff. The delay is at least half of its ceiling.
 const FIRST: Duration = Duration::from_secs(30);
 const LAST: Duration = Duration::from_secs(5 * 60);
 
-/// The delay after so many setbacks; no more than the `rest` of its time, so that its last call is made as that is up.
+/// The delay after so many reschedules, at most the `rest` of the job's time: so its last call is made when that is up.
 pub(super) fn backoff(setbacks: u32, rest: Duration, random: f64) -> Duration {
     half_jitter(FIRST, LAST, setbacks, random).min(rest)
 }
 
-/// How long a job waits, should it give way to others. `None` for every other job, and for one whose time is up: it makes its
-/// last call in its turn.
+/// How long a job waits if it has to give way to others. `None` for any other job, and for one whose time is up: that
+/// one makes its last call without giving way.
 pub(super) fn wait(
     progress: &Progress,
     deadline: Option<Timestamp>,
@@ -36,14 +36,14 @@ pub(super) fn wait(
     (!rest.is_zero()).then(|| backoff(progress.setbacks.saturating_add(1), rest, random))
 }
 
-/// How long it is until the deadline.
+/// Time left until the deadline.
 pub(super) fn left(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
     deadline.map_or(Duration::MAX, |deadline| elapsed(now, deadline))
 }
 
 impl Job {
-    /// Back since others go first, and for longer from time to time: where thousands wait, RabbitMQ is not to move them all the
-    /// while.
+    /// Parked because others go first. The delay grows: where thousands wait, RabbitMQ should not move them all the
+    /// time.
     pub(super) fn give_way(&self, delay: Duration) -> Next {
         let progress =
             Progress { setbacks: self.held.progress.setbacks.saturating_add(1), ..self.held.progress.clone() };

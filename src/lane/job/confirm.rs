@@ -1,16 +1,15 @@
-//! The confirm phase: whether an instance that was started has come to run, and when to look again. Pure functions of
-//! what a poll told, the job's past and the time.
+//! The confirm phase: whether a started instance has come to run, and when to poll again. Pure functions of a poll's
+//! result, the job's past and the time.
 //!
-//! The timeout ends what was just looked at, and never a job unseen: an instance that runs is `running`, however late it
-//! is seen, and no job's time is up while a lane is paused. But where its probes are answered and polls are not, a lane
-//! would pause and try again for ever: so after twice the time a poll that told nothing ends the job, paused or not.
+//! The timeout applies only to what a poll has just shown: an instance that runs is `running`, however late, and no job
+//! times out while its lane is paused. But where probes are answered and polls are not, a lane would pause and resume
+//! for ever: so after twice the timeout a poll that shows nothing ends the job, paused or not.
 //!
-//! A 409 is not the last word either, unless the instance was seen Running: the producer wants to know whether the machine
-//! came up, whatever started it; also with the policy `accept`, which says that somebody else may have started it and not
-//! that it came up. As the start was not ours, no `started` event is published.
+//! A 409 does not end the job either, unless the instance was seen Running: the producer wants to know whether the
+//! machine came up, whatever started it. That holds for the policy `accept` too, which says that another client may
+//! have started it, not that it came up. As the start was not ours, no `started` event is published.
 //!
-//! A deadline is about the start. Past it no machine is to be woken; one that was woken in time is still worth knowing
-//! about.
+//! A deadline is about the start. After it no instance is started, but one that was started in time is still polled.
 
 use std::time::Duration;
 
@@ -21,34 +20,34 @@ use crate::events::{Outcome, Reason};
 use crate::job::Confirming;
 use crate::lane::calls::Sight;
 
-/// From the start to the first poll, and from one poll to the next, at first and at last; up to a [`BEAT`] more.
+/// Delay to the first poll and between polls: it grows from the first to the last, plus up to one [`BEAT`].
 const FIRST: Duration = Duration::from_secs(5);
 const LAST: Duration = Duration::from_secs(25);
 const GROWTH: f64 = 1.5;
-/// Polls come due on the beat of the clock, so that they meet and are asked in one call.
+/// Polls come due at multiples of this on the clock, so that they meet in one call.
 const BEAT: Duration = Duration::from_secs(5);
-/// No job comes back sooner: the delay ladder counts in seconds.
+/// The shortest delay: the delay ladder counts in seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// So long after the start a read may still show what was before it.
+/// For this long after a start, a read may still show the state before it.
 pub const LAG: Duration = Duration::from_secs(60);
 
 /// What follows from a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Look again after so long.
+    /// Poll again after this delay.
     Wait(Confirming, Duration),
-    /// The job ends, for the reason that the text gives.
+    /// The job ends.
     End {
-        /// How.
+        /// Its outcome.
         outcome: Outcome,
-        /// Whether no poll could tell, or the start already was.
+        /// No poll could show the state, or the start was ambiguous.
         ambiguous: bool,
-        /// Why, for a person; empty where it runs.
+        /// The reason, for a person; empty if the instance runs.
         why: String,
     },
 }
 
-/// Judges a poll. A `timeout` that has passed ends only what is not known to run.
+/// Judges a poll. A `timeout` that has passed ends only a job whose instance was not seen running.
 pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Timestamp) -> Step {
     let up_for = elapsed(confirming, now);
     let not_running = |why: &str| Step::End {
@@ -64,7 +63,7 @@ pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Time
         Sight::State(InstanceState::Ended) => {
             return not_running("its start was accepted, and it is now Error, Expired, Recycled or Deleted");
         }
-        // The API has just accepted its start, so a list without it may lag as well.
+        // The start has just been accepted, and a list can lag too.
         Sight::Absent if confirming.seen_starting || up_for >= LAG => {
             return not_running("its start was accepted, and the API does not know it any more");
         }
@@ -89,9 +88,9 @@ pub fn judge(sight: Sight, confirming: &Confirming, timeout: Duration, now: Time
     Step::Wait(confirming, delay)
 }
 
-/// How long until the next poll: to a beat of the clock, or to the end of the `timeout`.
+/// The delay to the next poll: to a beat of the clock, or to the end of the `timeout`.
 pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Duration {
-    // The growth is over long before the exponent could be too large.
+    // The delay has long reached its maximum before the exponent could overflow.
     let exponent = i32::try_from(confirming.polls.min(16)).unwrap_or(16);
     let regular = FIRST.mul_f64(GROWTH.powi(exponent)).min(LAST);
     let beat = i64::try_from(BEAT.as_millis()).unwrap_or(i64::MAX);
@@ -101,8 +100,8 @@ pub fn delay(confirming: &Confirming, timeout: Duration, now: Timestamp) -> Dura
     (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
 }
 
-/// Whether even a job that a pause spared has waited long enough. Where the lane is well by its probes and nothing but
-/// polls fails, it would be spared for ever.
+/// Whether a job has waited long enough even while its lane is paused. Where probes are answered and only polls fail,
+/// pauses would spare the job for ever.
 pub fn is_overdue(confirming: &Confirming, timeout: Duration, now: Timestamp) -> bool {
     elapsed(confirming, now) >= timeout * 2
 }

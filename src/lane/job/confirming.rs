@@ -1,4 +1,4 @@
-//! The way of a job once its start was accepted, and it is done only when its instance runs.
+//! A job whose start was accepted, and that is done only when its instance runs.
 
 use jiff::Timestamp;
 
@@ -12,8 +12,8 @@ use crate::lane::parts::{Lane, Running};
 use crate::telemetry::ParkCause;
 
 impl Job {
-    /// Asks whether the instance runs, together with others that ask so, and decides. That takes a second or more, and
-    /// no start is to wait for it: `entry` is given back at once.
+    /// Polls the instance's state, together with other jobs, and decides. That takes a second or more, so `entry` is
+    /// given back first: no start has to wait for it.
     pub(super) async fn poll(&self, lane: &Lane, confirming: &Confirming, entry: Entry) -> Next {
         drop(entry);
         if lane.gate.breaker().is_open() {
@@ -29,7 +29,7 @@ impl Job {
                 self.later(false, delay, ParkCause::PollPostponed)
             };
         };
-        // What ended the call ends the others' too, and is nothing to the job.
+        // What failed this poll fails others too, and is not the job's fault.
         let spared =
             lane.gate.breaker().is_open() && !confirm::is_overdue(confirming, lane.settings.lane.confirm_timeout, now);
         if told.sight == Sight::Nothing && spared {
@@ -53,7 +53,7 @@ impl Job {
         }
     }
 
-    /// Where a copy of this job was said to have been started, that is said again, as it was.
+    /// If a copy of this job was published as started, the same is published again.
     pub(super) fn started_before(&self, lane: &Lane) -> Option<Next> {
         let (since, ambiguous) = lane.history.jobs.started(self.key)?;
         let started = self.held.conclusion(Outcome::Started, ambiguous, "a copy of this job was started before");
@@ -61,8 +61,8 @@ impl Job {
         Some(Next::GoOn { started: Some(started), attempts, confirming: super::confirming(since, ambiguous) })
     }
 
-    /// Says that the instance was started, if that is to be said, and then parks the job until the first poll. In this
-    /// order: else a crash between the two would leave a job that runs and was never said to be started.
+    /// Publishes the `started` event, if there is one, and then parks the job until the first poll. In this order: a
+    /// crash in between would else leave a job that runs without a `started` event.
     pub(super) async fn go_on(
         &self,
         running: &Running,

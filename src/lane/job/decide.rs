@@ -13,14 +13,14 @@ use crate::lane::verdict::Verdict;
 use crate::retry::{full_jitter, half_jitter};
 use crate::telemetry::ParkCause;
 
-/// What a `Retry-After` of less, or of a date gone by, is taken for.
+/// The least that a `Retry-After` counts for, also if it is a date in the past.
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// No `Retry-After` is honoured beyond this.
+/// The longest `Retry-After` that is honoured.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
-/// Said of a job whose last answer tells nothing of it.
+/// Explains the end of a job whose last answer was not the API's.
 pub(super) const NOT_THE_APIS: &str = "something else answered in the API's place, without x-bce-request-id";
 
-/// What follows from a call, or from there being none.
+/// What happens to a job after a call, or instead of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Conclude(Conclusion),
@@ -29,7 +29,7 @@ pub(super) enum Next {
         delay: Duration,
         cause: ParkCause,
     },
-    /// Once the instance runs the job is done. `started` is to be said first, where it was our doing.
+    /// The job is done once the instance runs. `started` is published first, if the start was ours.
     GoOn {
         started: Option<Conclusion>,
         attempts: u32,
@@ -44,12 +44,12 @@ pub(super) struct Conclusion {
     pub(super) attempts: u32,
     /// The answer that decided.
     pub(super) answer: Option<Answer>,
-    /// What is to be said where there was no answer.
+    /// Explanation for the event, where there was no answer.
     pub(super) explanation: Option<String>,
 }
 
-/// What follows where a call for several jobs failed: any of them may be why, so none is charged with an attempt. Each is
-/// called by itself next.
+/// After a failed shared call: any of its jobs may be the cause, so none is charged with an attempt. Each is called
+/// singly next.
 pub(super) fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp, random: f64) -> Next {
     let setbacks = progress.setbacks.saturating_add(1);
     let delay = full_jitter(retry.initial, retry.max, setbacks, random);
@@ -57,13 +57,13 @@ pub(super) fn alone_next_time(progress: &Progress, retry: Retry, now: Timestamp,
     Next::Park { progress, delay, cause: ParkCause::Transient }
 }
 
-/// How far a job has come.
+/// The past of a job, as far as decisions need it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Past<'a> {
     pub(super) progress: &'a Progress,
     /// See [`super::failing_for`].
     pub(super) failing_for: Duration,
-    /// No start of the lane's succeeds just now.
+    /// No start of the lane succeeds at present.
     pub(super) is_doubtful: bool,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn decide(
             return Next::GoOn { started: None, attempts, confirming: confirming(now, false) };
         }
         Verdict::AlreadyDone { .. } => (Outcome::AlreadyDone, false),
-        // Where a permission is gone all jobs are denied, and the lane pauses: one more look shows whether it is this one.
+        // A lost permission denies all jobs and pauses the lane: a second denial shows that it is this job's own.
         Verdict::Failed(Reason::AccessDenied) if !progress.denied => {
             return park(Progress { denied: true, ..progress.clone() }, uncounted, ParkCause::AccessDenied);
         }
@@ -129,7 +129,7 @@ pub(super) fn decide(
                 let progress = Progress { attempts, failing_since: Some(failing_since), ..progress.clone() };
                 return park(progress, delay, ParkCause::Transient);
             }
-            // One of the calls may have succeeded unseen.
+            // One of the calls may have succeeded without an answer.
             (Outcome::Failed(Reason::Exhausted), true)
         }
     };

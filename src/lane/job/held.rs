@@ -1,5 +1,5 @@
-//! A delivery that is held unacked, and what is published of it: events, the dead letter, a parked copy. With the broker's
-//! word on those it is acked.
+//! An unacked delivery, and what is published about it: events, the dead letter, a parked copy. The broker's confirms
+//! of those allow the ack.
 
 use std::time::Duration;
 
@@ -26,21 +26,21 @@ pub(super) struct Held {
     pub(super) unacked: Unacked,
     pub(super) in_hand: InHand,
     pub(super) progress: Progress,
-    /// By what the order is known in its events.
+    /// Identifies the order in its events.
     pub(super) mark: Mark,
-    /// Only the broker has the message whole, and puts it aside.
+    /// Only the broker has the whole message, and dead-letters it.
     pub(super) is_put_aside: bool,
 }
 
 impl Held {
-    /// An end without an answer that decided it.
+    /// A conclusion without a deciding answer.
     pub(super) fn conclusion(&self, outcome: Outcome, ambiguous: bool, explanation: &str) -> Conclusion {
         let explanation = Some(explanation.to_owned());
         Conclusion { outcome, ambiguous, attempts: self.progress.attempts, answer: None, explanation }
     }
 
-    /// Publishes what became of the job, and for a failure the dead letter too. If the producer asked for a reply, that
-    /// is what is left to do.
+    /// Publishes the job's outcome, and the dead letter of a failure. Returns the reply that the producer asked for,
+    /// still to be sent.
     pub(super) async fn conclude(
         &self,
         running: &Running,
@@ -54,8 +54,8 @@ impl Held {
             let (properties, body) = (event.properties.clone(), event.body.clone());
             Reply { to: asker.to_string(), properties, body }
         });
-        // Said last: as long as a dead letter is not taken its job can come again, and once it was said to have ended that
-        // must not last.
+        // Published last: until the dead letter is confirmed the job can be redelivered, which must not happen once its
+        // end is published.
         let kept = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
             Some(self.keep(running, conclusion, finished_at).await?)
         } else {
@@ -85,8 +85,8 @@ impl Held {
         Ok(proof)
     }
 
-    /// Acks the delivery, and then replies to a producer that asked for it: apart, since nothing is to wait for one that has
-    /// gone.
+    /// Acks the delivery, then has the reply sent, if one was asked for: in the background, since nothing should wait
+    /// for a producer that is gone.
     pub(super) async fn done(
         self,
         running: &Running,
@@ -109,7 +109,7 @@ impl Held {
         Ok(())
     }
 
-    /// What is published of `conclusion`, be it final or not. `job`: what the message asks for, where it could be read.
+    /// The event about `conclusion`, final or not. `job`: the body, if it could be read.
     pub(super) fn event(
         &self,
         lane: &Lane,
@@ -173,7 +173,7 @@ impl Held {
         }
     }
 
-    /// Keeps the message among the dead letters, whole, with what became of it in headers.
+    /// Publishes the whole message as a dead letter, with its outcome in headers.
     async fn keep(
         &self,
         running: &Running,
@@ -182,8 +182,8 @@ impl Held {
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &running.lane;
         let mut headers = FieldTable::default();
-        // Put back into the queue, it is to be started, and not looked for where it was given up. It is another order then,
-        // and whoever reads the letter learns the name of none.
+        // Put back, the job is to be started, not polled where it was given up. It is another order then, and the
+        // letter must not reveal an order's name.
         Progress { confirming: None, order: None, ..self.progress.clone() }.write(&mut headers);
         DeadLetter::new(conclusion.outcome, lane.name(), now, conclusion.attempts)
             .explained(conclusion.explanation.as_deref(), conclusion.answer.as_ref())

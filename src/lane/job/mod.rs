@@ -6,10 +6,10 @@
 //!                   └─ poll ─ judge ───┴─ park ─────┴─ copy in the delay ladder confirmed ──────┘
 //! ```
 //!
-//! A job that is done only when its instance runs goes round twice: it is started, and then polled (`confirming`).
+//! A job that is done only when its instance runs goes round at least twice: started, then polled (`confirming`).
 //!
-//! What decides is pure and takes the time and randomness as arguments; what acts stands around it. If anything here
-//! is interrupted before the ack, the broker hands the message out again.
+//! Decisions are pure and take time and randomness as arguments; the I/O stands around them. If anything here is
+//! interrupted before the ack, the broker redelivers the message.
 //!
 //! `give_up_after` runs from the first failed attempt, not from the first delivery: waiting for a schedule, for throttling
 //! or for a key to be mended does not use it up.
@@ -45,19 +45,19 @@ use crate::events::Outcome;
 use crate::job::{self, Confirm, Confirming, Conflict, Progress, is_past};
 use crate::telemetry::ParkCause;
 
-/// Later than a copy of the job that is in hand just now.
+/// Delay of a job whose copy is in hand.
 const AFTER_ITS_COPY: Duration = Duration::from_secs(1);
-/// Into the queue of due jobs, from which nothing is taken while the lane is paused.
+/// Shortest delay: the due queue is not consumed while the lane is paused.
 const INTO_THE_QUEUE: Duration = Duration::from_secs(1);
 
-/// Jobs that run, each in a task of its own. One can end in nothing but a broken connection: whatever else goes wrong
-/// becomes its outcome.
+/// Jobs in progress, one task each. A task fails only if the connection breaks: any other failure becomes its job's
+/// outcome.
 pub(super) type Jobs = JoinSet<Result<(), lapin::Error>>;
 
 /// A delivery that was read.
 #[derive(Debug)]
 pub(super) enum Admitted {
-    /// Its message could not be, or was not to be, read.
+    /// The message could not be read, or is poisoned.
     Unread(Unread),
     /// It is a job.
     Job(Job),
@@ -76,12 +76,12 @@ pub(super) struct Unread {
 pub(super) struct Job {
     held: Held,
     job: job::Job,
-    /// What it is known by in the lane's history.
+    /// Its key in the lane's history.
     key: Key,
-    /// No copy of a job that was in our hands before, as far as the message tells.
+    /// The message is neither redelivered nor a parked copy.
     is_new: bool,
     first: First,
-    /// The right to a call of one whose machine was not to be had.
+    /// The right to call for an instance that had no capacity.
     #[expect(dead_code, reason = "held until the job is acked")]
     spare: Option<OwnedSemaphorePermit>,
 }
@@ -91,19 +91,19 @@ enum First {
     Call,
     Poll(Confirming),
     Wait(Duration),
-    /// Its machine was not to be had the last time, and others want to be called.
+    /// Its instance had no capacity the last time, and others want to be called.
     GiveWay(Duration),
-    /// Put back as a copy, since it came back too often for no fault of its own.
+    /// Parked as a fresh copy: it was returned too often, by no fault of its own.
     Anew,
 }
 
 impl Admitted {
-    /// Whether it is a job that may be called together with others.
+    /// Whether it is a job that may share a call.
     pub(super) fn can_share_a_call(&self) -> bool {
         matches!(self, Self::Job(job) if job.can_share_a_call())
     }
 
-    /// Waits for the permit to its call, if there is one to make.
+    /// Waits for the permit to its call, if it has one to make.
     pub(super) async fn enter(&self, lane: &Lane, slot: Slot) -> Entry {
         match self {
             Self::Job(job) if job.is_start() && !job.is_late() => match lane.gate.enter(slot).await {
@@ -114,7 +114,7 @@ impl Admitted {
         }
     }
 
-    /// Has it run, in a task of its own, which ends with an error where the connection broke.
+    /// Spawns it as a task, which fails if the connection breaks.
     pub(super) fn spawn(self, running: &Arc<Running>, entry: Entry, jobs: &mut Jobs) {
         let running = running.clone();
         jobs.spawn(async move {
@@ -133,7 +133,7 @@ impl Admitted {
 impl Unread {
     async fn run(self, running: &Running) -> Result<(), lapin::Error> {
         let held = self.held;
-        // The replica that had it before may have called for it.
+        // The replica that had the delivery before may have made a call.
         let conclusion = held.conclusion(self.outcome, held.progress.touched, &self.explanation);
         let (proof, reply) = held.conclude(running, &conclusion, None).await?;
         held.done(running, proof, reply).await
@@ -141,14 +141,14 @@ impl Unread {
 }
 
 impl Job {
-    /// Whether it may be called together with others. One whose call failed before, or was denied, goes alone: so it fails
-    /// no other job over and over, nor is failed by one.
+    /// Whether it may share a call. A job whose call failed or was denied before is called singly, so that it does not
+    /// fail others over and over, nor they it.
     fn can_share_a_call(&self) -> bool {
         let failed_before = self.held.progress.failing_since.is_some() || self.held.progress.denied;
         self.is_start() && !self.is_late() && !failed_before
     }
 
-    /// Whether there is a call to make, unless it is too late.
+    /// Whether it wants a start call, whatever its deadline.
     fn is_start(&self) -> bool {
         matches!(self.first, First::Call)
     }
@@ -184,7 +184,7 @@ impl Job {
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.again(end)),
             First::Poll(confirming) => self.poll(lane, confirming, entry).await,
             First::Call if let Some(started) = self.started_before(lane) => started,
-            // As it came, or since, while it waited for its turn.
+            // On arrival, or by now, after waiting for the permit.
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
             First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
@@ -193,18 +193,18 @@ impl Job {
         }
     }
 
-    /// Back for later with nothing charged to it. `touched`: a call was made.
+    /// Parked with nothing charged. `touched`: a call was made.
     fn later(&self, touched: bool, delay: Duration, cause: ParkCause) -> Next {
         let progress = Progress { touched: self.held.progress.touched || touched, ..self.held.progress.clone() };
         Next::Park { progress, delay, cause }
     }
 
-    /// Back because the lane is paused.
+    /// Parked because the lane is paused.
     fn unharmed(&self, touched: bool) -> Next {
         self.later(touched, INTO_THE_QUEUE, ParkCause::Paused)
     }
 
-    /// Back because the lane is paused, or it is not the job's turn after all.
+    /// Parked because the lane is paused, or the job was left out of its call.
     fn not_called(&self, lane: &Lane, touched: bool) -> Next {
         self.later(
             touched,
@@ -241,8 +241,8 @@ impl Job {
         is_past(self.job.deadline, then)
     }
 
-    /// Ends a job whose deadline has passed. No start call is made any more; but where one was made before, it may have
-    /// succeeded unseen, and then the machine is up and not `expired`.
+    /// Ends a job whose deadline has passed. No start call is made any more, but an earlier one may have succeeded
+    /// without an answer: then the machine is up, and the job not `expired`.
     async fn expire(&self, lane: &Lane, slot: Option<Slot>) -> Next {
         const LATE: &str = "its deadline has passed";
         if !self.held.progress.touched && !lane.history.jobs.is_known(self.key) {
@@ -270,7 +270,7 @@ impl Job {
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
             _ if lane.calls.is_lane_outage(instance, evidence).await => return self.unharmed(true),
-            // Not told this time. It is asked again, as often as a start would be tried.
+            // The state is unknown: described again, as often as a start would be retried.
             _ => match self.decide(lane, verdict, result) {
                 Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
                 Next::Conclude(_) | Next::GoOn { .. } => (Outcome::Expired, true),
@@ -279,7 +279,7 @@ impl Job {
         Next::Conclude(self.held.conclusion(outcome, ambiguous, LATE))
     }
 
-    /// Calls the API, a second time where a 409 is to be verified, and decides.
+    /// Calls the API, describes the instance if a 409 has to be verified, and decides.
     async fn call(&self, lane: &Lane, entry: Entry) -> Next {
         if lane.gate.breaker().is_open() || matches!(entry, Entry::None) {
             return self.not_called(lane, false);
@@ -315,10 +315,10 @@ impl Job {
         }
         let evidence = shared.unwrap_or_else(|| lane.gate.record(instance, &verdict, &result));
         debug!(lane = %lane.name(), job = self.held.progress.job_id, %instance, ?verdict, "called");
-        // Others make calls while this one waits to learn whether it failed as they do.
+        // Other calls use the slot while this job waits for its attribution.
         drop(slot);
         if shared.is_some() && verdict == Verdict::Transient {
-            // Not charged anyway: one call that failed is not followed by a probe for each of its jobs.
+            // Charged to no job either way, so one failed call is not followed by a probe for each of its jobs.
             return match lane.gate.breaker().attribute(evidence).await {
                 Some(Attribution::Lane) => self.unharmed(true),
                 _ => alone_next_time(&self.held.progress, lane.settings.retry, Timestamp::now(), rand::random()),
@@ -330,7 +330,7 @@ impl Job {
         self.decide(lane, verdict, result)
     }
 
-    /// See [`decide`]. The time for which the lane was paused is no time for which its jobs failed.
+    /// See [`decide`]. Time during which the lane was paused is not time of failing.
     fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
         let now = Timestamp::now();
         let past = Past {
@@ -354,7 +354,7 @@ impl Job {
     }
 }
 
-/// For how long a job has failed, without the time for which its lane was paused.
+/// How long a job has been failing, without the time for which its lane was paused.
 fn failing_for(progress: &Progress, lane: &Lane, now: Timestamp) -> Duration {
     let since = progress.failing_since.unwrap_or(now);
     elapsed(since, now).saturating_sub(lane.gate.breaker().paused_between(since, now))

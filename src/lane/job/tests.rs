@@ -40,7 +40,7 @@ fn decided(verdict: Verdict, progress: &Progress) -> Next {
     decided_after(Duration::ZERO, verdict, progress)
 }
 
-/// What follows where the lane was paused for so long since the job first failed.
+/// What follows if the lane was paused for so long since the first failure.
 fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Next {
     let failing_for = progress.failing_since.map_or(Duration::ZERO, |since| elapsed(since, now()));
     let past = Past { progress, failing_for: failing_for.saturating_sub(paused), is_doubtful: false };
@@ -124,13 +124,13 @@ fn time_exhausts_too_but_only_from_the_first_failure_on() {
     assert!(matches!(decided(Verdict::Transient, &waited), Next::Park { .. }));
     let failing = Progress { failing_since: Some(now() - RETRY.give_up_after), ..progress() };
     assert!(matches!(decided(Verdict::Transient, &failing), Next::Conclude(_)));
-    // A pause of the lane's is no time for which the job failed, and it still knows since when it does.
+    // A pause of the lane is not time of failing, and the time of the first failure is kept.
     let paused = Duration::from_secs(1);
     let Next::Park { progress: own, .. } = decided_after(paused, Verdict::Transient, &failing) else { panic!() };
     assert_eq!(own.failing_since, failing.failing_since);
 }
 
-/// Eight attempts would else be used up within a minute.
+/// Eight attempts would otherwise be used up within a minute.
 #[test]
 fn where_no_start_succeeds_a_job_is_tried_again_slowly() {
     for (attempts, random, delay) in [(0, 0.0, 30), (0, 1.0, 60), (1, 0.5, 45)] {
@@ -157,7 +157,7 @@ fn throttling_and_lane_faults_cost_no_attempt() {
         panic!()
     };
     assert_eq!(delay, Duration::from_secs(1), "0 is not at once, over and over");
-    // Nor is the time that the API asked for a time of failing.
+    // The time that the API asked to wait is not time of failing either.
     let failing = Progress { failing_since: Some(now() - asked_for), ..progress() };
     let Next::Park { progress: waits, .. } = decided(Verdict::Throttled { retry_after: asked }, &failing) else {
         panic!()
@@ -200,7 +200,7 @@ fn a_job_whose_machine_is_not_to_be_had_is_tried_again_slowly_and_charged_nothin
     let Next::Conclude(end) = at(&last, 3600, 0.5) else { panic!() };
     assert_eq!((end.outcome, end.ambiguous, end.attempts), (Outcome::Failed(Reason::NoCapacity), false, 1));
     assert_eq!(end.answer.map(|answer| answer.status), Some(403));
-    // Whatever else comes of a call, it goes before others again.
+    // After any other result it goes before others again.
     let Next::Park { progress, .. } = decided(Verdict::Transient, &last) else { panic!() };
     assert!(!progress.no_capacity);
 }

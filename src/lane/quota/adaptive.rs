@@ -1,22 +1,22 @@
-//! How fast a lane may call just now: at its configured rate, or slower where the API throttles it.
+//! How fast a lane may call at present: at its configured rate, or slower while the API throttles it.
 //!
-//! A cut halves the rate. From there it climbs along the curve of TCP's CUBIC (RFC 9438): fast at first, slowly where
-//! throttling began last, since that is where the true limit is likely to be, and then ever faster, in case the limit
-//! is gone. So most of the time is spent a little below the limit, where no call is wasted.
+//! A cut halves the rate. It recovers along the curve of TCP's CUBIC (RFC 9438): fast at first, slowly near where
+//! throttling began last, since the true limit is likely to be there, and then ever faster, in case the limit is gone.
+//! So most of the time is spent a little below the limit, where no call is wasted.
 //!
-//! One throttled call in twenty is borne: many gateways refuse a few whatever the rate, and a lane that slowed down
-//! for each of them would end at its floor and gain nothing.
+//! One throttled call in twenty is tolerated: many gateways refuse a few at any rate, and a lane that slowed down for
+//! each of them would end at its floor and gain nothing.
 //!
-//! Even steps are either so small that a lane is slow for minutes, or so large that it is above the limit every few
+//! Linear steps would be so small that a lane is slow for minutes, or so large that it exceeds the limit every few
 //! seconds; docs/figures.md has what the curve wastes.
 //!
-//! Above one in twenty, a seventh of a second's worth of throttled calls cuts the rate; at six a second or less, each one
-//! does. Every call counts, describes too, with the time it was made: so those on their way as the rate was cut do not cut
-//! it again.
+//! Above one in twenty, a seventh of a second's worth of throttled calls cuts the rate; at six a second or less, each
+//! one does. Every call counts, describes too, with the time it was made: so calls in flight at a cut do not cut the
+//! rate again.
 //!
-//! A `Retry-After` is waited out only with a cut, a minute at most, and a third of the time since the last wait. A quota
-//! by the second or the minute that is used up wastes every call; a call that is refused among many that pass holds up its
-//! job alone. Longer waits would keep prefetched jobs until RabbitMQ takes them back.
+//! The lane waits out a `Retry-After` only with a cut, for a minute at most, and a third of the time since the last
+//! wait. A used-up quota by the second or the minute wastes every call; a call refused among many that pass delays its
+//! own job only. Longer waits would keep prefetched jobs until RabbitMQ takes them back.
 
 use std::time::Duration;
 
@@ -24,36 +24,36 @@ use tokio::time::Instant;
 
 /// The share of throttled calls that does not slow a lane.
 const TOLERATED: f64 = 1.0 / 20.0;
-/// Throttled calls beyond that share, as seconds' worth of calls, that do.
+/// Throttled calls beyond that share that cut the rate, in seconds' worth of calls.
 const EVIDENCE: f64 = 0.15;
-/// The slowest, as a share of the configured rate, and in calls per second, unless that is more than is configured: RabbitMQ
+/// The floor: as a share of the configured rate, and in calls per second, but never above the configured rate. RabbitMQ
 /// takes back what a lane holds for half an hour.
 const FLOOR: f64 = 1.0 / 20.0;
 const SLOWEST: f64 = 0.01;
 /// After a cut nothing cuts again for so long: a limit that counts by the second refuses until its second is over.
 const WINDOW: Duration = Duration::from_secs(1);
-/// No `Retry-After` holds the whole lane up for longer, nor for more than a third of the time since the last one did: that
-/// is enough for a quota by the minute, and makes a lane no slower, in the long run, than three quarters of its floor.
+/// The longest `Retry-After` for the whole lane, and how many times as long it is since the last one at least: enough
+/// for a quota by the minute, and in the long run no slower than three quarters of the floor.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 const HOLDS_APART: u32 = 3;
-/// Of the curve, for a configured rate of 1, per second cubed. From anywhere it takes 27 s at most to the whole rate.
+/// Of the curve, for a configured rate of 1, per second cubed. Recovery takes 27 s at most.
 const STEEPNESS: f64 = 0.000_16;
-/// A gentle start begins with this share of the configured rate, or with one call a second.
+/// A slow start begins with this share of the configured rate, or with one call a second.
 const GENTLE: f64 = 0.1;
 /// How long it takes, in seconds.
 const GENTLE_FOR: f64 = 10.0;
 
-/// The present rate of a lane. The time comes in from outside.
+/// The present rate of a lane. The time is an argument.
 #[derive(Debug)]
 pub struct AdaptiveRate {
     /// Calls per second, above zero.
     configured: f64,
     /// `None` at the configured rate.
     climb: Option<Climb>,
-    /// Throttled calls of late beyond what is tolerated.
+    /// Recent throttled calls beyond what is tolerated.
     excess: f64,
-    /// When the last cut, with its `Retry-After`, was over. Answers to calls made less than a [`WINDOW`] later are not
-    /// heeded: those that were on their way tell nothing new.
+    /// When the last cut, with its `Retry-After`, was over. Answers to calls made less than a [`WINDOW`] later are
+    /// ignored: calls in flight at the cut tell nothing new.
     resumed: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ struct Climb {
     began: Instant,
     /// Where it began, in calls per second.
     from: f64,
-    /// Where it is flat: a little below where throttling began.
+    /// The plateau of the curve: a little below where throttling began.
     plateau: f64,
     /// In calls per second and second cubed.
     steepness: f64,
@@ -107,11 +107,11 @@ impl AdaptiveRate {
         }
     }
 
-    /// A call made at `made` was throttled. Where that makes too many, the rate is cut; returns from when on calls may
-    /// be made again: from `now`, or when `retry_after` is over.
+    /// A call made at `made` was throttled. If that makes too many, the rate is cut; returns when calls may resume: at
+    /// `now`, or when `retry_after` is over.
     ///
-    /// A job waits for its own `Retry-After` in any case. The lane waits for one only with a cut: where most calls pass,
-    /// to wait would cost more calls than it saves, but with a quota that is used up, each one before is wasted.
+    /// A job waits for its own `Retry-After` in any case. The lane waits only with a cut: where most calls pass,
+    /// waiting costs more calls than it saves, but with a used-up quota each earlier call is wasted.
     pub fn throttled(&mut self, made: Instant, retry_after: Option<Duration>, now: Instant) -> Option<Instant> {
         if !self.heeds(made) {
             return None;
@@ -126,8 +126,8 @@ impl AdaptiveRate {
         Some(resume)
     }
 
-    /// Begins anew at `now`, with a tenth of the configured rate, or a call a second if that is more, and is back within
-    /// ten seconds if nothing throttles. A lane that is slower than that already does not become faster.
+    /// Slow start: begins at `now` with a tenth of the configured rate, or a call a second if that is more, and is back
+    /// within ten seconds unless throttled. A slower lane does not become faster.
     pub fn gently(&mut self, now: Instant) {
         let from = (self.configured * GENTLE).max(1.0).min(self.rate(now));
         let steepness = (self.configured - from) / GENTLE_FOR.powi(3);
@@ -143,7 +143,7 @@ impl AdaptiveRate {
     fn cut(&mut self, now: Instant, resume: Instant) {
         let rate = self.rate(now);
         let from = (rate / 2.0).max(self.configured * FLOOR).max(SLOWEST.min(self.configured));
-        // Where the lane was above the limit it knew, the limit is near; else it is anywhere below.
+        // A lane above its known limit is near the limit; else the limit is anywhere below.
         let is_known = self.climb.as_ref().is_some_and(|climb| climb.throttled && rate >= climb.plateau);
         let plateau = (rate * if is_known { 0.9 } else { 0.75 }).max(from);
         self.climb =

@@ -1,6 +1,6 @@
 //! The gate that every call of the API passes.
 //!
-//! A [`Permit`] stands for four things, all of which were so as it was given:
+//! A [`Permit`] stands for four things, all of which held when it was given:
 //!
 //! | | |
 //! |---|---|
@@ -9,11 +9,11 @@
 //! | the lease | the lane is this replica's |
 //! | the breaker | calls are of use |
 //!
-//! Each call takes its permit by value: a second call for one job, to verify a 409 or after the clock was put right, needs another
-//! one, and waits for it. The slot comes back with the answer.
+//! Each call consumes its permit: a second call for one job, to verify a 409 or after the clock was corrected, waits
+//! for another. The slot comes back with the answer.
 //!
-//! Polls and probes are bounded apart: by [`Share`] and by being one at a time. A probe passes an open breaker, since it is to tell
-//! whether that can close.
+//! Polls and probes are bounded separately: polls by [`Share`], probes by being one at a time. A probe passes an open
+//! breaker, since it decides whether that can close.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::lane::verdict::{self, Verdict};
 use crate::ownership::Lease;
 use crate::telemetry::LaneMetrics;
 
-/// A pause of up to this long is no reason to begin slowly: an API that was away for a moment bears the whole rate.
+/// A pause of up to this length needs no slow start: an API that was away for a moment bears the whole rate.
 const HICCUP: Duration = Duration::from_secs(5);
 
 /// The right to one call of the API. Only [`Gate`] gives one:
@@ -67,13 +67,13 @@ impl Permit {
         Self { slot }
     }
 
-    /// The slot, once the call was made, or is not to be made after all.
+    /// The slot, once the call was made or is not wanted any more.
     pub(in crate::lane) fn into_slot(self) -> Slot {
         self.slot
     }
 }
 
-/// No call is to be made now: the lane is paused. The slot that was to be used is given back with it.
+/// No call may be made now: the lane is paused. Contains the unused slot.
 #[derive(Debug)]
 pub struct Paused(pub(in crate::lane) Slot);
 
@@ -91,7 +91,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Of a lane that is not held yet.
+    /// For a lane that is not held yet.
     pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
         let gate = Self {
             lane: lane.name.clone(),
@@ -103,17 +103,17 @@ impl Gate {
             breaker: Breaker::new(lane.rate, lane.concurrency as usize),
             metrics: metrics.clone(),
         };
-        // Each cause is there from the start, at 0.
+        // Each cause is present from the start, at 0.
         gate.show_paused(None);
         gate
     }
 
-    /// For how long the lane is surely this replica's.
+    /// How long the lane is surely this replica's.
     pub(in crate::lane) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Whether calls are of use.
+    /// The circuit breaker.
     pub(in crate::lane) fn breaker(&self) -> &Breaker {
         &self.breaker
     }
@@ -123,27 +123,26 @@ impl Gate {
         self.limiter.rate()
     }
 
-    /// What is saved up for a burst is gone, and the first call is `pause` away at least: the replica before may have just
-    /// used the last of its own.
+    /// Empties the token bucket, and delays the first call by at least `pause`: the previous replica may have just used
+    /// up its burst.
     pub(in crate::lane) fn begin(&self, pause: Duration) {
         self.limiter.empty(pause);
     }
 
-    /// Waits for the right to have a call in flight. Where all are withheld, a `probe` has to tell first whether calls are
-    /// of use.
+    /// Waits for a slot. If all are withheld, awaits `probe`, to learn whether calls can succeed.
     pub(in crate::lane) async fn slot<F: Future<Output = ()>>(&self, probe: impl Fn() -> F) -> Slot {
         self.slots.take(&self.breaker, probe).await
     }
 
-    /// Waits until no call is in flight, polls and probes apart.
+    /// Waits until no call is in flight, except for polls and probes.
     pub(in crate::lane) async fn quiet(&self) {
         self.slots.all_free().await;
     }
 
-    /// Waits for the right to a call, in this slot.
+    /// Waits for the permit to a call in this slot.
     ///
     /// # Errors
-    /// [`Paused`]: the lane is, or came to be meanwhile.
+    /// [`Paused`]: the lane is paused, or was while waiting.
     pub(in crate::lane) async fn enter(&self, slot: Slot) -> Result<Permit, Paused> {
         tokio::select! {
             biased;
@@ -152,10 +151,10 @@ impl Gate {
         }
     }
 
-    /// Waits for the right to a poll: a slot of the limiter that no start wants, or one of the `share` of polls.
+    /// Waits for the permit to a poll: a token that no start wants, or one of the `share` of polls.
     ///
     /// # Errors
-    /// [`Paused`], or the lease ran out meanwhile.
+    /// [`Paused`]: the lane is paused, or the lease ran out while waiting.
     pub(in crate::lane) async fn enter_to_poll(&self, share: &Share) -> Result<Permit, Paused> {
         self.lease.valid().await;
         let slot = Slot::apart();
@@ -166,18 +165,18 @@ impl Gate {
         }
     }
 
-    /// Waits for the right to a probe, which a paused lane may make too.
+    /// Waits for the permit to a probe, which a paused lane can have too.
     pub(in crate::lane) async fn enter_to_probe(&self) -> Permit {
         self.limited().await;
         Permit { slot: Slot::apart() }
     }
 
-    /// The right to call for a job whose machine was not to be had, beside others that wait; the permit is yet to come.
+    /// The right to call for an instance without capacity while others wait; a permit is needed as well.
     pub(in crate::lane) fn spare(&self) -> Option<OwnedSemaphorePermit> {
         self.spare.take(&self.limiter)
     }
 
-    /// Waits for a slot of the limiter while the lane is ours.
+    /// Waits for a token of the limiter while the lane is ours.
     async fn limited(&self) {
         loop {
             self.lease.valid().await;
@@ -188,7 +187,7 @@ impl Gate {
         }
     }
 
-    /// Learns from the answer to a call made at `made` how fast the API is to be called.
+    /// Adapts the rate to the answer to a call made at `made`.
     pub(in crate::lane) fn learn(&self, made: Instant, answer: Result<&Answer, &NoAnswer>) {
         match answer {
             Ok(answer) if verdict::is_throttling(answer) => self.limiter.throttled(made, answer.retry_after),
@@ -197,8 +196,8 @@ impl Gate {
         }
     }
 
-    /// Shows the present rate for as long as the lane is held. It is logged when throttling slows the lane down, and
-    /// when the lane is back at its configured rate, not in between.
+    /// Shows the present rate while the lane is held. Logs when throttling slows the lane down and when it is back at
+    /// its configured rate, and nothing in between.
     pub(in crate::lane) async fn show_rate(&self) -> Infallible {
         let mut throttled = false;
         loop {
@@ -215,7 +214,7 @@ impl Gate {
         }
     }
 
-    /// Records what a start call says of the lane itself.
+    /// Records what a start call shows of the lane.
     pub(in crate::lane) fn record(
         &self,
         instance: &InstanceId,
@@ -225,7 +224,7 @@ impl Gate {
         self.recorded(self.breaker.record(instance, verdict, result))
     }
 
-    /// The same of a call that asked for states.
+    /// Records what a describe or list call shows of the lane.
     pub(in crate::lane) fn record_poll(&self, verdict: &Verdict, result: &Result<Answer, NoAnswer>) -> Evidence {
         self.recorded(self.breaker.record_poll(verdict, result))
     }
@@ -235,17 +234,17 @@ impl Gate {
         evidence
     }
 
-    /// Records what came of a probe of a paused lane.
+    /// Records the result of a probe of a paused lane.
     pub(in crate::lane) fn record_probe(&self, result: &Result<Answer, NoAnswer>) {
         self.changed(self.breaker.record_probe(result));
     }
 
-    /// Records what came of a probe that was to show whose fault failures are.
+    /// Records the result of a probe that decides whose fault failures are.
     pub(in crate::lane) fn record_look(&self, result: &Result<Answer, NoAnswer>) {
         self.changed(self.breaker.record_look(result));
     }
 
-    /// Ends a trial without a verdict, where no job is left to be tried.
+    /// Ends a trial without a verdict, because no job is left to try.
     pub(in crate::lane) fn end_trial(&self) {
         self.changed(self.breaker.end_trial());
     }

@@ -1,7 +1,7 @@
-//! The rate of a lane: a token bucket that hands out evenly spaced slots, at the [`AdaptiveRate`] that the API bears.
+//! The rate limiter of a lane: a token bucket with evenly spaced tokens, at the [`AdaptiveRate`] that the API bears.
 //!
-//! What the bucket holds is kept in tokens as the rate changes, and calls that wait look again: when the rate is cut none
-//! goes early, and none sleeps through the recovery.
+//! When the rate changes, the bucket keeps its tokens and waiting calls compute their time anew: after a cut none goes
+//! early, and none sleeps through the recovery.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,22 +12,22 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::adaptive::AdaptiveRate;
 
-/// How often a lane below its configured rate looks how far it has climbed.
+/// How often a lane below its configured rate checks its recovery.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Two ticks of tokio's timer, which may be late by one.
+/// Two ticks of tokio's timer, which may be one tick late.
 const TICKS: Duration = Duration::from_millis(2);
-/// Calls per second above which a tick is a good part of the time between two.
+/// Calls per second above which a tick is a large part of the interval.
 const FAST: f64 = 250.0;
 
 /// Lets `rate` calls a second through, fewer where the API throttles, and up to `burst` at once after a pause.
 #[derive(Debug)]
 pub struct Limiter {
-    /// Held by the call that is next, until its slot has come. If all had theirs before they wait, a process that stands
-    /// still for a while would let them all through at once as it wakes.
+    /// Held by the call that is first in line, until its token is due. If all calls got their times before they wait, a
+    /// process that is suspended for a while would let them all through at once on waking.
     turn: tokio::sync::Mutex<()>,
     state: std::sync::Mutex<State>,
-    /// Tells calls that wait that the rate has changed.
+    /// Notifies waiting calls that the rate has changed.
     changed: Notify,
     is_fast: bool,
 }
@@ -45,18 +45,17 @@ impl Limiter {
         }
     }
 
-    /// Empties the bucket: what is saved up for a burst is gone, and the next slot is an interval away, or `pause` if that is
-    /// longer.
+    /// Empties the bucket: no burst is saved up, and the next token is an interval away, or `pause` if that is longer.
     ///
-    /// A replica that takes a lane over begins so, since the replica before may have just used the last of its burst, or not know
-    /// yet that the lane is no longer its own.
+    /// For a take-over: the previous replica may have just used up its burst, or not know yet that it has lost the
+    /// lane.
     pub fn empty(&self, pause: Duration) {
         let now = Instant::now();
         self.change(|state| state.empty(now + pause, now));
     }
 
-    /// Begins anew, slowly: for a lane that stood still, whose API may not bear the whole rate at once. Unless it
-    /// throttles, the lane is back at its configured rate within ten seconds.
+    /// Slow start, for a lane that was idle or paused: its API may not bear the whole rate at once. Unless throttled,
+    /// the lane is back at its configured rate within ten seconds.
     pub fn gently(&self) {
         let now = Instant::now();
         self.change(|state| {
@@ -65,9 +64,9 @@ impl Limiter {
         });
     }
 
-    /// Waits for a slot, and tells how long it took.
+    /// Waits for a token. Returns how long that took.
     ///
-    /// Slots are given in the order of asking. Dropping the wait uses none up.
+    /// Tokens are given in the order of asking. Dropping the wait uses none up.
     pub async fn acquire(&self) -> Duration {
         let asked = Instant::now();
         let _turn = self.turn.lock().await;
@@ -82,14 +81,14 @@ impl Limiter {
         }
     }
 
-    /// Takes a slot if one is free just now and no call waits for one.
+    /// Takes a token if one is free now and no call waits for one.
     pub fn try_acquire(&self) -> bool {
         let Ok(_turn) = self.turn.try_lock() else { return false };
         let now = Instant::now();
         self.state().take(now, now).is_none()
     }
 
-    /// Whether a slot is free just now and no call waits for one. It is not taken.
+    /// Whether a token is free now and no call waits for one. Takes none.
     pub fn is_free(&self) -> bool {
         let Ok(_turn) = self.turn.try_lock() else { return false };
         self.state().is_free(Instant::now())
@@ -100,7 +99,7 @@ impl Limiter {
         self.state().adaptive.passed(made);
     }
 
-    /// A call made at `made` was throttled: too many of those, and the lane slows down.
+    /// A call made at `made` was throttled: too many of those slow the lane down.
     pub fn throttled(&self, made: Instant, retry_after: Option<Duration>) {
         let now = Instant::now();
         self.change(|state| state.throttled(made, retry_after, now));
@@ -130,8 +129,8 @@ impl Limiter {
         }
     }
 
-    /// Sleeps until `moment`, or wakes a little before. tokio's timer, tick by tick, would let the calls of a fast lane out
-    /// in volleys: the last ticks are slept by a thread, whose timer is the kernel's.
+    /// Sleeps until `moment`, or a little less. With the ticks of tokio's timer the calls of a fast lane would go out
+    /// in bursts: a thread sleeps the last ticks, on the kernel's timer.
     async fn wake_at(&self, moment: Instant) {
         let rest = move || moment.saturating_duration_since(Instant::now());
         if self.is_fast && rest() > TICKS {
@@ -158,12 +157,12 @@ impl Limiter {
 struct State {
     adaptive: AdaptiveRate,
     bucket: Bucket,
-    /// No slot before this: a `Retry-After` that the whole lane keeps to, or the pause of a take-over.
+    /// No token before this: a `Retry-After` for the whole lane, or the pause of a take-over.
     resume: Instant,
 }
 
 impl State {
-    /// Takes a slot for one that is first in line since `since`, if it has come by `now`; else says when to look again.
+    /// Takes a token for the call first in line since `since`, if one is due by `now`; else returns when to look again.
     fn take(&mut self, since: Instant, now: Instant) -> Option<Instant> {
         self.tune(now);
         let slot = self.bucket.slot(since);
@@ -171,7 +170,7 @@ impl State {
             self.bucket.take(since);
             return None;
         }
-        // While the rate climbs, a slot comes closer.
+        // While the rate climbs, the next token comes closer.
         Some(if self.adaptive.is_slowed(now) { slot.min(now + STEP) } else { slot })
     }
 
@@ -186,7 +185,7 @@ impl State {
         }
     }
 
-    /// Nothing is saved up, and there is no slot before `resume`, nor before what was to be waited out already.
+    /// Nothing is saved up, and no token is due before `resume`, nor before an earlier wait is over.
     fn empty(&mut self, resume: Instant, now: Instant) {
         self.resume = self.resume.max(resume);
         self.tune(now);
@@ -194,19 +193,19 @@ impl State {
     }
 
     fn tune(&mut self, now: Instant) {
-        // What is waited out stays as long, whatever the rate.
+        // A wait keeps its length, whatever the rate.
         self.bucket.tune(self.adaptive.rate(now), now.max(self.resume));
     }
 }
 
-/// The arithmetic (the "generic cell rate algorithm"): instead of counting tokens it keeps the time at which the
-/// bucket would have refilled, so no timer has to run.
+/// The generic cell rate algorithm: instead of counting tokens it keeps the time at which the bucket would have
+/// refilled, so it needs no timer.
 #[derive(Debug)]
 struct Bucket {
     burst: u32,
-    /// Between two slots.
+    /// Between two tokens.
     interval: Duration,
-    /// The regular time of the next slot. It may be used [`Bucket::slack`] ahead of that.
+    /// The regular time of the next token. It may be used up to [`Bucket::slack`] earlier.
     next: Instant,
 }
 
@@ -215,28 +214,28 @@ impl Bucket {
         Self { burst, interval: interval(rate), next: now }
     }
 
-    /// How far ahead of its regular time a slot may be used: `burst − 1` intervals.
+    /// How far ahead of its regular time a token may be used: `burst − 1` intervals.
     fn slack(&self) -> Duration {
         self.interval * (self.burst - 1)
     }
 
-    /// When one that asks at `asked` may go: then or later.
+    /// The earliest time for a call that asks at `asked`.
     fn slot(&self, asked: Instant) -> Instant {
         self.next.checked_sub(self.slack()).unwrap_or(asked).max(asked)
     }
 
-    /// Takes the slot of one that asked at `asked`. That it goes later than it could have does not cost the next one
-    /// anything, as far as the bucket is deep: else a timer that is always late would slow the lane down.
+    /// Takes the token of a call that asked at `asked`. If that call is late, the next one is not delayed, within the
+    /// depth of the bucket: else a timer that is always late would slow the lane down.
     fn take(&mut self, asked: Instant) {
         self.next = self.next.max(asked) + self.interval;
     }
 
-    /// Nothing is saved up: the next slot is at `slot`.
+    /// Nothing is saved up: the next token is due at `slot`.
     fn empty(&mut self, slot: Instant) {
         self.next = slot + self.slack();
     }
 
-    /// Changes the rate. What is in the bucket stays in it, so the next slot is as many tokens away as before.
+    /// Changes the rate. The bucket keeps its fill, so the next token is as many intervals away as before.
     fn tune(&mut self, rate: f64, now: Instant) {
         let new = interval(rate);
         if new != self.interval {

@@ -1,6 +1,6 @@
-//! The lane's quota: how many calls a second, how many at a time, and whose.
+//! The lane's quota: calls per second, calls in flight, and which replica may make them.
 //!
-//! [`Gate`] is the one way in, and [`Permit`] the right that it gives: no call of the API is made without one.
+//! [`Gate`] is the only way in, and gives [`Permit`]s: no call of the API is made without one.
 
 mod adaptive;
 mod gate;

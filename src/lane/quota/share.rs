@@ -1,4 +1,4 @@
-//! A part of a lane's rate, for calls that may take no more than that while others wait.
+//! A part of a lane's rate: the most that some calls may use while others wait.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::limiter::Limiter;
 
-/// How often it is looked whether a slot of the limiter is free.
+/// How often to check for a free token of the limiter.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// A part of the rate, and when it allows the next call.
@@ -34,14 +34,14 @@ impl Share {
         is_due
     }
 
-    /// So many of `calls` in flight, at least one.
+    /// The share of `calls` in flight, at least one.
     pub(in crate::lane) fn of(&self, calls: u32) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 1,024")]
         let most = (f64::from(calls) * self.part).ceil() as usize;
         most
     }
 
-    /// Waits for a slot that no start wants, or one of the share.
+    /// Waits for a token that no start wants, or one of the share.
     pub(super) async fn turn(&self, limiter: &Limiter) {
         while !limiter.try_acquire() {
             if self.take(limiter.rate(), Instant::now()) {

@@ -1,4 +1,4 @@
-//! The right to one of the lane's calls at a time.
+//! The concurrency limit of a lane, as slots for calls in flight.
 //!
 //! A job gives its slot back before it waits for confirms, which take longer than a call.
 
@@ -8,13 +8,13 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::lane::breaker::Breaker;
 
-/// The right to have one call in flight. Dropped, it is given back.
+/// The right to have one call in flight, released on drop.
 #[derive(Debug)]
 #[must_use = "dropped, it is given back"]
 pub struct Slot(#[expect(dead_code, reason = "held until the call is over")] Option<OwnedSemaphorePermit>);
 
 impl Slot {
-    /// For calls that are bounded apart from starts: polls and probes.
+    /// For calls that are bounded separately from starts: polls and probes.
     pub(super) fn apart() -> Self {
         Self(None)
     }
@@ -26,12 +26,12 @@ impl Slot {
     }
 }
 
-/// As many as the lane may have calls in flight. Fewer are given out while calls fail in a row, and on trial.
+/// The slots of a lane, one for each call in flight. Fewer are given out while calls fail in a row, and on trial.
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Arc<Semaphore>,
     count: u32,
-    /// One at a time is given its slot. What the others wait for is not in flight.
+    /// Serves one waiter at a time, so that what one collects is not split among several.
     line: Mutex<()>,
 }
 
@@ -46,7 +46,7 @@ impl Slots {
         drop(self.slots.acquire_many(self.count).await);
     }
 
-    /// Waits for one. Where all are withheld, a `probe` has to tell first whether calls are of use.
+    /// Waits for a slot. If all are withheld, awaits `probe`, to learn whether calls can succeed.
     pub(super) async fn take<F: Future<Output = ()>>(&self, breaker: &Breaker, probe: impl Fn() -> F) -> Slot {
         let _first = self.line.lock().await;
         loop {
@@ -55,13 +55,13 @@ impl Slots {
                 probe().await;
                 continue;
             };
-            // Those withheld are free then, and stay free.
+            // One more than are withheld is acquired, and only one of them kept: the others stay free.
             let all = self.slots.clone().acquire_many_owned(free + 1);
             tokio::select! {
                 biased;
                 all = all => {
                     let mut all = all.expect("the semaphore is never closed");
-                    // The call that gave back the last of them may have failed.
+                    // The call that released the last of them may have failed.
                     if breaker.withheld() <= withheld {
                         return Slot(Some(all.split(1).expect("at least one was acquired")));
                     }

@@ -1,6 +1,6 @@
-//! What jobs may take whose machine is not to be had just now. Hundreds of them may wait, and each call for one is likely to be
-//! in vain, so others go first: they take a slot of the limiter that no call wants, or a small share of the rate, and of the calls
-//! in flight no more than that share either. A job that gets neither is put back, with nothing charged.
+//! What jobs without capacity may use. Hundreds of them may wait, and each call is likely to be in vain, so others go
+//! first: these use a token that no call wants, or a small share of the rate, and no more than that share of the calls
+//! in flight. A job that gets neither is put back, with nothing charged.
 
 use std::sync::Arc;
 
@@ -21,14 +21,14 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Of `concurrency` calls in flight.
+    /// For `concurrency` calls in flight.
     pub(super) fn new(concurrency: u32) -> Self {
         let share = Share::new(PART);
         let calls = Arc::new(Semaphore::new(share.of(concurrency)));
         Self { share, calls }
     }
 
-    /// The right to one call, given back when dropped. The slot of the limiter is yet to be taken.
+    /// The right to one call, released on drop. The token of the limiter is still to be taken.
     pub(super) fn take(&self, limiter: &Limiter) -> Option<OwnedSemaphorePermit> {
         let call = self.calls.clone().try_acquire_owned().ok()?;
         (limiter.is_free() || self.share.take(limiter.rate(), Instant::now())).then_some(call)
@@ -51,7 +51,7 @@ mod tests {
             loop {
                 limiter.acquire().await;
                 starts += 1;
-                // As often as the lane takes a delivery.
+                // As often as the lane consumes a delivery.
                 taken += usize::from(spare.take(&limiter).is_some());
             }
         };

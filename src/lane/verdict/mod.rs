@@ -8,36 +8,36 @@ use crate::bce::{Answer, InstanceState, Meaning, NoAnswer};
 use crate::events::Reason;
 use crate::job::Conflict;
 
-/// What is to become of a job after a call.
+/// What an answer means for its job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The instance is starting. `ambiguous`: an earlier call of ours, or somebody else's, may be what started it.
+    /// The instance is starting. `ambiguous`: an earlier call, of ours or of another client, may have started it.
     Started {
         /// See above.
         ambiguous: bool,
     },
-    /// Somebody had started the instance before.
+    /// Another client had started the instance before.
     AlreadyDone {
-        /// It was seen running. Else it is on its way, or the policy asks for no more.
+        /// It was seen running. Otherwise it is starting, or the policy asks for no check.
         runs: bool,
     },
-    /// Ask for the instance's state; [`of_describe`] then says more.
+    /// The instance's state has to be asked for; [`of_describe`] then decides.
     Verify,
-    /// It will not get better.
+    /// A retry cannot help.
     Failed(Reason),
-    /// There is no machine to be had just now: tried again slowly, and not counted. `reason` is for the end.
+    /// No capacity at present: retried slowly, and not counted. `reason` is for the final outcome.
     NoCapacity {
         /// See above.
         reason: Reason,
     },
-    /// It may get better: counted as an attempt.
+    /// A retry may help: counted as an attempt.
     Transient,
-    /// Too many calls: not counted.
+    /// Throttled: not counted.
     Throttled {
-        /// How long the API asks to be left alone.
+        /// How long the API asks to wait.
         retry_after: Option<Duration>,
     },
-    /// Our clock and the API's differ too much, although ours was corrected. Not counted.
+    /// Our clock and the API's differ too much, even after a correction. Not counted.
     ClockSkew {
         /// The API's clock.
         server_time: Option<Timestamp>,
@@ -46,7 +46,7 @@ pub enum Verdict {
     LaneFault,
 }
 
-/// What a 409 has to be judged by, beside the answer.
+/// What a verdict on a 409 depends on, beside the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Circumstances {
     /// The job's policy, or the lane's.
@@ -55,7 +55,7 @@ pub struct Circumstances {
     pub first_touch: bool,
 }
 
-/// The verdict on a start call.
+/// No call can have been made for the job before. Otherwise the 409 may be due to that call.
 pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
     let answer = match result {
         Ok(answer) if proves_nothing(answer) => return Verdict::Transient,
@@ -70,7 +70,7 @@ pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances)
         _ if !circumstances.first_touch => Verdict::Verify,
         code => match circumstances.policy {
             Conflict::Verify => Verdict::Verify,
-            // The code was lost with the rest of the body: it may be one of the two above.
+            // The code was lost with the rest of the body, and may be one of the two above.
             _ if code.is_none() => Verdict::Transient,
             Conflict::Fail => Verdict::Failed(Reason::Conflict),
             Conflict::Accept => Verdict::AlreadyDone { runs: false },
@@ -91,7 +91,7 @@ pub fn of_describe(
             return match general(&Ok(answer.clone())) {
                 Verdict::Failed(Reason::NotFound) => Verdict::Failed(Reason::NotFound),
                 Verdict::Failed(_) => unverifiable(circumstances.policy),
-                // That is about starts: of the state it tells nothing.
+                // It concerns starts, and says nothing of the state.
                 Verdict::NoCapacity { .. } => Verdict::Transient,
                 verdict => verdict,
             };
@@ -103,14 +103,14 @@ pub fn of_describe(
             Verdict::AlreadyDone { runs: state == InstanceState::Running }
         }
         InstanceState::Running | InstanceState::Starting => Verdict::Started { ambiguous: true },
-        // A read can lag the start that made it untrue, and a stopped instance is there to be started.
+        // A read can lag a start, and a stopped instance can be started.
         InstanceState::Stopped | InstanceState::Passing => Verdict::Transient,
         InstanceState::Ended if circumstances.policy == Conflict::Fail => Verdict::Failed(Reason::Conflict),
         InstanceState::Ended => Verdict::Failed(Reason::WrongState),
     }
 }
 
-/// A 409 that was to be verified only because of the job's past, and cannot be, still means what the policy says.
+/// A 409 that had to be verified only because of the job's past, and cannot be, means what the policy says.
 fn unverifiable(policy: Conflict) -> Verdict {
     match policy {
         Conflict::Fail => Verdict::Failed(Reason::Conflict),
@@ -124,20 +124,20 @@ pub fn is_throttling(answer: &Answer) -> bool {
     answer.meaning.map_or(answer.status == 429, |meaning| meaning == Meaning::Throttled)
 }
 
-/// Whether an answer is another one's than the API's, and so tells nothing of the instance or the keys: a gateway can say
-/// "404" of every instance there is, "401" of good keys, and a captive portal "200". A redirect and a 429 are heeded
-/// whoever gives them: the API never redirects, and whoever throttles wants fewer calls.
+/// Whether an answer does not come from the API, and so says nothing of the instance or the keys: a gateway can answer
+/// "404" for any instance, "401" for good keys, and a captive portal "200". Redirects and 429s count from any sender:
+/// the API never redirects, and a gateway that throttles wants fewer calls.
 fn proves_nothing(answer: &Answer) -> bool {
     answer.foreign && !matches!(answer.status, 300..=399 | 429)
 }
 
-/// Whether an answer says no more than that there is none: 5xx, 408 (the request took too long to come), 425 (it came
-/// too early) and 101 (it goes on in another protocol, for which nothing of ours asks).
+/// Whether the status is as good as no answer: 5xx, 408 (the request came too slowly), 425 (too early) and 101 (a
+/// switch of protocol, which we never ask for).
 pub(super) fn is_none(answer: &Answer) -> bool {
     matches!(answer.status, ..200 | 408 | 425 | 500..)
 }
 
-/// Whether the API has judged the call, as it does not with a 5xx that means nothing else.
+/// Whether the API has judged the call. A 5xx without a known code is no judgement.
 pub(super) fn is_judged(verdict: &Verdict, answer: &Answer) -> bool {
     !answer.foreign && (*verdict != Verdict::Transient || !is_none(answer))
 }
@@ -153,7 +153,7 @@ fn of_meaning(meaning: Meaning, answer: &Answer) -> Verdict {
     }
 }
 
-/// What holds for every call: what its code is known to mean, else what its status says. An unknown code is its job's own.
+/// The verdict for any call: by its code's meaning, else by its status. An unknown code is its job's own.
 pub(super) fn general(result: &Result<Answer, NoAnswer>) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,

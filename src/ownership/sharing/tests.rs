@@ -13,7 +13,7 @@ fn a_share_is_rounded_up_and_one_replica_has_no_surplus() {
     assert_eq!(surplus(30, 30, 0), 0);
 }
 
-/// Replicas and the broker's lines for batons. In a line, the first holds the lane.
+/// Replicas, and the broker's lines for batons. The first in a line holds the lane.
 struct House {
     replicas: Vec<Shares>,
     lines: BTreeMap<String, VecDeque<usize>>,
@@ -45,10 +45,10 @@ impl House {
         }
     }
 
-    /// The baton comes to the first in line, and to the next until one takes it.
+    /// The baton goes to the first in line, and on until one accepts it.
     fn arrive(&mut self, lane: &str) {
         while let Some(first) = self.lines[lane].front().copied() {
-            if self.replicas[first].take(lane, self.now).is_some() {
+            if self.replicas[first].accept(lane, self.now).is_some() {
                 return;
             }
             self.replicas[first].pass_on(lane, self.now);
@@ -66,7 +66,7 @@ impl House {
         self.replicas.iter_mut().for_each(|sharing| sharing.saw(replicas));
     }
 
-    /// Each in turn gives one lane back, until nobody does.
+    /// Each in turn gives one lane back, until none has to.
     fn settle(&mut self) {
         let mut dice = 0;
         loop {
@@ -106,7 +106,7 @@ fn lanes_are_even_after_no_more_moves_than_there_are_lanes_too_many() {
     assert_eq!((house.held(), house.given_back), (vec![10, 10, 10], 20));
     assert!(house.passed_on <= 20, "each by the one at most that had its share");
 
-    // Those who take over know that the dead one is gone, and none of it is to be moved again.
+    // Replicas that take over know that the dead one is gone, and nothing has to be moved again.
     house.counted(2);
     house.dies(1);
     house.settle();
@@ -141,7 +141,7 @@ fn replicas_with_different_lanes_come_to_rest() {
     house.settle();
     assert_eq!(house.given_back, before);
 
-    // What is not given away again now is so in an hour.
+    // A lane that is kept now may be given away in an hour.
     house.now += KEPT;
     house.settle();
     assert!(house.given_back > before);

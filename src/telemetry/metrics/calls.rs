@@ -1,4 +1,4 @@
-//! Calls to the API.
+//! Metrics of calls to the API.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use prometheus::{HistogramVec, IntCounterVec, histogram_opts, opts};
 use super::Families;
 use crate::bce::Operation;
 
-/// Seconds: from what a waiting limiter costs to an API that is about to time out.
+/// Seconds: from a wait for the limiter to an API that nearly times out.
 const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Statuses that the API documents, and those that gateways and endpoints which are none are met with. Any other is [`OTHER`]:
-/// else whatever answers could make a thousand series.
+/// Statuses that the API documents, and those of gateways and wrong endpoints. Any other is [`OTHER`]: otherwise a
+/// server could create a thousand series.
 const STATUSES: [(u16, &str); 12] = [
     (200, "200"),
     (302, "302"),

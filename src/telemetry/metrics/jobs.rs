@@ -1,4 +1,4 @@
-//! What becomes of jobs.
+//! Metrics of jobs.
 
 use jiff::SignedDuration;
 use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, histogram_opts, opts};
@@ -10,35 +10,35 @@ use crate::events::{Outcome, Reason};
 /// Seconds: a job can wait for a schedule or through many retries.
 const BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
 
-/// Why a job was put back for later.
+/// Why a job was parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParkCause {
-    /// A call failed, and may go well the next time.
+    /// A call failed, and may succeed the next time.
     Transient,
-    /// The API, or a gateway, has too many calls.
+    /// The API, or a gateway, throttles.
     Throttled,
     /// The lane is paused.
     Paused,
-    /// It was denied, and gets a second look.
+    /// It was denied, and gets a second call.
     AccessDenied,
-    /// No machine was to be had.
+    /// No capacity.
     NoCapacity,
-    /// The same, and others wanted to be called.
+    /// The same, and other jobs go first.
     GaveWay,
-    /// Its `not_before` is yet to come.
+    /// Before its `not_before`.
     NotBefore,
-    /// To see whether its instance runs.
+    /// Until the next poll of its instance.
     Confirm,
-    /// That could not be asked in time.
+    /// The poll could not be made in time.
     PollPostponed,
-    /// Another copy of the job is in hand just now.
+    /// Another copy of the job is in hand.
     Copy,
-    /// It was not its turn after all.
+    /// It was left out of its call.
     PutBack,
 }
 
 impl ParkCause {
-    /// All there are.
+    /// All causes.
     const ALL: [Self; 11] = [
         Self::Transient,
         Self::Throttled,
@@ -120,7 +120,7 @@ impl Jobs {
         }
     }
 
-    /// Makes a lane's counters and gauges. Its rules give these `reasons` beside the built-in ones.
+    /// Creates a lane's counters and gauges. Its rules give these `reasons` beside the built-in ones.
     pub(super) fn zero(&self, lane: &str, reasons: &[Word]) {
         let configured = reasons.iter().map(|reason| Outcome::Failed(Reason::named(*reason)));
         for outcome in Outcome::ALL.into_iter().chain(configured) {

@@ -1,4 +1,4 @@
-//! How lanes stand.
+//! Metrics of lanes.
 
 use prometheus::{GaugeVec, IntGaugeVec, opts};
 

@@ -1,12 +1,12 @@
-//! Every metric there is, declared in this folder and nowhere else.
+//! Every metric, declared in this folder and nowhere else.
 //!
-//! What ends, parks or pauses is counted from 0: `rate` and `increase` see nothing of what a counter had before Prometheus first
-//! saw it. Calls and histograms have a series from their first on: to have all of them would be a hundred lines more for a lane.
+//! What ends, parks or pauses is counted from 0: `rate` and `increase` ignore the value with which Prometheus first
+//! sees a counter. Calls and histograms get series with their first value: all would be 100 more per lane.
 //!
-//! From 0 are 39 series for a lane. `prometheus` keeps name, help and labels as texts with each series: those of calls, by
-//! operation and status, and all histograms made 260 for a lane, and for 500 lanes 64 MB, 52 MB more for a scrape. Now
-//! they take 15 MB and 6 MB, and 33 MB and 16 MB once every lane has made every kind of call. Each family has a registry
-//! of its own, as a registry copies all it has before it is encoded: with a single one a scrape takes 9 MB and 27 MB.
+//! 39 series per lane begin at 0. `prometheus` stores name, help and labels as text in each series: those of calls, by
+//! operation and status, and all histograms would be 260 per lane, and for 500 lanes 64 MB, plus 52 MB in a scrape. Now
+//! it is 15 MB and 6 MB, and 33 MB and 16 MB once every lane has made every kind of call. Each family has its own
+//! registry, as a registry copies everything before encoding: with a single one a scrape takes 9 MB and 27 MB.
 
 mod calls;
 mod jobs;
@@ -35,13 +35,13 @@ pub struct Metrics {
     jobs: Jobs,
     calls: Calls,
     lanes: Lanes,
-    /// Queues that were found missing although they had been there, and declared again.
+    /// Queues that existed before, were found missing, and declared again.
     pub queues_lost: IntCounter,
     /// 1 while every lane has a connection to RabbitMQ.
     pub broker_connected: IntGauge,
-    /// 1 while RabbitMQ takes no messages, for want of memory or disk.
+    /// 1 while RabbitMQ accepts no messages, because memory or disk are short.
     pub broker_blocked: IntGauge,
-    /// Replicas that share the lanes, this one included; 0 while that is not known.
+    /// Replicas that share the lanes, this one included; 0 while unknown.
     pub replicas: IntGauge,
 }
 
@@ -72,7 +72,7 @@ impl Metrics {
     /// In Prometheus' text format.
     ///
     /// # Errors
-    /// None that is known: the encoder's own.
+    /// None known: the encoder's own.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = String::new();
         for family in &self.families.0 {
@@ -81,8 +81,8 @@ impl Metrics {
         Ok(text)
     }
 
-    /// The metrics of one lane, whose rules give these `reasons` beside the built-in ones. What it counts from 0 is there from
-    /// now on, but for pauses: [`LaneMetrics::paused`] is told their reasons.
+    /// The metrics of one lane, whose rules give these `reasons` beside the built-in ones. Its counters exist at 0 from
+    /// now on, except for pauses: [`LaneMetrics::paused`] gets their reasons.
     pub fn lane(&self, lane: &str, reasons: &[Word]) -> LaneMetrics {
         self.jobs.zero(lane, reasons);
         LaneMetrics {
@@ -103,8 +103,8 @@ impl Default for Metrics {
     }
 }
 
-/// Each family in a registry of its own. A registry copies all it has before it is encoded: so there is a copy of one family at
-/// a time, not of all.
+/// Each family in its own registry. A registry copies everything before encoding: this way there is a copy of one
+/// family at a time, not of all.
 #[derive(Debug, Clone, Default)]
 struct Families(Vec<Registry>);
 
@@ -123,7 +123,7 @@ impl Families {
         self.with(IntGaugeVec::new(opts, labels))
     }
 
-    /// A gauge that need not be a whole number.
+    /// A gauge with fractions.
     fn fraction(&mut self, opts: Opts, labels: &[&str]) -> GaugeVec {
         self.with(GaugeVec::new(opts, labels))
     }
@@ -144,15 +144,15 @@ impl Families {
 /// The metrics of one lane.
 #[derive(Debug, Clone)]
 pub struct LaneMetrics {
-    /// 1 while this replica runs the lane.
+    /// 1 while this replica holds the lane.
     pub held: IntGauge,
-    /// When its temporary keys expire, in Unix time; 0 where they do not.
+    /// When its temporary keys expire, in Unix time; 0 if they do not.
     pub credentials_expire: IntGauge,
     /// The API's clock minus ours, in seconds.
     pub clock_offset: IntGauge,
-    /// Calls per second that may be made just now; 0 where this replica does not run the lane.
+    /// Present limit of calls per second; 0 if this replica does not hold the lane.
     pub rate: Gauge,
-    /// Jobs that came out of the delay ladder before their time.
+    /// Jobs that left the delay ladder before their delay was over.
     pub delays_cut_short: IntCounter,
     lane: String,
     metrics: Metrics,
@@ -169,7 +169,7 @@ impl LaneMetrics {
         self.metrics.jobs.ended(&self.lane, outcome, duration);
     }
 
-    /// An instance was found running, so long after its start.
+    /// An instance was seen running, so long after its start.
     pub fn runs(&self, duration: SignedDuration) {
         self.metrics.jobs.runs(&self.lane, duration);
     }
@@ -179,7 +179,7 @@ impl LaneMetrics {
         self.metrics.jobs.parked(&self.lane, cause);
     }
 
-    /// A call was made; `status` is HTTP's, or what happened in place of an answer.
+    /// A call was made; `status` is HTTP's, or why there was no answer.
     pub fn called(&self, operation: Operation, status: Result<u16, &'static str>, duration: Duration) {
         self.metrics.calls.made(&self.lane, operation, status, duration);
     }
@@ -189,7 +189,7 @@ impl LaneMetrics {
         self.metrics.calls.waited(&self.lane, duration);
     }
 
-    /// The lane is paused for `reason`, one of `reasons`; or for none of them.
+    /// The lane is paused for `reason`, one of `reasons`; `None`: it is not paused.
     pub fn paused(&self, reason: Option<&str>, reasons: &[&str]) {
         self.metrics.lanes.paused(&self.lane, reason, reasons);
     }

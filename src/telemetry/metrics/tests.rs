@@ -5,7 +5,7 @@ fn has(metrics: &Metrics, line: &str) -> bool {
     metrics.render().unwrap().lines().any(|found| found == line)
 }
 
-/// The samples, without what stands above them.
+/// The samples, without comment lines.
 fn samples(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#'))
 }
@@ -98,7 +98,7 @@ fn whatever_status_answers_makes_no_series_of_its_own() {
         lane.called(Operation::Start, Ok(status), Duration::ZERO);
     }
     let text = metrics.render().unwrap();
-    // Twelve have names.
+    // Twelve statuses have names.
     assert_eq!(samples(&text).filter(|line| line.starts_with("reveille_api_requests_total")).count(), 12 + 1, "{text}");
     assert!(
         has(&metrics, r#"reveille_api_requests_total{lane="prod",operation="start",status="other"} 888"#),

@@ -1,4 +1,4 @@
-//! Each fault, as a client meets it on the wire.
+//! Each fault, as a client sees it on the wire.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ async fn a_script_gives_its_answers_in_order_to_its_instance_alone() {
     assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("Not activated.")));
     assert_eq!(refused.verdict().1, "OptInRequired");
     assert_eq!(sim.instance(ID).await["status"], "Stopped");
-    // It failed, and yet it happened.
+    // It failed, and took effect all the same.
     assert_eq!(sim.start_instance(ID).await.status, 503);
     assert_eq!(sim.instance(ID).await, json!({"id": ID, "status": "Starting", "starts": 1}));
     assert_eq!(sim.control("GET", &format!("script/{ID}"), Value::Null).await, json!([{}]));
@@ -83,7 +83,7 @@ async fn hangs_give_no_answer_before_the_effect_or_after_it() {
     let sim = scripted(json!([{"hang": "before"}, {"hang": "after"}])).await;
     for (calls, (status, starts)) in (1..).zip([("Stopped", 0), ("Starting", 1)]) {
         let call = sim.raw("PUT", START);
-        // Whose caller has gone is not taken up at all.
+        // A call whose client has gone is not received at all.
         eventually("it is taken up", async || (sim.calls().await.len() == calls).then_some(())).await;
         let (bytes, end) = call.answer(NO_ANSWER);
         assert_eq!(bytes, "");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::python::python;
 use crate::support::sim::{KEY, SECRET, Sim};
 
-/// Makes these calls with the SDK; what came of each.
+/// Makes these calls with the SDK, and returns each result.
 fn sdk(sim: &Sim, key: &str, secret: &str, calls: &[Value]) -> Vec<Value> {
     let mut child = Command::new(python())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/bce_sdk.py"))

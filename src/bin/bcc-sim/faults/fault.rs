@@ -1,4 +1,4 @@
-//! One fault: what befalls one call.
+//! One fault, for one call.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use uuid::Uuid;
 
 use crate::reply::{Answer, ApiError, Ending, JSON, Manner, Reply};
 
-/// What befalls one call. The default is nothing at all.
+/// What goes wrong with one call. The default is nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fault {
-    /// Waited before the answer goes out. The call has been carried out by then, as a slow server would have.
+    /// Delay before the answer is sent. The call has been carried out by then, as by a slow server.
     pub delay: Duration,
     pub kind: Kind,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// What the API really says, its body sent in this manner.
+    /// The API's own answer, its body sent in this manner.
     Genuine(Manner),
-    /// Another answer in its place.
+    /// Another answer instead.
     Forged(Box<Forged>),
     Hang(When),
     Reset(When),
@@ -34,7 +34,7 @@ impl Default for Kind {
     }
 }
 
-/// Whether a fault strikes before the call takes effect, or after: then it has happened and the caller cannot know.
+/// Whether a fault happens before the call takes effect, or after: then the caller cannot know about the effect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
@@ -46,14 +46,14 @@ pub enum When {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Forged {
     pub status: u16,
-    /// Without one, what the API would most likely say with this status.
+    /// If not set, the API's most likely code for this status.
     pub code: Option<String>,
     pub message: Option<String>,
-    /// In place of the JSON, word for word.
+    /// The body instead of the JSON, word for word.
     pub body: Option<String>,
-    /// A page as a proxy makes it, in place of the JSON.
+    /// An HTML page like a proxy's, instead of the JSON.
     pub html: bool,
-    /// Answered by what stands before the API: without a request id, and with no body but the one that is given.
+    /// Answered by a gateway before the API: without a request id, and with no body but the given one.
     pub gateway: bool,
     pub retry_after: Option<u64>,
     pub location: Option<String>,
@@ -63,7 +63,7 @@ pub struct Forged {
 }
 
 impl Fault {
-    /// Whether the call is carried out although it goes wrong.
+    /// Whether the call is carried out although its answer is faulty.
     pub fn lets_through(&self) -> bool {
         match &self.kind {
             Kind::Genuine(_) => true,
@@ -72,25 +72,25 @@ impl Fault {
         }
     }
 
-    /// Whether the caller gets to hear what the API says.
+    /// Whether the caller gets the API's answer.
     pub fn sends_genuine(&self) -> bool {
         matches!(self.kind, Kind::Genuine(_))
     }
 
-    /// What the connection is to do, given what the API would have said (`None` where it was not asked).
+    /// The connection's reply, given the API's own answer (`None` if the call was not carried out).
     pub fn reply(&self, genuine: Option<Answer>, request_id: Uuid) -> Reply {
         let ending = match (&self.kind, genuine) {
             (Kind::Hang(_), _) => Ending::Hang,
             (Kind::Reset(_), _) => Ending::Reset,
             (Kind::Forged(forged), _) => Ending::Send(forged.answer(request_id)),
             (Kind::Genuine(manner), Some(answer)) => Ending::Send(Answer { manner: *manner, ..answer }),
-            // Not reached: a genuine answer always lets the call through.
+            // Unreachable: a genuine answer always lets the call through.
             (Kind::Genuine(_), None) => Ending::Reset,
         };
         Reply { delay: self.delay, ending }
     }
 
-    /// The error code that goes out, where the fault and not the API sets one.
+    /// The error code that is sent, if the fault and not the API sets one.
     pub fn code(&self) -> Option<String> {
         match &self.kind {
             Kind::Forged(forged) => forged.says().map(|error| error.code.into_owned()),
@@ -119,7 +119,7 @@ impl Forged {
         answer
     }
 
-    /// The API's kind of error; none in an answer that is a page, a text or a success.
+    /// The API's error of this kind; none if the answer is a page, a text or a success.
     fn says(&self) -> Option<ApiError> {
         if self.html || self.gateway || self.body.is_some() || self.status < 300 {
             return None;
@@ -139,7 +139,7 @@ impl Forged {
     }
 }
 
-/// A header as it is sent; `None` where it cannot be.
+/// A header to be sent; `None` if it is invalid.
 pub fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
 }

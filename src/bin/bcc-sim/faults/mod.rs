@@ -1,5 +1,5 @@
-//! What can go wrong, on order: rules that pick calls by chance, by instance or by operation. The command line and the
-//! control endpoint fill the same [`Faults`]; scripts are lists of the same [`Fault`].
+//! Faults on demand: rules that choose calls by chance, by instance or by operation. The command line and the control
+//! endpoint fill the same [`Faults`]; scripts are lists of the same [`Fault`].
 
 mod fault;
 mod wire;
@@ -18,17 +18,17 @@ use crate::span::Span;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// How long every answer takes, a fault's own delay apart.
+    /// Delay of every answer, beside a fault's own delay.
     pub latency: Span,
     pub rules: Vec<Rule>,
 }
 
-/// A fault and the calls it meets.
+/// A fault and the calls it applies to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub fault: Fault,
-    /// Of the calls it can meet, the share it does.
+    /// The share of its calls that it affects.
     #[serde(default)]
     pub share: Share,
     /// Only calls that name one of these; empty: any call.
@@ -59,10 +59,10 @@ impl TryFrom<f64> for Share {
 }
 
 impl Faults {
-    /// The fault that meets a call, given a draw from 0 to 1.
+    /// The fault for a call, given a draw from 0 to 1.
     ///
-    /// One draw serves all rules: each takes its share of what the ones before it left, so two rules of 0.1 each meet
-    /// exactly a tenth of the calls each, and never the same call.
+    /// One draw serves all rules: each takes its share of what the previous ones left, so two rules of 0.1 each affect
+    /// exactly a tenth of the calls, and never the same call.
     pub fn choose(&self, ask: &Ask, draw: f64) -> Option<&Fault> {
         let mut left = draw;
         for rule in self.rules.iter().filter(|rule| rule.applies(ask)) {
@@ -86,7 +86,7 @@ impl Rule {
     }
 }
 
-/// As the command line has it: `NAME=SHARE`, `NAME@INSTANCE,INSTANCE=SHARE`, or the JSON of a rule.
+/// As on the command line: `NAME=SHARE`, `NAME@INSTANCE,INSTANCE=SHARE`, or the JSON of a rule.
 impl FromStr for Rule {
     type Err = String;
 
@@ -94,7 +94,7 @@ impl FromStr for Rule {
         if text.starts_with('{') {
             return serde_json::from_str(text).map_err(|error| error.to_string());
         }
-        // From the right: a redirect's location can have both signs in it.
+        // From the right: a redirect's location can contain both characters.
         let (what, share) = text.rsplit_once('=').ok_or("is NAME=SHARE, NAME@INSTANCE=SHARE or a rule in JSON")?;
         let (name, instances) = match what.rsplit_once('@') {
             Some((name, ids)) => (name, ids.split(',').map(str::to_owned).collect()),

@@ -1,4 +1,4 @@
-//! A fault as text: an object in JSON, or a short name, which the command line and the call log use too.
+//! A fault as text: a JSON object, or a short name, used on the command line and in the call log too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::fault::{Fault, Forged, Kind, When, header};
 use crate::reply::Manner;
 use crate::span::Span;
 
-/// The object's keys. Which of them go together is said in [`Wire::fault`].
+/// The object's keys. [`Wire::fault`] says which of them go together.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Wire {
@@ -51,7 +51,7 @@ struct Wire {
     pad: Option<u64>,
 }
 
-/// How long a body is, is not for a fault to say: the connection goes by it.
+/// A fault must not set the length of a body: the connection depends on it.
 fn can_be_sent(name: &str, value: &str) -> bool {
     let is_framing =
         ["content-length", "transfer-encoding", "connection"].iter().any(|own| name.eq_ignore_ascii_case(own));
@@ -157,7 +157,7 @@ impl Serialize for Fault {
     }
 }
 
-/// By hand, because an untagged enum would answer every slip with "did not match any variant".
+/// By hand, because an untagged enum would answer every mistake with "did not match any variant".
 impl<'de> Deserialize<'de> for Fault {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct NameOrObject;
@@ -220,7 +220,7 @@ impl FromStr for Fault {
 const NAMES: &str = "unknown; there are normal, status-CODE, html-CODE, gateway-CODE, throttled, access-denied, redirect-URL, \
                      hang-before, hang-after, reset-before, reset-after, cut, delay-TIME, trickle-TIME, pad-BYTES";
 
-/// The name in the call log; nothing where nothing goes wrong.
+/// The name in the call log; none if nothing goes wrong.
 pub fn name(fault: &Fault) -> Option<String> {
     let when = |when: When| if when == When::After { "after" } else { "before" };
     let manner = match &fault.kind {

@@ -1,4 +1,4 @@
-//! The call for all members of a shared call, and which of them its answer tells what.
+//! Makes a shared call, and maps its answer to the members.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::lane::quota::{Permit, Slot};
 use crate::lane::verdict::{self, Circumstances, Verdict};
 
 impl Calls {
-    /// Makes the call for `members`, and tells each what came of it.
+    /// Makes the call for `members`, and gives each its result.
     pub(super) async fn call_for(&self, mut permit: Permit, mut members: Vec<Member>) {
         let instances = distinct(&members);
         let way = self.strategy.way(instances.len());
@@ -55,7 +55,7 @@ impl Calls {
         let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
         let Some(first) = members.first() else { return };
         let evidence = self.gate.record(&first.instance, &verdict, &result);
-        // No earlier: the next call is one too many where this one failed.
+        // Only now that the result is recorded: if the call failed, the breaker may withhold the next one.
         drop(batch.slot);
         let reach = Reach::of(&verdict, &result, failed);
         if let (Reach::AllBut(failed), Verdict::Started { .. }, false) = (&reach, &verdict, is_counted) {
@@ -65,7 +65,7 @@ impl Calls {
         let mut named: HashSet<InstanceId> = named.into_iter().collect();
         for member in members {
             let told = match &reach {
-                // Another job for this instance was called for, and had the answer; or a deadline had passed.
+                // The instance was already answered for another job, or its deadline had passed.
                 _ if !named.remove(&member.instance) => Told::Singly { touched: batch.touched, is_counted: true },
                 Reach::AllBut(failed) if !failed.contains(&member.instance) => {
                     Told::Answer { result: result.clone(), evidence, touched: batch.touched }
@@ -78,7 +78,7 @@ impl Calls {
         }
     }
 
-    /// Those of `instances` that are stopped; `None` where that was not told. The slot comes back.
+    /// Lists which of `instances` are stopped; `None` if the API did not say. Returns the slot.
     async fn ask(&self, permit: Permit, instances: &[InstanceId]) -> (Option<HashSet<InstanceId>>, Slot) {
         let Made { result, slot, .. } = self.states(permit, instances).await;
         let Some(listed) = result else { return (None, slot) };
@@ -96,7 +96,7 @@ impl Calls {
         self.strategy.asked_in_vain();
         let result = listed.map(|(answer, _)| answer);
         let verdict = verdict::general(&result);
-        // A key that may not list may start all the same.
+        // A key without permission to list may still start.
         if !matches!(verdict, Verdict::Failed(_) | Verdict::NoCapacity { .. }) {
             self.gate.record(&instances[0], &verdict, &result);
         }
@@ -104,11 +104,11 @@ impl Calls {
     }
 }
 
-/// Which jobs a shared call's answer tells what has become of their own instance.
+/// Which jobs learn from a shared call's answer what happened to their own instance.
 #[derive(Debug, PartialEq, Eq)]
 enum Reach {
     AllBut(Vec<InstanceId>),
-    /// `touched`: some may have been started.
+    /// `touched`: some instances may have been started.
     None {
         touched: bool,
     },

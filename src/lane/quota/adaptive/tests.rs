@@ -119,7 +119,7 @@ fn a_cut_halves_the_rate_once_a_window_and_not_below_a_twentieth() {
     let mut adaptive = AdaptiveRate::new(6.0);
     assert_eq!(adaptive.throttled(start, None, start), Some(start));
     assert_eq!((adaptive.rate(start), adaptive.is_throttled(start)), (3.0, true));
-    // These were made before, or within the window.
+    // These were made before the cut, or within the window.
     for made in [start, start + WINDOW / 2] {
         assert_eq!(adaptive.throttled(made, None, start + WINDOW), None);
     }
@@ -185,7 +185,7 @@ fn a_gentle_start_is_back_within_ten_seconds_unless_the_api_throttles() {
     adaptive.gently(start);
     assert!(adaptive.throttled(start, None, start).is_some());
     assert_eq!(adaptive.rate(start), 0.5);
-    // What is slower already does not become faster by it.
+    // A slower lane does not become faster.
     adaptive.gently(start);
     assert_eq!(adaptive.rate(start), 0.5);
 }

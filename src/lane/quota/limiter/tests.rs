@@ -74,7 +74,7 @@ async fn those_who_wait_while_the_process_stands_still_are_not_let_through_toget
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(acquired.load(Ordering::Relaxed), 2);
-    // The clock jumps, and nobody runs meanwhile.
+    // The clock jumps while no task runs.
     advance(Duration::from_secs(60)).await;
     tokio::time::sleep(Duration::from_millis(990)).await;
     let within_a_second = acquired.load(Ordering::Relaxed) - 2;
@@ -98,7 +98,7 @@ fn no_second_sees_more_than_the_rate_and_a_burst() {
     }
 }
 
-/// Throttled until the rate is cut, by calls that were all made a moment ago.
+/// Throttles until the rate is cut, by calls that were all made a moment ago.
 async fn throttle(limiter: &Limiter, retry_after: Option<Duration>) {
     let before = limiter.rate();
     tokio::time::sleep(Duration::from_secs(2)).await;
