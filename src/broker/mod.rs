@@ -18,6 +18,7 @@ mod read_back;
 mod refusal;
 mod remedy;
 pub mod replies;
+mod stream;
 pub mod subscription;
 pub mod topology;
 
@@ -33,5 +34,6 @@ pub use outgoing::{Outgoing, PublishError};
 pub use publisher::{Confirmed, Publisher};
 pub use read_back::{ReadBack, ReadBackError, Reader};
 pub use replies::{Replies, Reply};
+pub use stream::{Entry, Position, Stream, StreamError};
 pub use subscription::{Subscription, hang_up};
 pub use topology::Topology;

@@ -1,32 +1,23 @@
-//! Reading back the end of a stream.
+//! Reading back the end of a stream, for many lanes at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::message::Delivery as Delivered;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, connect};
-use super::{Connection, ConnectionKind, Message, Subscription};
+use super::{Connection, ConnectionKind, Message, Position, Stream, StreamError};
 use crate::config::Broker;
-use crate::headers::Headers;
 
-/// Messages on their way to us at most, which may be large: a stream sends none to who does not set a bound.
-const PREFETCH: u16 = 100;
 /// Messages on their way to one lane.
 const IN_HAND: usize = 16;
 /// How long RabbitMQ may take over the next message. Large ones take long all together.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a whole reading may take: a lane whose announcement is not in the log would keep all others waiting.
 const LONGEST: Duration = Duration::from_secs(60);
-/// The argument to consume from somewhere, and the header that tells where a message is.
-const OFFSET: &str = "x-stream-offset";
 
 /// A stream that was not read to the end.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +25,9 @@ pub enum ReadBackError {
     /// No connection to read it over.
     #[error(transparent)]
     Unconnected(#[from] ConnectError),
-    /// The channel or the connection broke.
+    /// It was read no further.
     #[error(transparent)]
-    Broken(#[from] lapin::Error),
+    Stream(#[from] StreamError),
     /// Nothing came for long.
     #[error("RabbitMQ sent nothing for {PATIENCE:?}")]
     Silent,
@@ -74,12 +65,13 @@ type Lane = mpsc::Sender<Result<Message, Arc<ReadBackError>>>;
 pub struct ReadBack(mpsc::Receiver<Result<Message, Arc<ReadBackError>>>);
 
 impl ReadBack {
-    /// The next one; `None` where the reading ended. One that cannot be read comes with an empty body.
+    /// The next one. One that cannot be read comes with an empty body.
     ///
     /// # Errors
     /// [`ReadBackError`]; what came before was handed over.
-    pub async fn next(&mut self) -> Option<Result<Message, Arc<ReadBackError>>> {
-        self.0.recv().await
+    pub async fn next(&mut self) -> Result<Message, Arc<ReadBackError>> {
+        let ended = || Err(Arc::new(ReadBackError::Stream(StreamError::Ended)));
+        self.0.recv().await.unwrap_or_else(ended)
     }
 }
 
@@ -133,50 +125,20 @@ impl Reader {
             Some(connection) => kept.insert(connection),
             None => kept.insert(connect(&self.broker, ConnectionKind::Log).await?),
         };
-        let opening = open(connection, &self.stream, self.count);
-        let Some(mut messages) = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::Silent)?? else {
-            return Ok(());
-        };
+        let opening = Stream::open(connection, &self.stream, Position::Last(self.count));
+        let mut stream = timeout(PATIENCE, opening).await.map_err(|_| ReadBackError::Silent)??;
         let mut all_have_theirs = std::pin::pin!(join_all(lanes.values().map(mpsc::Sender::closed)));
-        let mut acks = JoinSet::new();
         loop {
-            let next = tokio::select! {
+            let entry = tokio::select! {
                 biased;
                 _ = &mut all_have_theirs => return Ok(()),
-                next = timeout(PATIENCE, messages.next()) => next.map_err(|_| ReadBackError::Silent)?,
+                entry = timeout(PATIENCE, stream.next()) => entry.map_err(|_| ReadBackError::Silent)??,
             };
-            let Some(next) = next else { return Ok(()) };
-            let Delivered { routing_key, properties, data: body, acker, .. } = next?;
-            let lane = routing_key.as_str().split('.').next().and_then(|lane| lanes.get(lane));
+            let lane = entry.key.split('.').next().and_then(|lane| lanes.get(lane));
             if let Some(lane) = lane {
                 // Whoever has what is wanted does not listen any more.
-                let _ = lane.send(Ok(Message { properties, body })).await;
+                let _ = lane.send(Ok(entry.message)).await;
             }
-            // Asks for the next one; of a stream nothing is taken away. Nobody waits for it: lapin leaves some unanswered
-            // that are on their way as the connection ends, and messages that came before that are yet to be read.
-            acks.spawn(async move { acker.ack(BasicAckOptions::default()).await });
-            while acks.try_join_next().is_some() {}
         }
     }
-}
-
-/// Subscribes to a stream from `count` before the last message on. `None` where there is none.
-async fn open(connection: &Connection, stream: &str, count: u32) -> Result<Option<Subscription>, lapin::Error> {
-    let mut end = consume(connection, stream, AMQPValue::LongString("last".into())).await?;
-    let Some(last) = end.next().await.transpose()? else { return Ok(None) };
-    // A broker that lets the user have few channels is asked for one after the other.
-    end.close().await;
-    let last = Headers(last.properties.headers().as_ref()).integer(OFFSET).unwrap_or(0);
-    let from = AMQPValue::LongLongInt((last - i64::from(count)).max(0));
-    consume(connection, stream, from).await.map(Some)
-}
-
-async fn consume(connection: &Connection, stream: &str, from: AMQPValue) -> Result<Subscription, lapin::Error> {
-    // A channel for each look at the stream: where one channel consumes it a second time, while others write to it,
-    // RabbitMQ 3.10 at times sends nothing at all, about one time in five as measured.
-    let channel = connection.channel().await?;
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert(OFFSET.into(), from);
-    Subscription::open(channel, stream, BasicConsumeOptions::default(), arguments).await
 }

@@ -11,4 +11,5 @@ mod permissions;
 mod policies;
 mod publisher;
 mod read_back;
+mod stream;
 mod tls;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, ExchangeKind};
 use reveille::broker::Reader;
 use reveille::config::Broker;
@@ -21,10 +21,7 @@ const LOG: &str = "log";
 async fn log(count: u32) -> (Vhost, Queues, Arc<Reader>) {
     let vhost = broker::vhost();
     let queues = Queues::connect(&vhost.url).await;
-    let channel = queues.connection.create_channel().await.unwrap();
-    let mut stream = FieldTable::default();
-    stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-    channel.queue_declare(LOG.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
+    queues.declare_stream(LOG).await;
     let broker = Arc::new(Broker { uri: vhost.url.parse().unwrap(), ..Broker::default() });
     (vhost, queues, Arc::new(Reader::new(broker, LOG.to_owned(), count)))
 }
@@ -35,7 +32,7 @@ async fn read_up_to(reader: &Arc<Reader>, lane: &str, end: &[u8]) -> Vec<Vec<u8>
     let mut bodies = Vec::new();
     let reading = async {
         while bodies.last().is_none_or(|last: &Vec<u8>| last != end) {
-            bodies.push(messages.next().await.expect("it goes on").expect("it can be read").body);
+            bodies.push(messages.next().await.expect("it goes on").body);
         }
     };
     tokio::time::timeout(PATIENCE, reading).await.expect("the end is found");

@@ -103,6 +103,13 @@ impl Queues {
         (taken, end)
     }
 
+    /// Declares an empty stream.
+    pub async fn declare_stream(&self, name: &str) {
+        let mut kind = FieldTable::default();
+        kind.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        self.channel.queue_declare(name.into(), QueueDeclareOptions::durable(), kind).await.expect("declared");
+    }
+
     /// Reads a stream from offset `from` on, and moves `from` behind what was read.
     pub async fn read_stream(&self, stream: &str, from: &mut i64) -> Vec<Delivery> {
         let channel = self.connection.create_channel().await.expect("a channel");

@@ -3,10 +3,13 @@
 //! If a lane is killed between an outcome's confirm and the ack of its job, the job is redelivered as touched, and by
 //! then the API may have recovered. So a replica that takes a lane over first reads the end of the outcomes' log.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
 use super::{End, Key};
+use crate::broker::ReadBackError;
 use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
 use crate::lane::parts::{Lane, Session};
@@ -61,11 +64,11 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
 /// Reads the lane's own events.
 ///
 /// # Errors
-/// Why the log was not read up to the event `until`, in words.
-async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), String> {
+/// Why the log was not read up to the event `until`.
+async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), Arc<ReadBackError>> {
     let mut messages = lane.reader.read_back(lane.name());
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| error.to_string())?;
+    loop {
+        let message = messages.next().await?;
         let Some(event) = Event::read(&message.body) else { continue };
         if event.id == until {
             return Ok(());
@@ -84,5 +87,4 @@ async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> 
             });
         }
     }
-    Err("it ended before our own announcement".to_owned())
 }
