@@ -88,7 +88,7 @@ impl Role for LaneRole {
         tokio::select! {
             served = serving => served,
             never = lane.gate.show_rate() => match never {},
-            never = lane.calls.make_polls() => match never {},
+            never = lane.calls.polls.make() => match never {},
             never = lane.metrics.log() => match never {},
         }
     }

@@ -79,7 +79,7 @@ impl Lane {
             self.history.seals.replace(credentials.secret_access_key.expose_secret());
             self.metrics.credentials_expire.set(credentials.expires_at.map_or(0, |expires_at| expires_at.as_second()));
         };
-        self.calls.follow_keys(&self.settings.lane.credentials, in_force).await;
+        self.calls.api.follow_keys(&self.settings.lane.credentials, in_force).await;
     }
 
     /// Waits until pending replies were sent or have failed: ten seconds at most.

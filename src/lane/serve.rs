@@ -88,7 +88,7 @@ async fn one_at_a_time(session: &Arc<Session>, channel: &Channel, tasks: &mut Ta
 /// While the lane is paused: probes at once, in case the fault was brief, then with backoff, and whenever the keys
 /// change, until a probe is answered.
 async fn pause(lane: &Lane, readiness: &Readiness) {
-    let mut keys = lane.calls.keys_changed();
+    let mut keys = lane.calls.api.keys_changed();
     while lane.gate.breaker().is_open() {
         show_pause(lane, readiness);
         let probes = lane.gate.breaker().probes();
@@ -99,7 +99,7 @@ async fn pause(lane: &Lane, readiness: &Readiness) {
                 Ok(()) = keys.changed() => {}
             }
         }
-        lane.calls.probe_pause().await;
+        lane.calls.api.probe_pause().await;
         let cause = lane.gate.breaker().cause();
         debug!(cause = cause.as_ref().map(|cause| cause.text.as_str()), "probed");
     }
@@ -168,7 +168,7 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
                 tasks::ended(done)?;
                 continue;
             }
-            () = coalescer.ready(lane.calls.batch_size()) => {
+            () = coalescer.ready(lane.calls.starts.batch_size()) => {
                 coalescer.flush(session, tasks).await;
                 continue;
             }
@@ -179,12 +179,12 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             break Ended::Abandoned;
         }
         let job = Admitted::read(delivery, lane);
-        if lane.calls.batch_size() > 1 && job.can_share_a_call() {
+        if lane.calls.starts.batch_size() > 1 && job.can_share_a_call() {
             coalescer.add(job);
             continue;
         }
         // Only once there is a job: jobs whose shared call was refused need slots too.
-        let slot = lane.calls.slot().await;
+        let slot = lane.calls.api.slot().await;
         // One job at a time waits here, and not in a further queue: so a due job is never far from the limiter.
         let entry = job.enter(lane, slot).await;
         job.spawn(session, entry, tasks);

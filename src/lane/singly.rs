@@ -113,7 +113,7 @@ async fn get(session: &Arc<Session>, channel: &Channel, queue: usize, tasks: &mu
 
 async fn spawn(session: &Arc<Session>, delivery: Delivery, tasks: &mut Tasks) {
     let job = Admitted::read(delivery, &session.lane);
-    let slot = session.lane.calls.slot().await;
+    let slot = session.lane.calls.api.slot().await;
     let entry = job.enter(&session.lane, slot).await;
     job.spawn(session, entry, tasks);
 }

@@ -87,11 +87,26 @@ async fn a_lane_that_meets_conflicts_asks_for_states_first_and_returns_to_batche
     println!("{} calls for 300 jobs, {lists} of them lists, {refused} refused batches", calls.len());
     assert!(lists > 5 && refused <= 5 && calls.len() < 250, "{} calls", calls.len());
 
-    // All of the others are stopped, and after some hundred of them states are no longer listed.
+    // All of the others are stopped, and after one batch of them states are no longer listed.
+    let before = calls.len();
     assert_eq!(ends(&stage, 302..=1301).await, [("started".to_owned(), 1000)].into());
+    let calls = &stage.sim.wire().await[before..];
+    assert!(count(calls, "list_by_ids") <= 1 && count(calls, "batch_start") >= 50, "{calls:?}");
+}
+
+/// One running instance in a fleet costs a refused call, a list and its own call, and not a call for each of its batch.
+#[tokio::test]
+async fn one_instance_that_refuses_a_batch_costs_a_list_and_not_a_call_for_each() {
+    let stage = stage("Stopped=400", LANE).await;
+    stage.sim.control("PUT", "instances", json!([{"id": instance(200), "status": "Running"}])).await;
+    let expected = [("started".to_owned(), 399), ("already_done".to_owned(), 1)];
+    assert_eq!(ends(&stage, 1..=400).await, expected.into());
     let calls = stage.sim.wire().await;
-    let last = &calls[calls.len() - 10..];
-    assert!(count(last, "list_by_ids") == 0 && count(last, "batch_start") > 5, "{last:?}");
+    let (lists, refused) = (count(&calls, "list_by_ids"), calls.iter().filter(|call| call.status == Some(409)).count());
+    println!("{} calls for 400 jobs, {lists} of them lists, {refused} refused", calls.len());
+    // One list after the refusal, and one for each batch that is called before a list shows that all are stopped.
+    assert!((1..=5).contains(&lists) && refused == 2, "{calls:?}");
+    assert!(count(&calls, "start") <= 3, "{calls:?}");
 }
 
 #[tokio::test]
@@ -107,7 +122,7 @@ async fn a_lane_that_finds_hardly_anything_stopped_calls_singly() {
     assert_eq!(ends(&stage, 301..=600).await, [("started".to_owned(), 300)].into());
     let calls = &stage.sim.wire().await[before..];
     println!("{} calls for 300 stopped ones after 300 running ones", calls.len());
-    assert!(count(calls, "list_by_ids") > 5 && calls.len() < 200, "it found back: {} calls", calls.len());
+    assert!(count(calls, "list_by_ids") <= 2 && calls.len() < 150, "it found back: {} calls", calls.len());
 }
 
 #[tokio::test]

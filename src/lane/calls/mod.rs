@@ -1,247 +1,38 @@
-//! The calls of a lane: counted, timed, and repeated once if our clock differed from the API's or the API closed the
-//! connection. Each consumes a [`Permit`].
+//! The calls of a lane: [`api`] makes one, [`starts`] decides which jobs share one, [`polls`] asks for the states of
+//! started instances.
 
+mod api;
 mod polls;
-mod shared;
-mod strategy;
+mod starts;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, timeout};
-
+use self::api::Api;
 pub use self::polls::Observed;
 use self::polls::Polls;
-pub(super) use self::shared::{Called, Entry, NotCalled, Origin};
-use self::strategy::{Strategy, Way};
-use super::breaker::{Attribution, Evidence};
-use super::quota::{Gate, Paused, Permit, Slot};
-use super::verdict;
-use crate::bce::{Answer, Client, CredentialSource, Credentials, InstanceId, InstanceState, NoAnswer, Operation, keys};
+use self::starts::Starts;
+pub(super) use self::starts::{Called, Entry, NotCalled, Origin};
+use super::quota::Gate;
+use crate::bce::Client;
 use crate::config;
 use crate::telemetry::LaneMetrics;
-
-/// Timeout of a probe. It is short, to notice soon that the API is back.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The result of a call.
-#[derive(Debug)]
-pub(super) struct Made<T> {
-    /// `None`: the call was to be repeated, but was no longer wanted or the lane was paused. That is no failure.
-    pub(super) result: Option<Result<T, NoAnswer>>,
-    /// An earlier call, whose answer is lost, may have taken effect.
-    pub(super) touched: bool,
-    /// The slot it was made in.
-    pub(super) slot: Slot,
-}
-
-/// The result of describing an instance.
-pub(super) type Described = Result<(Answer, Option<InstanceState>), NoAnswer>;
-
-/// The result of a shared start call: the instances it named, and those that failed, if that could be read.
-type StartedBatch = (Answer, (Vec<InstanceId>, Option<Vec<InstanceId>>));
-
-/// The result of listing states, if they could be read.
-type States = (Answer, Option<HashMap<InstanceId, InstanceState>>);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Calls {
-    /// Jobs per shared call, at most.
-    batch: usize,
-    gate: Arc<Gate>,
-    client: Client,
-    /// The same client, but with a new connection for each call.
-    fresh: Client,
-    polls: Polls,
-    strategy: Strategy,
-    metrics: LaneMetrics,
-    /// Held during a probe, whose result serves all calls that wait for it.
-    probing: Mutex<()>,
+    pub(super) api: Arc<Api>,
+    pub(super) starts: Starts,
+    pub(super) polls: Polls,
 }
 
 impl Calls {
     /// Over `client`, through `gate`. `prefetch`: jobs of each queue that may be in hand at the lane's full rate.
     pub fn new(lane: &config::Lane, client: Client, gate: &Arc<Gate>, prefetch: u16, metrics: &LaneMetrics) -> Self {
+        let api = Arc::new(Api::new(client, gate.clone(), metrics.clone()));
         Self {
-            batch: lane.batch as usize,
-            gate: gate.clone(),
-            fresh: client.fresh(),
-            client,
-            polls: Polls::new(lane.confirm_share, lane.concurrency, prefetch),
-            strategy: Strategy::default(),
-            metrics: metrics.clone(),
-            probing: Mutex::default(),
+            starts: Starts::new(api.clone(), lane.batch as usize),
+            polls: Polls::new(api.clone(), lane.confirm_share, lane.concurrency, prefetch),
+            api,
         }
-    }
-
-    /// Jobs per call at present, at most.
-    pub(super) fn batch_size(&self) -> usize {
-        if self.strategy.way(self.batch) == Way::Singly { 1 } else { self.batch }
-    }
-
-    /// Waits for the right to have a call in flight.
-    pub(super) async fn slot(&self) -> Slot {
-        self.gate.slot(|| self.probe_once()).await
-    }
-
-    /// Starts an instance. `wanted`: whether that is still wanted if the call is repeated.
-    async fn start(&self, permit: Permit, instance: &InstanceId, wanted: impl Fn() -> bool) -> Made<Answer> {
-        self.call(permit, Operation::Start, wanted, |client| client.start(instance)).await
-    }
-
-    /// Starts all `instances`, which are asked for again if the call is repeated. Returns the instances it named, too.
-    async fn start_batch(&self, permit: Permit, instances: impl Fn() -> Vec<InstanceId>) -> Made<StartedBatch> {
-        let wanted = || !instances().is_empty();
-        self.call(permit, Operation::StartBatch, wanted, |client| {
-            let named = instances();
-            async move {
-                let (answer, failed) = client.start_batch(&named).await?;
-                Ok((answer, (named, failed)))
-            }
-        })
-        .await
-    }
-
-    /// Lists the states of `instances`.
-    async fn states(&self, permit: Permit, instances: &[InstanceId]) -> Made<States> {
-        self.call(permit, Operation::States, || true, |client| client.states(instances)).await
-    }
-
-    /// Describes an instance, in `slot` or in another one, and returns the slot. `None`: the lane is paused.
-    pub(super) async fn describe(&self, instance: &InstanceId, slot: Option<Slot>) -> Option<(Described, Slot)> {
-        let slot = match slot {
-            Some(slot) => slot,
-            None => tokio::select! {
-                biased;
-                () = self.gate.breaker().opened() => return None,
-                slot = self.slot() => slot,
-            },
-        };
-        let permit = self.gate.enter(slot).await.ok()?;
-        let made = self.call(permit, Operation::Describe, || true, |client| client.describe(instance)).await;
-        Some((made.result?, made.slot))
-    }
-
-    /// Probes the API, over a new connection: one from before the pause may be dead.
-    async fn probe(&self) -> Result<Answer, NoAnswer> {
-        let permit = self.gate.enter_to_probe().await;
-        let probe = timeout(PROBE_TIMEOUT, self.fresh.probe());
-        let probe = async { probe.await.unwrap_or(Err(NoAnswer::TimedOut)) };
-        self.timed(permit, Operation::Probe, probe).await.0
-    }
-
-    /// Notifies when keys are replaced: await `changed()`.
-    pub(super) fn keys_changed(&self) -> watch::Receiver<Arc<Credentials>> {
-        self.client.keys_changed()
-    }
-
-    /// Follows the credentials file, as [`keys::follow`].
-    pub(super) async fn follow_keys(&self, source: &CredentialSource, in_force: impl Fn(&Credentials)) {
-        keys::follow(&self.client, source, in_force).await;
-    }
-
-    /// Probes the API of a paused lane.
-    pub(super) async fn probe_pause(&self) {
-        self.gate.record_probe(&self.probe().await);
-    }
-
-    /// Probes the API, once for all calls that wait for the result.
-    pub(super) async fn probe_once(&self) {
-        let breaker = self.gate.breaker();
-        let answers = breaker.answers();
-        let _probing = self.probing.lock().await;
-        if breaker.answers() == answers && !breaker.is_open() {
-            self.gate.record_check(&self.probe().await);
-        }
-    }
-
-    /// Whether a failed call is not charged to its job because others fail too. If others do not show it, a probe
-    /// decides.
-    pub(super) async fn is_lane_outage(&self, instance: &InstanceId, call: Evidence) -> bool {
-        let breaker = self.gate.breaker();
-        match breaker.attribute(call).await {
-            Some(Attribution::Lane) => return true,
-            Some(Attribution::NotFailed) => return false,
-            Some(Attribution::Job) => {}
-            None => {
-                self.probe_once().await;
-                if breaker.is_open() {
-                    return true;
-                }
-            }
-        }
-        breaker.remember_failing(instance);
-        false
-    }
-
-    /// Makes a call, and repeats it once, with a permit of its own, if it is still `wanted`:
-    ///
-    /// - if the API finds it signed at the wrong time: its answer has just corrected our clock;
-    /// - if the API closed the connection under it: over a new connection, where that cannot happen.
-    async fn call<'a, T, F>(
-        &'a self,
-        mut permit: Permit,
-        operation: Operation,
-        wanted: impl Fn() -> bool,
-        call: impl Fn(&'a Client) -> F,
-    ) -> Made<T>
-    where
-        F: Future<Output = Result<T, NoAnswer>>,
-        Result<T, NoAnswer>: HasAnswer,
-    {
-        let (mut client, mut corrected, mut touched) = (&self.client, false, false);
-        loop {
-            let (result, slot) = self.timed(permit, operation, call(client)).await;
-            match result.answer() {
-                Err(NoAnswer::Stale { may_have_been_carried_out, .. }) => {
-                    touched |= may_have_been_carried_out;
-                    client = &self.fresh;
-                }
-                Ok(answer) if !corrected && answer.date.is_some() && verdict::is_clock_skew(answer) => corrected = true,
-                _ => return Made { result: Some(result), touched, slot },
-            }
-            match self.gate.enter(slot).await {
-                Ok(another) if wanted() => permit = another,
-                Ok(unused) => return Made { result: None, touched, slot: unused.into_slot() },
-                Err(Paused(slot)) => return Made { result: None, touched, slot },
-            }
-        }
-    }
-
-    /// Consumes a permit for a call: makes, counts and times it, and adapts the rate to its answer. Returns the slot.
-    async fn timed<T: HasAnswer>(
-        &self,
-        permit: Permit,
-        operation: Operation,
-        call: impl Future<Output = T>,
-    ) -> (T, Slot) {
-        let made = Instant::now();
-        let result = call.await;
-        let answer = result.answer();
-        let status = answer.map(|answer| answer.status).map_err(NoAnswer::as_str);
-        self.metrics.called(operation, status, made.elapsed());
-        self.metrics.clock_offset.set(self.client.clock_offset());
-        self.gate.learn(made, answer);
-        (result, permit.into_slot())
-    }
-}
-
-/// The answer in a call's result, beside what was asked for.
-trait HasAnswer {
-    fn answer(&self) -> Result<&Answer, &NoAnswer>;
-}
-
-impl HasAnswer for Result<Answer, NoAnswer> {
-    fn answer(&self) -> Result<&Answer, &NoAnswer> {
-        self.as_ref()
-    }
-}
-
-impl<T> HasAnswer for Result<(Answer, T), NoAnswer> {
-    fn answer(&self) -> Result<&Answer, &NoAnswer> {
-        self.as_ref().map(|(answer, _)| answer)
     }
 }

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::Calls;
+use super::api::Api;
 use crate::bce::{Answer, InstanceId, InstanceState, MOST_IDS, NoAnswer};
 use crate::lane::quota::{Permit, Share};
 use crate::lane::verdict::{self, Verdict};
@@ -57,13 +57,20 @@ pub struct Polled {
     pub answer: Result<Answer, NoAnswer>,
 }
 
-/// Jobs that wait for a poll, and the polls' share of the rate.
+/// Makes the polls of a lane.
 #[derive(Debug)]
-pub(super) struct Polls {
+pub(in crate::lane) struct Polls {
+    api: Arc<Api>,
+    queue: Queue,
     /// The part of the rate that polls may take while starts wait.
-    pub(super) share: Share,
+    share: Share,
     /// Calls in flight, at most.
     most: usize,
+}
+
+/// Jobs that wait for a poll.
+#[derive(Debug)]
+struct Queue {
     /// Jobs that fill a call, or all that can be in hand: then no other job is waited for.
     full: usize,
     waiting: Mutex<Waiting>,
@@ -87,13 +94,10 @@ struct Asker {
 /// The jobs that one call is for, by instance: an instance can have two jobs.
 type Picked = HashMap<InstanceId, Vec<oneshot::Sender<Polled>>>;
 
-impl Polls {
-    /// `share` is 0.01 to 1; of `concurrency` calls in flight; with `prefetch` jobs in hand at most.
-    pub(super) fn new(share: f64, concurrency: u32, prefetch: u16) -> Self {
-        let share = Share::new(share);
-        let most = share.of(concurrency);
-        let full = MOST_IDS.min(prefetch.into());
-        Self { share, most, full, waiting: Mutex::default(), joined: Notify::new() }
+impl Queue {
+    /// With `prefetch` jobs in hand at most.
+    fn new(prefetch: u16) -> Self {
+        Self { full: MOST_IDS.min(prefetch.into()), waiting: Mutex::default(), joined: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -153,29 +157,36 @@ impl Polls {
     }
 }
 
-impl Calls {
+impl Polls {
+    /// `share` is 0.01 to 1; of `concurrency` calls in flight; with `prefetch` jobs in hand at most.
+    pub(super) fn new(api: Arc<Api>, share: f64, concurrency: u32, prefetch: u16) -> Self {
+        let share = Share::new(share);
+        let most = share.of(concurrency);
+        Self { api, queue: Queue::new(prefetch), share, most }
+    }
+
     /// Asks for an instance's state, together with other jobs. `None`: not in time, or the lane is paused.
-    pub(in crate::lane) async fn poll(&self, instance: &InstanceId) -> Option<Polled> {
-        let (number, mut told) = self.polls.join(instance);
+    pub(in crate::lane) async fn ask(&self, instance: &InstanceId) -> Option<Polled> {
+        let (number, mut told) = self.queue.join(instance);
         tokio::select! {
             biased;
             told = &mut told => return told.ok(),
-            () = self.gate.breaker().opened() => {}
+            () = self.api.gate().breaker().opened() => {}
             () = sleep(PATIENCE) => {}
         }
-        if self.polls.withdraw(number) { None } else { told.await.ok() }
+        if self.queue.withdraw(number) { None } else { told.await.ok() }
     }
 
     /// Makes polls for the jobs that wait, while the lane is held.
-    pub(in crate::lane) async fn make_polls(&self) -> Infallible {
+    pub(in crate::lane) async fn make(&self) -> Infallible {
         let mut calls = FuturesUnordered::new();
         // Once begun it is always polled: it may be first in line at the limiter, and calls behind it wait.
         let mut due = pin!(self.poll_is_due());
         loop {
             tokio::select! {
                 Some(()) = calls.next() => {}
-                permit = &mut due, if calls.len() < self.polls.most => {
-                    calls.push(self.make_poll(permit, self.polls.pick()));
+                permit = &mut due, if calls.len() < self.most => {
+                    calls.push(self.make_poll(permit, self.queue.pick()));
                     due.set(self.poll_is_due());
                 }
             }
@@ -185,8 +196,8 @@ impl Calls {
     /// Waits for jobs to poll for, and for the permit.
     async fn poll_is_due(&self) -> Permit {
         loop {
-            self.polls.gathered().await;
-            match self.gate.enter_to_poll(&self.polls.share).await {
+            self.queue.gathered().await;
+            match self.api.gate().enter_to_poll(&self.share).await {
                 Ok(permit) => return permit,
                 // The jobs that waited are put back.
                 Err(_paused) => sleep(GLANCE).await,
@@ -201,13 +212,13 @@ impl Calls {
             return;
         }
         // Without a result no call was made, and the jobs are put back.
-        let Some(result) = self.states(permit, &instances).await.result else { return };
+        let Some(result) = self.api.states(permit, &instances).await.result else { return };
         let (answer, states) = match result {
             Ok((answer, states)) => (Ok(answer), states),
             Err(error) => (Err(error), None),
         };
         let verdict = verdict::general(&answer);
-        self.gate.record_poll(&verdict, &answer);
+        self.api.gate().record_poll(&verdict, &answer);
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
             warn!("states are not told, so no instance is seen running: {refused}");
         }
@@ -236,25 +247,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_for_a_hundred_but_not_for_long() {
-        let polls = Polls::new(0.1, 32, 192);
-        let asked: Vec<_> = (0..150).map(|number| polls.join(&instance(number))).collect();
+        let queue = Queue::new(192);
+        let asked: Vec<_> = (0..150).map(|number| queue.join(&instance(number))).collect();
         let begun = Instant::now();
-        polls.gathered().await;
-        assert_eq!((polls.pick().len(), begun.elapsed()), (100, Duration::ZERO));
-        polls.gathered().await;
-        assert_eq!((polls.pick().len(), begun.elapsed()), (50, LINGER));
+        queue.gathered().await;
+        assert_eq!((queue.pick().len(), begun.elapsed()), (100, Duration::ZERO));
+        queue.gathered().await;
+        assert_eq!((queue.pick().len(), begun.elapsed()), (50, LINGER));
         drop(asked);
     }
 
     #[test]
     fn an_instance_is_named_once_however_many_ask_and_a_job_that_is_picked_cannot_go_back() {
-        let polls = Polls::new(0.1, 32, 192);
-        let (first, _one) = polls.join(&instance(1));
-        let (_, _another) = polls.join(&instance(1));
-        let (third, _two) = polls.join(&instance(2));
-        assert!(polls.withdraw(third) && !polls.withdraw(third));
-        let picked = polls.pick();
+        let queue = Queue::new(192);
+        let (first, _one) = queue.join(&instance(1));
+        let (_, _another) = queue.join(&instance(1));
+        let (third, _two) = queue.join(&instance(2));
+        assert!(queue.withdraw(third) && !queue.withdraw(third));
+        let picked = queue.pick();
         assert_eq!((picked.len(), picked[&instance(1)].len()), (1, 2));
-        assert!(!polls.withdraw(first));
+        assert!(!queue.withdraw(first));
     }
 }

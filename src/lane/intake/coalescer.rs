@@ -48,7 +48,7 @@ impl Coalescer {
             return;
         }
         let lane = &session.lane;
-        let permit = lane.gate.enter(lane.calls.slot().await).await;
+        let permit = lane.gate.enter(lane.calls.api.slot().await).await;
         let Self { jobs: together, .. } = std::mem::take(self);
         match permit {
             Ok(permit) => {

@@ -255,7 +255,7 @@ pub(super) fn full_prefetch(lane: &config::Lane) -> u16 {
 pub(super) fn present_prefetch(lane: &Lane) -> u16 {
     let settings = &lane.settings.lane;
     let starts = |rate| left_to_starts(rate, settings.confirm_share);
-    prefetch(starts(settings.rate), starts(lane.gate.rate()), settings.concurrency, lane.calls.batch_size())
+    prefetch(starts(settings.rate), starts(lane.gate.rate()), settings.concurrency, lane.calls.starts.batch_size())
 }
 
 #[cfg(test)]

@@ -268,7 +268,9 @@ impl Task {
             return Next::Conclude(self.held.conclusion(Outcome::Expired, false, LATE));
         }
         let instance = &self.job.instance_id;
-        let Some((described, slot)) = lane.calls.describe(instance, slot).await else { return self.park_paused(true) };
+        let Some((described, slot)) = lane.calls.api.describe(instance, slot).await else {
+            return self.park_paused(true);
+        };
         let circumstances = Circumstances { policy: Conflict::Verify, first_touch: false };
         let verdict = verdict::of_describe(&described, circumstances);
         let is_told = matches!(&described, Ok((answer, Some(_))) if answer.is_success() && !answer.from_proxy);
@@ -288,7 +290,7 @@ impl Task {
             Verdict::Transient if is_told => (Outcome::Expired, !self.is_late_by(LAG)),
             _ if is_told => (Outcome::Expired, false),
             Verdict::Failed(_) => (Outcome::Expired, true),
-            _ if lane.calls.is_lane_outage(instance, evidence).await => return self.park_paused(true),
+            _ if lane.calls.api.is_lane_outage(instance, evidence).await => return self.park_paused(true),
             // The state is unknown: described again, as often as a start would be retried.
             _ => match self.decide(lane, verdict, result) {
                 Next::Park { progress, delay, cause } => return Next::Park { progress, delay, cause },
@@ -307,7 +309,7 @@ impl Task {
         let policy = conflict.unwrap_or(lane.settings.lane.conflict);
         let touched = lane.history.seen.record_call(self.key) || self.held.progress.touched;
 
-        let called = match lane.calls.start_for_job(entry, instance, *deadline).await {
+        let called = match lane.calls.starts.start(entry, instance, *deadline).await {
             Ok(called) => called,
             Err(NotCalled { touched: by_shared_call }) => {
                 if !touched && !by_shared_call {
@@ -324,7 +326,7 @@ impl Task {
             Origin::Shared(evidence) => (None, Some(evidence)),
         };
         if verdict == Verdict::Verify {
-            let Some((described, same)) = lane.calls.describe(instance, slot).await else {
+            let Some((described, same)) = lane.calls.api.describe(instance, slot).await else {
                 return self.park_paused(true);
             };
             slot = Some(same);
@@ -345,7 +347,7 @@ impl Task {
                 _ => retry_singly(&self.held.progress, lane.settings.retry, Timestamp::now(), rand::random()),
             };
         }
-        if lane.calls.is_lane_outage(instance, evidence).await {
+        if lane.calls.api.is_lane_outage(instance, evidence).await {
             return self.park_paused(true);
         }
         self.decide(lane, verdict, result)

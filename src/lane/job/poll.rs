@@ -19,7 +19,7 @@ impl Task {
         if lane.gate.breaker().is_open() {
             return self.park_paused(false);
         }
-        let told = lane.calls.poll(&self.job.instance_id).await;
+        let told = lane.calls.polls.ask(&self.job.instance_id).await;
         let now = Timestamp::now();
         let Some(told) = told else {
             let delay = boot::delay(boot, lane.settings.lane.confirm_timeout, now);

@@ -1,7 +1,6 @@
 //! Which jobs an answer tells what became of their instance.
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 
 use super::*;
 use crate::bce::Codes;
@@ -23,7 +22,7 @@ fn id(text: &str) -> InstanceId {
 }
 
 fn member(instance: &str, deadline: Option<Timestamp>) -> Member {
-    Member { instance: id(instance), deadline, tell: oneshot::channel().0 }
+    Member::for_tests(id(instance), deadline)
 }
 
 #[test]
@@ -78,5 +77,6 @@ fn an_instance_is_named_once_and_not_past_its_deadline() {
     assert_eq!(distinct(&members), [id("i-aaaa"), id("i-bbbb")]);
     let now = Timestamp::now();
     let hour = std::time::Duration::from_secs(3600);
-    assert!(in_time(None) && in_time(Some(now + hour)) && !in_time(Some(now - hour)));
+    let is_in_time = |deadline| member("i-aaaa", deadline).is_in_time();
+    assert!(is_in_time(None) && is_in_time(Some(now + hour)) && !is_in_time(Some(now - hour)));
 }

@@ -16,14 +16,14 @@ async fn a_shared_call_is_complete_once_every_job_has_come_or_left() {
     let Entry::Waiter(mut first) = entries.remove(0) else { panic!("it waits") };
     let call = first.call.clone();
     let instance = InstanceId::parse("i-aaaa").unwrap();
-    let member = Member { instance, deadline: None, tell: oneshot::channel().0 };
-    assert!(first.settle(Some(member)), "the first calls");
-    assert!(!first.settle(None), "once and for all");
+    let member = Member::for_tests(instance, None);
+    assert!(first.arrive(Some(member)), "the first calls");
+    assert!(!first.arrive(None), "once and for all");
     assert!(entries.remove(0).into_slot().is_none());
     assert_eq!(call.state().missing, 1);
     drop(entries.pop());
-    call.complete.notified().await;
-    assert_eq!(call.take().1.len(), 1);
+    call.completed.notified().await;
+    assert_eq!(call.take().unwrap().1.len(), 1);
 }
 
 #[tokio::test]
