@@ -5,11 +5,11 @@
 //! - [`config`]: the settings, with defaults and checks
 //! - [`job`]: the message, and the progress in its headers
 //! - [`dead_letter`]: the outcome of a message, in its headers
-//! - [`outcome`]: the event about a job's outcome
+//! - [`events`]: one event type, written and read; outcomes and their reasons
 //! - [`bce`]: the signed client; knows nothing of RabbitMQ
 //! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
 //! - [`ownership`]: which replica runs what
-//! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`])
+//! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means)
 //! - [`stop`]: graceful stop of running tasks
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers

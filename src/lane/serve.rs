@@ -175,7 +175,7 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             delivery = intake.next() => delivery?,
         };
         if lane.quarantine.suspicion(&delivery) >= SUSPECT_AT {
-            warn!(deliveries = delivery.returns, "one message at a time: this one may be what ended us");
+            warn!(deliveries = delivery.returns, "one message at a time: this one may have crashed the process");
             break Ended::Abandoned;
         }
         let job = Admitted::read(delivery, lane);

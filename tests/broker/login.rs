@@ -97,7 +97,7 @@ async fn a_password_that_is_rotated_is_read_again_for_every_connection() {
     let output = scene.daemon.child.output();
     assert!(!output.contains("4711") && !output.contains("4712"), "{output}");
     // The log of outcomes is read over a connection of its own.
-    assert!(!output.contains("cannot read back what was said last"), "{output}");
+    assert!(!output.contains("cannot read the last events back"), "{output}");
     scene.daemon.stop().await;
 }
 

@@ -56,7 +56,7 @@ async fn a_fleet_that_is_asleep_wakes_in_few_calls() {
 
 /// One instance that is not stopped refuses all: the others are started all the same, and each has its own answer.
 #[tokio::test]
-async fn a_batch_that_is_refused_is_called_singly_and_each_has_its_own_verdict() {
+async fn a_batch_that_is_refused_ends_each_job_with_its_own_verdict() {
     let mut stage = stage("Stopped=14,Running=3,Expired=2", LANE).await;
     let jobs: Vec<String> = (1..=19).map(instance).chain(["i-gone00001".to_owned()]).collect();
     let mut account = Account::open(&stage.vhost.url).await;

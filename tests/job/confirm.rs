@@ -184,7 +184,7 @@ async fn where_states_are_not_told_the_timeout_ends_the_job_and_says_why() {
     let outcome = stage.outcome().await;
     assert_eq!(end(&outcome), ("failed", "not_running_in_time"), "{outcome}");
     assert_eq!((&outcome["ambiguous"], &outcome["http_status"]), (&json!(true), &json!(403)));
-    assert!(stage.daemon.child.output().contains("states are not told"), "and the log says so");
+    assert!(stage.daemon.child.output().contains("states cannot be listed"), "and the log says so");
     stage.daemon.never_paused().await;
     let probed = stage.sim.log().await.into_iter().any(|call| call.operation == "list");
     assert!(!probed, "starts are allowed all the same, so none is made to end a pause");

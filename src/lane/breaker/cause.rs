@@ -71,14 +71,14 @@ impl Signal {
         match (verdict, result) {
             (Verdict::ClockSkew { .. }, result) => Self::Fault(Cause {
                 kind: CauseKind::Clock,
-                text: format!("the API finds our clock off ({}): set this machine's clock, by NTP", said(result)),
+                text: format!("the API finds our clock off ({}): set this machine's clock, by NTP", described(result)),
             }),
             (Verdict::LaneFault, result) => Self::Fault(fault(result)),
             (Verdict::Failed(Reason::AccessDenied), result) => Self::Denied(Cause {
                 kind: CauseKind::AccessDenied,
                 text: format!(
                     "one instance after the other is refused ({}): give the key's user permission to operate them",
-                    said(result)
+                    described(result)
                 ),
             }),
             (Verdict::Throttled { .. }, Ok(answer)) if answer.from_proxy => Self::Inconclusive(outage(result)),
@@ -90,14 +90,14 @@ impl Signal {
 }
 
 fn outage(result: &Result<Answer, NoAnswer>) -> Cause {
-    let said = said(result);
+    let described = described(result);
     let text = match result {
         Ok(answer) if answer.from_proxy => format!(
-            "something else answers in the API's place ({said}, without x-bce-request-id): check the lane's endpoint, and \
+            "something else answers in the API's place ({described}, without x-bce-request-id): check the lane's endpoint, and \
              gateways and proxies on the way; for one that only strips that header there is the lane's setting \
              request_id = \"optional\""
         ),
-        _ => format!("the API does not answer as it should ({said}): it is asked again every few seconds"),
+        _ => format!("the API does not answer as it should ({described}): it is asked again every few seconds"),
     };
     Cause { kind: CauseKind::Outage, text }
 }
@@ -127,11 +127,11 @@ fn fault(result: &Result<Answer, NoAnswer>) -> Cause {
         },
         Ok(_) => KEYS,
     };
-    Cause { kind, text: format!("{}: {remedy}", said(result)) }
+    Cause { kind, text: format!("{}: {remedy}", described(result)) }
 }
 
-fn said(result: &Result<Answer, NoAnswer>) -> String {
-    let said = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+fn described(result: &Result<Answer, NoAnswer>) -> String {
+    let described = result.as_ref().map_or_else(ToString::to_string, ToString::to_string);
     // The remedy follows in the same sentence.
-    said.trim_end_matches('.').to_owned()
+    described.trim_end_matches('.').to_owned()
 }

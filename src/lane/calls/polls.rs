@@ -88,7 +88,7 @@ struct Waiting {
 struct Asker {
     number: u64,
     instance: InstanceId,
-    told: oneshot::Sender<Polled>,
+    reply: oneshot::Sender<Polled>,
 }
 
 /// The jobs that one call is for, by instance: an instance can have two jobs.
@@ -105,11 +105,11 @@ impl Queue {
     }
 
     fn join(&self, instance: &InstanceId) -> (u64, oneshot::Receiver<Polled>) {
-        let (told, receiver) = oneshot::channel();
+        let (reply, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
         waiting.last += 1;
         let number = waiting.last;
-        waiting.jobs.push(Asker { number, instance: instance.clone(), told });
+        waiting.jobs.push(Asker { number, instance: instance.clone(), reply });
         self.joined.notify_one();
         (number, receiver)
     }
@@ -133,7 +133,7 @@ impl Queue {
             {
                 let mut waiting = self.waiting();
                 // Jobs of a lost term are gone.
-                waiting.jobs.retain(|job| !job.told.is_closed());
+                waiting.jobs.retain(|job| !job.reply.is_closed());
                 if waiting.jobs.len() >= count {
                     return;
                 }
@@ -148,7 +148,7 @@ impl Queue {
         let mut waiting = self.waiting();
         for job in std::mem::take(&mut waiting.jobs) {
             if picked.len() < MOST_IDS || picked.contains_key(&job.instance) {
-                picked.entry(job.instance).or_default().push(job.told);
+                picked.entry(job.instance).or_default().push(job.reply);
             } else {
                 waiting.jobs.push(job);
             }
@@ -167,14 +167,14 @@ impl Polls {
 
     /// Asks for an instance's state, together with other jobs. `None`: not in time, or the lane is paused.
     pub(in crate::lane) async fn ask(&self, instance: &InstanceId) -> Option<Polled> {
-        let (number, mut told) = self.queue.join(instance);
+        let (number, mut reply) = self.queue.join(instance);
         tokio::select! {
             biased;
-            told = &mut told => return told.ok(),
+            reply = &mut reply => return reply.ok(),
             () = self.api.gate().breaker().opened() => {}
             () = sleep(PATIENCE) => {}
         }
-        if self.queue.withdraw(number) { None } else { told.await.ok() }
+        if self.queue.withdraw(number) { None } else { reply.await.ok() }
     }
 
     /// Makes polls for the jobs that wait, while the lane is held.
@@ -220,7 +220,7 @@ impl Polls {
         let verdict = verdict::general(&answer);
         self.api.gate().record_poll(&verdict, &answer);
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
-            warn!("states are not told, so no instance is seen running: {refused}");
+            warn!("states cannot be listed, so no instance is seen running: {refused}");
         }
         debug!(instances = instances.len(), %verdict, "polled");
         for (instance, askers) in jobs {

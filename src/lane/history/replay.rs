@@ -37,7 +37,7 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
         // The lane is served without the log too.
         Some(failure) => {
             let log = lane.settings.names.outcomes_log();
-            warn!("cannot read back what was said last, from {log}: {failure}");
+            warn!("cannot read the last events back, from {log}: {failure}");
         }
         // What was published is in the log, and so in the history by now.
         None => lane.history.seen.forget_unpublished(),
@@ -58,7 +58,7 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
             replayed += 1;
         }
     }
-    debug!(replayed, "what was said last is read back");
+    debug!(replayed, "the last events are read back");
 }
 
 /// Reads the lane's own events.

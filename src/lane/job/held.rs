@@ -59,16 +59,16 @@ impl Held {
         });
         // Published last: until the dead letter is confirmed the job can be redelivered, which must not happen once its
         // end is published.
-        let kept = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
-            Some(self.keep(session, conclusion, finished_at).await?)
+        let dead_letter = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
+            Some(self.publish_dead_letter(session, conclusion, finished_at).await?)
         } else {
             None
         };
-        let told = session.outbox.event(event).await?;
+        let published = session.outbox.event(event).await?;
         let duration = finished_at.duration_since(self.progress.received_at);
         let is_listed = lane.metrics.job_ended(conclusion.outcome, duration);
         log_end(conclusion, is_listed);
-        Ok((told.with(kept), reply))
+        Ok((published.with(dead_letter), reply))
     }
 
     /// Puts a copy of the message into the delay ladder.
@@ -177,7 +177,7 @@ impl Held {
     }
 
     /// Publishes the whole message as a dead letter, with its outcome in headers.
-    async fn keep(
+    async fn publish_dead_letter(
         &self,
         session: &Session,
         conclusion: &Conclusion,
@@ -199,10 +199,10 @@ impl Held {
 fn log_end(Conclusion { outcome, answer, explanation, .. }: &Conclusion, is_listed: bool) {
     let reason = Some(outcome.reason()).filter(|reason| !reason.is_empty());
     let http_status = answer.as_ref().map(|answer| answer.status);
-    let said = |part: fn(&Answer) -> &Option<String>| answer.as_ref().and_then(|answer| part(answer).as_deref());
-    let error_code = said(|answer| &answer.code);
-    let error_message = said(|answer| &answer.message).or(explanation.as_deref());
-    let bce_request_id = said(|answer| &answer.request_id);
+    let text = |part: fn(&Answer) -> &Option<String>| answer.as_ref().and_then(|answer| part(answer).as_deref());
+    let error_code = text(|answer| &answer.code);
+    let error_message = text(|answer| &answer.message).or(explanation.as_deref());
+    let bce_request_id = text(|answer| &answer.request_id);
     if is_listed {
         info!(reason, http_status, error_code, error_message, bce_request_id, "job {outcome}");
     } else {

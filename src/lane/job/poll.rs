@@ -19,9 +19,9 @@ impl Task {
         if lane.gate.breaker().is_open() {
             return self.park_paused(false);
         }
-        let told = lane.calls.polls.ask(&self.job.instance_id).await;
+        let polled = lane.calls.polls.ask(&self.job.instance_id).await;
         let now = Timestamp::now();
-        let Some(told) = told else {
+        let Some(polled) = polled else {
             let delay = boot::delay(boot, lane.settings.lane.confirm_timeout, now);
             return if lane.gate.breaker().is_open() {
                 self.park_paused(false)
@@ -31,10 +31,10 @@ impl Task {
         };
         // What failed this poll fails others too, and is not the job's fault.
         let spared = lane.gate.breaker().is_open() && !boot::is_overdue(boot, lane.settings.lane.confirm_timeout, now);
-        if told.observed == Observed::Nothing && spared {
+        if polled.observed == Observed::Nothing && spared {
             return self.park_paused(false);
         }
-        match boot::judge(told.observed, boot, lane.settings.lane.confirm_timeout, now) {
+        match boot::judge(polled.observed, boot, lane.settings.lane.confirm_timeout, now) {
             Step::Wait(boot, delay) => {
                 let progress = Progress { boot: Some(boot), ..self.held.progress.clone() };
                 Next::Park { progress, delay, cause: ParkCause::Confirm }
@@ -43,11 +43,11 @@ impl Task {
                 if outcome == Outcome::Running {
                     lane.metrics.runs(now.duration_since(boot.since));
                 }
-                let is_from_proxy = told.answer.as_ref().is_ok_and(|answer| answer.from_proxy);
+                let is_from_proxy = polled.answer.as_ref().is_ok_and(|answer| answer.from_proxy);
                 let why = if is_from_proxy { format!("{why}; {NOT_THE_APIS}") } else { why };
                 let explanation = (!why.is_empty()).then_some(why);
                 let attempts = self.held.progress.attempts;
-                Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: told.answer.ok(), explanation })
+                Next::Conclude(Conclusion { outcome, ambiguous, attempts, answer: polled.answer.ok(), explanation })
             }
         }
     }
@@ -70,18 +70,18 @@ impl Task {
         boot: Boot,
     ) -> Result<Confirmed, lapin::Error> {
         let lane = &session.lane;
-        let told = if let Some(started) = &started {
+        let published = if let Some(started) = &started {
             lane.history.seen.record_started(self.key, boot.since, boot.ambiguous);
             let event = self.held.event(lane, started, Some(&self.job), false, boot.since);
-            let told = session.outbox.event(event).await?;
+            let published = session.outbox.event(event).await?;
             lane.history.seen.record_published(self.key);
-            Some(told)
+            Some(published)
         } else {
             None
         };
         let delay = boot::delay(&boot, lane.settings.lane.confirm_timeout, Timestamp::now());
         let progress = Progress { touched: true, attempts, boot: Some(boot), ..self.held.progress.clone() };
-        let kept = self.held.park(session, &progress, delay, ParkCause::Confirm).await?;
-        Ok(kept.with(told))
+        let parked = self.held.park(session, &progress, delay, ParkCause::Confirm).await?;
+        Ok(parked.with(published))
     }
 }

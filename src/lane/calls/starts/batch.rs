@@ -110,7 +110,7 @@ impl Batches {
         let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
         let evidence = self.api.gate().record(&members.first()?.instance, &verdict, &result);
         let reach = Reach::of(&verdict, &result, failed);
-        debug!(jobs = members.len(), instances = named.len(), %verdict, told = reach.told(named.len()), "called together");
+        debug!(jobs = members.len(), instances = named.len(), %verdict, answered = reach.answered(named.len()), "called together");
         match &reach {
             Reach::AllBut(failed) if matches!(verdict, Verdict::Started { .. }) => {
                 self.strategy.called_together(named.len() - failed.len());
@@ -191,7 +191,7 @@ impl Reach {
     }
 
     /// How many of the instances that were `named`.
-    fn told(&self, named: usize) -> usize {
+    fn answered(&self, named: usize) -> usize {
         match self {
             Self::AllBut(failed) => named.saturating_sub(failed.len()),
             Self::None { .. } => 0,
