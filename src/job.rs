@@ -1,8 +1,10 @@
 //! The job message: its body, and the progress in its headers.
 
 mod body;
+mod park;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -14,6 +16,8 @@ use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
 use crate::dead_letter::DeadLetter;
 use crate::headers::Headers;
+
+pub use self::park::ParkCause;
 
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -27,6 +31,11 @@ const ENCODING_LIMIT: usize = 40;
 /// Whether this deadline has passed at `now`.
 pub fn is_past(deadline: Option<Timestamp>, now: Timestamp) -> bool {
     deadline.is_some_and(|deadline| deadline < now)
+}
+
+/// The time since an instant; zero if that is yet to come.
+pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 /// What a 409 on a clean first touch means.

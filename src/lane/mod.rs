@@ -3,15 +3,17 @@
 
 mod breaker;
 mod calls;
+mod descents;
 mod history;
 mod intake;
 mod job;
+mod one_at_a_time;
 mod outbox;
 mod parts;
+mod prefetch;
 mod quarantine;
 pub mod quota;
 mod serve;
-mod singly;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -72,7 +74,8 @@ impl Role for LaneRole {
         lane.gate.begin(OVERLAP);
         let session = Arc::new(Session::new(lane.clone(), term.connection));
         let before = async {
-            history::replay(&session, &announce(&session).await?).await;
+            let announced = announce(&session).await?;
+            history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced).await;
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
             Ok::<_, Interrupted>(())

@@ -6,14 +6,15 @@ use secrecy::ExposeSecret;
 use tracing::{Span, error_span};
 
 use super::calls::Calls;
+use super::descents::Descents;
 use super::history::History;
-use super::intake::{self, Descents};
 use super::outbox::Outbox;
+use super::prefetch;
 use super::quarantine::Quarantine;
 use super::quota::Gate;
 use crate::bce::{Client, Credentials};
 use crate::broker::{Connection, Names, Reader, Replies, Room};
-use crate::config;
+use crate::config::{self, LaneName};
 use crate::telemetry::LaneMetrics;
 
 /// The parts of a lane that outlive connections.
@@ -58,8 +59,8 @@ impl Lane {
         let history = History::new(lane.name.as_str(), credentials.secret_access_key.expose_secret());
         let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, lane.concurrency as usize)?
             .with_reading(lane.reading.clone());
-        let gate = Arc::new(Gate::new(lane, &metrics));
-        let calls = Calls::new(lane, client, &gate, intake::full_prefetch(lane), &metrics);
+        let gate = Arc::new(Gate::new(lane, &metrics, span(&lane.name)));
+        let calls = Calls::new(lane, client, &gate, prefetch::full(lane), &metrics);
         Ok(Self {
             settings,
             gate,
@@ -89,7 +90,7 @@ impl Lane {
 
     /// The span in which the lane's tasks run, which names it in their lines in the log. Jobs have spans of their own.
     pub fn span(&self) -> Span {
-        error_span!(parent: None, "lane", lane = self.name())
+        self.gate.span().clone()
     }
 
     /// The lane's name.
@@ -112,4 +113,9 @@ impl Session {
     pub fn new(lane: Arc<Lane>, connection: &Connection) -> Self {
         Self { lane, outbox: Outbox::new(connection), room: connection.room() }
     }
+}
+
+/// A span's level is that of errors, so that it is there for lines of every level.
+fn span(lane: &LaneName) -> Span {
+    error_span!(parent: None, "lane", lane = lane.as_str())
 }

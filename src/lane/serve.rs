@@ -1,7 +1,7 @@
 //! Consumes deliveries while the lane is held, as fast as the limiter allows and with no more calls in flight than the
 //! lane's concurrency. The prefetch bounds how many more jobs wait for publisher confirms.
 //!
-//! Before it consumes, the lane gets one message at a time (`singly`): those under suspicion, and after a pause those of
+//! Before it consumes, the lane gets one message at a time (`one_at_a_time`): those under suspicion, and after a pause those of
 //! the trial.
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use tracing::{debug, warn};
 
 use super::intake::{Coalescer, Intake, Sizing};
 use super::job::{Admitted, Tasks};
+use super::one_at_a_time;
 use super::parts::{Lane, Session};
 use super::quarantine::SUSPECT_AT;
-use super::singly;
 use crate::broker::Connection;
 use crate::ownership::Interrupted;
 use crate::retry::full_jitter;
@@ -52,7 +52,7 @@ pub(super) async fn serve(
         let stopped = tokio::select! {
             biased;
             () = stop.requested() => true,
-            done = one_at_a_time(session, &channel, &mut tasks) => done.map(|()| false)?,
+            done = one_at_a_time::serve(session, &channel, &mut tasks) => done.map(|()| false)?,
         };
         if stopped {
             // No further call will end the trial that jobs in flight wait for.
@@ -77,12 +77,6 @@ pub(super) async fn serve(
         }
         channel = connection.channel().await?;
     }
-}
-
-/// Gets one message at a time for as long as one is under suspicion, and then for the trial of a half-open breaker.
-async fn one_at_a_time(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
-    singly::quarantine(session, channel, tasks).await?;
-    singly::trial(session, channel, tasks).await
 }
 
 /// While the lane is paused: probes at once, in case the fault was brief, then with backoff, and whenever the keys
@@ -211,7 +205,7 @@ async fn drain(lane: &Lane, mut tasks: Tasks, stop: &Stop) -> Result<bool, Inter
         }
         () = time_is_up => {}
     }
-    warn!(lane = %lane.name(), jobs = tasks.len(), "jobs still in flight after the grace go back to their queue");
+    warn!(jobs = tasks.len(), "jobs still in flight after the grace go back to their queue");
     tasks.shutdown().await;
     Ok(false)
 }

@@ -3,7 +3,7 @@
 //! A replica's *share* is the number of lanes divided by the number of replicas, rounded up. Two rules keep to it:
 //!
 //! 1. A replica that holds more than its share gives lanes back, one at a time, as a stop would: drained, then the
-//! baton to the next in line.
+//!    baton to the next in line.
 //! 2. A replica that is next in line, but has its share, passes the baton on at once, before it begins with the lane.
 //!
 //! So each lane given back ends at a replica with less than its share. There is one, as together they have room for all

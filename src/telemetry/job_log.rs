@@ -67,6 +67,8 @@ impl JobLog {
 
     /// Writes each line when it is due, for as long as the lane is held. Dropped, it writes what is left.
     pub async fn write(&self) -> Infallible {
+        // Tasks of a term that broke may have counted after its last line.
+        drop(Rest(self));
         let _rest = Rest(self);
         loop {
             let due = self.state().due();

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
-use super::{End, Key};
-use crate::broker::ReadBackError;
+use super::{End, History, Key};
+use crate::broker::{ReadBack, ReadBackError};
 use crate::events::{Data, Event, Outcome};
 use crate::headers::Headers;
-use crate::lane::parts::{Lane, Session};
 
 /// Jobs whose events are older than this before the lane's last event were acked long ago. An id that is used again the
 /// next morning is another order.
@@ -28,19 +27,15 @@ struct Published {
     finished_at: Timestamp,
 }
 
-/// Reads the lane's last events, up to the event `until`, into its history. Only events with the lane's seal count.
-pub(in crate::lane) async fn replay(session: &Session, until: &str) {
-    let lane = &session.lane;
+/// Reads the lane's last events, `messages` up to the event `until`, into its history. Only events with the lane's seal
+/// count.
+pub(in crate::lane) async fn replay(history: &History, messages: ReadBack, until: &str) {
     let mut published = Vec::new();
-    let failure = read_back(lane, until, &mut published).await.err();
-    match failure {
+    match read_back(history, messages, until, &mut published).await {
         // The lane is served without the log too.
-        Some(failure) => {
-            let log = lane.settings.names.outcomes_log();
-            warn!("cannot read the last events back, from {log}: {failure}");
-        }
+        Err(failure) => warn!("cannot read the last events back from the outcomes' log: {failure}"),
         // What was published is in the log, and so in the history by now.
-        None => lane.history.seen.forget_unpublished(),
+        Ok(()) => history.seen.forget_unpublished(),
     }
     let Some(last) = published.iter().map(|event| event.finished_at).max() else { return };
     let in_doubt = published.iter().filter(|event| last.duration_since(event.finished_at) <= IN_DOUBT);
@@ -48,13 +43,13 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
     for event in in_doubt {
         let key = event.key;
         if let Some(outcome) = event.outcome {
-            lane.history.seen.record_call(key);
+            history.seen.record_call(key);
             if event.is_final {
-                lane.history.seen.record_end(key, End { outcome, ambiguous: event.ambiguous });
+                history.seen.record_end(key, End { outcome, ambiguous: event.ambiguous });
             } else {
-                lane.history.seen.record_started(key, event.finished_at, event.ambiguous);
+                history.seen.record_started(key, event.finished_at, event.ambiguous);
             }
-            lane.history.seen.record_published(key);
+            history.seen.record_published(key);
             replayed += 1;
         }
     }
@@ -65,8 +60,12 @@ pub(in crate::lane) async fn replay(session: &Session, until: &str) {
 ///
 /// # Errors
 /// Why the log was not read up to the event `until`.
-async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> Result<(), Arc<ReadBackError>> {
-    let mut messages = lane.reader.read_back(lane.name());
+async fn read_back(
+    history: &History,
+    mut messages: ReadBack,
+    until: &str,
+    published: &mut Vec<Published>,
+) -> Result<(), Arc<ReadBackError>> {
     loop {
         let message = messages.next().await?;
         let Some(event) = Event::read(&message.body) else { continue };
@@ -74,12 +73,12 @@ async fn read_back(lane: &Lane, until: &str, published: &mut Vec<Published>) -> 
             return Ok(());
         }
         // An event without the lane's seal may be anybody's.
-        let order = lane.history.seals.open(Headers(message.properties.headers().as_ref()), &message.body);
+        let order = history.seals.open(Headers(message.properties.headers().as_ref()), &message.body);
         if let (Some(order), Data::Job(job)) = (order, event.data)
             && let Some(instance) = &job.instance_id
         {
             published.push(Published {
-                key: lane.history.seen.key(&job.job_id, instance, &order),
+                key: history.seen.key(&job.job_id, instance, &order),
                 outcome: job.known_outcome(),
                 ambiguous: job.ambiguous,
                 is_final: job.is_final,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tracing::{Span, debug, error_span, info, warn};
 
 use super::held::Held;
-use super::{Admitted, First, Task, Unread, capacity};
+use super::{Admitted, First, Task, Unread, capacity, failing_for};
 use crate::broker::{Delivery, Message};
 use crate::dead_letter::DeadLetter;
 use crate::events::{Outcome, Reason};
@@ -56,7 +56,14 @@ impl Admitted {
         let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
         let mut spare = None;
         if let First::Call = first
-            && let Some(delay) = capacity::wait(&progress, job.deadline, lane, now, rand::random())
+            && let Some(delay) = capacity::wait(
+                &progress,
+                job.deadline,
+                lane.settings.retry,
+                failing_for(&progress, lane, now),
+                now,
+                rand::random(),
+            )
         {
             spare = lane.gate.spare();
             if spare.is_none() {
@@ -81,7 +88,8 @@ fn span(lane: &Lane, progress: &Progress, job: Option<&job::Job>) -> Span {
         job = progress.job_id,
         instance = job.map(|job| job.instance_id.as_str()),
         batch = job.and_then(|job| job.batch_id.as_deref()),
-        attempt = progress.attempts.saturating_add(1),
+        // In the confirm phase no further start is attempted.
+        attempt = progress.attempts.saturating_add(u32::from(progress.boot.is_none())),
     )
 }
 

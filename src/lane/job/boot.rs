@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::bce::InstanceState;
 use crate::events::{Outcome, Reason};
-use crate::job::Boot;
+use crate::job::{Boot, elapsed};
 use crate::lane::calls::Observed;
 
 /// Delay to the first poll and between polls: it grows from the first to the last, plus up to one [`BEAT`].
@@ -49,7 +49,7 @@ pub enum Step {
 
 /// Judges a poll. A `timeout` that has passed ends only a job whose instance was not seen running.
 pub fn judge(observed: Observed, boot: &Boot, timeout: Duration, now: Timestamp) -> Step {
-    let up_for = elapsed(boot, now);
+    let up_for = elapsed(boot.since, now);
     let not_running = |why: &str| Step::End {
         outcome: Outcome::Failed(Reason::NotRunning),
         ambiguous: boot.ambiguous,
@@ -96,18 +96,14 @@ pub fn delay(boot: &Boot, timeout: Duration, now: Timestamp) -> Duration {
     let beat = i64::try_from(BEAT.as_millis()).unwrap_or(i64::MAX);
     let since_beat = now.as_millisecond().wrapping_add(i64::try_from(regular.as_millis()).unwrap_or(0));
     let to_beat = u64::try_from((-since_beat).rem_euclid(beat)).unwrap_or(0);
-    let left = timeout.saturating_sub(elapsed(boot, now));
+    let left = timeout.saturating_sub(elapsed(boot.since, now));
     (regular + Duration::from_millis(to_beat)).min(left).max(SHORTEST)
 }
 
 /// Whether a job has waited long enough even while its lane is paused. Where probes are answered and only polls fail,
 /// pauses would spare the job for ever.
 pub fn is_overdue(boot: &Boot, timeout: Duration, now: Timestamp) -> bool {
-    elapsed(boot, now) >= timeout * 2
-}
-
-fn elapsed(boot: &Boot, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(boot.since)).unwrap_or_default()
+    elapsed(boot.since, now) >= timeout * 2
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Next, Task, elapsed, failing_for};
-use crate::job::{Progress, is_past};
-use crate::lane::parts::Lane;
+use crate::config::Retry;
+use crate::job::{Progress, elapsed, is_past};
 use crate::retry::half_jitter;
-use crate::telemetry::ParkCause;
 
 /// First and last ceiling of the backoff. The delay is at least half of its ceiling.
 const FIRST: Duration = Duration::from_secs(30);
@@ -24,29 +22,19 @@ pub(super) fn backoff(reschedules: u32, rest: Duration, random: f64) -> Duration
 pub(super) fn wait(
     progress: &Progress,
     deadline: Option<Timestamp>,
-    lane: &Lane,
+    retry: Retry,
+    failing_for: Duration,
     now: Timestamp,
     random: f64,
 ) -> Option<Duration> {
     if !progress.no_capacity || is_past(deadline, now) {
         return None;
     }
-    let rest =
-        lane.settings.retry.give_up_after.saturating_sub(failing_for(progress, lane, now)).min(left(deadline, now));
+    let rest = retry.give_up_after.saturating_sub(failing_for).min(left(deadline, now));
     (!rest.is_zero()).then(|| backoff(progress.reschedules.saturating_add(1), rest, random))
 }
 
 /// Time left until the deadline.
 pub(super) fn left(deadline: Option<Timestamp>, now: Timestamp) -> Duration {
     deadline.map_or(Duration::MAX, |deadline| elapsed(now, deadline))
-}
-
-impl Task {
-    /// Parked because others go first. The delay grows: where thousands wait, RabbitMQ should not move them all the
-    /// time.
-    pub(super) fn give_way(&self, delay: Duration) -> Next {
-        let progress =
-            Progress { reschedules: self.held.progress.reschedules.saturating_add(1), ..self.held.progress.clone() };
-        Next::Park { progress, delay, cause: ParkCause::GaveWay }
-    }
 }

@@ -8,10 +8,9 @@ use super::capacity;
 use crate::bce::{Answer, NoAnswer};
 use crate::config::Retry;
 use crate::events::{Outcome, Reason};
-use crate::job::{Boot, Confirm, Progress};
+use crate::job::{Boot, Confirm, ParkCause, Progress};
 use crate::lane::verdict::Verdict;
 use crate::retry::{full_jitter, half_jitter};
-use crate::telemetry::ParkCause;
 
 /// The least that a `Retry-After` counts for, also if it is a date in the past.
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -14,11 +14,10 @@ use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
 use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome, is_traceparent};
 use crate::headers::Headers;
-use crate::job::{self, Progress};
+use crate::job::{self, ParkCause, Progress};
 use crate::lane::history::Mark;
 use crate::lane::parts::{Lane, Session};
 use crate::lane::quarantine::Tracked;
-use crate::telemetry::ParkCause;
 
 /// See the module.
 #[derive(Debug)]
@@ -106,7 +105,7 @@ impl Held {
         if let Some(reply) = reply {
             let (span, to) = (self.span, reply.to.clone());
             session.lane.replies.send(reply, move |error| {
-                span.in_scope(|| warn!(reply_to = to, "no reply given: {error}"));
+                span.in_scope(|| warn!(reply_to = to, error = error.to_string(), "no reply given"));
             });
         }
         Ok(())

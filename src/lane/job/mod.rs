@@ -42,8 +42,7 @@ use super::quota::Slot;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, NoAnswer};
 use crate::events::Outcome;
-use crate::job::{self, Boot, Confirm, Conflict, Progress, is_past};
-use crate::telemetry::ParkCause;
+use crate::job::{self, Boot, Confirm, Conflict, ParkCause, Progress, elapsed, is_past};
 
 /// Delay of a job whose copy is in hand.
 const BEHIND_COPY: Duration = Duration::from_secs(1);
@@ -218,6 +217,14 @@ impl Task {
         Next::Park { progress, delay, cause }
     }
 
+    /// Parked because others go first. The delay grows: where thousands wait, RabbitMQ should not move them all the
+    /// time.
+    fn give_way(&self, delay: Duration) -> Next {
+        let progress =
+            Progress { reschedules: self.held.progress.reschedules.saturating_add(1), ..self.held.progress.clone() };
+        Next::Park { progress, delay, cause: ParkCause::GaveWay }
+    }
+
     /// Parked because the lane is paused.
     fn park_paused(&self, touched: bool) -> Next {
         self.later(touched, SHORTEST_DELAY, ParkCause::Paused)
@@ -381,8 +388,4 @@ impl Task {
 fn failing_for(progress: &Progress, lane: &Lane, now: Timestamp) -> Duration {
     let since = progress.failing_since.unwrap_or(now);
     elapsed(since, now).saturating_sub(lane.gate.breaker().paused_between(since, now))
-}
-
-fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }

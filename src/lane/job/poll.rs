@@ -6,10 +6,9 @@ use super::boot::{self, Step};
 use super::{Conclusion, NOT_THE_APIS, Next, Task};
 use crate::broker::Confirmed;
 use crate::events::Outcome;
-use crate::job::{Boot, Progress};
+use crate::job::{Boot, ParkCause, Progress};
 use crate::lane::calls::{Entry, Observed};
 use crate::lane::parts::{Lane, Session};
-use crate::telemetry::ParkCause;
 
 impl Task {
     /// Polls the instance's state, together with other jobs, and decides. That takes a second or more, so `entry` is

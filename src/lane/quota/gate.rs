@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{Span, error, info, warn};
 
 use super::limiter::Limiter;
 use super::share::Share;
@@ -87,11 +87,14 @@ pub struct Gate {
     lease: Lease,
     breaker: Breaker,
     metrics: LaneMetrics,
+    /// For lines about the lane that a job's call causes.
+    span: Span,
 }
 
 impl Gate {
     /// For a lane that is not held yet.
-    pub fn new(lane: &config::Lane, metrics: &LaneMetrics) -> Self {
+    /// `span` names the lane in the log.
+    pub fn new(lane: &config::Lane, metrics: &LaneMetrics, span: Span) -> Self {
         let gate = Self {
             endpoint: lane.endpoint.clone(),
             slots: Slots::new(lane.concurrency),
@@ -100,6 +103,7 @@ impl Gate {
             lease: Lease::default(),
             breaker: Breaker::new(lane.rate, lane.concurrency as usize),
             metrics: metrics.clone(),
+            span,
         };
         // Each cause is present from the start, at 0.
         gate.show_paused(None);
@@ -109,6 +113,11 @@ impl Gate {
     /// How long the lane is surely this replica's.
     pub(in crate::lane) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// The lane's span.
+    pub(in crate::lane) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// The circuit breaker.
@@ -248,6 +257,7 @@ impl Gate {
     }
 
     fn changed(&self, change: Option<Change>) {
+        let _entered = self.span.enter();
         match change {
             Some(Change::Paused(cause)) => {
                 error!(endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);

@@ -6,70 +6,10 @@ use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, histogram_o
 use super::Families;
 use crate::bce::Word;
 use crate::events::{Outcome, Reason};
+use crate::job::ParkCause;
 
 /// Seconds: a job can wait for a schedule or through many retries.
 const BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
-
-/// Why a job was parked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParkCause {
-    /// A call failed, and may succeed the next time.
-    Transient,
-    /// The API, or a gateway, throttles.
-    Throttled,
-    /// The lane is paused.
-    Paused,
-    /// It was denied, and gets a second call.
-    AccessDenied,
-    /// No capacity.
-    NoCapacity,
-    /// The same, and other jobs go first.
-    GaveWay,
-    /// Before its `not_before`.
-    NotBefore,
-    /// Until the next poll of its instance.
-    Confirm,
-    /// The poll could not be made in time.
-    PollPostponed,
-    /// Another copy of the job is in hand.
-    Copy,
-    /// It was left out of its call.
-    PutBack,
-}
-
-impl ParkCause {
-    /// All causes.
-    const ALL: [Self; 11] = [
-        Self::Transient,
-        Self::Throttled,
-        Self::Paused,
-        Self::AccessDenied,
-        Self::NoCapacity,
-        Self::GaveWay,
-        Self::NotBefore,
-        Self::Confirm,
-        Self::PollPostponed,
-        Self::Copy,
-        Self::PutBack,
-    ];
-
-    /// The name in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transient => "transient",
-            Self::Throttled => "throttled",
-            Self::Paused => "paused",
-            Self::AccessDenied => "access_denied",
-            Self::NoCapacity => "no_capacity",
-            Self::GaveWay => "gave_way",
-            Self::NotBefore => "not_before",
-            Self::Confirm => "confirm",
-            Self::PollPostponed => "poll_postponed",
-            Self::Copy => "copy",
-            Self::PutBack => "put_back",
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Jobs {

@@ -24,11 +24,12 @@ use prometheus::{
 };
 
 use self::calls::Calls;
+pub use self::jobs::InFlight;
 use self::jobs::Jobs;
-pub use self::jobs::{InFlight, ParkCause};
 use self::lanes::Lanes;
 use crate::bce::{Operation, Word};
 use crate::events::Outcome;
+use crate::job::ParkCause;
 use crate::telemetry::job_log::JobLog;
 
 /// The metrics of the process.

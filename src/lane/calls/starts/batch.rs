@@ -59,7 +59,7 @@ impl Batches {
                 singly(members, false);
             }
             Choice::Together => {
-                let Some(refused) = self.start(permit, members).await else { return };
+                let Some(refused) = self.start_together(permit, members).await else { return };
                 if !refused.is_listable || !self.strategy.may_ask() {
                     return singly(refused.members, false);
                 }
@@ -85,14 +85,14 @@ impl Batches {
             return singly(members, false);
         }
         let refused = match self.api.gate().enter(slot).await {
-            Ok(permit) => self.start(permit, members).await.map(|refused| refused.members),
+            Ok(permit) => self.start_together(permit, members).await.map(|refused| refused.members),
             Err(_paused) => Some(members),
         };
         singly(refused.into_iter().flatten(), false);
     }
 
     /// Starts `members` in one call, and replies to each. Those of a refused batch are returned without a reply.
-    async fn start(&self, permit: Permit, members: Vec<Member>) -> Option<Refused> {
+    async fn start_together(&self, permit: Permit, members: Vec<Member>) -> Option<Refused> {
         if !members.iter().any(Member::is_in_time) {
             singly(members, false);
             return None;
@@ -110,7 +110,10 @@ impl Batches {
         let verdict = verdict::of_start(&result, Circumstances { policy: Conflict::Verify, first_touch: true });
         let evidence = self.api.gate().record(&members.first()?.instance, &verdict, &result);
         let reach = Reach::of(&verdict, &result, failed);
-        debug!(jobs = members.len(), instances = named.len(), %verdict, answered = reach.answered(named.len()), "called together");
+        let (jobs, answered) = (members.len(), reach.answered(named.len()));
+        self.api.gate().span().in_scope(|| {
+            debug!(jobs, instances = named.len(), %verdict, answered, "called together");
+        });
         match &reach {
             Reach::AllBut(failed) if matches!(verdict, Verdict::Started { .. }) => {
                 self.strategy.called_together(named.len() - failed.len());
@@ -119,7 +122,8 @@ impl Batches {
             Reach::AllBut(_) | Reach::None { touched: true } => {}
         }
         if reach == (Reach::None { touched: false }) && !batch.touched {
-            let is_listable = matches!(&result, Ok(Answer { status: 404 | 409, .. }));
+            let is_listable = matches!(&result, Ok(Answer { status: 404 | 409, .. }))
+                && !matches!(verdict, Verdict::NoCapacity { .. });
             return Some(Refused { members, is_listable, slot: batch.slot });
         }
         // Only now that the result is recorded: if the call failed, the breaker may withhold the next one.
@@ -128,7 +132,7 @@ impl Batches {
         for member in members {
             let reply = match &reach {
                 // The instance was already answered for another job, or its deadline had passed.
-                _ if !named.remove(&member.instance) => Reply::Singly { touched: batch.touched },
+                _ if !named.remove(&member.instance) => Reply::Second { touched: batch.touched },
                 Reach::AllBut(failed) if !failed.contains(&member.instance) => {
                     Reply::Answer { result: result.clone(), evidence, touched: batch.touched }
                 }

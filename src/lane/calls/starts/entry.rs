@@ -74,6 +74,8 @@ pub(super) enum Reply {
     Permit(Permit),
     /// To be called singly, with a permit of its own.
     Singly { touched: bool },
+    /// The same, after another job's call for this instance: its answer does not show how the instance was met.
+    Second { touched: bool },
 }
 
 /// A job's place in a shared call.

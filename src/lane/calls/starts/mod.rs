@@ -74,7 +74,7 @@ impl Starts {
         instance: &InstanceId,
         deadline: Option<Timestamp>,
     ) -> Result<Called, NotCalled> {
-        let mut touched = false;
+        let (mut touched, mut is_second) = (false, false);
         let permit = match entry {
             Entry::Permit(permit) => permit,
             Entry::Slot(_) | Entry::None => return Err(NotCalled { touched }),
@@ -84,12 +84,14 @@ impl Starts {
                     self.batches.call(permit, members).await;
                 }
                 // Without a reply: the job that made the call was dropped, as everything that runs here is about to be.
-                match reply.await.unwrap_or(Reply::Singly { touched: true }) {
+                let reply = reply.await.unwrap_or(Reply::Singly { touched: true });
+                is_second = matches!(reply, Reply::Second { .. });
+                match reply {
                     Reply::Answer { result, evidence, touched } => {
                         return Ok(Called { result, origin: Origin::Shared(evidence), touched });
                     }
                     Reply::Permit(permit) => permit,
-                    Reply::Singly { touched: by_all } => {
+                    Reply::Singly { touched: by_all } | Reply::Second { touched: by_all } => {
                         touched = by_all;
                         match self.api.gate().enter(self.api.slot().await).await {
                             Ok(permit) if is_in_time(deadline) => permit,
@@ -102,7 +104,9 @@ impl Starts {
         let made = self.api.start(permit, instance, || is_in_time(deadline)).await;
         touched |= made.touched;
         let Some(result) = made.result else { return Err(NotCalled { touched }) };
-        if let Ok(answer) = &result {
+        if let Ok(answer) = &result
+            && !is_second
+        {
             self.batches.called_singly(answer);
         }
         Ok(Called { result, origin: Origin::Own(made.slot), touched })

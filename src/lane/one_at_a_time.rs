@@ -36,13 +36,20 @@ enum Got {
     Suspect,
 }
 
-/// Gets one message of each queue in turn until no queue's next one is under suspicion, or the lane is paused. One may
-/// have ended the previous term, so every term begins with this.
-pub(super) async fn quarantine(
-    session: &Arc<Session>,
-    channel: &Channel,
-    tasks: &mut Tasks,
-) -> Result<(), Interrupted> {
+/// Gets one message at a time until none is under suspicion and the breaker is not half open, or the lane is paused. A
+/// message may have ended the previous term, so every term begins with this.
+pub(super) async fn serve(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+    loop {
+        quarantine(session, channel, tasks).await?;
+        let met_suspect = trial(session, channel, tasks).await?;
+        if !met_suspect || session.lane.gate.breaker().is_open() {
+            return Ok(());
+        }
+    }
+}
+
+/// Gets one message of each queue in turn until no queue's next one is under suspicion, or the lane is paused.
+async fn quarantine(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
     let mut suspects = [true; QUEUES];
     while suspects.contains(&true) {
         for queue in order(&session.lane) {
@@ -55,20 +62,23 @@ pub(super) async fn quarantine(
     Ok(())
 }
 
-/// Gets one message of each queue in turn while the breaker is half open. No more calls are in flight than the trial has.
-pub(super) async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+/// Gets one message of each queue in turn while the breaker is half open. At most the trial's number of calls is in
+/// flight. Returns whether a message was under suspicion: it may not be the only one.
+async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<bool, Interrupted> {
     let gate = &session.lane.gate;
     let waits_until = Instant::now() + TRIAL_WAIT;
-    let mut found = true;
+    let (mut found, mut met_suspect) = (true, false);
     while gate.breaker().is_half_open() && (found || Instant::now() < waits_until) {
         if !found {
             sleep(INTERVAL).await;
         }
         found = false;
         for queue in order(&session.lane) {
-            found |= get(session, channel, queue, tasks).await? != Got::Nothing;
+            let got = get(session, channel, queue, tasks).await?;
+            found |= got != Got::Nothing;
+            met_suspect |= got == Got::Suspect;
             if gate.breaker().is_open() {
-                return Ok(());
+                return Ok(met_suspect);
             }
         }
     }
@@ -77,7 +87,7 @@ pub(super) async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut
         gate.quiet().await;
         gate.end_trial();
     }
-    Ok(())
+    Ok(met_suspect)
 }
 
 /// The queues, beginning with another one in each trial, so that jobs which always fail cannot keep the lane from all

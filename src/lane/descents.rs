@@ -5,24 +5,24 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use crate::broker::Message;
-use crate::lane::parts::Lane;
+use crate::broker::{Message, Names};
+use crate::telemetry::LaneMetrics;
 
 /// How often that is logged at most.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// Checks jobs that come from the delay ladder.
 #[derive(Debug, Default)]
-pub(in crate::lane) struct Descents {
+pub(super) struct Descents {
     logged_at: Mutex<Option<Instant>>,
 }
 
 impl Descents {
     /// Counts a job that RabbitMQ released too early, and logs it now and then. The job is done all the same: only its
     /// delay is lost.
-    pub fn look_at(&self, message: &Message, lane: &Lane) {
-        let Some(cut_short) = message.cut_short(&lane.settings.names) else { return };
-        lane.metrics.delays_cut_short.inc();
+    pub(super) fn check(&self, message: &Message, names: &Names, metrics: &LaneMetrics) {
+        let Some(cut_short) = message.cut_short(names) else { return };
+        metrics.delays_cut_short.inc();
         let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
         if logged_at.is_none_or(|logged_at| logged_at.elapsed() >= LOGGED_EVERY) {
             *logged_at = Some(Instant::now());
