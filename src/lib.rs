@@ -2,22 +2,25 @@
 //! outcome events and metrics.
 //!
 //! Modules:
+//! - [`cli`]: the commands, each in its file
 //! - [`config`]: the settings, with defaults and checks
-//! - [`job`]: the message, and the progress in its headers
-//! - [`dead_letter`]: the outcome of a message, in its headers
+//! - [`job`]: the message, the progress in its headers, and the reasons to park it
 //! - [`events`]: one event type, written and read; outcomes and their reasons
-//! - [`bce`]: the signed client; knows nothing of RabbitMQ
-//! - [`broker`]: connection, topology, confirmed publishing, the delay ladder; knows nothing of BCC
-//! - [`ownership`]: which replica runs what
-//! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means)
-//! - [`stop`]: graceful stop of running tasks
+//! - [`dead_letter`]: the outcome of a message, in its headers
+//! - [`bce`]: the signed client, and what an error code means by itself ([`bce::codes`]); knows nothing of RabbitMQ
+//! - [`broker`]: connections, topology, confirmed publishing, the delay ladder, reading a stream; knows nothing of BCC
+//! - [`ownership`]: which replica runs what, and how replicas share the lanes
+//! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means
+//!   for a job, with its policy and past)
+//! - [`telemetry`]: metrics, health, logs
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
+//! - [`stop`]: graceful stop of running tasks
 //! - [`tasks`]: waiting for tasks that return only errors
-//! - [`telemetry`]: metrics, health, logs
 //! - [`text`]: escaping text from outside where it is shown
-//! - [`cli`]: the commands, each in its file
+//!
+//! `ARCHITECTURE.md` says where a new error code, metric, reason or command goes.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
