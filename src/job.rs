@@ -259,7 +259,7 @@ const SEEN_STARTING: &str = "x-reveille-seen-starting";
 const POLLS: &str = "x-reveille-polls";
 const ORDER: &str = "x-reveille-order";
 const PUT_BACK: &str = "x-reveille-put-back";
-/// Larger counts of attempts or setbacks are forged: a job parks for a second at least.
+/// Larger counts of attempts or reschedules are forged: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
 impl Progress {

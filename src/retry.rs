@@ -9,11 +9,11 @@ use backoff::SystemClock;
 use backoff::backoff::Backoff;
 use backoff::exponential::ExponentialBackoff;
 
-/// Delays double from one setback to the next.
+/// Delays double from one reschedule to the next.
 const MULTIPLIER: f64 = 2.0;
 
-/// The delay before the next try after `setbacks` setbacks in a row: anywhere between zero and `initial × 2^(setbacks −
-/// 1)`, or `max` if that is less.
+/// The delay before the next try after so many `reschedules` in a row: anywhere between zero and
+/// `initial × 2^(reschedules − 1)`, or `max` if that is less.
 ///
 /// This is "full jitter": what failed together is not retried together. `random` is from [0, 1).
 pub fn full_jitter(initial: Duration, max: Duration, reschedules: u32, random: f64) -> Duration {

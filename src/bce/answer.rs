@@ -52,10 +52,11 @@ pub struct Reading {
 /// `x-bce-request-id` (<https://cloud.baidu.com/doc/BCC/s/Mjwvyo6bm-en>), and error bodies repeat it as `requestId`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RequestId {
-    /// An answer without one, in header or body, is [`foreign`](Answer::foreign).
+    /// An answer without one, in header or body, is [`from_proxy`](Answer::from_proxy).
     #[default]
     Required,
-    /// A proxy on the way strips the header: then only a body that is neither empty nor an object is foreign.
+    /// A proxy on the way strips the header: then only a body that is neither empty nor an object is a
+    /// proxy's.
     Optional,
 }
 
@@ -173,7 +174,7 @@ struct SuccessBody {
 }
 
 impl Answer {
-    /// Whether the status is a 2xx. A [`foreign`](Answer::foreign) answer can have one too.
+    /// Whether the status is a 2xx. An answer [`from_proxy`](Answer::from_proxy) can have one too.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }

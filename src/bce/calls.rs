@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// The cheapest list, to learn whether keys, clock, endpoint and network are good: a 2xx that is not
-    /// [`foreign`](Answer::foreign) shows that they are.
+    /// [`from_proxy`](Answer::from_proxy) shows that they are.
     ///
     /// # Errors
     /// [`NoAnswer`], if there was none.

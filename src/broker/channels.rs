@@ -35,10 +35,10 @@ const FEWEST_SHARED: usize = 8;
 /// the others waits for all such processes before it drops its clients, which go on calling. So no channel should be
 /// new at that time.
 const WARM: usize = 4;
-/// How long a channel stays in use over which RabbitMQ rejects messages. Over a channel that first met a queue without a
-/// leader, RabbitMQ 3.10 rejects messages to it until its last leader's node is back; so the channel is closed then. Not
-/// sooner: a full queue rejects over any channel, and a new one for each message slowed all other lanes
-/// (`benches/lanes`).
+/// Age from which a channel is closed after a rejection. Over a channel that first met a queue without a leader,
+/// RabbitMQ 3.10 rejects messages to it until its last leader's node is back. A younger channel is kept: a full queue
+/// rejects over any channel, and a new one for each message slowed all other lanes (`benches/lanes`). If the channel
+/// was the cause, it costs one more rejected group, of whichever lane it is lent to after this time.
 const REJECTING: Duration = Duration::from_secs(1);
 /// Most channels of a publisher for republishing: each may be one more copy in a queue that confirms nothing.
 const MOST_AGAIN: usize = 64;
@@ -83,7 +83,7 @@ pub(super) struct Shares {
     pub(super) looks: Arc<Channels>,
     /// For republished messages.
     pub(super) again: Arc<Channels>,
-    /// How many of those one publisher may use.
+    /// Channels of `again` for each publisher, at most.
     pub(super) again_each: usize,
 }
 

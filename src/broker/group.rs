@@ -83,8 +83,8 @@ pub(super) async fn publish_alone(lent: Lent, message: Arc<Outgoing>) -> Word {
     judge(&[message], vec![confirm]).pop().unwrap_or(Ok(()))
 }
 
-/// Publishes a group. After an error the channel is closed, and where confirms are missing too: they may stay missing for later
-/// messages.
+/// Publishes a group. The channel is closed after an error, and if confirms are missing, since later ones might be
+/// missing too.
 async fn publish_together(lent: Lent, messages: &[Arc<Outgoing>]) -> Vec<Word> {
     let confirms = join_all(messages.iter().map(|message| publish(lent.channel(), message)));
     let Some(confirms) = within(FIRST_PATIENCE, &lent.connection(), confirms).await else {

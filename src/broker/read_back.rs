@@ -97,7 +97,7 @@ impl Reader {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads for those who asked, and again for those who did meanwhile.
+    /// Reads for the lanes that have asked, and again for those that asked meanwhile.
     async fn serve(self: Arc<Self>) {
         let mut kept = None;
         loop {
@@ -113,7 +113,7 @@ impl Reader {
             if let Err(error) = read.unwrap_or(Err(ReadBackError::TimedOut)) {
                 let error = Arc::new(error);
                 for lane in lanes.values() {
-                    // Whoever has what is wanted does not listen any more.
+                    // Fails if the lane has found its event.
                     let _ = lane.send(Err(error.clone())).await;
                 }
             }
@@ -136,7 +136,7 @@ impl Reader {
             };
             let lane = entry.key.split('.').next().and_then(|lane| lanes.get(lane));
             if let Some(lane) = lane {
-                // Whoever has what is wanted does not listen any more.
+                // Fails if the lane has found its event.
                 let _ = lane.send(Ok(entry.message)).await;
             }
         }

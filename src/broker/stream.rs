@@ -1,4 +1,4 @@
-//! A stream, read from somewhere on and then followed: how a log is read.
+//! Reads a stream from a position, and then follows it.
 //!
 //! A stream keeps what was read, numbers its messages by offset, and sends all of them to every reader. A reader says by an argument
 //! where it begins, has to bound how many messages are on their way, and asks for more with acks
@@ -24,7 +24,7 @@ const OFFSET: &str = "x-stream-offset";
 /// Where a reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// At this message; at the first one that is left, or behind the last one, where that is beyond them.
+    /// At this offset, clamped to those from the first message that is left to the next one to come.
     Offset(u64),
     /// At the first message that was written then or later, or some before it: RabbitMQ knows the time to the second, and of
     /// messages that it wrote together as one.
@@ -36,7 +36,7 @@ pub enum Position {
 /// A message of a stream.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its place; where that cannot be read, the one behind the message before.
+    /// Its offset; if unreadable, the previous offset plus one.
     pub offset: u64,
     /// The routing key that it was published with.
     pub key: String,
@@ -102,15 +102,15 @@ impl Stream {
         Ok(Self { subscription, next, acks: JoinSet::new() })
     }
 
-    /// The next message, once there is one. It loses none where it is not waited for to the end.
+    /// The next message, once there is one. Cancel-safe.
     ///
     /// # Errors
     /// [`StreamError`]: no more will come.
     pub async fn next(&mut self) -> Result<Entry, StreamError> {
         let next = self.subscription.next().await.ok_or(StreamError::Ended)?;
         let Delivery { routing_key, properties, data: body, acker, .. } = next?;
-        // Asks for one more; of a stream nothing is taken away. Nothing waits for it: lapin leaves some unanswered
-        // that are on their way as the connection ends, and messages that came before that are yet to be read.
+        // An ack only asks for one more: streams keep messages. Nothing waits for it: lapin leaves some unanswered that
+        // are on their way as the connection ends, and messages that came before that are yet to be read.
         self.acks.spawn(async move { drop(acker.ack(BasicAckOptions::default()).await) });
         while self.acks.try_join_next().is_some() {}
         let offset = Headers(properties.headers().as_ref()).integer(OFFSET);

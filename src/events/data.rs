@@ -119,8 +119,8 @@ impl JobEvent {
         }
     }
 
-    /// The outcome, unless only another version knows it. For events that are believed: a reason that a rule of a
-    /// configuration gave is kept in memory for good.
+    /// The outcome, unless only another version knows it. An unknown reason is interned for the life of the process, so
+    /// the daemon calls this only for authenticated events.
     pub fn known_outcome(&self) -> Option<Outcome> {
         Outcome::read(&self.outcome, self.reason.as_deref().unwrap_or_default())
     }

@@ -1,8 +1,8 @@
 //! What reveille publishes, in CloudEvents 1.0: one type, written and read.
 //!
 //! [`Event`] is the envelope, [`Data`] what events say by their type, and [`Outcome`] how a job ended. Anybody may have
-//! written what is read: a type that is not known here is kept as it is, what is no event at all is none, and whether an event is
-//! the daemon's own is not asked here (its seal tells, see [`history`](crate::lane)).
+//! written what is read: unknown types are kept, and what is no event reads as `None`. Authenticity is not checked
+//! here, but by [`lane::history`](crate::lane), with seals.
 
 mod data;
 mod event;

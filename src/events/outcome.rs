@@ -21,7 +21,7 @@ pub enum Outcome {
     Rejected,
 }
 
-/// What a job is about when an event is published of it: a part of the event's id, so that one job can have two.
+/// Phase of a job. It is part of its events' ids, so that one job can have two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The instance is to be started.

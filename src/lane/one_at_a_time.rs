@@ -19,8 +19,8 @@ use crate::broker::Delivery;
 use crate::ownership::Interrupted;
 use crate::tasks;
 
-/// How long a trial waits for a job. After a short pause the jobs that were put back are not in their queue yet: without
-/// one of them for the trial, all would be called at once.
+/// How long a trial waits for a job. After a short pause the jobs that were put back are not in their queue yet: else
+/// the trial would find no job and end, and all of them would be called at once.
 const TRIAL_WAIT: Duration = Duration::from_secs(4);
 /// Between two looks for a job.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ enum Got {
     Nothing,
     /// A message whose job was spawned.
     Job,
-    /// A message under suspicion. It was handled, and no other at that time.
+    /// A message under suspicion. It was handled alone.
     Suspect,
 }
 

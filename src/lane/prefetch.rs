@@ -10,9 +10,10 @@ fn left_to_starts(rate: f64, confirm_share: f64) -> f64 {
     rate * (1.0 - confirm_share).max(0.5)
 }
 
-/// Prefetch of each queue: enough that neither calls nor confirms run dry, but at most six seconds' worth. While due
-/// jobs go first, four to one, and each needs a second call, that is a minute unacked. At a twentieth of the rate, the
-/// floor of throttling, it is 20 minutes, and 27 with the longest `Retry-After` holds: RabbitMQ allows 30.
+/// Prefetch of each queue: enough that neither calls nor confirms run dry, but at most six seconds' worth of calls. A
+/// job can be unacked for a minute then, as due jobs go first, four to one, and each needs a second call. At a
+/// twentieth of the rate, the floor of throttling, that is 20 minutes. With the longest `Retry-After` holds it is 27,
+/// and RabbitMQ allows 30.
 ///
 /// With shared calls of `batch` jobs it is a second's worth of those at the `present` rate, if that is more. It shrinks
 /// again once jobs are called singly, or slowly.

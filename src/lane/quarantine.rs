@@ -28,7 +28,7 @@ struct Survived {
     times: Mutex<HashMap<u64, i64>>,
 }
 
-/// A message in hand. If it is dropped before it is [`done`](InHand::done), the process has survived it once more.
+/// A message in hand. If it is dropped before it is [`done`](Tracked::done), the process has survived it once more.
 #[derive(Debug)]
 pub(super) struct Tracked {
     survived: Arc<Survived>,

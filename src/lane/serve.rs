@@ -1,8 +1,8 @@
 //! Consumes deliveries while the lane is held, as fast as the limiter allows and with no more calls in flight than the
 //! lane's concurrency. The prefetch bounds how many more jobs wait for publisher confirms.
 //!
-//! Before it consumes, the lane gets one message at a time (`one_at_a_time`): those under suspicion, and after a pause those of
-//! the trial.
+//! Before it consumes, the lane gets one message at a time (`one_at_a_time`): those under suspicion, and after a pause
+//! those of the trial.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,9 +177,9 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             coalescer.add(job);
             continue;
         }
-        // Only once there is a job: jobs whose shared call was refused need slots too.
+        // Only once there is a job: held idle, the slot would be missing to the jobs of a refused batch.
         let slot = lane.calls.api.slot().await;
-        // One job at a time waits here, and not in a further queue: so a due job is never far from the limiter.
+        // Jobs wait for the permit one at a time, in the loop: a queue of waiting jobs would delay due ones.
         let entry = job.enter(lane, slot).await;
         job.spawn(session, entry, tasks);
     };

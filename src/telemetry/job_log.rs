@@ -13,7 +13,7 @@ use tracing::info;
 
 use crate::events::Outcome;
 
-/// A lane has one line of counts in this time at most, and a reason [`LISTED`] jobs with a line of their own.
+/// Shortest time between two lines of counts, and the window for [`LISTED`].
 const MINUTE: Duration = Duration::from_secs(60);
 /// Jobs that fail for one reason and have a line of their own, within a [`MINUTE`].
 const LISTED: u32 = 10;
@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct JobLog {
     state: Mutex<State>,
-    /// A line is due earlier than the last one that was asked for.
+    /// Wakes the writer: a line has become due earlier.
     woken: Notify,
 }
 
@@ -105,7 +105,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// What is left to be written at the end of a term.
+/// Writes pending lines when dropped, at the end of a term.
 struct Rest<'a>(&'a JobLog);
 
 impl Drop for Rest<'_> {
@@ -165,8 +165,8 @@ impl Counts {
     }
 }
 
-/// What was counted since the last line of counts, and when the next one is due: a minute after the last; where that is
-/// longer ago, once the lane is idle or has worked for a minute.
+/// Counts since the last line of counts. The next line is due a minute after the last one at the earliest; after a
+/// longer silence, once the lane has been idle for five seconds, or a minute after the first count.
 #[derive(Debug, Default)]
 struct Tally {
     counted: Option<Counted>,
@@ -211,7 +211,8 @@ impl Tally {
     }
 }
 
-/// The failures of the last minute, by reason. Those are few: built in or configured.
+/// The failures of the last minute, by reason. Reasons are few: built in or configured. None belongs to two outcomes:
+/// no rule can give that of a rejected job.
 #[derive(Debug, Default)]
 struct Failures(HashMap<&'static str, Window>);
 
@@ -236,7 +237,7 @@ impl Failures {
     fn is_listed(&mut self, outcome: Outcome, now: Instant) -> Listed {
         let anew = Window { outcome, since: now, listed: 0, unlisted: 0 };
         let window = self.0.entry(outcome.reason()).or_insert_with(|| anew);
-        // One that has a summary to come has it taken in a moment.
+        // A window with a pending summary is kept until the writer has taken it.
         if window.is_over(now) && window.unlisted == 0 {
             *window = Window { outcome, since: now, listed: 0, unlisted: 0 };
         }
@@ -253,12 +254,12 @@ impl Failures {
         self.0.values().filter(|window| window.unlisted > 0).map(|window| window.since + MINUTE).min()
     }
 
-    /// How many jobs had no line, by how they ended, where the minute is over.
+    /// Unlisted jobs by outcome, of windows that are over.
     fn take(&mut self, now: Instant) -> Vec<(Outcome, u64)> {
         self.0.extract_if(|_, window| window.is_over(now)).filter_map(|(_, mut window)| window.take()).collect()
     }
 
-    /// The same of all. Minutes that are not over go on.
+    /// The same for all windows, which stay open.
     fn take_all(&mut self) -> Vec<(Outcome, u64)> {
         self.0.values_mut().filter_map(Window::take).collect()
     }

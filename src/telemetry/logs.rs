@@ -48,8 +48,8 @@ pub fn init_logs() -> Result<(), String> {
     Ok(())
 }
 
-/// Enables the lines that `targets` ask for, and all spans of reveille: they name the lane and the job of a line,
-/// whichever module writes it.
+/// Enables the lines that `targets` ask for, and all spans of reveille, whatever their module: they name the lane and
+/// the job of each enabled line.
 fn lines(targets: Targets) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     let most = Layer::<Registry>::max_level_hint(&targets).unwrap_or(LevelFilter::TRACE);
     let is_ours = |target: &str| target.split("::").next() == Some(directives::OURS);

@@ -4,8 +4,8 @@
 //! than that share of the calls in flight. So a poll can be late: a job that has waited [`PATIENCE`] is put back, since
 //! it takes up prefetch that retries need too.
 //!
-//! Polls come due every five seconds, and the first one lingers for a second: jobs started at 20 a second would else be
-//! polled three or four per call. A call goes out early once it has a hundred jobs, or all that the prefetch allows. A
+//! Polls come due every five seconds, and the first one lingers for a second: otherwise, at 20 starts a second, a call
+//! would have three or four jobs. A call goes out early once it has a hundred jobs, or all that the prefetch allows. A
 //! job gives its slot back before it polls, and does not block the intake at the limiter. The share counts only while
 //! starts wait; the rate is free for polls otherwise.
 //!

@@ -17,7 +17,7 @@ use crate::headers::Headers;
 /// next morning is another order.
 const IN_DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
-/// The part of an event of the lane that says how a job ended, or that it goes on.
+/// What the replay needs of a job's event.
 struct Published {
     key: Key,
     /// `None`: only another version knows it.

@@ -155,7 +155,7 @@ impl Seen {
         known
     }
 
-    /// Undoes [`Seen::call`], if that found no earlier call: none was made after all.
+    /// Undoes [`Seen::record_call`], if that found no earlier call: none was made after all.
     pub(in crate::lane) fn undo_call(&self, key: Key) {
         let mut generations = self.generations();
         if generations.get(key.order).is_none() {

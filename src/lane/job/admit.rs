@@ -26,7 +26,7 @@ impl Admitted {
         let is_copy = Progress::is_in(&message.properties);
         let order = order(lane, &message, &progress, is_copy);
         progress.order = Some(order.as_str().to_owned());
-        // Else a copy of what could be read is kept: that is better than what the message does to RabbitMQ.
+        // A message that would crash RabbitMQ's dead-lettering is copied instead, as far as it could be read.
         let is_put_aside = unreadable.is_some() && is_movable;
         let read = match unreadable {
             Some(problem) => Err((Outcome::Rejected, problem)),

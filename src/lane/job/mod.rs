@@ -6,7 +6,7 @@
 //!                   └─ poll ─ judge ───┴─ park ─────┴─ copy in the delay ladder confirmed ──────┘
 //! ```
 //!
-//! A job that is done only when its instance runs goes round at least twice: started, then polled (`confirming`).
+//! A job that is done only when its instance runs goes round at least twice: started, then polled (`poll`, `boot`).
 //!
 //! Decisions are pure and take time and randomness as arguments; the I/O stands around them. If anything here is
 //! interrupted before the ack, the broker redelivers the message.
@@ -80,7 +80,7 @@ pub(super) struct Task {
     /// The message is neither redelivered nor a parked copy.
     is_new: bool,
     first: First,
-    /// The right to call for an instance that had no capacity.
+    /// Permit to call for an instance that had no capacity.
     #[expect(dead_code, reason = "held until the job is acked")]
     spare: Option<OwnedSemaphorePermit>,
 }

@@ -71,11 +71,11 @@ impl fmt::Display for Verdict {
 pub struct Circumstances {
     /// The job's policy, or the lane's.
     pub policy: Conflict,
-    /// No call can have been made for the job before. Where one can, the 409 may be due to it.
+    /// No call can have been made for the job before; else the 409 may be due to that call.
     pub first_touch: bool,
 }
 
-/// No call can have been made for the job before. Otherwise the 409 may be due to that call.
+/// The verdict on a start call, by its answer and, for a 409, by `circumstances`.
 pub fn of_start(result: &Result<Answer, NoAnswer>, circumstances: Circumstances) -> Verdict {
     let answer = match result {
         Ok(answer) if proves_nothing(answer) => return Verdict::Transient,

@@ -161,7 +161,7 @@ pub struct LaneMetrics {
     pub delays_cut_short: IntCounter,
     lane: String,
     metrics: Metrics,
-    /// Counts the same for the log.
+    /// The log's counts of the same events.
     log: Arc<JobLog>,
 }
 
@@ -177,7 +177,7 @@ impl LaneMetrics {
         self.log.ended(outcome)
     }
 
-    /// Has the log say now and then what was counted, for as long as the lane is held. Dropped, it says what is left.
+    /// Writes summaries to the log while the lane is held. Dropped, it writes the rest.
     pub async fn log(&self) -> Infallible {
         self.log.write().await
     }

@@ -1,4 +1,4 @@
-//! The call for all jobs of a shared call: which is likely to cost the fewest calls, and whose answer its answer is.
+//! Makes the call for the jobs of a shared call, and decides to which of them its answer applies.
 //!
 //! A batch is called at once, or its states are listed first (see [`strategy`](super::strategy)). After a 409 or 404 they
 //! are listed too: then the stopped ones are called together, and each other one singly, for its own answer.
@@ -170,7 +170,7 @@ impl Batches {
     }
 }
 
-/// Which jobs learn from a shared call's answer what happened to their own instance.
+/// The instances to which a shared call's answer applies.
 #[derive(Debug, PartialEq, Eq)]
 enum Reach {
     AllBut(Vec<InstanceId>),
@@ -194,7 +194,7 @@ impl Reach {
         }
     }
 
-    /// How many of the instances that were `named`.
+    /// Number of the `named` instances to which the answer applies.
     fn answered(&self, named: usize) -> usize {
         match self {
             Self::AllBut(failed) => named.saturating_sub(failed.len()),

@@ -1,8 +1,8 @@
 //! Start calls: for one job, or shared by several.
 //!
-//! The API starts all instances of a call or none and names none, or names those it did not start, and never says why. So
-//! a job that may have been refused is then called singly, with a permit of its own, for an answer of its own. A failure
-//! that concerns no single instance, such as a 503, is the answer for all.
+//! The API starts all instances of a call, or refuses all and names none. A 2xx may name some that it did not start. It
+//! never gives a reason. So a job whose instance may be the cause is then called singly, with a permit of its own, for
+//! an answer of its own. A failure that concerns no single instance, such as a 503, is the answer for all.
 
 mod batch;
 mod entry;

@@ -1,10 +1,9 @@
 //! How a batch is likely to cost the fewest calls.
 //!
-//! The API starts all instances of a call or none. Which batches hold one that is not stopped is no matter of chance: in a
-//! fleet they come in rows. So one bit decides: was the last batch refused, or did its list show an instance in another
-//! state? Then the next one's states are listed before it is called. A batch that is refused costs a list as well, and
-//! then a call for those that are stopped. Of `n` instances, each with the chance `p` of being in another state,
-//! `P = 1 − (1 − p)ⁿ`:
+//! The API starts all instances of a call or none. In a fleet, instances that are not stopped come in rows, and not at
+//! random. So one bit decides: was the last batch refused, or did its list show an instance in another state? Then the
+//! next one's states are listed before it is called. A batch that is refused costs a list as well, and then a call for
+//! those that are stopped. Of `n` instances, each with the chance `p` of being in another state, `P = 1 − (1 − p)ⁿ`:
 //!
 //! | choice | calls |
 //! |---|---|
@@ -12,24 +11,22 @@
 //! | together, where states cannot be listed | `1 + n·P` |
 //! | singly | `n` |
 //!
-//! For `n` = 20, and beside it what an estimate of `p` cost that chose between asking first and calling all singly after
-//! a 409 (simulated, 20,000 batches each):
+//! For `n` = 20, where single calls are 20 (simulated, 20,000 batches each):
 //!
-//! | `p` | by the bit | by the estimate | singly |
-//! |---|---|---|---|
-//! | 0 | 1 | 1 | 20 |
-//! | 1 in 380 | **1.20** | 1.99 | 20 |
-//! | 1 % | **1.68** | 2.55 | 20 |
-//! | 10 % | 4.1 | 4.0 | 20 |
-//! | 50 % | 12 | 12 | 20 |
-//! | 100 % | 21 | 20 | **20** |
-//! | a row of 5 % of the fleet | **2.1** | 2.2 | 20 |
+//! | `p` | calls by the bit |
+//! |---|---|
+//! | 0 | 1 |
+//! | 1 in 380 | 1.20 |
+//! | 1 % | 1.68 |
+//! | 10 % | 4.1 |
+//! | 50 % | 12 |
+//! | 100 % | 21 |
+//! | a row of 5 % of the fleet | 2.1 |
 //!
-//! Where hardly any instance is stopped, each job costs a call, and a lane that has a second's worth of batches in hand
-//! has a minute's worth of calls. So `p` is estimated all the same, from about the last hundred instances, and where the
-//! bit would cost no less the lane calls singly and has far fewer jobs in hand. Single calls go on until the bit costs a
-//! tenth less: else a lane in between would change what it has in hand every few jobs. It returns to batches by itself
-//! after some hundred stopped instances.
+//! Where hardly any instance is stopped, each job costs a call, and a prefetch of one second's batches takes a minute.
+//! So `p` is estimated too, from about the last hundred instances, and where the bit would cost no less the lane calls
+//! singly, with a far smaller prefetch. Single calls go on until the bit costs a tenth less: else a lane in between
+//! would change its prefetch every few jobs. It returns to batches by itself after some hundred stopped instances.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
