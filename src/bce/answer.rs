@@ -116,7 +116,7 @@ impl NoAnswer {
         if error.is_connect() {
             let (is_tls, why) = (chain.iter().any(|cause| is_tls(*cause)), deepest(&chain));
             return match endpoint.proxy() {
-                Some(proxy) if let Some(fault) = proxy.fault(&chain, is_tls, endpoint, &why) => Self::Proxy(fault),
+                Some(proxy) if let Some(fault) = proxy.fault(&chain, is_tls, &endpoint.url, &why) => Self::Proxy(fault),
                 _ if is_tls => Self::Tls(why),
                 Some(proxy) => Self::Unreachable(format!("through the proxy of {}: {why}", proxy.variable())),
                 None => Self::Unreachable(why),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use super::proxy::Proxy;
+use super::proxy::{Proxies, Proxy, ProxyFault};
 
 /// The address of the API: scheme and authority only; and the proxy in front of it, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +28,12 @@ impl Endpoint {
         format!("https://bcc.{region}.baidubce.com").parse()
     }
 
-    /// The same, through `proxy`, or directly.
-    #[must_use]
-    pub fn through(self, proxy: Option<Proxy>) -> Self {
-        Self { proxy, ..self }
+    /// The same, through the one of `proxies` that is meant for it, or directly.
+    ///
+    /// # Errors
+    /// [`ProxyFault`]: the variable does not name a usable proxy.
+    pub fn through(self, proxies: &Proxies) -> Result<Self, ProxyFault> {
+        Ok(Self { proxy: proxies.of(&self.url)?, ..self })
     }
 
     /// The advice for an answer that asks for a proxy's user and password. If it came through a tunnel, it is from no

@@ -19,8 +19,6 @@ use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
-use super::endpoint::Endpoint;
-
 /// The variables for one purpose: the first that is set counts, even if it is empty.
 const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
@@ -82,12 +80,12 @@ impl Proxies {
         Self { http: set(HTTP), https: set(HTTPS), all: set(ALL), exempt }
     }
 
-    /// The proxy between us and `endpoint`, if there is one.
+    /// The proxy between us and the API at `endpoint`, if there is one.
     ///
     /// # Errors
     /// [`ProxyFault`]: the variable does not name a usable proxy.
-    pub fn of(&self, endpoint: &Endpoint) -> Result<Option<Proxy>, ProxyFault> {
-        let own = if endpoint.url.scheme() == "https" { &self.https } else { &self.http };
+    pub(super) fn of(&self, endpoint: &Url) -> Result<Option<Proxy>, ProxyFault> {
+        let own = if endpoint.scheme() == "https" { &self.https } else { &self.http };
         let Some(Setting { variable, value }) = own.as_ref().or(self.all.as_ref()) else { return Ok(None) };
         if !is_taken("http://proxy", &self.exempt, endpoint) {
             return Ok(None);
@@ -103,8 +101,8 @@ impl Proxies {
 }
 
 /// Whether reqwest would use this proxy for the endpoint.
-fn is_taken(proxy: &str, exempt: &str, endpoint: &Endpoint) -> bool {
-    let Ok(uri) = endpoint.url.as_str().parse::<Uri>() else { return false };
+fn is_taken(proxy: &str, exempt: &str, endpoint: &Url) -> bool {
+    let Ok(uri) = endpoint.as_str().parse::<Uri>() else { return false };
     Matcher::builder().all(proxy).no(exempt).build().intercept(&uri).is_some()
 }
 
@@ -160,14 +158,14 @@ impl Proxy {
         &self,
         causes: &[&(dyn Error + 'static)],
         is_tls: bool,
-        endpoint: &Endpoint,
+        endpoint: &Url,
         why: &str,
     ) -> Option<String> {
         let says = |text: &str| causes.iter().any(|cause| cause.to_string() == text);
         if says(WANTS_A_USER) {
             return Some(self.wants_a_user());
         }
-        let is_its_own = is_tls && (endpoint.url.scheme() == "http" || says(NOT_REACHED));
+        let is_its_own = is_tls && (endpoint.scheme() == "http" || says(NOT_REACHED));
         let variable = self.variable;
         is_its_own.then(|| {
             format!("the certificate of the proxy of {variable} was refused ({why}): check {variable}, and the certificates this machine trusts")

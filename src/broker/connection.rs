@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::{Channel, ConnectionState, ErrorKind, Event};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -13,21 +12,16 @@ use tokio::time::timeout;
 
 use super::channels::{Lent, Shares, Traffic, open_channel};
 use super::client::{ConnectionKind, properties};
+use super::errors::is_access_refused;
 use super::group::publish_alone;
 use super::inbound::{self, Loads, MOST_LOAD};
-use super::losses;
 use super::outgoing::{Outgoing, PublishError};
 use super::publisher::Publisher;
-use super::refusal::DeclareError;
 use super::remedy::{is_vhost_refused, remedy};
-use super::topology::Topology;
 use crate::config::{Broker, FileFault, SMALLEST_FRAME};
 
 /// Timeout of one try, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of declaring, and how much more for each queue: a new quorum queue takes 5 to 20 ms.
-const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
-const DECLARE_TIMEOUT_OF_A_QUEUE: Duration = Duration::from_millis(100);
 /// Memory for the unacked messages of all lanes, in bytes. With what the daemon needs anyway, less than 64 MiB.
 const ROOM: usize = 47 * 1024 * 1024;
 /// How often to check whether the connection is open.
@@ -37,9 +31,6 @@ const WITHOUT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Channels to publish over where no lanes are served (each reply waits on one), and how many of them are kept.
 const UNDIVIDED: usize = 32;
 const UNDIVIDED_KEPT: usize = 4;
-/// Most channels that declare in parallel: RabbitMQ spends most of a new queue's time waiting for disks.
-const DECLARING: usize = 8;
-
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -129,36 +120,6 @@ impl ConnectError {
     }
 }
 
-/// Whether the broker says that the user lacks a permission or, at login, that the password is wrong.
-pub fn is_access_refused(error: &lapin::Error) -> bool {
-    kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
-}
-
-/// Whether the broker says that there is no such queue or exchange.
-pub fn is_not_found(error: &lapin::Error) -> bool {
-    kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
-}
-
-/// The limit of channels of a user or of the whole node, if the connection was lost over it. RabbitMQ says so only in
-/// the text.
-pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-    most_channels(error.get_message().as_str())
-}
-
-/// The number at the end, which is in parentheses up to 4.0.
-fn most_channels(text: &str) -> Option<usize> {
-    let (_, told) = text.split_once("number of channels opened")?;
-    told.trim_end_matches(')').rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
-}
-
-pub(super) fn kind(error: &lapin::Error) -> Option<&AMQPErrorKind> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error.kind()),
-        _ => None,
-    }
-}
-
 /// Connects, once, with the present password and certificates.
 ///
 /// # Errors
@@ -191,26 +152,6 @@ async fn dial(broker: &Broker, kind: ConnectionKind) -> Result<(lapin::Connectio
     Ok((connection, loads))
 }
 
-/// Why a declaration failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DeclareFailure {
-    /// The broker refused it.
-    #[error(transparent)]
-    Refused(#[from] DeclareError),
-    /// The channel for it broke.
-    #[error("no channel of RabbitMQ's to declare exchanges and queues: {source}")]
-    Broken {
-        /// Why.
-        source: lapin::Error,
-    },
-    /// The broker took too long over it.
-    #[error("RabbitMQ did not declare exchanges and queues within {patience:?}")]
-    TimedOut {
-        /// How long it was waited for.
-        patience: Duration,
-    },
-}
-
 impl Connection {
     /// Opens a channel.
     ///
@@ -240,6 +181,11 @@ impl Connection {
     /// The broker's.
     pub async fn lend(&self) -> Result<Lent, lapin::Error> {
         self.shares.looks.lend().await
+    }
+
+    /// Lends one more channel, if one is available at once.
+    pub(super) async fn lend_more(&self) -> Option<Result<Lent, lapin::Error>> {
+        self.shares.again.lend_more().await
     }
 
     /// How many channels the broker allows on the connection.
@@ -305,31 +251,6 @@ impl Connection {
         ErrorKind::InvalidConnectionState(ConnectionState::Closed).into()
     }
 
-    /// Declares `topology` at `broker`, to which the connection leads.
-    ///
-    /// # Errors
-    /// [`DeclareFailure`].
-    pub(super) async fn declare(&self, topology: &Topology, broker: &Broker) -> Result<(), DeclareFailure> {
-        let declaring = async {
-            let lost = losses::find(topology, self, broker).await;
-            let broken = |source| DeclareFailure::Broken { source };
-            let mut lent = vec![self.lend().await.map_err(broken)?];
-            while lent.len() < DECLARING
-                && let Some(more) = self.shares.again.lend_more().await
-            {
-                lent.push(more.map_err(broken)?);
-            }
-            let channels: Vec<&Channel> = lent.iter().map(Lent::channel).collect();
-            topology.declare(&channels).await?;
-            lent.into_iter().for_each(Lent::keep);
-            losses::tell(topology, &lost);
-            Ok(())
-        };
-        let patience =
-            DECLARE_TIMEOUT + DECLARE_TIMEOUT_OF_A_QUEUE * u32::try_from(topology.queues.len()).unwrap_or(u32::MAX);
-        timeout(patience, declaring).await.map_err(|_| DeclareFailure::TimedOut { patience })?
-    }
-
     /// Whether the broker accepts no messages at present.
     pub fn is_blocked(&self) -> bool {
         self.inner.status().blocked()
@@ -349,21 +270,5 @@ impl Connection {
         }
         // If closing fails, the broker closes it when the socket goes.
         let _ = timeout(CONNECT_TIMEOUT, self.inner.close(200, "bye".into())).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_on_channels_is_read_from_the_words_of_rabbitmq() {
-        let told = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (5)";
-        assert_eq!(most_channels(told), Some(5));
-        let by_4_3 =
-            "NOT_ALLOWED - number of channels opened for user 'u7' has reached the maximum allowed user limit of 12";
-        assert_eq!(most_channels(by_4_3), Some(12));
-        let other = "NOT_ALLOWED - connection refused for user 'guest': user connection limit (1) is reached";
-        assert_eq!(most_channels(other), None);
     }
 }

@@ -19,7 +19,9 @@ use tracing::{error, info, warn};
 use super::allowance::Allowance;
 use super::channels::{FEWEST, lanes_for, needed_by, usable};
 use super::client::ConnectionKind;
-use super::connection::{ConnectError, Connection, DeclareFailure, connect, limit_of_channels};
+use super::connection::{ConnectError, Connection, connect};
+use super::declaring::{DeclareFailure, declare};
+use super::errors::limit_of_channels;
 use super::topology::Topology;
 use crate::config::Broker;
 use crate::retry::full_jitter;
@@ -276,7 +278,7 @@ impl Connections {
         }
         connection.for_lanes(channels, places, *lanes, missing.clone());
         if is_first {
-            connection.declare(topology, broker).await?;
+            declare(&connection, topology, broker).await?;
         }
         Ok((connection, places, channels))
     }
@@ -340,7 +342,7 @@ impl Connections {
                 () = sleep(DECLARE_EVERY) => {}
             }
             let Shared { topology, broker, .. } = &*self.0;
-            let declared = self.over_any(async |connection| connection.declare(topology, broker).await).await;
+            let declared = self.over_any(async |connection| declare(connection, topology, broker).await).await;
             let failure = declared.and_then(Result::err).map(|error| error.to_string());
             // Logged when it begins and when it changes: what is not mended is tried every second.
             if let Some(failure) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {

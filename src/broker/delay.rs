@@ -8,11 +8,9 @@
 
 use std::time::Duration;
 
-use super::names::Names;
+use super::names::{LEVELS, Names};
 use crate::config::LaneName;
 
-/// Levels of the ladder.
-pub const LEVELS: u32 = 18;
 /// The longest delay of one descent, in seconds. A job that is due later returns and goes up again.
 pub const LONGEST: u64 = (1 << LEVELS) - 1;
 

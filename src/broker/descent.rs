@@ -12,8 +12,8 @@ use std::fmt;
 
 use lapin::types::AMQPValue;
 
-use super::delay::LEVELS;
 use super::delivery::Message;
+use super::names::LEVELS;
 use super::names::Names;
 use crate::headers::Headers;
 

@@ -5,7 +5,6 @@
 //! are checked before anything is declared again: one that existed before and is missing is a loss.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -13,24 +12,10 @@ use tracing::{debug, error};
 
 use super::channels::Lent;
 use super::client::ConnectionKind;
-use super::connection::{Connection, connect, is_not_found};
+use super::connection::{Connection, connect};
+use super::errors::is_not_found;
 use super::topology::Topology;
 use crate::config::Broker;
-
-/// The callback for losses; does nothing by default.
-pub(super) struct OnLoss(pub(super) Box<dyn Fn(usize) + Send + Sync>);
-
-impl Default for OnLoss {
-    fn default() -> Self {
-        Self(Box::new(drop))
-    }
-}
-
-impl fmt::Debug for OnLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnLoss")
-    }
-}
 
 /// The queues of `topology` that existed before and are missing. If checking fails, those found so far: what prevents
 /// checking mostly prevents declaring too.

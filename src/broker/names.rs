@@ -1,7 +1,9 @@
 //! Names of exchanges and queues.
 
-use super::delay::LEVELS;
 use crate::config::LaneName;
+
+/// Levels of the delay ladder, each with a queue.
+pub const LEVELS: u32 = 18;
 
 /// The names of exchanges and queues, all under one prefix.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::uri::AMQPScheme;
 use rustls::{AlertDescription, CertificateError};
 
-use super::connection::{is_access_refused, kind};
+use super::errors::{is_access_refused, kind};
 use crate::config::Broker;
 
 /// What to check, if more is known than that it failed.

@@ -9,8 +9,9 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::client::ConnectionKind;
-use super::connection::{ConnectError, Connection, connect, limit_of_channels};
+use super::connection::{ConnectError, Connection, connect};
 use super::connections::COUNTED;
+use super::errors::limit_of_channels;
 use super::outgoing::{Outgoing, PublishError};
 use crate::config::Broker;
 

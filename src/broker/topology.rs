@@ -11,8 +11,7 @@ use lapin::{Channel, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::delay;
-use super::losses::OnLoss;
-use super::names::{Names, urgent_key};
+use super::names::{LEVELS, Names, urgent_key};
 use super::refusal::DeclareError;
 use crate::config::LaneName;
 
@@ -186,7 +185,7 @@ impl Topology {
 
     fn ladder(&mut self, names: &Names) {
         self.exchange(names.delay_return(), Kind::Topic, Some(names.unroutable()));
-        for level in 0..delay::LEVELS {
+        for level in 0..LEVELS {
             let below = if level == 0 { names.delay_return() } else { names.delay(level - 1) };
             let wait = Argument::Number(1_000 << level);
             // No alternate exchange here: if a level's queue is missing, that would send jobs to the dead letters,
@@ -412,6 +411,21 @@ fn object(arguments: &Arguments) -> Value {
             ((*name).to_owned(), value)
         })
         .collect()
+}
+
+/// The callback for losses; does nothing by default.
+pub(super) struct OnLoss(pub(super) Box<dyn Fn(usize) + Send + Sync>);
+
+impl Default for OnLoss {
+    fn default() -> Self {
+        Self(Box::new(drop))
+    }
+}
+
+impl fmt::Debug for OnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnLoss")
+    }
 }
 
 #[cfg(test)]

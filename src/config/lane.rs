@@ -90,8 +90,8 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
 fn put_behind_proxies(lanes: &mut [Lane], proxies: &Proxies) -> Vec<ProxyFault> {
     let mut problems = Vec::new();
     for lane in lanes {
-        match proxies.of(&lane.endpoint) {
-            Ok(proxy) => lane.endpoint = lane.endpoint.clone().through(proxy),
+        match lane.endpoint.clone().through(proxies) {
+            Ok(endpoint) => lane.endpoint = endpoint,
             Err(fault) if problems.contains(&fault) => {}
             Err(fault) => problems.push(fault),
         }

@@ -1,8 +1,7 @@
 //! The header of a message: its properties and the size of its body (AMQP 0-9-1 specification, 4.2.6.1).
 
 use super::death;
-use super::load::VALUE;
-use super::table::{self, Bytes, Unfit};
+use super::table::{self, Bytes, Unfit, VALUE};
 use crate::job::BODY_LIMIT;
 
 /// The header that says why a message cannot be read. It is set only here; if a producer sets it, its message is

@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::content::LARGEST_BODY;
-use super::table::MOST_VALUES;
+use super::table::{MOST_VALUES, VALUE};
 use crate::config::USUAL_FRAME;
 
 /// Approximate memory of the largest message, in bytes.
 pub const MOST_LOAD: usize = LARGEST_BODY as usize + USUAL_FRAME as usize + MOST_VALUES * VALUE;
-/// Approximate memory of a header's value once it is read, in bytes.
-pub(super) const VALUE: usize = 100;
 /// Messages per generation. The largest of the last one to two generations counts.
 const GENERATION: u32 = 128;
 /// Until so many messages came over a channel, [`MOST_LOAD`] is assumed for them.

@@ -5,6 +5,8 @@
 pub(super) const DEEPEST: usize = 128;
 /// Most values in a message's headers, nested ones included.
 pub const MOST_VALUES: usize = 384;
+/// Approximate memory of a header's value once it is read, in bytes.
+pub(super) const VALUE: usize = 100;
 
 /// Why bytes cannot be read, worded to follow the name of what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
