@@ -64,6 +64,8 @@ struct Copies {
     /// Keeps the daemon running.
     _daemon: Daemon,
     account: Account,
+    /// Keeps its node running.
+    _vhost: broker::Vhost,
 }
 
 /// What happens to the daemon between the confirm of the parked copy and the ack of the original.
@@ -121,7 +123,7 @@ impl Copies {
                 daemon.start_again();
             }
         }
-        Self { sim, _daemon: daemon, account }
+        Self { sim, _daemon: daemon, account, _vhost: vhost }
     }
 
     /// Waits for both ends of every job. Returns how many ended how, after checking that no two copies differ.
