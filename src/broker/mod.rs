@@ -18,6 +18,7 @@ pub mod outgoing;
 pub mod publisher;
 mod read_back;
 mod refusal;
+mod refused;
 mod remedy;
 pub mod replies;
 mod stream;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use lapin::{ConnectionState, ErrorKind};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::channels::{Channels, Shares, Traffic};
 use super::group::{Request, publish_alone, publish_groups, within};
 use super::outgoing::{Outgoing, PublishError};
+use super::refused::{Refused, Retried};
 use crate::retry::full_jitter;
 
 /// Proof of a publisher confirm: the message was routed to a queue, and every such queue has stored it.
@@ -51,6 +52,7 @@ pub struct Publisher {
     again_permits: Arc<Semaphore>,
     /// Wakes the task that declares the topology.
     missing: Arc<Notify>,
+    refused: Refused,
 }
 
 impl Publisher {
@@ -59,7 +61,7 @@ impl Publisher {
         let (requests, requested) = mpsc::unbounded_channel();
         tokio::spawn(publish_groups(shares.of(traffic).clone(), groups.max(1), requested));
         let again_permits = Arc::new(Semaphore::new(shares.again_each));
-        Self { requests, again: shares.again.clone(), again_permits, missing }
+        Self { requests, again: shares.again.clone(), again_permits, missing, refused: Refused::default() }
     }
 
     /// Publishes once and waits for the confirm.
@@ -92,7 +94,7 @@ impl Publisher {
     /// The connection broke.
     pub async fn publish(&self, message: Outgoing) -> Result<Confirmed, lapin::Error> {
         let message = Arc::new(message);
-        let mut refusals = 0;
+        let (mut refusals, mut retried) = (0, None);
         let mut patience = None;
         loop {
             let word = match patience {
@@ -101,9 +103,7 @@ impl Publisher {
             };
             match word {
                 Ok(confirmed) => {
-                    if refusals > 0 {
-                        info!(exchange = message.exchange, key = message.key, "the broker takes the message now");
-                    }
+                    retried.into_iter().for_each(Retried::taken);
                     return Ok(confirmed);
                 }
                 Err(PublishError::Broken(error)) => return Err(error),
@@ -115,9 +115,7 @@ impl Publisher {
                     if refused.is_for_want_of_something() {
                         self.missing.notify_one();
                     }
-                    if refusals == 0 {
-                        error!("{refused}; its job waits until that is mended");
-                    }
+                    retried.get_or_insert_with(|| self.refused.add(&message, &refused));
                     refusals += 1;
                     sleep(full_jitter(FIRST_RETRY, LONGEST_RETRY, refusals, rand::random())).await;
                 }

@@ -107,7 +107,7 @@ async fn what_the_daemon_cannot_mend_keeps_every_job_until_somebody_does() {
     eventually("it says what it cannot mend", async || {
         unbind().await;
         let output = stage.daemon.child.output();
-        (output.contains("its job waits until that is mended") && output.contains("it exists with other arguments"))
+        (output.contains("jobs wait until that is mended") && output.contains("it exists with other arguments"))
             .then_some(())
     })
     .await;
@@ -140,6 +140,9 @@ async fn a_full_queue_of_a_user_holds_jobs_back_until_there_is_room() {
     delete_queue(&stage, "small").await;
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 100)].into());
     waited_in_place(&stage, 100).await;
+    let log = stage.daemon.child.output();
+    let lines = ["rejected the message", "the broker takes these messages now"];
+    assert_eq!(lines.map(|line| log.matches(line).count()), [1, 1], "not one for each message: {log}");
 }
 
 /// The broker retries dead-lettering to a missing queue every three minutes, unless configured otherwise before the

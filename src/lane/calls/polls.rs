@@ -220,7 +220,7 @@ impl Polls {
         let verdict = verdict::general(&answer);
         self.api.gate().record_poll(&verdict, &answer);
         if let (Verdict::Failed(_), Ok(refused)) = (&verdict, &answer) {
-            warn!("states cannot be listed, so no instance is seen running: {refused}");
+            warn!(answer = refused.to_string(), "states cannot be listed, so no instance is seen running");
         }
         debug!(instances = instances.len(), %verdict, "polled");
         for (instance, askers) in jobs {

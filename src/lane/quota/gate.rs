@@ -260,7 +260,7 @@ impl Gate {
         let _entered = self.span.enter();
         match change {
             Some(Change::Paused(cause)) => {
-                error!(endpoint = %self.endpoint, "lane paused, its jobs wait unharmed: {}", cause.text);
+                error!(endpoint = %self.endpoint, cause = cause.text, "lane paused, its jobs wait unharmed");
             }
             Some(Change::Works(after)) => {
                 if after > HICCUP {

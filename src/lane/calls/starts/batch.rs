@@ -159,11 +159,12 @@ impl Batches {
             self.strategy.asked(stopped.len() == instances.len());
             return (Some(stopped), slot);
         }
-        self.strategy.asked_in_vain();
         let result = listed.map(|(answer, _)| answer);
         let verdict = verdict::general(&result);
         // A key without permission to list may still start.
-        if !matches!(verdict, Verdict::Failed(_) | Verdict::NoCapacity { .. }) {
+        let is_refused = matches!(verdict, Verdict::Failed(_) | Verdict::NoCapacity { .. });
+        self.strategy.asked_in_vain(is_refused);
+        if !is_refused {
             self.api.gate().record(&instances[0], &verdict, &result);
         }
         (None, slot)

@@ -37,8 +37,10 @@ use crate::bce::Answer;
 
 /// Weight of one more instance in the estimate: about the last hundred decide.
 const WEIGHT: f64 = 0.01;
-/// How long states are not listed after a list without them: the permission may be missing, or the API ill.
-const NO_ASKING: Duration = Duration::from_secs(60);
+/// How long states are not listed after a list that failed; twice as long after each that follows, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// How long they are not listed after a list that was refused, since the permission is missing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The cost of single calls while they are made counts as this part.
 const HYSTERESIS: f64 = 0.9;
 
@@ -66,6 +68,8 @@ struct State {
     /// Share of the recent instances that were not stopped, from 0 to 1.
     others: f64,
     no_asking_until: Option<Instant>,
+    /// Lists that failed since the last one that did not.
+    failed_lists: u32,
     /// Whether the last choice was to call singly.
     singly: bool,
 }
@@ -105,12 +109,21 @@ impl Strategy {
 
     /// The states of a batch were listed.
     pub(super) fn asked(&self, are_all_stopped: bool) {
-        self.state().was_refused = !are_all_stopped;
+        let mut state = self.state();
+        state.was_refused = !are_all_stopped;
+        state.failed_lists = 0;
     }
 
-    /// The states were listed in vain.
-    pub(super) fn asked_in_vain(&self) {
-        self.state().no_asking_until = Some(Instant::now() + NO_ASKING);
+    /// A list showed no states: it was refused, or it failed.
+    pub(super) fn asked_in_vain(&self, is_refused: bool) {
+        let mut state = self.state();
+        let pause = if is_refused {
+            LONGEST_PAUSE
+        } else {
+            (FIRST_PAUSE * (1 << state.failed_lists.min(5))).min(LONGEST_PAUSE)
+        };
+        state.failed_lists = state.failed_lists.saturating_add(1);
+        state.no_asking_until = Some(Instant::now() + pause);
     }
 
     /// One instance was called by itself. An answer that does not show its state does not count.
@@ -244,10 +257,16 @@ mod tests {
     async fn a_lane_that_gets_no_states_does_not_ask_for_a_while() {
         let strategy = Strategy::default();
         strategy.refused();
-        strategy.asked_in_vain();
-        assert!(!strategy.may_ask());
-        assert_eq!(strategy.choose(20), Choice::Together);
-        tokio::time::advance(NO_ASKING).await;
-        assert_eq!(strategy.choose(20), Choice::AskFirst);
+        for (is_refused, seconds) in [(false, 2), (false, 4), (false, 8), (true, 60), (false, 32), (false, 60)] {
+            strategy.asked_in_vain(is_refused);
+            tokio::time::advance(Duration::from_secs(seconds - 1)).await;
+            assert_eq!(strategy.choose(20), Choice::Together, "within {seconds} s");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(strategy.choose(20), Choice::AskFirst);
+        }
+        strategy.asked(false);
+        strategy.asked_in_vain(false);
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert!(strategy.may_ask());
     }
 }
