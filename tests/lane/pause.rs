@@ -161,13 +161,14 @@ async fn an_api_that_refuses_connections_pauses_the_lane() {
 async fn an_outage_in_the_middle_of_a_batch_costs_no_job() {
     let (stage, mut account) = stage().await;
     let (fault, later): (_, Vec<String>) = (json!({"status": 500}), instances().skip(100).collect());
-    let rules = json!([{"fault": fault, "instances": later}, {"fault": fault, "operations": ["list"]}]);
+    let rules = json!([{"fault": fault, "instances": &later}, {"fault": fault, "operations": ["list"]}]);
     stage.sim.faults(rules).await;
-    account.submit(instances(), json!({})).await;
+    account.submit(instances().take(100), json!({})).await;
+    // A good answer that comes after a failed call begins the count anew.
+    eventually("all goes well at first", async || (account.ended().await == 100).then_some(())).await;
+    account.submit(later, json!({})).await;
     stage.daemon.paused("outage", &["HTTP 500", WAIT]).await;
     let calls = stage.sim.wire().await;
-    let well = calls.iter().any(|call| STARTS.contains(&call.operation.as_str()) && call.status == Some(200));
-    assert!(well, "all went well at first: {calls:?}");
     let failed = calls.iter().filter(|call| call.operation != "list" && call.status == Some(500)).count();
     assert!(failed <= CONCURRENCY + MORE, "{failed} calls to find out");
     stage.sim.faults(json!([])).await;
