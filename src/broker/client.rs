@@ -13,6 +13,8 @@ pub enum ConnectionKind {
     Replies,
     /// `reveille submit`.
     Submit,
+    /// `reveille watch`.
+    Watch,
 }
 
 impl ConnectionKind {
@@ -22,6 +24,7 @@ impl ConnectionKind {
             Self::Log => "log",
             Self::Replies => "replies",
             Self::Submit => "submit",
+            Self::Watch => "watch",
         }
     }
 }
@@ -61,6 +64,7 @@ mod tests {
             (ConnectionKind::Log, "reveille log "),
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Submit, "reveille submit "),
+            (ConnectionKind::Watch, "reveille watch "),
         ] {
             let name = name(kind);
             let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));

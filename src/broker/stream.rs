@@ -78,17 +78,24 @@ impl Stream {
                 let seconds = u64::try_from(time.as_second()).unwrap_or(0);
                 return Self::consume(connection, name, AMQPValue::Timestamp(seconds), 0).await;
             }
-            Position::Last(count) => {
-                let last = AMQPValue::LongString("last".into());
-                let mut end = Self::consume(connection, name, last, 0).await?;
-                let last = end.next().await?.offset;
-                // A broker that lets the user have few channels is asked for one after the other.
-                end.subscription.close().await;
-                last.saturating_sub(count.into())
-            }
+            Position::Last(count) => Self::end(connection, name).await?.saturating_sub(count.into()),
         };
         let from = AMQPValue::LongLongInt(i64::try_from(next).unwrap_or(i64::MAX));
         Self::consume(connection, name, from, next).await
+    }
+
+    /// The offset of the last message, or of one shortly before it: RabbitMQ begins with messages that it wrote together. Of an
+    /// empty stream, it waits for the first message.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn end(connection: &Connection, name: &str) -> Result<u64, StreamError> {
+        let last = AMQPValue::LongString("last".into());
+        let mut end = Self::consume(connection, name, last, 0).await?;
+        let offset = end.next().await?.offset;
+        // A broker that lets the user have few channels is asked for one after the other.
+        end.subscription.close().await;
+        Ok(offset)
     }
 
     async fn consume(connection: &Connection, name: &str, from: AMQPValue, next: u64) -> Result<Self, StreamError> {

@@ -1,9 +1,11 @@
 //! The commands, each in its file, and what they share.
 
 mod descriptors;
+mod report;
 mod run;
 mod submit;
 mod topology;
+mod watch;
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -35,6 +37,8 @@ enum Command {
     Submit(submit::Arguments),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
+    /// Watch a batch until all of its jobs have ended.
+    Watch(watch::Arguments),
 }
 
 /// How a listing is printed.
@@ -125,6 +129,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Topology(topology) => {
             load_and_warn(arguments.config).and_then(|config| topology::run(topology, &config))
         }
+        Command::Watch(watch) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| watch::run(&watch, &config).await)
+        }
     };
     done.unwrap_or_else(|failure| {
         tell(format_args!("reveille: {failure}"));
@@ -190,6 +197,7 @@ mod tests {
             &["reveille", "submit", &format!("-{evil}"), "i-0000"],
             &["reveille", "submit", "i-0000", "--confirm", evil],
             &["reveille", "topology", "--output", evil],
+            &["reveille", "watch", "morning", "--since", evil],
             &["reveille", "run", evil],
         ] {
             let told = escaped(Arguments::try_parse_from(arguments).unwrap_err()).to_string();

@@ -1,7 +1,6 @@
 //! `reveille submit`: a batch of jobs, and what became of them.
 
 mod read;
-mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
@@ -17,7 +16,7 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
-use self::report::{Report, ended};
+use super::report::{Report, ended};
 use super::{Failure, print, tell};
 use crate::broker::{
     self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Subscription, Traffic,

@@ -125,9 +125,11 @@ impl JobEvent {
         Outcome::read(&self.outcome, self.reason.as_deref().unwrap_or_default())
     }
 
-    /// As [`Outcome::is_up`] says; not where only another version knows the outcome.
+    /// As [`Outcome::is_up`] says; not where only another version knows the outcome. Interns nothing.
     pub fn is_up(&self) -> bool {
-        self.known_outcome().is_some_and(Outcome::is_up)
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let is_this = |known: &Outcome| known.as_str() == self.outcome && known.reason() == reason;
+        Outcome::ALL.iter().any(|known| known.is_up() && is_this(known))
     }
 }
 

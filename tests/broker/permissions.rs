@@ -24,7 +24,9 @@ use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 /// As named on the page.
-const USERS: [&str; 5] = ["consumer", "daemon", "producer", "submit", "submit-wait"];
+const USERS: [&str; 6] = ["consumer", "daemon", "producer", "submit", "submit-wait", "watch"];
+/// Those that have all topics of the exchanges they may use, if any.
+const ALL_TOPICS: [&str; 2] = ["daemon", "watch"];
 
 const PERMISSIONS: &str = "set_permissions";
 
@@ -52,8 +54,12 @@ impl Scene {
 
     /// `reveille submit` as this user.
     async fn submit(&self, user: &str, arguments: &[&str]) -> Output {
+        self.run(user, &[&["submit", "--lane", "prod"], arguments].concat()).await
+    }
+
+    async fn run(&self, user: &str, arguments: &[&str]) -> Output {
         let config = Config::write(&config(&url(&self.vhost, user), &self.sim.url(), &Wishes::default()));
-        let mut command: Command = config.command(&[&["submit", "--lane", "prod"], arguments].concat());
+        let mut command: Command = config.command(arguments);
         tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic")
     }
 }
@@ -74,7 +80,7 @@ fn grant(vhost: &Vhost, command: &str) {
         let words: Vec<String> = words.iter().map(|word| word.replace("prod-bj", "prod")).collect();
         vhost.node.ctl(&words.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let all = USERS.iter().filter(|user| command == PERMISSIONS || **user != "daemon");
+    let all = USERS.iter().filter(|user| command == PERMISSIONS || !ALL_TOPICS.contains(user));
     assert_eq!(users.iter().map(String::as_str).collect::<Vec<_>>(), all.copied().collect::<Vec<_>>());
 }
 
@@ -149,6 +155,10 @@ async fn each_of_the_users_can_do_its_work() {
     standing_by.takes_the_lane().await;
     let submitted = scene.submit("submit", &["i-sim00011"]).await;
     assert_eq!(submitted.status.code(), Some(0), "{submitted:?}");
+    let (batch, watch) = (["--batch", "morning", "i-sim00014"], ["watch", "morning", "--timeout", "1m"]);
+    assert_eq!(scene.submit("submit", &batch).await.status.code(), Some(0));
+    let watched = scene.run("watch", &watch).await;
+    assert_eq!(watched.status.code(), Some(0), "{watched:?}");
     let waited = scene.submit("submit-wait", &["--wait", "i-sim00012"]).await;
     assert_eq!(waited.status.code(), Some(0), "{waited:?}");
     let urgent = scene.submit("submit-wait", &["--wait", "--urgent", "i-sim00013"]).await;
@@ -211,7 +221,6 @@ async fn none_of_the_users_can_do_the_work_of_another() {
             Publish("reveille.outcomes", "other.submitted"),
             Read("reveille.jobs.prod"),
             Read("reveille.dead"),
-            Read("reveille.outcomes.log"),
             Purge("reveille.baton.prod"),
             Declare("reveille.jobs.other"),
             Bind("reveille.due.prod", "amq.topic", "#"),
@@ -222,6 +231,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         ("producer", vec![Publish("reveille.outcomes", "prod.submitted"), Declare("ops.mine"), Declare("")]),
         ("submit", vec![Declare("ops.mine"), Declare("")]),
         ("submit-wait", vec![Declare("ops.mine"), Read("ops.outcomes")]),
+        ("watch", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         (
             "consumer",
             vec![
@@ -237,6 +247,9 @@ async fn none_of_the_users_can_do_the_work_of_another() {
     for (user, mut tries) in tries {
         if user != "daemon" {
             tries.extend(own());
+        }
+        if !["daemon", "watch"].contains(&user) {
+            tries.push(Read("reveille.outcomes.log"));
         }
         let connection = scene.connect(user).await;
         for (number, attempt) in tries.iter().enumerate() {

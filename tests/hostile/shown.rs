@@ -33,7 +33,7 @@ fn assert_harmless(text: &str, on_terminal: bool) {
     assert!(!text.lines().any(|line| line.trim_start().starts_with("forged")), "{text}");
 }
 
-/// Gives hostile input to the daemon and `submit`, each on a terminal or not.
+/// Gives hostile input to the daemon, `submit` and `watch`, each on a terminal or not.
 async fn meet(mut stage: Stage, on_terminal: bool) {
     let here = |command| if on_terminal { on_a_terminal(&command) } else { command };
     stage.daemon.stop().await;
@@ -67,6 +67,14 @@ async fn meet(mut stage: Stage, on_terminal: bool) {
     let said = output + &errors;
     assert_harmless(&said, on_terminal);
     for part in ["as batch ", "i-sim00003  refused, HTTP 400 ", "i-sim00004  refused, HTTP 400: "] {
+        assert!(said.contains(&format!("{part}{SHOWN}")), "{part}: {said}");
+    }
+    let watch = here(stage.daemon.config.command(&["watch", EVIL]));
+    let Ran { code, output, errors } = run(watch, "").await;
+    assert_eq!(code, Some(1), "{output}{errors}");
+    let said = output + &errors;
+    assert_harmless(&said, on_terminal);
+    for part in ["not up: i-sim00003  refused, HTTP 400 ", "not up: i-sim00004  refused, HTTP 400: "] {
         assert!(said.contains(&format!("{part}{SHOWN}")), "{part}: {said}");
     }
     for wrong in

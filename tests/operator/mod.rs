@@ -8,3 +8,4 @@ mod secrets;
 mod start;
 mod stop;
 mod submit;
+mod watch;

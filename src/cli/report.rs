@@ -1,4 +1,4 @@
-//! What became of a batch, as a table.
+//! What became of a batch, as a table. It takes the same memory however many jobs end.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +8,10 @@ use crate::text::Shown;
 
 /// More machines than this are better looked up among the dead letters.
 const MACHINES_SHOWN: usize = 20;
+
+/// Pairs of outcome and reason with a row of their own: more than reveille and a configuration have. Anybody who may publish
+/// events can make up others.
+const ROWS: usize = 100;
 
 /// What an event says of a job that has ended. `None` where the event is another one, or not the job's last.
 pub(super) fn ended(event: &[u8]) -> Option<JobEvent> {
@@ -21,19 +25,42 @@ pub(super) fn ended(event: &[u8]) -> Option<JobEvent> {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     counts: BTreeMap<(String, String), usize>,
+    /// The first machines that are not up, by instance.
     down: Vec<(String, JobEvent)>,
+    /// How many there are.
+    down_count: usize,
 }
+
+/// One machine that is not up, and why: a line.
+#[derive(Debug)]
+pub(super) struct Down<'a>(pub &'a str, pub &'a JobEvent);
 
 impl Report {
     pub(super) fn add(&mut self, instance: String, ended: JobEvent) {
-        *self.counts.entry((ended.outcome.clone(), ended.reason.clone().unwrap_or_default())).or_default() += 1;
+        let row = (ended.outcome.clone(), ended.reason.clone().unwrap_or_default());
+        let has_row = self.counts.len() < ROWS || self.counts.contains_key(&row);
+        *self.counts.entry(if has_row { row } else { ("others".to_owned(), String::new()) }).or_default() += 1;
         if !ended.is_up() {
-            self.down.push((instance, ended));
+            self.down_count += 1;
+            let place = self.down.partition_point(|(other, _)| *other <= instance);
+            if place < MACHINES_SHOWN {
+                self.down.insert(place, (instance, ended));
+                self.down.truncate(MACHINES_SHOWN);
+            }
         }
     }
 
+    /// How many jobs ended with each outcome, whatever the reason.
+    pub(super) fn outcomes(&self) -> BTreeMap<&str, usize> {
+        let mut outcomes = BTreeMap::new();
+        for ((outcome, _), count) in &self.counts {
+            *outcomes.entry(outcome.as_str()).or_default() += count;
+        }
+        outcomes
+    }
+
     pub(super) fn all_up(&self) -> bool {
-        self.down.is_empty()
+        self.down_count == 0
     }
 }
 
@@ -52,28 +79,33 @@ impl fmt::Display for Report {
         for ((outcome, reason), count) in rows {
             writeln!(f, "{outcome:first$}{reason:second$}{count:>7}")?;
         }
-        if self.down.is_empty() {
+        if self.all_up() {
             return Ok(());
         }
         writeln!(f, "\nnot up:")?;
-        let mut down: Vec<&(String, JobEvent)> = self.down.iter().collect();
-        down.sort_by(|a, b| a.0.cmp(&b.0));
-        for (instance, ended) in down.iter().take(MACHINES_SHOWN) {
-            let reason = ended.reason.as_deref().unwrap_or(&ended.outcome);
-            write!(f, "  {}  {}", Shown(instance), Shown(reason))?;
-            if let Some(status) = ended.http_status {
-                write!(f, ", HTTP {status}")?;
-            }
-            match (&ended.error_code, &ended.error_message) {
-                (Some(code), _) => writeln!(f, " {}", Shown(code))?,
-                (None, Some(message)) => writeln!(f, ": {}", Shown(message))?,
-                (None, None) => writeln!(f)?,
-            }
+        for (instance, ended) in &self.down {
+            writeln!(f, "  {}", Down(instance, ended))?;
         }
-        if down.len() > MACHINES_SHOWN {
-            writeln!(f, "  and {} more", down.len() - MACHINES_SHOWN)?;
+        if self.down_count > self.down.len() {
+            writeln!(f, "  and {} more", self.down_count - self.down.len())?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Down<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(instance, ended) = self;
+        let reason = ended.reason.as_deref().unwrap_or(&ended.outcome);
+        write!(f, "{}  {}", Shown(instance), Shown(reason))?;
+        if let Some(status) = ended.http_status {
+            write!(f, ", HTTP {status}")?;
+        }
+        match (&ended.error_code, &ended.error_message) {
+            (Some(code), _) => write!(f, " {}", Shown(code)),
+            (None, Some(message)) => write!(f, ": {}", Shown(message)),
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -111,6 +143,21 @@ mod tests {
         assert!(!report.all_up());
         let text = report.to_string();
         assert!(text.contains("i-0001  not_found, HTTP 404 NoSuchObject"), "{text}");
+    }
+
+    #[test]
+    fn however_many_jobs_end_the_table_stays_short_and_counts_them_all() {
+        let mut report = Report::default();
+        for number in (0..500).rev() {
+            let more = json!({"reason": format!("reason_{number}")});
+            report.add(format!("i-{number:04}"), ended(&event("failed", true, more)).unwrap());
+        }
+        assert_eq!(report.outcomes(), [("failed", ROWS), ("others", 500 - ROWS)].into());
+        let text = report.to_string();
+        let down: Vec<&str> = text.lines().skip_while(|line| *line != "not up:").skip(1).collect();
+        assert_eq!((down.len(), down[MACHINES_SHOWN]), (MACHINES_SHOWN + 1, "  and 480 more"), "{text}");
+        assert!(down[0].starts_with("  i-0000  ") && down[19].starts_with("  i-0019  "), "{text}");
+        assert!(!report.all_up());
     }
 
     #[test]

@@ -1,0 +1,266 @@
+//! How far a batch is, by the events of the log. Pure: no clock, no terminal, no broker.
+//!
+//! Memory grows by hashes of a job's id, some 40 bytes for each job at most, and by nothing else that an event says.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::rate::Rate;
+use crate::cli::report::Report;
+use crate::events::{Batch, Data, Event, JobEvent};
+use crate::text::Shown;
+
+/// How long the log is quiet about a batch after its last job before the batch counts as done: a further announcement of it
+/// may stand right behind.
+const SETTLED: SignedDuration = SignedDuration::from_secs(1);
+
+/// A batch that is watched.
+#[derive(Debug)]
+pub(super) struct Progress {
+    batch: String,
+    /// When the watch began.
+    began: Timestamp,
+    announced: Option<Announced>,
+    reading: Reading,
+    report: Report,
+    ended: usize,
+    /// Hashes of the ids of ended jobs, and of announcements. The hasher's keys are random, so that nobody can choose ids with
+    /// equal hashes. Among a million ids, two have one by chance once in thirty million watches.
+    seen: HashSet<u64>,
+    /// The same of jobs whose start was accepted, and which have not ended.
+    accepted: HashSet<u64>,
+    hasher: RandomState,
+    rate: Rate,
+    /// When the last event of the batch came, or the replay ended.
+    heard: Timestamp,
+}
+
+/// All announcements of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    jobs: usize,
+    /// When the first one was made.
+    at: Timestamp,
+}
+
+/// Where in the log the reading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Among events that were there before.
+    Replay,
+    /// At its end.
+    Live,
+    /// Nowhere: RabbitMQ is away.
+    Away,
+}
+
+/// All that a line of progress says but for the time: as long as this is the same, nothing has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    reading: Reading,
+    announced: Option<usize>,
+    ended: usize,
+    accepted: usize,
+}
+
+/// What an event was to the batch.
+#[derive(Debug, PartialEq)]
+pub(super) enum Heard {
+    /// Nothing to speak of.
+    Nothing,
+    /// It was announced, for the first time or again. `forgotten` jobs had ended before the first time: an earlier batch of the
+    /// same name was announced before the part of the log that is read.
+    Announced { forgotten: usize },
+    /// This instance did not come up.
+    Down(String, Box<JobEvent>),
+}
+
+/// Why a watch is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// All announced jobs have ended.
+    Done,
+    /// No announcement came, and for long no job either.
+    NotAnnounced,
+}
+
+impl Progress {
+    pub(super) fn new(batch: &str, now: Timestamp) -> Self {
+        Self {
+            batch: batch.to_owned(),
+            began: now,
+            announced: None,
+            reading: Reading::Replay,
+            report: Report::default(),
+            ended: 0,
+            seen: HashSet::new(),
+            accepted: HashSet::new(),
+            hasher: RandomState::new(),
+            rate: Rate::default(),
+            heard: now,
+        }
+    }
+
+    /// Takes the next event of the log.
+    pub(super) fn hear(&mut self, event: Event, now: Timestamp) -> Heard {
+        // In a replay the rate is that of then. A clock that is ahead of ours makes no event of the future.
+        let at = if self.reading == Reading::Live { now } else { event.time.min(now) };
+        match event.data {
+            Data::BatchSubmitted(batch) if batch.batch_id == self.batch => {
+                self.heard = now;
+                self.announce(&event.id, &batch, event.time.min(now))
+            }
+            Data::Job(job) if job.batch_id.as_ref() == Some(&self.batch) => {
+                self.heard = now;
+                self.job(*job, at)
+            }
+            _ => Heard::Nothing,
+        }
+    }
+
+    fn announce(&mut self, id: &str, batch: &Batch, at: Timestamp) -> Heard {
+        let id = self.hasher.hash_one(("announcement", id));
+        if self.seen.contains(&id) {
+            return Heard::Nothing;
+        }
+        let mut forgotten = 0;
+        match &mut self.announced {
+            Some(announced) => announced.jobs = announced.jobs.saturating_add(batch.size),
+            None => {
+                self.announced = Some(Announced { jobs: batch.size, at });
+                // `submit` publishes no job before its announcement is confirmed: these jobs are not among the announced ones.
+                forgotten = self.forget();
+            }
+        }
+        self.seen.insert(id);
+        Heard::Announced { forgotten }
+    }
+
+    /// Forgets all jobs, and returns how many of them had ended.
+    fn forget(&mut self) -> usize {
+        self.seen.clear();
+        self.accepted.clear();
+        self.report = Report::default();
+        self.rate = Rate::default();
+        std::mem::take(&mut self.ended)
+    }
+
+    fn job(&mut self, job: JobEvent, at: Timestamp) -> Heard {
+        let id = self.hasher.hash_one(("job", &job.job_id));
+        if !job.is_final {
+            if !self.seen.contains(&id) {
+                self.accepted.insert(id);
+            }
+            return Heard::Nothing;
+        }
+        if !self.seen.insert(id) {
+            return Heard::Nothing;
+        }
+        self.accepted.remove(&id);
+        self.ended += 1;
+        self.rate.add(at);
+        let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
+        let is_down = self.announced.is_some() && !job.is_up();
+        let heard = if is_down { Heard::Down(instance.clone(), Box::new(job.clone())) } else { Heard::Nothing };
+        self.report.add(instance, job);
+        heard
+    }
+
+    /// The reading is somewhere else in the log now.
+    pub(super) fn reads(&mut self, reading: Reading, now: Timestamp) {
+        self.reading = reading;
+        self.heard = now;
+    }
+
+    /// Whether the watch is over. A batch without an announcement is given up after `patience`, if there is any.
+    pub(super) fn end(&self, now: Timestamp, patience: Option<SignedDuration>) -> Option<End> {
+        if self.reading != Reading::Live {
+            return None;
+        }
+        let quiet = now.duration_since(self.heard);
+        match self.announced {
+            Some(announced) => (self.ended >= announced.jobs && quiet >= SETTLED).then_some(End::Done),
+            None => patience.is_some_and(|patience| quiet >= patience).then_some(End::NotAnnounced),
+        }
+    }
+
+    pub(super) fn batch(&self) -> &str {
+        &self.batch
+    }
+
+    pub(super) fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Jobs that have ended, each counted once.
+    pub(super) fn ended(&self) -> usize {
+        self.ended
+    }
+
+    /// Jobs that were announced, in all announcements together.
+    pub(super) fn announced(&self) -> Option<usize> {
+        self.announced.map(|announced| announced.jobs)
+    }
+
+    pub(super) fn state(&self) -> State {
+        let (reading, announced) = (self.reading, self.announced());
+        State { reading, announced, ended: self.ended, accepted: self.accepted.len() }
+    }
+
+    /// A line of progress, the most important first: a narrow terminal shows the beginning of it.
+    pub(super) fn line(&self, now: Timestamp) -> String {
+        let mut parts = Vec::new();
+        match self.announced {
+            Some(announced) => parts.push(format!("{} of {} ended{}", self.ended, announced.jobs, self.outcomes())),
+            None if self.ended > 0 => parts.push(format!("not announced yet, {} ended{}", self.ended, self.outcomes())),
+            None if self.reading == Reading::Live => parts.push("not announced yet".to_owned()),
+            None => {}
+        }
+        if !self.accepted.is_empty() {
+            parts.push(format!("{} accepted, not seen running yet", self.accepted.len()));
+        }
+        match self.reading {
+            Reading::Replay => parts.push("reading the log".to_owned()),
+            Reading::Away => parts.push("RabbitMQ is away".to_owned()),
+            Reading::Live => parts.extend(self.pace(now)),
+        }
+        let began = self.announced.map_or(self.began, |announced| announced.at);
+        parts.push(length(now.duration_since(began).as_secs()));
+        parts.join("; ")
+    }
+
+    /// `: 2 failed, 10 started`
+    fn outcomes(&self) -> String {
+        let outcomes = self.report.outcomes().into_iter();
+        let told: Vec<String> = outcomes.map(|(outcome, count)| format!("{count} {}", Shown(outcome))).collect();
+        if told.is_empty() { String::new() } else { format!(": {}", told.join(", ")) }
+    }
+
+    /// The rate, and the time that is left at this rate. `None` where no job ended lately.
+    fn pace(&self, now: Timestamp) -> Option<String> {
+        let rate = self.rate.per_second(now);
+        if rate <= 0.0 {
+            return None;
+        }
+        let told = match rate {
+            ..1.0 => format!("{:.0}/min", rate * 60.0),
+            ..10.0 => format!("{rate:.1}/s"),
+            _ => format!("{rate:.0}/s"),
+        };
+        let left = self.announced.map_or(0, |announced| announced.jobs.saturating_sub(self.ended));
+        // The cast of a float saturates.
+        let left = (left > 0).then(|| format!(", {} left", length((left as f64 / rate).ceil() as i64)));
+        Some(told + &left.unwrap_or_default())
+    }
+}
+
+/// `1m 12s`
+fn length(seconds: i64) -> String {
+    format!("{:#}", SignedDuration::from_secs(seconds.max(0)))
+}
+
+#[cfg(test)]
+mod tests;

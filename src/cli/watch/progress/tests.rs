@@ -1,0 +1,139 @@
+use serde_json::json;
+
+use super::*;
+
+/// So many milliseconds after the watch began.
+fn at(milliseconds: i64) -> Timestamp {
+    "2026-11-25T07:30:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_millis(milliseconds)
+}
+
+fn begin() -> Progress {
+    Progress::new("morning", at(0))
+}
+
+fn announcement(id: &str, batch: &str, size: usize, time: Timestamp) -> Event {
+    let batch = Batch { batch_id: batch.to_owned(), size, lane: "prod".to_owned() };
+    Event { id: id.to_owned(), ..Event::new("prod", Data::BatchSubmitted(batch), time) }
+}
+
+/// An event of a job of the batch.
+fn job(id: &str, outcome: &str, is_final: bool, time: Timestamp) -> Event {
+    let reason = (outcome == "failed").then_some("not_found");
+    let job = json!({"job_id": id, "lane": "prod", "instance_id": format!("i-{id}0000"), "batch_id": "morning",
+        "outcome": outcome, "reason": reason, "final": is_final, "attempts": 1, "ambiguous": false,
+        "received_at": time, "finished_at": time, "duration_ms": 0});
+    Event::new("prod", Data::Job(Box::new(serde_json::from_value(job).unwrap())), time)
+}
+
+#[test]
+fn sizes_add_up_and_each_job_and_announcement_counts_once() {
+    let mut progress = begin();
+    let hear = |progress: &mut Progress, event| progress.hear(event, at(0));
+    assert_eq!(hear(&mut progress, announcement("a", "morning", 2, at(0))), Heard::Announced { forgotten: 0 });
+    for event in [
+        announcement("a", "morning", 2, at(0)),
+        announcement("x", "evening", 7, at(0)),
+        job("1", "started", true, at(0)),
+        job("1", "started", true, at(0)),
+        job("1", "failed", true, at(0)),
+    ] {
+        assert_eq!(hear(&mut progress, event), Heard::Nothing);
+    }
+    assert_eq!(hear(&mut progress, announcement("b", "morning", 1, at(0))), Heard::Announced { forgotten: 0 });
+    let Heard::Down(instance, ended) = hear(&mut progress, job("2", "failed", true, at(0))) else { panic!() };
+    assert_eq!((instance.as_str(), ended.reason.as_deref()), ("i-20000", Some("not_found")));
+    assert_eq!((progress.announced(), progress.ended()), (Some(3), 2));
+    assert!(!progress.report().all_up());
+}
+
+#[test]
+fn an_accepted_start_is_progress_and_not_the_end() {
+    let mut progress = begin();
+    progress.hear(announcement("a", "morning", 1, at(0)), at(0));
+    progress.hear(job("1", "started", false, at(0)), at(0));
+    progress.reads(Reading::Live, at(0));
+    assert_eq!((progress.ended(), progress.end(at(60_000), None)), (0, None));
+    assert!(progress.line(at(0)).contains("1 accepted, not seen running yet"), "{}", progress.line(at(0)));
+    progress.hear(job("1", "running", true, at(0)), at(60_000));
+    // A copy of its first event.
+    progress.hear(job("1", "started", false, at(0)), at(60_000));
+    assert_eq!(progress.line(at(60_000)), "1 of 1 ended: 1 running; 1.0/s; 1m");
+}
+
+#[test]
+fn a_batch_is_done_once_the_log_is_replayed_and_quiet_about_it() {
+    let mut progress = begin();
+    progress.hear(announcement("a", "morning", 1, at(0)), at(0));
+    progress.hear(job("1", "started", true, at(0)), at(100));
+    assert_eq!(progress.end(at(60_000), None), None, "another announcement may follow");
+    progress.reads(Reading::Live, at(60_000));
+    assert_eq!(progress.end(at(60_999), None), None);
+    assert_eq!(progress.end(at(61_000), None), Some(End::Done));
+    progress.reads(Reading::Away, at(61_000));
+    assert_eq!(progress.end(at(90_000), None), None);
+    progress.reads(Reading::Live, at(90_000));
+    progress.hear(announcement("b", "morning", 1, at(0)), at(90_500));
+    assert_eq!(progress.end(at(99_000), None), None);
+}
+
+#[test]
+fn a_batch_that_is_not_announced_is_given_up_after_the_patience() {
+    let patience = Some(SignedDuration::from_secs(30));
+    let mut progress = begin();
+    assert_eq!(progress.end(at(99_000), patience), None, "the log is read yet");
+    progress.reads(Reading::Live, at(99_000));
+    assert_eq!(progress.end(at(128_999), patience), None);
+    // A job of it: there may be more.
+    assert_eq!(progress.hear(job("1", "failed", true, at(0)), at(128_999)), Heard::Nothing);
+    assert_eq!(progress.end(at(129_000), patience), None);
+    assert_eq!(progress.end(at(159_000), patience), Some(End::NotAnnounced));
+    assert_eq!(progress.end(at(159_000), None), None, "for ever");
+    assert!(progress.line(at(159_000)).starts_with("not announced yet, 1 ended: 1 failed; "));
+}
+
+#[test]
+fn jobs_of_an_earlier_batch_of_the_name_end_no_batch() {
+    let mut progress = begin();
+    for id in ["1", "2"] {
+        progress.hear(job(id, "failed", true, at(0)), at(0));
+    }
+    progress.hear(job("3", "started", false, at(0)), at(0));
+    assert_eq!(progress.hear(announcement("a", "morning", 1, at(0)), at(0)), Heard::Announced { forgotten: 2 });
+    assert_eq!(progress.hear(announcement("a", "morning", 1, at(0)), at(0)), Heard::Nothing);
+    progress.reads(Reading::Live, at(0));
+    assert_eq!((progress.end(at(60_000), None), progress.report().all_up()), (None, true));
+    assert_eq!(progress.line(at(0)), "0 of 1 ended; 0s");
+}
+
+#[test]
+fn the_rate_of_a_replay_is_that_of_then_and_the_time_left_goes_by_it() {
+    let mut progress = begin();
+    let now = at(600_000);
+    progress.hear(announcement("a", "morning", 1000, at(500_000)), now);
+    for number in 0..400 {
+        // Twenty a second, up to now.
+        progress.hear(job(&number.to_string(), "started", true, at(580_050 + number * 50)), now);
+    }
+    assert_eq!(progress.line(now), "400 of 1000 ended: 400 started; reading the log; 1m 40s");
+    progress.reads(Reading::Live, now);
+    assert_eq!(progress.line(now), "400 of 1000 ended: 400 started; 19/s, 32s left; 1m 40s");
+    // None ends any more.
+    assert_eq!(progress.line(at(700_000)), "400 of 1000 ended: 400 started; 3m 20s");
+    // Live, the time is ours, whatever the daemon's clock says.
+    progress.hear(job("x", "started", true, at(0)), at(700_000));
+    assert!(progress.line(at(700_000)).contains("; 2/min, "), "{}", progress.line(at(700_000)));
+}
+
+#[test]
+fn clocks_that_differ_and_absurd_sizes_make_odd_lines_and_no_more() {
+    let mut progress = begin();
+    progress.hear(announcement("a", "morning", usize::MAX, Timestamp::MAX), at(0));
+    progress.hear(announcement("b", "morning", usize::MAX, Timestamp::MIN), at(0));
+    progress.hear(job("1", "started", true, Timestamp::MIN), at(0));
+    progress.hear(job("2", "started\u{1b}[2J\n", true, Timestamp::MAX), at(0));
+    progress.reads(Reading::Live, at(0));
+    let line = progress.line(at(0));
+    assert!(line.starts_with(&format!("2 of {} ended: 1 started, 1 started\\u{{1b}}[2J\\n; ", usize::MAX)), "{line}");
+    assert!(line.ends_with(" left; 0s"), "{line}");
+    assert_eq!(progress.line(Timestamp::MIN).lines().count(), 1);
+}
