@@ -25,7 +25,8 @@ pub fn half_jitter(initial: Duration, max: Duration, reschedules: u32, random: f
     ceiling(initial, max, reschedules).mul_f64(random.clamp(0.0, 1.0).midpoint(1.0))
 }
 
-fn ceiling(initial: Duration, max: Duration, reschedules: u32) -> Duration {
+/// The largest delay that [`full_jitter`] makes: for one process's own retries, which need no jitter.
+pub fn ceiling(initial: Duration, max: Duration, reschedules: u32) -> Duration {
     let mut backoff = ExponentialBackoff::<SystemClock> {
         current_interval: initial.min(max),
         initial_interval: initial,

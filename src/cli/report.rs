@@ -59,6 +59,11 @@ impl Report {
         outcomes
     }
 
+    /// How many jobs ended.
+    pub(super) fn jobs(&self) -> usize {
+        self.counts.values().sum()
+    }
+
     pub(super) fn all_up(&self) -> bool {
         self.down_count == 0
     }

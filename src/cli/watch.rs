@@ -22,7 +22,7 @@ use self::follow::{Following, News, follow};
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
 use super::{Failure, print, tell};
-use crate::config::Config;
+use crate::config::{Config, duration};
 use crate::text::Shown;
 
 /// How often the screen is drawn.
@@ -48,10 +48,8 @@ pub(super) struct Arguments {
     failures_file: Option<PathBuf>,
 }
 
-/// A length of time, as the configuration has them too.
 fn length(text: &str) -> Result<Duration, &'static str> {
-    let length = text.trim().parse::<SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
-    length.filter(|length| !length.is_zero()).ok_or("expected a length of time, such as 90s, 30m or 24h")
+    duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {

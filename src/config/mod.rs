@@ -21,7 +21,7 @@ use self::broker::read_broker;
 pub use self::broker::{Access, Broker};
 use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
-pub use self::reader::{Problem, Problems};
+pub use self::reader::{Problem, Problems, duration};
 use self::reader::{Raw, Reader, Table};
 pub use self::tls::{FileFault, TlsFiles};
 pub use self::url::{SMALLEST_FRAME, USUAL_FRAME};

@@ -312,9 +312,14 @@ impl Raw {
 
     /// A duration above zero: `500ms`, `25s`, `2m`, `1h30m`.
     pub fn duration(&self) -> Option<Duration> {
-        let duration: SignedDuration = self.text()?.trim().parse().ok()?;
-        Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
+        duration(self.text()?)
     }
+}
+
+/// Reads a length of time such as `90s` or `1h 30m`: more than none.
+pub fn duration(text: &str) -> Option<Duration> {
+    let duration: SignedDuration = text.trim().parse().ok()?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
 }
 
 fn nearest(name: &str, known: &[&str]) -> String {

@@ -50,10 +50,11 @@ pub(super) async fn serve(session: &Arc<Session>, channel: &Channel, tasks: &mut
 
 /// Gets one message of each queue in turn until no queue's next one is under suspicion, or the lane is paused.
 async fn quarantine(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<(), Interrupted> {
+    let queues = queues(&session.lane);
     let mut suspects = [true; QUEUES];
     while suspects.contains(&true) {
         for queue in order(&session.lane) {
-            suspects[queue] = get(session, channel, queue, tasks).await? == Got::Suspect;
+            suspects[queue] = get(session, channel, &queues[queue], tasks).await? == Got::Suspect;
             if session.lane.gate.breaker().is_open() {
                 return Ok(());
             }
@@ -65,7 +66,7 @@ async fn quarantine(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks
 /// Gets one message of each queue in turn while the breaker is half open. At most the trial's number of calls is in
 /// flight. Returns whether a message was under suspicion: it may not be the only one.
 async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> Result<bool, Interrupted> {
-    let gate = &session.lane.gate;
+    let (gate, queues) = (&session.lane.gate, queues(&session.lane));
     let waits_until = Instant::now() + TRIAL_WAIT;
     let (mut found, mut met_suspect) = (true, false);
     while gate.breaker().is_half_open() && (found || Instant::now() < waits_until) {
@@ -74,7 +75,7 @@ async fn trial(session: &Arc<Session>, channel: &Channel, tasks: &mut Tasks) -> 
         }
         found = false;
         for queue in order(&session.lane) {
-            let got = get(session, channel, queue, tasks).await?;
+            let got = get(session, channel, &queues[queue], tasks).await?;
             found |= got != Got::Nothing;
             met_suspect |= got == Got::Suspect;
             if gate.breaker().is_open() {
@@ -98,7 +99,7 @@ fn order(lane: &Lane) -> impl Iterator<Item = usize> + use<> {
 }
 
 /// Gets the next message of a queue and spawns its job.
-async fn get(session: &Arc<Session>, channel: &Channel, queue: usize, tasks: &mut Tasks) -> Result<Got, Interrupted> {
+async fn get(session: &Arc<Session>, channel: &Channel, queue: &str, tasks: &mut Tasks) -> Result<Got, Interrupted> {
     let lane = &session.lane;
     while let Some(ended) = tasks.try_join_next() {
         tasks::ended(ended)?;
@@ -109,23 +110,16 @@ async fn get(session: &Arc<Session>, channel: &Channel, queue: usize, tasks: &mu
     {
         tasks::ended(ended)?;
     }
-    let got = channel.basic_get(queues(lane)[queue].as_str().into(), BasicGetOptions::default()).await?;
+    let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await?;
     let Some(delivery) = got.map(|got| Delivery::from(got.delivery)) else { return Ok(Got::Nothing) };
     if lane.quarantine.suspicion(&delivery) < SUSPECT_AT {
-        spawn(session, delivery, tasks).await;
+        Admitted::read(delivery, lane).enter_and_spawn(session, tasks).await;
         return Ok(Got::Job);
     }
     settle(lane, tasks).await?;
-    spawn(session, delivery, tasks).await;
+    Admitted::read(delivery, lane).enter_and_spawn(session, tasks).await;
     settle(lane, tasks).await?;
     Ok(Got::Suspect)
-}
-
-async fn spawn(session: &Arc<Session>, delivery: Delivery, tasks: &mut Tasks) {
-    let job = Admitted::read(delivery, &session.lane);
-    let slot = session.lane.calls.api.slot().await;
-    let entry = job.enter(&session.lane, slot).await;
-    job.spawn(session, entry, tasks);
 }
 
 /// Waits for all `tasks`. Jobs that failed on trial wait for its end, so it is interrupted once its calls have ended.

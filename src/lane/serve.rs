@@ -177,11 +177,8 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             coalescer.add(job);
             continue;
         }
-        // Only once there is a job: held idle, the slot would be missing to the jobs of a refused batch.
-        let slot = lane.calls.api.slot().await;
-        // Jobs wait for the permit one at a time, in the loop: a queue of waiting jobs would delay due ones.
-        let entry = job.enter(lane, slot).await;
-        job.spawn(session, entry, tasks);
+        // Jobs wait for their entry one at a time, in the loop: a queue of waiting jobs would delay due ones.
+        job.enter_and_spawn(session, tasks).await;
     };
     coalescer.flush(session, tasks).await;
     Ok(ended)

@@ -235,11 +235,11 @@ enum Listed {
 impl Failures {
     /// Counts a job that ended so, and says whether it is to have a line of its own.
     fn is_listed(&mut self, outcome: Outcome, now: Instant) -> Listed {
-        let anew = Window { outcome, since: now, listed: 0, unlisted: 0 };
-        let window = self.0.entry(outcome.reason()).or_insert_with(|| anew);
+        let anew = || Window { outcome, since: now, listed: 0, unlisted: 0 };
+        let window = self.0.entry(outcome.reason()).or_insert_with(anew);
         // A window with a pending summary is kept until the writer has taken it.
         if window.is_over(now) && window.unlisted == 0 {
-            *window = Window { outcome, since: now, listed: 0, unlisted: 0 };
+            *window = anew();
         }
         if window.listed < LISTED {
             window.listed += 1;

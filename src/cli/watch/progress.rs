@@ -26,7 +26,6 @@ pub(super) struct Progress {
     announced: Option<Announced>,
     reading: Reading,
     report: Report,
-    ended: usize,
     /// Hashes of the ids of ended jobs, and of announcements. The hasher's keys are random, so that nobody can choose ids with
     /// equal hashes. Among a million ids, two have one by chance once in thirty million watches.
     seen: HashSet<u64>,
@@ -95,7 +94,6 @@ impl Progress {
             announced: None,
             reading: Reading::Replay,
             report: Report::default(),
-            ended: 0,
             seen: HashSet::new(),
             accepted: HashSet::new(),
             hasher: RandomState::new(),
@@ -143,9 +141,8 @@ impl Progress {
     fn forget(&mut self) -> usize {
         self.seen.clear();
         self.accepted.clear();
-        self.report = Report::default();
         self.rate = Rate::default();
-        std::mem::take(&mut self.ended)
+        std::mem::take(&mut self.report).jobs()
     }
 
     fn job(&mut self, job: JobEvent, at: Timestamp) -> Heard {
@@ -160,7 +157,6 @@ impl Progress {
             return Heard::Nothing;
         }
         self.accepted.remove(&id);
-        self.ended += 1;
         self.rate.add(at);
         let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
         let is_down = self.announced.is_some() && !job.is_up();
@@ -182,7 +178,7 @@ impl Progress {
         }
         let quiet = now.duration_since(self.heard);
         match self.announced {
-            Some(announced) => (self.ended >= announced.jobs && quiet >= SETTLED).then_some(End::Done),
+            Some(announced) => (self.ended() >= announced.jobs && quiet >= SETTLED).then_some(End::Done),
             None => patience.is_some_and(|patience| quiet >= patience).then_some(End::NotAnnounced),
         }
     }
@@ -197,7 +193,7 @@ impl Progress {
 
     /// Jobs that have ended, each counted once.
     pub(super) fn ended(&self) -> usize {
-        self.ended
+        self.report.jobs()
     }
 
     /// Jobs that were announced, in all announcements together.
@@ -207,15 +203,17 @@ impl Progress {
 
     pub(super) fn state(&self) -> State {
         let (reading, announced) = (self.reading, self.announced());
-        State { reading, announced, ended: self.ended, accepted: self.accepted.len() }
+        State { reading, announced, ended: self.ended(), accepted: self.accepted.len() }
     }
 
     /// A line of progress, the most important first: a narrow terminal shows the beginning of it.
     pub(super) fn line(&self, now: Timestamp) -> String {
         let mut parts = Vec::new();
         match self.announced {
-            Some(announced) => parts.push(format!("{} of {} ended{}", self.ended, announced.jobs, self.outcomes())),
-            None if self.ended > 0 => parts.push(format!("not announced yet, {} ended{}", self.ended, self.outcomes())),
+            Some(announced) => parts.push(format!("{} of {} ended{}", self.ended(), announced.jobs, self.outcomes())),
+            None if self.ended() > 0 => {
+                parts.push(format!("not announced yet, {} ended{}", self.ended(), self.outcomes()))
+            }
             None if self.reading == Reading::Live => parts.push("not announced yet".to_owned()),
             None => {}
         }
@@ -250,7 +248,7 @@ impl Progress {
             ..10.0 => format!("{rate:.1}/s"),
             _ => format!("{rate:.0}/s"),
         };
-        let left = self.announced.map_or(0, |announced| announced.jobs.saturating_sub(self.ended));
+        let left = self.announced.map_or(0, |announced| announced.jobs.saturating_sub(self.ended()));
         // The cast of a float saturates.
         let left = (left > 0).then(|| format!(", {} left", length((left as f64 / rate).ceil() as i64)));
         Some(told + &left.unwrap_or_default())

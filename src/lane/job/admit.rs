@@ -56,6 +56,7 @@ impl Admitted {
         let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
         let mut spare = None;
         if let First::Call = first
+            && progress.no_capacity
             && let Some(delay) = capacity::wait(
                 &progress,
                 job.deadline,

@@ -17,8 +17,8 @@ pub(super) fn backoff(reschedules: u32, rest: Duration, random: f64) -> Duration
     half_jitter(FIRST, LAST, reschedules, random).min(rest)
 }
 
-/// How long a job waits if it has to give way to others. `None` for any other job, and for one whose time is up: that
-/// one makes its last call without giving way.
+/// How long a job without capacity waits if it has to give way to others. `None` for one whose time is up: it makes its
+/// last call without giving way.
 pub(super) fn wait(
     progress: &Progress,
     deadline: Option<Timestamp>,
@@ -27,7 +27,7 @@ pub(super) fn wait(
     now: Timestamp,
     random: f64,
 ) -> Option<Duration> {
-    if !progress.no_capacity || is_past(deadline, now) {
+    if is_past(deadline, now) {
         return None;
     }
     let rest = retry.give_up_after.saturating_sub(failing_for).min(left(deadline, now));

@@ -115,8 +115,15 @@ impl Admitted {
         matches!(self, Self::Task(task) if task.can_share_a_call())
     }
 
-    /// Waits for the permit to its call, if it has one to make.
-    pub(super) async fn enter(&self, lane: &Lane, slot: Slot) -> Entry {
+    /// Waits for a slot, and for the permit to its call if it has one to make, and spawns it. Only a job waits for a slot:
+    /// held idle, it would be missing to the jobs of a refused batch.
+    pub(super) async fn enter_and_spawn(self, session: &Arc<Session>, tasks: &mut Tasks) {
+        let slot = session.lane.calls.api.slot().await;
+        let entry = self.enter(&session.lane, slot).await;
+        self.spawn(session, entry, tasks);
+    }
+
+    async fn enter(&self, lane: &Lane, slot: Slot) -> Entry {
         match self {
             Self::Task(task) if task.is_start() && !task.is_late() => match lane.gate.enter(slot).await {
                 Ok(permit) => Entry::Permit(permit),

@@ -257,19 +257,19 @@ impl Gate {
     }
 
     fn changed(&self, change: Option<Change>) {
+        let Some(change) = change else { return };
         let _entered = self.span.enter();
         match change {
-            Some(Change::Paused(cause)) => {
+            Change::Paused(cause) => {
                 error!(endpoint = %self.endpoint, cause = cause.text, "lane paused, its jobs wait unharmed");
             }
-            Some(Change::Works(after)) => {
+            Change::Works(after) => {
                 if after > HICCUP {
                     self.limiter.slow_start();
                 }
                 self.show_paused(None);
                 info!("the lane works again");
             }
-            None => {}
         }
     }
 

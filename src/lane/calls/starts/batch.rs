@@ -115,9 +115,7 @@ impl Batches {
             debug!(jobs, instances = named.len(), %verdict, answered, "called together");
         });
         match &reach {
-            Reach::AllBut(failed) if matches!(verdict, Verdict::Started { .. }) => {
-                self.strategy.called_together(named.len() - failed.len());
-            }
+            Reach::AllBut(_) if matches!(verdict, Verdict::Started { .. }) => self.strategy.called_together(answered),
             Reach::None { touched: false } => self.strategy.refused(),
             Reach::AllBut(_) | Reach::None { touched: true } => {}
         }

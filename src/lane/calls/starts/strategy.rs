@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bce::Answer;
+use crate::retry::ceiling;
 
 /// Weight of one more instance in the estimate: about the last hundred decide.
 const WEIGHT: f64 = 0.01;
@@ -117,12 +118,8 @@ impl Strategy {
     /// A list showed no states: it was refused, or it failed.
     pub(super) fn asked_in_vain(&self, is_refused: bool) {
         let mut state = self.state();
-        let pause = if is_refused {
-            LONGEST_PAUSE
-        } else {
-            (FIRST_PAUSE * (1 << state.failed_lists.min(5))).min(LONGEST_PAUSE)
-        };
         state.failed_lists = state.failed_lists.saturating_add(1);
+        let pause = if is_refused { LONGEST_PAUSE } else { ceiling(FIRST_PAUSE, LONGEST_PAUSE, state.failed_lists) };
         state.no_asking_until = Some(Instant::now() + pause);
     }
 
@@ -175,6 +172,14 @@ mod tests {
         (0..others).for_each(|_| strategy.called_singly(&answer(409)));
     }
 
+    fn calling_singly() -> Strategy {
+        let strategy = Strategy::default();
+        strategy.refused();
+        saw(&strategy, 0, 300);
+        assert_eq!(strategy.choose(20), Choice::Singly);
+        strategy
+    }
+
     #[test]
     fn the_fewest_calls_decide() {
         let cases = [
@@ -215,10 +220,7 @@ mod tests {
 
     #[test]
     fn a_lane_learns_to_call_singly_and_finds_back() {
-        let strategy = Strategy::default();
-        strategy.refused();
-        saw(&strategy, 0, 300);
-        assert_eq!(strategy.choose(20), Choice::Singly);
+        let strategy = calling_singly();
         // Nothing is learned from these.
         for status in [429, 500, 401] {
             strategy.called_singly(&answer(status));
@@ -233,10 +235,7 @@ mod tests {
 
     #[test]
     fn a_lane_between_two_choices_does_not_change_with_every_job() {
-        let strategy = Strategy::default();
-        strategy.refused();
-        saw(&strategy, 0, 300);
-        assert_eq!(strategy.choose(20), Choice::Singly);
+        let strategy = calling_singly();
         let mut changes = 0;
         let mut last = Choice::Singly;
         // Nine in ten are not stopped, where single calls begin to cost less.
