@@ -32,7 +32,7 @@ enum Command {
     /// Run the daemon.
     Run,
     /// Submit instances to be started.
-    Submit(submit::Arguments),
+    Submit(Box<submit::Arguments>),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
 }
