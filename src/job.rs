@@ -20,7 +20,11 @@ pub use self::progress::{Boot, Progress};
 
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
-const BATCH_ID_LIMIT: usize = 128;
+/// The fields of a job.
+pub const FIELDS: [&str; 8] =
+    ["instance_id", "batch_id", "conflict", "confirm", "not_before", "deadline", "priority", "labels"];
+/// Longest id of a batch, in bytes.
+pub const BATCH_ID_LIMIT: usize = 128;
 const LABELS_LIMIT: usize = 16;
 /// Longest explanation of what is wrong with a message, in characters: it quotes values, which can be long.
 const EXPLANATION_LIMIT: usize = 300;
@@ -38,7 +42,7 @@ pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// What a 409 on a clean first touch means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conflict {
     /// The job failed: the instance was not stopped.
@@ -49,8 +53,20 @@ pub enum Conflict {
     Verify,
 }
 
+impl Conflict {
+    /// Reads its name in settings and jobs.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "fail" => Some(Self::Fail),
+            "accept" => Some(Self::Accept),
+            "verify" => Some(Self::Verify),
+            _ => None,
+        }
+    }
+}
+
 /// When a job is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confirm {
     /// Once the API has accepted the start.
@@ -71,7 +87,7 @@ impl Confirm {
 }
 
 /// How soon a job is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// In order of arrival.
@@ -81,7 +97,7 @@ pub enum Priority {
 }
 
 /// The body of a job message. Unknown fields are ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Job {
     /// The instance to start.
     pub instance_id: InstanceId,
@@ -216,6 +232,18 @@ mod tests {
         assert_eq!(job.labels["team"], "ops");
         let bare = Job::parse(br#"{"instance_id":"i-0000","batch_id":null}"#).unwrap();
         assert_eq!((bare.batch_id, bare.conflict, bare.deadline), (None, None, None));
+    }
+
+    #[test]
+    fn every_field_is_listed() {
+        let job = Job::parse(
+            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","conflict":"accept","confirm":"running","priority":"urgent",
+                "not_before":"2026-11-25T07:30:00+08:00","deadline":"2026-11-25T00:00:00Z","labels":{"team":"ops"}}"#,
+        );
+        let job = serde_json::to_value(job.unwrap()).unwrap();
+        let mut listed = FIELDS.to_vec();
+        listed.sort_unstable();
+        assert_eq!(job.as_object().unwrap().keys().collect::<Vec<_>>(), listed);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
 //! - [`retry`]: the arithmetic of backoff
+//! - [`similar`]: which known name was meant by an unknown one
 //! - [`stop`]: graceful stop of running tasks
 //! - [`tasks`]: waiting for tasks that return only errors
 //! - [`text`]: escaping text from outside where it is shown
@@ -37,6 +38,7 @@ pub mod job;
 pub mod lane;
 pub mod ownership;
 pub mod retry;
+pub mod similar;
 pub mod stop;
 pub mod tasks;
 pub mod telemetry;

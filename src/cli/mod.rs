@@ -34,7 +34,7 @@ enum Command {
     /// Run the daemon.
     Run,
     /// Submit instances to be started.
-    Submit(submit::Arguments),
+    Submit(Box<submit::Arguments>),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
     /// Watch a batch until all of its jobs have ended.

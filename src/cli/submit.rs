@@ -1,9 +1,12 @@
 //! `reveille submit`: a batch of jobs, and what became of them.
 
+mod defaults;
 mod read;
+mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,14 +19,17 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
+use self::defaults::Options;
+use self::read::Format;
 use super::report::{Report, ended};
 use super::{Failure, print, tell};
+use crate::bce::InstanceId;
 use crate::broker::{
     self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Subscription, Traffic,
 };
 use crate::config::{Config, LaneName};
 use crate::events::{Batch, CONTENT_TYPE, Data, Event};
-use crate::job::{Confirm, Job, Priority};
+use crate::job::{Job, Priority};
 use crate::text::Shown;
 
 /// Jobs under way to the broker at a time.
@@ -33,24 +39,20 @@ const IN_FLIGHT: usize = 64;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Ids of instances to start.
-    #[arg(value_name = "ID", required_unless_present = "file")]
+    #[arg(value_name = "ID", required_unless_present = "files")]
     ids: Vec<String>,
-    /// A file with an id, or a whole job in JSON, on each line; `-` is standard input. `#` begins a comment.
-    #[arg(long, value_name = "FILE")]
-    file: Option<std::path::PathBuf>,
+    /// A file of jobs; `-` is standard input. Can be given more than once. Where its name ends in `.csv` or `.tsv` it is
+    /// a table with a header, else each line is an id, or a whole job in JSON, and `#` begins a comment.
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// How the files are written, whatever their names.
+    #[arg(long)]
+    format: Option<Format>,
     /// The lane to submit to.
     #[arg(long, default_value = "default")]
     lane: String,
-    /// The batch the jobs belong to; made up where it is not given.
-    #[arg(long)]
-    batch: Option<String>,
-    /// Have the jobs served before all others that wait, unless a job of the file names its own `priority`.
-    #[arg(long)]
-    urgent: bool,
-    /// When jobs that do not say are done: accepted, once the API has accepted the start, or running; else as the lane is
-    /// set.
-    #[arg(long, value_name = "WHEN", value_parser = confirm)]
-    confirm: Option<Confirm>,
+    #[command(flatten)]
+    options: Options,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
@@ -59,12 +61,10 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let lane = LaneName::parse(&arguments.lane)
         .ok_or_else(|| Failure::Usage(format!("{:?} is no lane name: expected a-z 0-9 -", arguments.lane)))?;
-    let batch = arguments.batch.clone().unwrap_or_else(|| format!("submit-{}", Uuid::now_v7()));
-    let mut jobs = read::jobs(&arguments.ids, arguments.file.as_deref(), &batch)?;
-    for job in &mut jobs {
-        job.confirm = job.confirm.or(arguments.confirm);
-        job.priority = job.priority.or(arguments.urgent.then_some(Priority::Urgent));
-    }
+    let defaults = arguments.options.check(Timestamp::now())?;
+    let jobs = read::jobs(&arguments.ids, &arguments.files, arguments.format, &defaults)?;
+    let start = defaults.not_before.map(|start| format!(", not to start before {start}")).unwrap_or_default();
+    let batch = defaults.batch;
 
     let connection = broker::connect(&config.broker, ConnectionKind::Submit).await.map_err(|error| {
         if error.is_refusal() { Failure::Usage(error.to_string()) } else { Failure::Unreachable(error.to_string()) }
@@ -76,17 +76,13 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
 
     let submitted = submit(&connection.publisher(Traffic::Jobs, 4), &names, &lane, &batch, jobs).await?;
     let jobs = if submitted.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", submitted.len()) };
-    tell(format_args!("{jobs} submitted to lane {lane} as batch {}", Shown(&batch)));
+    tell(format_args!("{jobs} submitted to lane {lane} as batch {}{start}", Shown(&batch)));
     let code = match events {
         Some(events) => wait(events, submitted, &batch).await?,
         None => ExitCode::SUCCESS,
     };
     connection.close().await;
     Ok(code)
-}
-
-fn confirm(text: &str) -> Result<Confirm, &'static str> {
-    Confirm::parse(text).ok_or("expected accepted or running")
 }
 
 fn is_urgent(job: &Job) -> bool {
@@ -157,7 +153,7 @@ async fn submit(
     lane: &LaneName,
     batch: &str,
     jobs: Vec<Job>,
-) -> Result<HashMap<String, String>, Failure> {
+) -> Result<HashMap<Uuid, InstanceId>, Failure> {
     let size = jobs.len();
     // A whole job of the file can name a batch of its own.
     let mut batches: BTreeMap<&str, usize> = BTreeMap::new();
@@ -177,14 +173,15 @@ async fn submit(
 
     let bar = progress_bar(size, "submitting");
     let exchange = names.jobs();
-    let publishing = jobs.into_iter().map(|job| {
+    let publishing = jobs.into_iter().map(|mut job| {
         let (exchange, bar) = (&exchange, &bar);
         async move {
-            let id = Uuid::now_v7().to_string();
+            let id = Uuid::now_v7();
+            job.batch_id.get_or_insert_with(|| batch.to_owned());
             let body = serde_json::to_vec(&job).context("a job holds nothing that JSON cannot")?;
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
-                .with_message_id(id.as_str().into());
+                .with_message_id(id.to_string().into());
             let key = if is_urgent(&job) { broker::urgent_key(lane) } else { lane.to_string() };
             let exchange = exchange.clone();
             let submitted = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
@@ -193,7 +190,7 @@ async fn submit(
                 refused(names, &what, error)
             })?;
             bar.inc(1);
-            Ok::<_, Failure>((id, job.instance_id.to_string()))
+            Ok::<_, Failure>((id, job.instance_id))
         }
     });
     let submitted = stream::iter(publishing).buffer_unordered(IN_FLIGHT).try_collect().await?;
@@ -229,7 +226,7 @@ fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
 /// Waits for the final outcome of every job and prints what became of them.
 async fn wait(
     mut events: Subscription,
-    mut waiting: HashMap<String, String>,
+    mut waiting: HashMap<Uuid, InstanceId>,
     batch: &str,
 ) -> Result<ExitCode, Failure> {
     let bar = progress_bar(waiting.len(), "waking");
@@ -243,8 +240,8 @@ async fn wait(
         })?;
         // Whatever else is published there is not ours to judge.
         let Some(ended) = ended(&event.data) else { continue };
-        if let Some(instance) = waiting.remove(&ended.job_id) {
-            report.add(instance, ended);
+        if let Some(instance) = Uuid::parse_str(&ended.job_id).ok().and_then(|id| waiting.remove(&id)) {
+            report.add(instance.to_string(), ended);
             bar.inc(1);
         }
     }

@@ -122,12 +122,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
         burst: table.or("burst", 5, "a whole number from 1 to 100000", |raw| within(raw.count(), 1, 100_000)),
         concurrency: table.or("concurrency", 32, "a whole number from 1 to 1024", |raw| within(raw.count(), 1, 1024)),
         batch: table.or("batch", 1, "a whole number from 1 to 100", |raw| within(raw.count(), 1, 100)),
-        conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| match raw.text()? {
-            "fail" => Some(Conflict::Fail),
-            "accept" => Some(Conflict::Accept),
-            "verify" => Some(Conflict::Verify),
-            _ => None,
-        }),
+        conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| Conflict::parse(raw.text()?)),
         confirm: table.or("confirm", Confirm::Accepted, "accepted or running", |raw| Confirm::parse(raw.text()?)),
         confirm_timeout: table.or("confirm_timeout", Duration::from_secs(10 * 60), LENGTH_OF_TIME, at_most_a_day),
         confirm_share: table.or("confirm_share", 0.1, "a part of the rate, from 0.01 to 1", |raw| {

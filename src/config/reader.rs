@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use toml::Value;
 
 use super::near_miss;
+use crate::similar;
 use crate::text::Shown;
 
 /// The beginning of variables' names.
@@ -141,7 +142,10 @@ impl Reader {
                 }
                 _ => {
                     let known = [tables, lists].concat();
-                    self.problem(format!("{}: {name}", self.file), format!("no such table{}", nearest(&name, &known)));
+                    self.problem(
+                        format!("{}: {name}", self.file),
+                        format!("no such table{}", similar::hint(&name, &known)),
+                    );
                 }
             }
         }
@@ -167,7 +171,7 @@ impl Reader {
             [list, index, key] if lists.contains(&list) && is_index(index) => (format!("{list}[{index}]"), key),
             _ => {
                 let known = [tables, lists].concat();
-                let hint = nearest(levels[0], &known);
+                let hint = similar::hint(levels[0], &known);
                 let forms = "expected REVEILLE_TABLE__KEY or REVEILLE_LANE__0__KEY";
                 return self.problem(place, format!("no such setting{hint} ({forms})"));
             }
@@ -277,7 +281,7 @@ impl Table<'_> {
     pub fn finish(self) {
         self.reader.settings.extend(self.known.iter().map(|key| (self.name.clone(), *key)));
         for (key, setting) in self.settings {
-            let hint = nearest(&key, &self.known);
+            let hint = similar::hint(&key, &self.known);
             self.reader.problem(setting.place, format!("no such setting{hint}"));
         }
     }
@@ -320,15 +324,6 @@ impl Raw {
 pub fn duration(text: &str) -> Option<Duration> {
     let duration: SignedDuration = text.trim().parse().ok()?;
     Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
-}
-
-fn nearest(name: &str, known: &[&str]) -> String {
-    known
-        .iter()
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map_or_else(|| format!("; there are {}", known.join(", ")), |(_, known)| format!("; did you mean {known}?"))
 }
 
 #[cfg(test)]

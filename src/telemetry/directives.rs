@@ -3,13 +3,15 @@
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
+use crate::similar;
+
 /// The crates that log through `tracing`.
 const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 /// Targets that a similar name may have meant.
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 pub(super) const OURS: &str = "reveille";
 /// Our modules.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 17] = [
     "bce",
     "broker",
     "cli",
@@ -22,6 +24,7 @@ const MODULES: [&str; 16] = [
     "lane",
     "ownership",
     "retry",
+    "similar",
     "stop",
     "tasks",
     "telemetry",
@@ -74,7 +77,7 @@ fn is_known(directive: &str) -> Result<bool, String> {
             Err(format!("{directive} names nothing that logs; of {OURS} there are {}", MODULES.join(", ")))
         };
     }
-    if let Some(meant) = LIKELY.iter().find(|known| strsim::jaro_winkler(name, known) > ALIKE) {
+    if let Some(meant) = similar::most_similar(name, &LIKELY, ALIKE) {
         return Err(format!("{directive} names nothing that logs; did you mean {meant}? {EXPECTED}"));
     }
     if directive.contains('=') {

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::support::child::{run, unread};
 use crate::support::daemon::{Config, Daemon};
 use crate::support::eventually;
+use crate::support::files::Folder;
 use crate::support::lossy::Lossy;
 use crate::support::stage::{Stage, Wishes, config};
 
@@ -19,7 +20,7 @@ async fn a_batch_is_announced_submitted_and_waited_for() {
     let ran = run(stage.daemon.config.command(&arguments), lines).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     assert!(ran.errors.contains("4 jobs submitted to lane prod as batch morning"), "{}", ran.errors);
-    assert!(ran.errors.contains("1 instances were named more than once"), "{}", ran.errors);
+    assert!(ran.errors.contains("i-sim00001: standard input, line 6, and before at argument 1"), "{}", ran.errors);
     let table: Vec<Vec<&str>> = ran.output.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(table, [vec!["OUTCOME", "REASON", "JOBS"], vec!["already_done", "1"], vec!["started", "3"]]);
 
@@ -65,7 +66,7 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
     )
     .await;
     assert_eq!(ran.code, Some(2));
-    assert!(ran.errors.contains("2 wrong") && ran.errors.contains("-, line 1"), "{}", ran.errors);
+    assert!(ran.errors.contains("2 wrong") && ran.errors.contains("standard input, line 1:"), "{}", ran.errors);
     let ran = run(stage.daemon.config.command(&["submit", "--lane", "other", "i-sim00001"]), "").await;
     assert_eq!(ran.code, Some(2));
     assert!(
@@ -74,6 +75,98 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
         ran.errors
     );
     assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_misspelt_field_is_refused_where_the_daemon_would_start_the_instance_at_once() {
+    let stage = Stage::set().await;
+    let line = r#"{"instance_id":"i-sim00001","not_befor":"2026-11-25T07:30:00+08:00"}"#;
+    let ran = run(stage.daemon.config.command(&["submit", "--lane", "prod", "--file", "-", "i-sim00002"]), line).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
+    let told = "standard input, line 1: \"not_befor\" is no field of a job; did you mean not_before?";
+    assert!(ran.errors.contains(told), "{}", ran.errors);
+    assert!(stage.sim.log().await.is_empty() && stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn several_files_are_one_batch_in_which_different_jobs_of_an_instance_are_all_submitted() {
+    let mut stage = Stage::set().await;
+    let folder = Folder::new();
+    let first = folder.put("first", "i-sim00001  # web-1\ni-sim00002\n");
+    let second = folder.put("second", "{\"instance_id\":\"i-sim00001\",\"labels\":{\"try\":\"2\"}}\ni-sim00002\n");
+    let arguments = ["submit", "--lane", "prod", "--wait", "--file", &first, "--file", &second];
+    let ran = run(stage.daemon.config.command(&arguments), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert!(ran.errors.contains("3 jobs submitted to lane prod"), "{}", ran.errors);
+    let repeated = format!("i-sim00002: {second}, line 2, and before at {first}, line 2");
+    assert!(ran.errors.contains(&repeated), "{}", ran.errors);
+    assert_eq!(stage.event().await["data"]["size"], 3);
+    let outcomes = stage.outcomes(3).await.into_values();
+    let labelled: Vec<_> = outcomes.filter(|outcome| outcome["labels"] == json!({"try": "2"})).collect();
+    assert_eq!(labelled.len(), 1);
+    assert_eq!(labelled[0]["instance_id"], "i-sim00001");
+}
+
+#[tokio::test]
+async fn a_table_has_a_job_in_each_row_and_labels_in_its_further_columns() {
+    let mut stage = Stage::set().await;
+    let folder = Folder::new();
+    let table = folder.put(
+        "fleet.csv",
+        "\u{feff}name,instance_id,deadline\r\n\"web, 1\",i-sim00001,\r\n,i-sim00002,9999-12-31T23:59:59Z\r\n",
+    );
+    let submit = |file: &str| stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", "--file", file]);
+    let (wrong, rows) = (folder.put("wrong.csv", "instance_id,not_befor\ni-sim00001,x\n"), "name\tid\nx\n");
+    let misspelt = run(submit(&wrong), "").await;
+    let mut of_tabs = submit("-");
+    of_tabs.args(["--format", "tsv"]);
+    let short = run(of_tabs, rows).await;
+    let whole = run(submit(&table), "").await;
+    assert_eq!((misspelt.code, short.code, whole.code), (Some(2), Some(2), Some(0)), "{}", whole.errors);
+    assert!(misspelt.errors.contains("wrong.csv, line 1: column 2 is \"not_befor\""), "{}", misspelt.errors);
+    assert!(
+        short.errors.contains("standard input, line 2: the header has 2 columns and the row 1"),
+        "{}",
+        short.errors
+    );
+    assert_eq!(stage.event().await["data"]["size"], 2);
+    for outcome in stage.outcomes(2).await.into_values() {
+        let first = outcome["instance_id"] == "i-sim00001";
+        assert_eq!(outcome["labels"], if first { json!({"name": "web, 1"}) } else { json!({}) });
+    }
+}
+
+#[tokio::test]
+async fn options_hold_for_all_jobs_and_times_that_cannot_be_meant_are_refused() {
+    let mut stage = Stage::set().await;
+    let submit = async |more: &[&str]| {
+        let command = stage.daemon.config.command(&[&["submit", "--lane", "prod", "i-sim00001"], more].concat());
+        run(command, r#"{"instance_id":"i-sim00002","labels":{"team":"ops"}}"#).await
+    };
+    for (options, told) in [
+        (&["--batch", ""][..], "--batch has 0 bytes"),
+        (&["--at", "07:30"], "add --tz, as in --tz Asia/Shanghai"),
+        (&["--at", "2025-11-25T07:30:00+08:00"], "not_before 2025-11-24T23:30:00Z is past"),
+        (&["--deadline", "2025-11-25T07:30:00+08:00"], "deadline 2025-11-24T23:30:00Z is past"),
+        (&["--at", "9000h"], "more than a year ahead"),
+        (&["--label", "team"], "expected NAME=VALUE"),
+        (&["--conflict", "maybe"], "expected fail, accept or verify"),
+    ] {
+        let ran = submit(options).await;
+        assert_eq!(ran.code, Some(2), "{options:?}: {}", ran.errors);
+        assert!(ran.errors.contains(told), "{options:?}: {}", ran.errors);
+    }
+    let later = submit(&["--at", "07:30", "--tz", "Asia/Shanghai", "--batch", "later"]).await;
+    assert_eq!(later.code, Some(0), "{}", later.errors);
+    assert!(later.errors.contains("as batch later, not to start before 2"), "{}", later.errors);
+    assert!(later.errors.trim_end().ends_with("T23:30:00Z"), "{}", later.errors);
+    let now =
+        submit(&["--wait", "--file", "-", "--deadline", "+30m", "--label", "team=search", "--label", "a=b"]).await;
+    assert_eq!(now.code, Some(0), "{}", now.errors);
+    for outcome in stage.outcomes(2).await.into_values() {
+        let team = if outcome["instance_id"] == "i-sim00002" { "ops" } else { "search" };
+        assert_eq!(outcome["labels"], json!({"team": team, "a": "b"}));
+    }
 }
 
 /// The lane's queues exist a moment before they are bound, and jobs published in between would be dead-lettered.

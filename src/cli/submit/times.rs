@@ -1,0 +1,140 @@
+//! Instants as the command line names them, and whether the times of a job can be meant.
+
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+/// The furthest that a time is ahead, unless it means never.
+const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
+const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
+                        its offset, as in 2026-11-25T07:30:00+08:00";
+
+/// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
+/// `start`.
+///
+/// # Errors
+/// What is wrong with the text, as it goes on behind it.
+pub(super) fn instant(text: &str, start: Timestamp, zone: Option<&TimeZone>) -> Result<Timestamp, String> {
+    if let Ok(instant) = text.parse() {
+        return Ok(instant);
+    }
+    // Before lengths of time, of which 07:30:00 could be one.
+    if text.contains(':') && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b':') {
+        let time: Time = text.parse().map_err(|_| format!("is no time of day: {EXPECTED}"))?;
+        let zone = zone.ok_or("is a time of day without a time zone: add --tz, as in --tz Asia/Shanghai")?;
+        return next(time, start, zone);
+    }
+    let length: SignedDuration =
+        text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| format!("is no time: {EXPECTED}"))?;
+    start.checked_add(length).map_err(|_| "is too far away: expected at most a year".to_owned())
+}
+
+fn next(time: Time, start: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
+    let there = zone.to_datetime(start);
+    let date = if there.time() < time { Ok(there.date()) } else { there.date().tomorrow() };
+    let instant = date.and_then(|date| zone.to_ambiguous_timestamp(date.to_datetime(time)).unambiguous());
+    instant.map_err(|_| {
+        "is skipped or comes twice on that day, as the clocks change: expected a timestamp with its offset, as in \
+         2026-11-25T07:30:00+08:00"
+            .to_owned()
+    })
+}
+
+/// Checks the times of a job at `now`.
+///
+/// # Errors
+/// The time that cannot be meant, and the remedy.
+pub(super) fn check(not_before: Option<Timestamp>, deadline: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
+    for (field, time, instead) in [
+        ("not_before", not_before, "leave it out to start at once"),
+        ("deadline", deadline, "leave it out, or set it later"),
+    ] {
+        let Some(time) = time.filter(|time| *time != Timestamp::MAX) else { continue };
+        if time <= now {
+            return Err(format!("{field} {time} is past: {instead}"));
+        }
+        if time.duration_since(now) > FURTHEST {
+            return Err(format!(
+                "{field} {time} is more than a year ahead: set it earlier, or in a file to 9999-12-31T23:59:59Z for \
+                 never"
+            ));
+        }
+    }
+    match (not_before, deadline) {
+        (Some(start), Some(end)) if end < start => {
+            Err(format!("deadline {end} is before not_before {start}, so the job could only expire: set it later"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_instant_is_a_timestamp_a_length_of_time_or_a_time_of_day() {
+        let start = at("2026-11-25T00:00:00Z");
+        let shanghai = TimeZone::get("Asia/Shanghai").unwrap();
+        for (text, expected) in [
+            ("2026-11-25T07:30:00+08:00", "2026-11-24T23:30:00Z"),
+            ("30m", "2026-11-25T00:30:00Z"),
+            ("+1h30m", "2026-11-25T01:30:00Z"),
+            // It is 08:00 there.
+            ("08:01", "2026-11-25T00:01:00Z"),
+            ("08:00", "2026-11-26T00:00:00Z"),
+            ("07:30:00", "2026-11-25T23:30:00Z"),
+        ] {
+            assert_eq!(instant(text, start, Some(&shanghai)), Ok(at(expected)), "{text}");
+        }
+        for (text, expected) in [
+            ("", "is no time: expected a length"),
+            ("tomorrow", "is no time: expected a length"),
+            ("30", "is no time: expected a length"),
+            ("2026-11-25", "is no time: expected a length"),
+            ("2026-11-25T07:30:00", "is no time: expected a length"),
+            ("24:00", "is no time of day"),
+            ("7:30", "is no time of day"),
+            ("99999999999h", "is"),
+        ] {
+            let told = instant(text, start, Some(&shanghai)).unwrap_err();
+            assert!(told.starts_with(expected), "{text}: {told}");
+        }
+        assert!(instant("07:30", start, None).unwrap_err().contains("add --tz"));
+    }
+
+    #[test]
+    fn a_time_of_day_that_is_not_one_instant_is_refused() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        for evening in ["2026-03-28T18:00:00Z", "2026-10-24T18:00:00Z"] {
+            let told = instant("02:30", at(evening), Some(&berlin)).unwrap_err();
+            assert!(told.contains("is skipped or comes twice"), "{told}");
+            assert!(instant("07:30", at(evening), Some(&berlin)).is_ok());
+        }
+    }
+
+    #[test]
+    fn times_that_cannot_be_meant_are_refused() {
+        let now = at("2026-11-25T00:00:00Z");
+        let never = Some(Timestamp::MAX);
+        let (past, soon, later) = (at("2025-11-25T07:30:00Z"), at("2026-11-25T07:30:00Z"), at("2026-11-25T09:00:00Z"));
+        let far = at("2027-11-27T00:00:00Z");
+        for (not_before, deadline) in [(None, None), (Some(soon), Some(later)), (Some(soon), never), (never, never)] {
+            assert_eq!(check(not_before, deadline, now), Ok(()));
+        }
+        for (not_before, deadline, expected) in [
+            (Some(past), None, "not_before 2025-11-25T07:30:00Z is past: leave it out"),
+            (None, Some(now), "deadline 2026-11-25T00:00:00Z is past"),
+            (Some(far), None, "not_before 2027-11-27T00:00:00Z is more than a year ahead"),
+            (None, Some(far), "deadline 2027-11-27T00:00:00Z is more than a year ahead"),
+            (Some(later), Some(soon), "deadline 2026-11-25T07:30:00Z is before not_before 2026-11-25T09:00:00Z"),
+        ] {
+            let told = check(not_before, deadline, now).unwrap_err();
+            assert!(told.starts_with(expected), "{told}");
+        }
+    }
+}
