@@ -15,6 +15,7 @@
 //! - [`telemetry`]: metrics, health, logs
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
+//! - [`replica`]: which process this is
 //! - [`retry`]: the arithmetic of backoff
 //! - [`similar`]: which known name was meant by an unknown one
 //! - [`stop`]: graceful stop of running tasks
@@ -37,6 +38,7 @@ pub mod headers;
 pub mod job;
 pub mod lane;
 pub mod ownership;
+pub mod replica;
 pub mod retry;
 pub mod similar;
 pub mod stop;

@@ -2,6 +2,8 @@
 
 use lapin::ConnectionProperties;
 
+use crate::replica::host;
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
@@ -42,14 +44,6 @@ pub(super) fn properties(kind: ConnectionKind) -> ConnectionProperties {
 /// Such as `reveille run HOST pid PID v0.1.0`.
 fn name(kind: ConnectionKind) -> String {
     format!("reveille {} {} pid {} v{VERSION}", kind.name(), host(), std::process::id())
-}
-
-/// From the kernel: in a container the container's.
-fn host() -> String {
-    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let told = told.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
-    let host = told.trim();
-    if host.is_empty() { "unknown-host".to_owned() } else { host.to_owned() }
 }
 
 #[cfg(test)]

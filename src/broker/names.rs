@@ -5,6 +5,9 @@ use crate::config::LaneName;
 /// Levels of the delay ladder, each with a queue.
 pub const LEVELS: u32 = 18;
 
+/// The first word of a command's routing key at the exchange [`Names::control`].
+pub const COMMAND: &str = "command";
+
 /// The names of exchanges and queues, all under one prefix.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -85,6 +88,16 @@ impl Names {
     /// The stream of outcome events.
     pub fn outcomes_log(&self) -> String {
         self.name("outcomes.log")
+    }
+
+    /// The exchange for commands, under routing keys that begin with [`COMMAND`].
+    pub fn control(&self) -> String {
+        self.name("control")
+    }
+
+    /// The stream of commands.
+    pub fn control_log(&self) -> String {
+        self.name("control.log")
     }
 }
 

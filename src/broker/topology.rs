@@ -11,7 +11,7 @@ use lapin::{Channel, ExchangeKind};
 use serde_json::{Value, json};
 
 use super::delay;
-use super::names::{LEVELS, Names, urgent_key};
+use super::names::{COMMAND, LEVELS, Names, urgent_key};
 use super::refusal::DeclareError;
 use crate::config::LaneName;
 
@@ -25,6 +25,10 @@ const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 const LOG_MAX_AGE: &str = "7D";
 const LOG_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 const LOG_SEGMENT_BYTES: i64 = 50_000_000;
+/// Retention of commands: some 100,000 of them.
+const COMMANDS_MAX_AGE: &str = "30D";
+const COMMANDS_MAX_BYTES: i64 = 64 * 1024 * 1024;
+const COMMANDS_SEGMENT_BYTES: i64 = 4_000_000;
 
 /// The exchange types in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,9 +168,14 @@ impl Topology {
             topology.lane(names, lane);
         }
 
+        topology.exchange(names.control(), Kind::Topic, None);
+        let kept = stream(COMMANDS_MAX_AGE, COMMANDS_MAX_BYTES, COMMANDS_SEGMENT_BYTES);
+        topology.queue(names.control_log(), kept, None);
+        topology.bind(names.control(), Target::Queue, names.control_log(), &format!("{COMMAND}.#"));
+
         // The last of what all lanes share, as it is the witness for the rest: no policy expires a stream.
         topology.exchange(names.outcomes(), Kind::Topic, None);
-        topology.queue(log.clone(), outcomes_log(), None);
+        topology.queue(log.clone(), stream(LOG_MAX_AGE, LOG_MAX_BYTES, LOG_SEGMENT_BYTES), None);
         topology.bind(names.outcomes(), Target::Queue, log, "#");
         topology
     }
@@ -377,12 +386,12 @@ fn quorum_dead_lettering<const N: usize>(
     arguments
 }
 
-fn outcomes_log() -> Arguments {
+fn stream(max_age: &str, max_bytes: i64, segment_bytes: i64) -> Arguments {
     Arguments::from([
         ("x-queue-type", Argument::Text("stream".to_owned())),
-        ("x-max-age", Argument::Text(LOG_MAX_AGE.to_owned())),
-        ("x-max-length-bytes", Argument::Number(LOG_MAX_BYTES)),
-        ("x-stream-max-segment-size-bytes", Argument::Number(LOG_SEGMENT_BYTES)),
+        ("x-max-age", Argument::Text(max_age.to_owned())),
+        ("x-max-length-bytes", Argument::Number(max_bytes)),
+        ("x-stream-max-segment-size-bytes", Argument::Number(segment_bytes)),
     ])
 }
 
@@ -438,7 +447,7 @@ mod tests {
         let definitions = Topology::new(&Names::new("wake"), &lanes).definitions("/");
         let queues = definitions["queues"].as_array().unwrap();
         let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap_or_else(|| panic!("{name}"));
-        assert_eq!(queues.len(), 18 + 3 + 2 * 4);
+        assert_eq!(queues.len(), 18 + 4 + 2 * 4);
         assert_eq!(queue("wake.delay.00")["arguments"]["x-message-ttl"], 1_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-message-ttl"], 131_072_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-dead-letter-exchange"], "wake.delay.16");
@@ -446,7 +455,7 @@ mod tests {
         assert_eq!(queue("wake.baton.b")["arguments"]["x-single-active-consumer"], true);
         assert!(queues.iter().all(|queue| queue["name"].as_str().unwrap().starts_with("wake.")));
         let bindings = definitions["bindings"].as_array().unwrap();
-        assert_eq!(bindings.len(), 2 + 18 * (2 + 19) + 2 * 3);
+        assert_eq!(bindings.len(), 3 + 18 * (2 + 19) + 2 * 3);
         let strays = |level: &str| {
             let from = |binding: &&Value| binding["source"] == level && binding["destination"] == "wake.unroutable";
             bindings.iter().filter(from).count()

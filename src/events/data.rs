@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Outcome;
 use crate::bce::{Answer, InstanceId};
+use crate::replica::Replica;
 
 const BATCH_SUBMITTED: &str = "io.reveille.batch.submitted.v1";
 const LANE_HELD: &str = "io.reveille.lane.held.v1";
@@ -149,4 +150,7 @@ pub struct Batch {
 pub struct LaneHeld {
     /// The lane's name.
     pub lane: String,
+    /// The replica; `None` of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Replica>,
 }

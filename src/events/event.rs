@@ -120,6 +120,7 @@ mod tests {
     use super::*;
     use crate::bce::{Answer, InstanceId};
     use crate::events::{Batch, LaneHeld, Outcome, Reason};
+    use crate::replica::Replica;
 
     fn now() -> Timestamp {
         "2026-11-25T07:30:00Z".parse().unwrap()
@@ -147,6 +148,10 @@ mod tests {
         }
     }
 
+    fn replica() -> Replica {
+        Replica { host: "host-1".to_owned(), pid: 7, version: "0.1.0".to_owned() }
+    }
+
     /// With all that can be in it.
     fn full(outcome: Outcome) -> Event {
         let answer = Answer {
@@ -170,7 +175,7 @@ mod tests {
     #[test]
     fn each_event_is_read_as_it_was_written() {
         let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
-        let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })];
+        let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None })];
         let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
         let configured = Outcome::read("failed", "no_stock").unwrap();
         for outcome in Outcome::ALL.into_iter().chain([configured]) {
@@ -205,8 +210,8 @@ mod tests {
                 r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod"}}"#,
             ),
             (
-                about("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() })),
-                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod"}}"#,
+                about("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: Some(replica()) })),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod","replica":{"host":"host-1","pid":7,"version":"0.1.0"}}}"#,
             ),
         ] {
             assert_eq!(String::from_utf8(event.to_bytes()).unwrap(), written);
@@ -216,7 +221,8 @@ mod tests {
     #[test]
     fn what_only_another_version_knows_is_kept_as_it_is() {
         let text = |event: &Event| String::from_utf8(event.to_bytes()).unwrap();
-        let held = text(&Event::new("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned() }), now()));
+        let held =
+            text(&Event::new("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }), now()));
         let (started, failed) = (text(&full(Outcome::Started)), text(&full(Outcome::Failed(Reason::Refused))));
         for (other, is_unknown) in [
             (held.replace("lane.held.v1", "lane.paused.v1"), true),

@@ -28,6 +28,7 @@ pub use self::parts::{Lane, Settings};
 use crate::broker::Outgoing;
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
+use crate::replica::Replica;
 use crate::telemetry::{LaneState, Readiness};
 
 /// A lane as a role that one replica at a time holds.
@@ -100,7 +101,7 @@ impl Role for LaneRole {
 /// Publishes that the lane is held: commands learn the names of lanes from it. Returns the event's id.
 async fn announce(session: &Session) -> Result<String, lapin::Error> {
     let lane = &session.lane;
-    let held = LaneHeld { lane: lane.name().to_owned() };
+    let held = LaneHeld { lane: lane.name().to_owned(), replica: Some(Replica::this()) };
     let event = Event::new(lane.name(), Data::LaneHeld(held), Timestamp::now());
     let properties =
         BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
