@@ -10,6 +10,7 @@
 //! - [`bce`]: the signed client, and what an error code means by itself ([`bce::codes`]); knows nothing of RabbitMQ
 //! - [`broker`]: connections, topology, confirmed publishing, the delay ladder, reading a stream; knows nothing of BCC
 //! - [`ownership`]: which replica runs what, and how replicas share the lanes
+//! - [`control`]: commands of people: a lane paused by hand, jobs cancelled, an instance snoozed
 //! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means
 //!   for a job, with its policy and past)
 //! - [`telemetry`]: metrics, health, logs
@@ -31,6 +32,7 @@ pub mod bce;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dead_letter;
 pub mod events;
 pub mod file;

@@ -11,10 +11,14 @@ pub enum ConnectionKind {
     Run,
     /// Reading the log of outcomes back.
     Log,
+    /// Following the commands.
+    Control,
     /// Replies to producers.
     Replies,
     /// `reveille submit`.
     Submit,
+    /// `reveille cancel`, `pause`, `resume`, `snooze`.
+    Command,
     /// `reveille watch`.
     Watch,
 }
@@ -24,8 +28,10 @@ impl ConnectionKind {
         match self {
             Self::Run => "run",
             Self::Log => "log",
+            Self::Control => "control",
             Self::Replies => "replies",
             Self::Submit => "submit",
+            Self::Command => "command",
             Self::Watch => "watch",
         }
     }
@@ -56,8 +62,10 @@ mod tests {
         for (kind, start) in [
             (ConnectionKind::Run, "reveille run "),
             (ConnectionKind::Log, "reveille log "),
+            (ConnectionKind::Control, "reveille control "),
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Submit, "reveille submit "),
+            (ConnectionKind::Command, "reveille command "),
             (ConnectionKind::Watch, "reveille watch "),
         ] {
             let name = name(kind);

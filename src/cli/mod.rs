@@ -1,9 +1,14 @@
 //! The commands, each in its file, and what they share.
 
+mod cancel;
+mod control;
 mod descriptors;
+mod pause;
 mod report;
 mod run;
+mod snooze;
 mod submit;
+mod times;
 mod topology;
 mod watch;
 
@@ -35,6 +40,14 @@ enum Command {
     Run,
     /// Submit instances to be started.
     Submit(Box<submit::Arguments>),
+    /// Have the jobs of a batch, or of an instance, end without a call.
+    Cancel(cancel::Arguments),
+    /// Have a lane make no calls; its jobs wait.
+    Pause(pause::PauseArguments),
+    /// End a pause by hand.
+    Resume(pause::ResumeArguments),
+    /// Leave an instance alone until a time.
+    Snooze(snooze::Arguments),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
     /// Watch a batch until all of its jobs have ended.
@@ -125,6 +138,18 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
         Command::Submit(submit) => {
             in_runtime(|| load_and_warn(arguments.config), async |config| submit::run(&submit, &config).await)
+        }
+        Command::Cancel(cancel) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| cancel::run(&cancel, &config).await)
+        }
+        Command::Pause(pause) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| pause::pause(&pause, &config).await)
+        }
+        Command::Resume(resume) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| pause::resume(&resume, &config).await)
+        }
+        Command::Snooze(snooze) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| snooze::run(&snooze, &config).await)
         }
         Command::Topology(topology) => {
             load_and_warn(arguments.config).and_then(|config| topology::run(topology, &config))

@@ -16,6 +16,8 @@ use tracing::{Instrument, info, warn};
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
+use crate::control::Control;
+use crate::control::follow::Follower;
 use crate::lane::{Lane, LaneRole, Settings};
 use crate::ownership::{self, Sharing};
 use crate::stop::Stop;
@@ -41,14 +43,15 @@ pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     tokio::spawn(signals.obey(request));
 
     let names = Names::new(&config.broker.prefix);
-    let lanes = lanes(&config, &names, &metrics)?;
+    let control = Arc::new(Control::default());
+    let lanes = lanes(&config, &names, &control, &metrics)?;
     // Only now, so that the first scrape sees every lane.
     tokio::spawn(telemetry::serve(listener, metrics.clone(), readiness.clone()));
     for lane in &lanes {
         let (span, lane) = (lane.span(), lane.clone());
         tokio::spawn(async move { lane.follow_keys().await }.instrument(span));
     }
-    let daemon = Daemon { config, names, lanes, metrics, readiness, stop };
+    let daemon = Daemon { config, names, control, lanes, metrics, readiness, stop };
     daemon.run().await.map(|()| ExitCode::SUCCESS)
 }
 
@@ -58,7 +61,7 @@ const EVENTS: u32 = 4_000;
 /// … and more of them for each further lane, whose events are among them.
 const EVENTS_OF_ANOTHER: u32 = 100;
 
-fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
+fn lanes(config: &Config, names: &Names, control: &Arc<Control>, metrics: &Metrics) -> Result<Vec<Arc<Lane>>, Failure> {
     let others = u32::try_from(config.lanes.len() - 1).unwrap_or(u32::MAX);
     let events = EVENTS.saturating_add(others.saturating_mul(EVENTS_OF_ANOTHER));
     let reader = Arc::new(Reader::new(config.broker.clone(), names.outcomes_log(), events));
@@ -70,7 +73,7 @@ fn lanes(config: &Config, names: &Names, metrics: &Metrics) -> Result<Vec<Arc<La
         let metrics = metrics.lane(lane.name.as_str(), &lane.reading.codes.reasons());
         let replies = Arc::new(Replies::new(config.broker.clone()));
         let settings = Settings { lane: lane.clone(), retry: config.retry, names: names.clone() };
-        let built = Lane::new(settings, replies, reader.clone(), metrics);
+        let built = Lane::new(settings, replies, reader.clone(), control.clone(), metrics);
         built.map(Arc::new).map_err(|error| Failure::Usage(format!("lane {}: {error:#}", lane.name)))
     };
     config.lanes.iter().map(lane).collect()
@@ -83,6 +86,7 @@ const GIVING_BACK: Duration = Duration::from_secs(5);
 struct Daemon {
     config: Config,
     names: Names,
+    control: Arc<Control>,
     lanes: Vec<Arc<Lane>>,
     metrics: Metrics,
     readiness: Arc<Readiness>,
@@ -123,16 +127,32 @@ impl Daemon {
             };
             lanes.spawn(held.instrument(span));
         }
+        let commands = self.commands();
         tokio::select! {
             Ok(()) = tasks::all(&mut lanes) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
+            never = commands.follow() => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }
         }
         // Aborted and awaited, so that no lane's task acks anything after the connections are closed.
         lanes.shutdown().await;
+    }
+
+    /// Follows the commands, for all lanes.
+    fn commands(&self) -> Follower {
+        let (lanes, held, metrics) = (self.lanes.clone(), self.lanes.clone(), self.metrics.clone());
+        let name = |lane: &Arc<Lane>| lane.name().to_owned();
+        Follower {
+            broker: self.config.broker.clone(),
+            names: self.names.clone(),
+            control: self.control.clone(),
+            changed: Box::new(move || lanes.iter().for_each(|lane| lane.obey())),
+            held: Box::new(move || held.iter().filter(|lane| lane.is_held()).map(name).collect()),
+            show: Box::new(move |is_followed| metrics.control_followed.set(is_followed.into())),
+        }
     }
 
     /// Waits until a stop is requested and its time is over. While the broker blocks publishers lapin sends nothing at

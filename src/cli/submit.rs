@@ -2,7 +2,6 @@
 
 mod defaults;
 mod read;
-mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
@@ -173,6 +172,8 @@ async fn submit(
 
     let bar = progress_bar(size, "submitting");
     let exchange = names.jobs();
+    // A cancellation is for the jobs that were submitted before it.
+    let seconds = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
     let publishing = jobs.into_iter().map(|mut job| {
         let (exchange, bar) = (&exchange, &bar);
         async move {
@@ -181,6 +182,7 @@ async fn submit(
             let body = serde_json::to_vec(&job).context("a job holds nothing that JSON cannot")?;
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
+                .with_timestamp(seconds)
                 .with_message_id(id.to_string().into());
             let key = if is_urgent(&job) { broker::urgent_key(lane) } else { lane.to_string() };
             let exchange = exchange.clone();

@@ -4,7 +4,7 @@ use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName};
 use crate::bce::codes::{Pattern, Rule};
 use crate::bce::{AtFault, Codes, Meaning, Word};
-use crate::events::Reason;
+use crate::events::Outcome;
 
 /// Built-in reasons that a rule with the meaning `failed` can give: those that are decided by an answer of the API.
 const FAILED_REASONS: [&str; 5] = ["refused", "not_found", "wrong_state", "instance_expired", "access_denied"];
@@ -69,7 +69,7 @@ fn read_rule(table: &mut Table<'_>) -> Option<Rule> {
     let reason = table.optional("reason", REASON, |raw| Word::parse(raw.text()?));
     let meaning = table.optional("meaning", MEANING, Raw::text_owned);
     let ours = |word: Word, own: &[&str]| {
-        Reason::built_in(word.as_str()).is_none() && word.as_str() != "unreadable" || own.contains(&word.as_str())
+        Outcome::ALL.iter().all(|known| known.reason() != word.as_str()) || own.contains(&word.as_str())
     };
     let (meaning, own) = match meaning.as_deref()? {
         "retry" => (Meaning::Retry, None),

@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::Outcome;
+use super::control::{Applied, Command, LanePaused, LaneResumed};
 use crate::bce::{Answer, InstanceId};
 use crate::replica::Replica;
 
 const BATCH_SUBMITTED: &str = "io.reveille.batch.submitted.v1";
 const LANE_HELD: &str = "io.reveille.lane.held.v1";
+const LANE_PAUSED: &str = "io.reveille.lane.paused.v1";
+const LANE_RESUMED: &str = "io.reveille.lane.resumed.v1";
+const CONTROL_APPLIED: &str = "io.reveille.control.applied.v1";
 
 /// What an event says, by its type.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +27,14 @@ pub enum Data {
     BatchSubmitted(Batch),
     /// `io.reveille.lane.held.v1`
     LaneHeld(LaneHeld),
+    /// `io.reveille.lane.paused.v1`
+    LanePaused(LanePaused),
+    /// `io.reveille.lane.resumed.v1`
+    LaneResumed(LaneResumed),
+    /// `io.reveille.<command>.v1`
+    Command(Command),
+    /// `io.reveille.control.applied.v1`
+    ControlApplied(Applied),
     /// Of another type, or not what its type says: kept as it is.
     Unknown {
         /// Its type.
@@ -39,15 +51,25 @@ impl Data {
             Self::Job(job) => format!("io.reveille.instance.{}.v1", job.outcome).into(),
             Self::BatchSubmitted(_) => BATCH_SUBMITTED.into(),
             Self::LaneHeld(_) => LANE_HELD.into(),
+            Self::LanePaused(_) => LANE_PAUSED.into(),
+            Self::LaneResumed(_) => LANE_RESUMED.into(),
+            Self::Command(command) => command.action.kind().into(),
+            Self::ControlApplied(_) => CONTROL_APPLIED.into(),
             Self::Unknown { kind, .. } => kind.into(),
         }
     }
 
     /// What an event of type `kind` says with `data`.
     pub(super) fn read(kind: &str, data: Value) -> Self {
+        if let Some(command) = Command::read(kind, &data) {
+            return Self::Command(command);
+        }
         let known = match kind {
             BATCH_SUBMITTED => Batch::deserialize(&data).map(Self::BatchSubmitted),
             LANE_HELD => LaneHeld::deserialize(&data).map(Self::LaneHeld),
+            LANE_PAUSED => LanePaused::deserialize(&data).map(Self::LanePaused),
+            LANE_RESUMED => LaneResumed::deserialize(&data).map(Self::LaneResumed),
+            CONTROL_APPLIED => Applied::deserialize(&data).map(Self::ControlApplied),
             _ => Box::<JobEvent>::deserialize(&data).map(Self::Job),
         };
         let known = known.ok().filter(|known| known.kind() == kind);
@@ -61,6 +83,10 @@ impl Serialize for Data {
             Self::Job(job) => job.serialize(serializer),
             Self::BatchSubmitted(batch) => batch.serialize(serializer),
             Self::LaneHeld(held) => held.serialize(serializer),
+            Self::LanePaused(paused) => paused.serialize(serializer),
+            Self::LaneResumed(resumed) => resumed.serialize(serializer),
+            Self::Command(command) => command.serialize(serializer),
+            Self::ControlApplied(applied) => applied.serialize(serializer),
             Self::Unknown { data, .. } => data.serialize(serializer),
         }
     }
@@ -81,7 +107,7 @@ pub struct JobEvent {
     pub labels: Option<BTreeMap<String, String>>,
     /// The name of an [`Outcome`], or one that only another version has.
     pub outcome: String,
-    /// Why, where the outcome is `failed` or `rejected`.
+    /// Why, where the outcome is `failed`, `rejected` or `cancelled`.
     pub reason: Option<String>,
     /// No further event of this job follows.
     #[serde(rename = "final")]

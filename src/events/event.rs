@@ -119,7 +119,7 @@ pub fn is_traceparent(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::bce::{Answer, InstanceId};
-    use crate::events::{Batch, LaneHeld, Outcome, Reason};
+    use crate::events::{Action, Applied, Batch, Command, LaneHeld, LanePaused, LaneResumed, Outcome, Reason};
     use crate::replica::Replica;
 
     fn now() -> Timestamp {
@@ -145,6 +145,42 @@ mod tests {
             received_at: now(),
             finished_at: now(),
             duration_ms: 0,
+        }
+    }
+
+    /// One of each kind.
+    fn commands() -> [Command; 5] {
+        let (lane, instance_id) = ("prod".to_owned(), InstanceId::parse("i-0000").unwrap());
+        [
+            Action::PauseLane { lane: lane.clone(), until: Some(now()) },
+            Action::ResumeLane { lane },
+            Action::CancelBatch { batch_id: "morning".to_owned() },
+            Action::CancelInstance { instance_id: instance_id.clone() },
+            Action::Snooze { instance_id, until: now() },
+        ]
+        .map(|action| Command { action, by: "ops@desk".to_owned(), reason: Some("patching".to_owned()) })
+    }
+
+    #[test]
+    fn what_is_no_command_of_ours_is_of_an_unknown_type() {
+        let long = "x".repeat(501);
+        for (name, data) in [
+            ("lane.pause", serde_json::json!({"by": "ops"})),
+            ("lane.pause", serde_json::json!({"lane": "prod"})),
+            ("lane.pause", serde_json::json!({"lane": "prod", "by": "ops", "until": "tomorrow"})),
+            ("lane.pause", serde_json::json!({"lane": "prod", "by": "ops", "reason": long})),
+            ("lane.pause", serde_json::json!({"lane": "prod", "by": long})),
+            ("lane.pause", serde_json::json!({"lane": long, "by": "ops"})),
+            ("batch.cancel", serde_json::json!({"batch_id": long, "by": "ops"})),
+            ("instance.cancel", serde_json::json!({"instance_id": "../", "by": "ops"})),
+            ("instance.snooze", serde_json::json!({"instance_id": "i-0000", "by": "ops"})),
+            ("lane.explode", serde_json::json!({"lane": "prod", "by": "ops"})),
+        ] {
+            let kind = format!("io.reveille.{name}.v1");
+            let body = serde_json::json!({"specversion": "1.0", "id": "c", "source": "/", "type": kind, "time": now(),
+                "data": data});
+            let read = Event::read(body.to_string().as_bytes()).unwrap();
+            assert!(matches!(&read.data, Data::Unknown { kind: unknown, .. } if *unknown == kind), "{read:?}");
         }
     }
 
@@ -177,6 +213,14 @@ mod tests {
         let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
         let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None })];
         let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
+        let ours = |data| Event { source: "/reveille".to_owned(), ..Event::new("", data, now()) };
+        events.extend(commands().into_iter().map(Data::Command).map(ours));
+        let (lane, by, reason) = ("prod".to_owned(), "ops@desk".to_owned(), None);
+        let (cause, text) = ("by_hand".to_owned(), "by ops@desk".to_owned());
+        events.push(ours(Data::LanePaused(LanePaused { lane: lane.clone(), cause, text })));
+        events.push(ours(Data::LaneResumed(LaneResumed { lane: lane.clone() })));
+        let (command_id, command, lanes) = ("c-1".to_owned(), "lane.pause".to_owned(), vec![lane]);
+        events.push(ours(Data::ControlApplied(Applied { command_id, command, replica: replica(), lanes, by, reason })));
         let configured = Outcome::read("failed", "no_stock").unwrap();
         for outcome in Outcome::ALL.into_iter().chain([configured]) {
             events.push(full(outcome));

@@ -19,6 +19,27 @@ pub enum Outcome {
     Expired,
     /// The message was no job.
     Rejected,
+    /// A command ended it.
+    Cancelled(CancelReason),
+}
+
+/// Which command ended a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Its batch, or its instance, was cancelled.
+    ByCommand,
+    /// Its instance is to be left alone for a while.
+    Snoozed,
+}
+
+impl CancelReason {
+    /// The name in events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ByCommand => "by_command",
+            Self::Snoozed => "snoozed",
+        }
+    }
 }
 
 /// Phase of a job. It is part of its events' ids, so that one job can have two events.
@@ -73,12 +94,14 @@ pub enum Reason {
 
 impl Outcome {
     /// Every outcome there is, but for reasons that are configured.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Started,
         Self::Running,
         Self::AlreadyDone,
         Self::Expired,
         Self::Rejected,
+        Self::Cancelled(CancelReason::ByCommand),
+        Self::Cancelled(CancelReason::Snoozed),
         Self::Failed(Reason::Conflict),
         Self::Failed(Reason::ConflictUnverified),
         Self::Failed(Reason::WrongState),
@@ -110,6 +133,7 @@ impl Outcome {
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
             Self::Rejected => "rejected",
+            Self::Cancelled(_) => "cancelled",
         }
     }
 
@@ -118,6 +142,7 @@ impl Outcome {
         match self {
             Self::Failed(reason) => reason.as_str(),
             Self::Rejected => "unreadable",
+            Self::Cancelled(reason) => reason.as_str(),
             Self::Started | Self::Running | Self::AlreadyDone | Self::Expired => "",
         }
     }

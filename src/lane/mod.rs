@@ -16,6 +16,7 @@ pub mod quota;
 mod serve;
 pub mod verdict;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -23,10 +24,11 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
+use self::breaker::Cause;
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
 use crate::broker::Outgoing;
-use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
+use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld, LanePaused, LaneResumed};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
 use crate::replica::Replica;
 use crate::telemetry::{LaneState, Readiness};
@@ -76,7 +78,8 @@ impl Role for LaneRole {
         let session = Arc::new(Session::new(lane.clone(), term.connection));
         let before = async {
             let announced = announce(&session).await?;
-            history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced).await;
+            let replay = history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced);
+            tokio::join!(replay, lane.control.known());
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
             Ok::<_, Interrupted>(())
@@ -91,6 +94,7 @@ impl Role for LaneRole {
         };
         tokio::select! {
             served = serving => served,
+            failed = tell_pauses(&session) => failed.map(|never| match never {}).map_err(Interrupted::from),
             never = lane.gate.show_rate() => match never {},
             never = lane.calls.polls.make() => match never {},
             never = lane.metrics.log() => match never {},
@@ -98,14 +102,37 @@ impl Role for LaneRole {
     }
 }
 
+/// Publishes when the lane is paused, and when it works again.
+async fn tell_pauses(session: &Session) -> Result<Infallible, lapin::Error> {
+    let breaker = session.lane.gate.breaker();
+    let mut told = None;
+    loop {
+        breaker.is_in_other_trouble(told).await;
+        let (lane, trouble) = (session.lane.name().to_owned(), breaker.trouble());
+        told = trouble.as_ref().map(|cause| cause.kind);
+        let (data, key) = match trouble {
+            Some(Cause { kind, text }) => {
+                (Data::LanePaused(LanePaused { lane, cause: kind.as_str().to_owned(), text }), "paused")
+            }
+            None => (Data::LaneResumed(LaneResumed { lane }), "resumed"),
+        };
+        publish(session, data, key).await?;
+    }
+}
+
 /// Publishes that the lane is held: commands learn the names of lanes from it. Returns the event's id.
 async fn announce(session: &Session) -> Result<String, lapin::Error> {
+    let held = LaneHeld { lane: session.lane.name().to_owned(), replica: Some(Replica::this()) };
+    publish(session, Data::LaneHeld(held), "held").await
+}
+
+/// Publishes an event about the lane, under its name and `key`. Returns the event's id.
+async fn publish(session: &Session, data: Data, key: &str) -> Result<String, lapin::Error> {
     let lane = &session.lane;
-    let held = LaneHeld { lane: lane.name().to_owned(), replica: Some(Replica::this()) };
-    let event = Event::new(lane.name(), Data::LaneHeld(held), Timestamp::now());
+    let event = Event::new(lane.name(), data, Timestamp::now());
     let properties =
         BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
-    let (exchange, key) = (lane.settings.names.outcomes(), format!("{}.held", lane.name()));
+    let (exchange, key) = (lane.settings.names.outcomes(), format!("{}.{key}", lane.name()));
     let body = event.to_bytes();
     session.outbox.event(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
 }

@@ -15,6 +15,7 @@ use super::quota::Gate;
 use crate::bce::{Client, Credentials};
 use crate::broker::{Connection, Names, Reader, Replies, Room};
 use crate::config::{self, LaneName};
+use crate::control::Control;
 use crate::telemetry::LaneMetrics;
 
 /// The parts of a lane that outlive connections.
@@ -26,6 +27,8 @@ pub struct Lane {
     pub(super) history: History,
     pub(super) quarantine: Quarantine,
     pub(super) descents: Descents,
+    /// What commands say of its jobs.
+    pub(super) control: Arc<Control>,
     pub(super) replies: Arc<Replies>,
     /// Reads the lane's published events back.
     pub(super) reader: Arc<Reader>,
@@ -52,6 +55,7 @@ impl Lane {
         settings: Settings,
         replies: Arc<Replies>,
         reader: Arc<Reader>,
+        control: Arc<Control>,
         metrics: LaneMetrics,
     ) -> anyhow::Result<Self> {
         let lane = &settings.lane;
@@ -68,6 +72,7 @@ impl Lane {
             history,
             quarantine: Quarantine::default(),
             descents: Descents::default(),
+            control,
             replies,
             reader,
             metrics,
@@ -81,6 +86,16 @@ impl Lane {
             self.metrics.credentials_expire.set(credentials.expires_at.map_or(0, |expires_at| expires_at.as_second()));
         };
         self.calls.api.follow_keys(&self.settings.lane.credentials, in_force).await;
+    }
+
+    /// Pauses the lane, or ends such a pause, as commands say by now.
+    pub fn obey(&self) {
+        self.gate.obey(self.control.pause_of(self.name()).as_ref());
+    }
+
+    /// Whether the lane is this replica's at present.
+    pub fn is_held(&self) -> bool {
+        self.gate.lease().is_valid()
     }
 
     /// Waits until pending replies were sent or have failed: ten seconds at most.

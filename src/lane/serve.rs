@@ -80,11 +80,15 @@ pub(super) async fn serve(
 }
 
 /// While the lane is paused: probes at once, in case the fault was brief, then with backoff, and whenever the keys
-/// change, until a probe is answered.
+/// change, until a probe is answered. A pause by hand is waited for, without a probe.
 async fn pause(lane: &Lane, readiness: &Readiness) {
     let mut keys = lane.calls.api.keys_changed();
     while lane.gate.breaker().is_open() {
         show_pause(lane, readiness);
+        if let Some(cause) = lane.gate.breaker().by_hand_for() {
+            lane.gate.breaker().is_by_hand_otherwise(&cause).await;
+            continue;
+        }
         let probes = lane.gate.breaker().probes();
         if probes > 0 {
             let delay = full_jitter(FIRST_DELAY, LAST_DELAY, probes, rand::random());
@@ -173,7 +177,7 @@ async fn consume(session: &Arc<Session>, intake: &mut Intake, tasks: &mut Tasks)
             break Ended::Abandoned;
         }
         let job = Admitted::read(delivery, lane);
-        if lane.calls.starts.batch_size() > 1 && job.can_share_a_call() {
+        if lane.calls.starts.batch_size() > 1 && job.can_share_a_call(lane) {
             coalescer.add(job);
             continue;
         }

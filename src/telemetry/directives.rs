@@ -11,11 +11,12 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 pub(super) const OURS: &str = "reveille";
 /// Our modules.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 19] = [
     "bce",
     "broker",
     "cli",
     "config",
+    "control",
     "dead_letter",
     "events",
     "file",
@@ -23,6 +24,7 @@ const MODULES: [&str; 17] = [
     "job",
     "lane",
     "ownership",
+    "replica",
     "retry",
     "similar",
     "stop",

@@ -132,6 +132,7 @@ fn write(failures: Vec<(Outcome, u64)>, counts: Option<(Counts, Duration)>) {
         failed = some(counts.failed),
         expired = some(counts.expired),
         rejected = some(counts.rejected),
+        cancelled = some(counts.cancelled),
         parked = some(counts.parked),
         calls = some(counts.calls),
         "jobs within {} s",
@@ -148,6 +149,7 @@ struct Counts {
     failed: u64,
     expired: u64,
     rejected: u64,
+    cancelled: u64,
     parked: u64,
     calls: u64,
 }
@@ -161,6 +163,7 @@ impl Counts {
             Outcome::Failed(_) => &mut self.failed,
             Outcome::Expired => &mut self.expired,
             Outcome::Rejected => &mut self.rejected,
+            Outcome::Cancelled(_) => &mut self.cancelled,
         }
     }
 }

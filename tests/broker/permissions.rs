@@ -24,9 +24,9 @@ use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 /// As named on the page.
-const USERS: [&str; 6] = ["consumer", "daemon", "producer", "submit", "submit-wait", "watch"];
+const USERS: [&str; 7] = ["consumer", "daemon", "operator", "producer", "submit", "submit-wait", "watch"];
 /// Those that have all topics of the exchanges they may use, if any.
-const ALL_TOPICS: [&str; 2] = ["daemon", "watch"];
+const ALL_TOPICS: [&str; 3] = ["daemon", "operator", "watch"];
 
 const PERMISSIONS: &str = "set_permissions";
 
@@ -159,6 +159,10 @@ async fn each_of_the_users_can_do_its_work() {
     assert_eq!(scene.submit("submit", &batch).await.status.code(), Some(0));
     let watched = scene.run("watch", &watch).await;
     assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    for arguments in [["pause", "prod"], ["resume", "prod"], ["cancel", "evening"]] {
+        let given = scene.run("operator", &arguments).await;
+        assert_eq!(given.status.code(), Some(0), "{given:?}");
+    }
     let waited = scene.submit("submit-wait", &["--wait", "i-sim00012"]).await;
     assert_eq!(waited.status.code(), Some(0), "{waited:?}");
     let urgent = scene.submit("submit-wait", &["--wait", "--urgent", "i-sim00013"]).await;
@@ -216,6 +220,8 @@ async fn none_of_the_users_can_do_the_work_of_another() {
             Publish("reveille.delay.17", "1.x"),
             Publish("reveille.delay.return", "0.prod"),
             Publish("reveille.unroutable", ""),
+            Publish("reveille.control", "command.lane.pause"),
+            Read("reveille.control.log"),
             Publish("reveille.jobs", "other"),
             Publish("reveille.outcomes", "prod.started"),
             Publish("reveille.outcomes", "other.submitted"),
@@ -232,6 +238,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         ("submit", vec![Declare("ops.mine"), Declare("")]),
         ("submit-wait", vec![Declare("ops.mine"), Read("ops.outcomes")]),
         ("watch", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
+        ("operator", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         (
             "consumer",
             vec![
@@ -248,7 +255,10 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         if user != "daemon" {
             tries.extend(own());
         }
-        if !["daemon", "watch"].contains(&user) {
+        if user == "operator" {
+            tries.retain(|attempt| !matches!(attempt, Publish("reveille.control", _)));
+        }
+        if !["daemon", "watch", "operator"].contains(&user) {
             tries.push(Read("reveille.outcomes.log"));
         }
         let connection = scene.connect(user).await;

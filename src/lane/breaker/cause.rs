@@ -28,12 +28,14 @@ pub enum CauseKind {
     AccessDenied,
     /// The API does not answer as it should.
     Outage,
+    /// A command paused it.
+    ByHand,
 }
 
 impl CauseKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Keys, Self::Account, Self::Clock, Self::Endpoint, Self::AccessDenied, Self::Outage];
+    pub const ALL: [Self; 7] =
+        [Self::Keys, Self::Account, Self::Clock, Self::Endpoint, Self::AccessDenied, Self::Outage, Self::ByHand];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -44,6 +46,7 @@ impl CauseKind {
             Self::Endpoint => "endpoint",
             Self::AccessDenied => "access_denied",
             Self::Outage => "outage",
+            Self::ByHand => "by_hand",
         }
     }
 }

@@ -263,16 +263,22 @@ impl Circuit {
         self.concurrency.saturating_sub(allowed)
     }
 
-    /// How long the lane was paused, with reason, between two instants, as far as known.
-    pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
-        let going_on = match &self.state {
+    /// From when to when the lane was paused with reason, as far as known, one after the other; the present pause until
+    /// `now`.
+    pub fn pauses(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+        self.pauses.iter().copied().chain(self.pause().map(|pause| (pause.since, now)))
+    }
+
+    /// Why the lane does not work as it should: it is paused, or on trial.
+    pub fn trouble(&self) -> Option<&Cause> {
+        self.pause().map(|pause| &pause.cause)
+    }
+
+    fn pause(&self) -> Option<&Pause> {
+        match &self.state {
             State::Closed(_) => None,
-            State::Open(pause) | State::HalfOpen(pause, _) => Some((pause.since, to)),
-        };
-        let overlap = |(began, ended): (Timestamp, Timestamp)| {
-            Duration::try_from(ended.min(to).duration_since(began.max(from))).unwrap_or_default()
-        };
-        self.pauses.iter().copied().chain(going_on).map(overlap).sum()
+            State::Open(pause) | State::HalfOpen(pause, _) => Some(pause),
+        }
     }
 
     /// Records the result of a start call for `instance`.

@@ -29,6 +29,7 @@
 //! A denial is a lost permission, or one instance's own. So the first denial parks its job, and the second one ends it
 //! if others get through meanwhile: else as many jobs as calls are in flight would fail before the loss showed.
 
+mod by_hand;
 mod cause;
 mod circuit;
 
@@ -39,6 +40,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use self::by_hand::ByHand;
 use self::cause::Signal;
 pub use self::cause::{Cause, CauseKind};
 use self::circuit::Circuit;
@@ -56,6 +58,7 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Breaker {
     circuit: Mutex<Circuit>,
+    by_hand: Mutex<ByHand>,
     /// Notifies that the circuit may have changed.
     changed: watch::Sender<()>,
     /// How long a failure waits for others.
@@ -80,6 +83,7 @@ impl Breaker {
         let evidence = Duration::try_from_secs_f64(enough).unwrap_or(LONGEST_EVIDENCE);
         Self {
             circuit: Mutex::new(circuit),
+            by_hand: Mutex::default(),
             changed: watch::Sender::default(),
             evidence: evidence.clamp(EVIDENCE, LONGEST_EVIDENCE),
         }
@@ -152,19 +156,58 @@ impl Breaker {
         self.circuit().remember_failing(instance);
     }
 
+    /// Pauses the lane by hand, or gives such a pause another cause: no call is made, whatever the circuit says. Returns
+    /// whether that is another one than before.
+    pub fn pause_by_hand(&self, cause: Cause) -> bool {
+        // Jobs that failed on a trial would wait for its end.
+        self.interrupt();
+        let is_new = self.by_hand().pause(cause, Timestamp::now());
+        self.changed.send_replace(());
+        is_new
+    }
+
+    /// Ends a pause by hand. Returns how long it was, if there was one.
+    pub fn resume(&self) -> Option<Duration> {
+        let now = Timestamp::now();
+        let since = self.by_hand().resume(now)?;
+        self.changed.send_replace(());
+        // If the clock was set back meanwhile, the pause may have been long.
+        Some(Duration::try_from(now.duration_since(since)).unwrap_or(Duration::MAX))
+    }
+
+    /// Why the lane is paused by hand, if it is.
+    pub fn by_hand_for(&self) -> Option<Cause> {
+        self.by_hand().cause().cloned()
+    }
+
     /// Whether the lane is paused.
     pub fn is_open(&self) -> bool {
-        self.circuit().paused().is_some()
+        self.cause().is_some()
     }
 
     /// Why the lane is paused, if it is.
     pub fn cause(&self) -> Option<Cause> {
-        self.circuit().paused().cloned()
+        self.by_hand_for().or_else(|| self.circuit().paused().cloned())
     }
 
     /// Waits until the lane is paused.
     pub async fn opened(&self) {
-        self.until(|circuit| circuit.paused().is_some()).await;
+        self.until(|| self.is_open()).await;
+    }
+
+    /// Waits until the lane is paused by hand for another cause than `cause`, or not any more.
+    pub async fn is_by_hand_otherwise(&self, cause: &Cause) {
+        self.until(|| self.by_hand().cause() != Some(cause)).await;
+    }
+
+    /// Why the lane does not work as it should: it is paused, or on trial.
+    pub fn trouble(&self) -> Option<Cause> {
+        self.by_hand_for().or_else(|| self.circuit().trouble().cloned())
+    }
+
+    /// Waits until [`Breaker::trouble`] is of another kind than `kind`.
+    pub async fn is_in_other_trouble(&self, kind: Option<CauseKind>) {
+        self.until(|| self.trouble().map(|cause| cause.kind) != kind).await;
     }
 
     /// Whether hardly any start seems to work, even if the API answers: failed jobs are retried slowly then.
@@ -189,17 +232,19 @@ impl Breaker {
 
     /// How long the lane was paused, with reason, between two instants.
     pub fn paused_between(&self, from: Timestamp, to: Timestamp) -> Duration {
-        self.circuit().paused_between(from, to)
+        let (circuit, by_hand) = (self.circuit(), self.by_hand());
+        time_in(circuit.pauses(to).chain(by_hand.pauses(to)), from, to)
     }
 
     /// How many of the lane's slots are withheld now: all of them if the API has to be probed first.
     pub fn withheld(&self) -> usize {
-        self.circuit().withheld()
+        // A call that is let through finds the lane paused, and no probe is made by hand.
+        if self.by_hand().cause().is_some() { 0 } else { self.circuit().withheld() }
     }
 
     /// Waits until [`Breaker::withheld`] is not `withheld` any more.
     pub async fn withholds_other_than(&self, withheld: usize) {
-        self.until(|circuit| circuit.withheld() != withheld).await;
+        self.until(|| self.withheld() != withheld).await;
     }
 
     fn update<T>(&self, update: impl FnOnce(&mut Circuit) -> T) -> T {
@@ -208,14 +253,30 @@ impl Breaker {
         updated
     }
 
-    async fn until(&self, is_so: impl Fn(&Circuit) -> bool) {
-        let is_so = |(): &()| is_so(&self.circuit());
-        self.changed.subscribe().wait_for(is_so).await.expect("the sender is ours");
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        self.changed.subscribe().wait_for(|()| is_so()).await.expect("the sender is ours");
+    }
+
+    fn by_hand(&self) -> MutexGuard<'_, ByHand> {
+        self.by_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How much of the time between two instants is in `pauses`, some of which may overlap.
+fn time_in(pauses: impl Iterator<Item = (Timestamp, Timestamp)>, from: Timestamp, to: Timestamp) -> Duration {
+    let mut pauses: Vec<_> = pauses.collect();
+    pauses.sort_unstable();
+    let (mut sum, mut counted) = (Duration::ZERO, from);
+    for (began, ended) in pauses {
+        let (began, ended) = (began.max(counted), ended.min(to));
+        sum += Duration::try_from(ended.duration_since(began)).unwrap_or_default();
+        counted = counted.max(ended);
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -484,7 +484,7 @@ fn the_time_of_a_pause_that_had_reason_is_told_and_of_no_other() {
     // From 10 to 40: probes failed. It counts already while it lasts.
     assert!(fail(&mut circuit, 0..6, 10).is_some());
     circuit.record_probe(&no_answer, time(20));
-    assert_eq!(circuit.paused_between(time(0), time(25)).as_secs(), 15);
+    assert_eq!(time_in(circuit.pauses(time(25)), time(0), time(25)).as_secs(), 15);
     circuit.record_probe(&good, time(30));
     assert_eq!(circuit.record(&id(1), &good, time(40)), Some(Change::Works(Duration::from_secs(30))));
     // From 50 to 70: all were answered, and what failed on the second trial had failed on the first one.
@@ -494,7 +494,7 @@ fn the_time_of_a_pause_that_had_reason_is_told_and_of_no_other() {
         assert_eq!(fail(&mut circuit, 100..105, now).is_some(), now == 70);
     }
     for (from, to, paused) in [(0, 100, 30), (20, 100, 20), (20, 30, 10), (0, 5, 0), (45, 100, 0)] {
-        let seconds = circuit.paused_between(time(from), time(to)).as_secs();
+        let seconds = time_in(circuit.pauses(time(to)), time(from), time(to)).as_secs();
         assert_eq!(seconds, paused, "{from} to {to}");
     }
 }
@@ -562,4 +562,31 @@ fn a_code_that_faults_the_lane_and_is_not_of_the_keys_is_the_accounts() {
     for (status, code) in [(400, "SignatureDoesNotMatch"), (400, "AuthError"), (401, ""), (401, "Own.Code")] {
         assert_eq!(cause(&answered(status, code)).kind, CauseKind::Keys, "{code}");
     }
+}
+
+#[test]
+fn time_that_was_paused_twice_counts_once() {
+    let time = |second: i64| Timestamp::from_second(second).unwrap();
+    let pauses = [(10, 20), (15, 30), (40, 50), (42, 45)].map(|(from, to)| (time(from), time(to)));
+    let within = |from, to| time_in(pauses.into_iter(), time(from), time(to)).as_secs();
+    assert_eq!((within(0, 60), within(12, 18), within(25, 44), within(30, 40)), (30, 6, 9, 0));
+}
+
+#[tokio::test]
+async fn a_pause_by_hand_is_one_whatever_the_circuit_says() {
+    let breaker = Breaker::new(20.0, 20);
+    let cause = |text: &str| Cause { kind: CauseKind::ByHand, text: text.to_owned() };
+    assert!(breaker.pause_by_hand(cause("first")) && !breaker.pause_by_hand(cause("first")));
+    assert!(breaker.is_open() && breaker.withheld() == 0);
+    breaker.opened().await;
+    assert!(breaker.pause_by_hand(cause("second")));
+    breaker.is_by_hand_otherwise(&cause("first")).await;
+    assert_eq!(breaker.trouble().map(|cause| cause.kind), Some(CauseKind::ByHand));
+    // What goes on meanwhile is found again afterwards.
+    let fault = Err(NoAnswer::Tls("unknown issuer".to_owned()));
+    breaker.record_check(&fault);
+    assert_eq!(breaker.cause(), Some(cause("second")));
+    assert!(breaker.resume().is_some() && breaker.resume().is_none());
+    assert_eq!(breaker.cause().map(|cause| cause.kind), Some(CauseKind::Endpoint));
+    assert!(breaker.paused_between(Timestamp::UNIX_EPOCH, Timestamp::MAX) > Duration::ZERO);
 }

@@ -11,7 +11,7 @@ use self::api::Api;
 pub use self::polls::Observed;
 use self::polls::Polls;
 use self::starts::Starts;
-pub(super) use self::starts::{Called, Entry, NotCalled, Origin};
+pub(super) use self::starts::{Called, Entry, NotCalled, Origin, Wanted};
 use super::quota::Gate;
 use crate::bce::Client;
 use crate::config;

@@ -1,8 +1,10 @@
 //! Admission: reads a delivery, and decides what to do with it first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lapin::BasicProperties;
 use tracing::{Span, debug, error_span, info, warn};
 
 use super::held::Held;
@@ -42,6 +44,7 @@ impl Admitted {
             tell_put_back(lane.name(), &letter);
         }
         let mark = order.mark();
+        let submitted = submitted(&message.properties, &progress, is_copy);
         let held = |progress, mark| Held { message, unacked, in_hand, progress, mark, is_put_aside, span };
         let job = match read {
             Ok(job) => job,
@@ -75,7 +78,16 @@ impl Admitted {
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(first = first.as_str(), "delivery");
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
-        Self::Task(Task { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
+        let job = Arc::new(job);
+        Self::Task(Task {
+            held: held(progress, mark),
+            job,
+            submitted,
+            key,
+            is_new: !redelivered && !is_copy,
+            first,
+            spare,
+        })
     }
 }
 
@@ -115,6 +127,15 @@ fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> 
         // The order may have ended just before the lane's keys were replaced.
         before.filter(|before| lane.history.seen.knows(&before.mark())).unwrap_or(order)
     })
+}
+
+/// When a job was submitted: as its producer says, and before the daemon first parked it. A letter that was put back has
+/// the timestamp of when it was first submitted, or a newer one.
+fn submitted(properties: &BasicProperties, progress: &Progress, is_copy: bool) -> Option<Timestamp> {
+    let stamped = properties.timestamp().and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok());
+    let is_older = |stamped: Timestamp| progress.put_back.is_some_and(|dead_at| stamped < dead_at);
+    let stamped = stamped.filter(|stamped| !is_older(*stamped));
+    stamped.into_iter().chain(is_copy.then_some(progress.received_at)).min()
 }
 
 /// What comes first for a job that could be read.

@@ -35,12 +35,13 @@ use self::boot::LAG;
 use self::decide::{Conclusion, NOT_THE_APIS, Next, Past, decide, retry_singly};
 use self::held::Held;
 use super::breaker::Attribution;
-use super::calls::{Called, Entry, NotCalled, Origin};
+use super::calls::{Called, Entry, NotCalled, Origin, Wanted};
 use super::history::{End, Key};
 use super::parts::{Lane, Session};
 use super::quota::Slot;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, NoAnswer};
+use crate::control::{Cancellation, Control};
 use crate::events::Outcome;
 use crate::job::{self, Boot, Confirm, Conflict, ParkCause, Progress, elapsed, is_past};
 
@@ -74,7 +75,9 @@ pub(super) struct Unread {
 #[derive(Debug)]
 pub(super) struct Task {
     held: Held,
-    job: job::Job,
+    job: Arc<job::Job>,
+    /// When it was submitted, if that is known.
+    submitted: Option<Timestamp>,
     /// Its key in the lane's history.
     key: Key,
     /// The message is neither redelivered nor a parked copy.
@@ -111,8 +114,8 @@ impl First {
 
 impl Admitted {
     /// Whether it is a job that may share a call.
-    pub(super) fn can_share_a_call(&self) -> bool {
-        matches!(self, Self::Task(task) if task.can_share_a_call())
+    pub(super) fn can_share_a_call(&self, lane: &Lane) -> bool {
+        matches!(self, Self::Task(task) if task.can_share_a_call(lane))
     }
 
     /// Waits for a slot, and for the permit to its call if it has one to make, and spawns it. Only a job waits for a slot:
@@ -125,7 +128,7 @@ impl Admitted {
 
     async fn enter(&self, lane: &Lane, slot: Slot) -> Entry {
         match self {
-            Self::Task(task) if task.is_start() && !task.is_late() => match lane.gate.enter(slot).await {
+            Self::Task(task) if task.is_wanted(lane) => match lane.gate.enter(slot).await {
                 Ok(permit) => Entry::Permit(permit),
                 Err(_paused) => Entry::None,
             },
@@ -170,14 +173,25 @@ impl Unread {
 impl Task {
     /// Whether it may share a call. A job whose call failed or was denied before is called singly, so that it does not
     /// fail others over and over, nor they it.
-    fn can_share_a_call(&self) -> bool {
+    fn can_share_a_call(&self, lane: &Lane) -> bool {
         let failed_before = self.held.progress.failing_since.is_some() || self.held.progress.denied;
-        self.is_start() && !self.is_late() && !failed_before
+        self.is_wanted(lane) && !failed_before
     }
 
-    /// Whether it wants a start call, whatever its deadline.
-    fn is_start(&self) -> bool {
-        matches!(self.first, First::Call)
+    /// Whether it is to make a start call, as far as deadline and commands allow one now.
+    fn is_wanted(&self, lane: &Lane) -> bool {
+        matches!(self.first, First::Call) && !self.is_late() && self.cancellation(&lane.control).is_none()
+    }
+
+    /// Why the job ends without a call, if a command says so. Once its instance was started the job goes on: it makes no
+    /// further call to start it, and tells whether it runs.
+    fn cancellation(&self, control: &Control) -> Option<Cancellation> {
+        match self.first {
+            First::Poll(_) => None,
+            // A snooze may be over by then.
+            First::Wait(_) => control.cancellation(&self.job, self.submitted),
+            First::Call | First::GiveWay(_) | First::Anew => cancellation(control, &self.job, self.submitted),
+        }
     }
 
     /// Calls, judges, and acks once the broker has confirmed what came of it. `entry` is given back before the confirms, which
@@ -209,13 +223,20 @@ impl Task {
             _ if let Some(end) = self.ended_before(lane) => Next::Conclude(self.same_end(end)),
             First::Poll(boot) => self.poll(lane, boot, entry).await,
             First::Call if let Some(started) = self.started_before(lane) => started,
-            // On arrival, or by now, after waiting for the permit.
+            // These two on arrival, or by now, after waiting for the permit.
+            _ if let Some(cancellation) = self.cancellation(&lane.control) => self.cancelled(lane, cancellation),
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
             First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
             First::GiveWay(delay) => self.give_way(*delay),
             First::Anew => self.later(false, SHORTEST_DELAY, ParkCause::PutBack),
         }
+    }
+
+    /// Ends a job by a command. An earlier call may have started its instance.
+    fn cancelled(&self, lane: &Lane, Cancellation { reason, text }: Cancellation) -> Next {
+        let ambiguous = self.held.progress.touched || lane.history.seen.is_known(self.key);
+        Next::Conclude(self.held.conclusion(Outcome::Cancelled(reason), ambiguous, &text))
     }
 
     /// Parked with nothing charged. `touched`: a call was made.
@@ -319,11 +340,11 @@ impl Task {
         if lane.gate.breaker().is_open() || matches!(entry, Entry::None) {
             return self.not_called(lane, false);
         }
-        let job::Job { instance_id: instance, deadline, conflict, .. } = &self.job;
+        let job::Job { instance_id: instance, conflict, .. } = &*self.job;
         let policy = conflict.unwrap_or(lane.settings.lane.conflict);
         let touched = lane.history.seen.record_call(self.key) || self.held.progress.touched;
 
-        let called = match lane.calls.starts.start(entry, instance, *deadline).await {
+        let called = match lane.calls.starts.start(entry, instance, &self.wanted(lane)).await {
             Ok(called) => called,
             Err(NotCalled { touched: by_shared_call }) => {
                 if !touched && !by_shared_call {
@@ -367,6 +388,14 @@ impl Task {
         self.decide(lane, verdict, result)
     }
 
+    /// Whether the call is still wanted once it can be made.
+    fn wanted(&self, lane: &Lane) -> Wanted {
+        let (control, job, submitted) = (lane.control.clone(), self.job.clone(), self.submitted);
+        Wanted::while_so(move || {
+            !is_past(job.deadline, Timestamp::now()) && cancellation(&control, &job, submitted).is_none()
+        })
+    }
+
     /// See [`decide`]. Time during which the lane was paused is not time of failing.
     fn decide(&self, lane: &Lane, verdict: Verdict, result: Result<Answer, NoAnswer>) -> Next {
         let now = Timestamp::now();
@@ -389,6 +418,11 @@ impl Task {
     fn confirm(&self, lane: &Lane) -> Confirm {
         self.job.confirm.unwrap_or(lane.settings.lane.confirm)
     }
+}
+
+/// Why a job is not to be called now, if a command says so.
+fn cancellation(control: &Control, job: &job::Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
+    control.cancellation(job, submitted).or_else(|| control.snooze(&job.instance_id))
 }
 
 /// How long a job has been failing, without the time for which its lane was paused.

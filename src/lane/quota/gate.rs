@@ -28,6 +28,7 @@ use super::slots::{Slot, Slots};
 use super::spare::Spare;
 use crate::bce::{Answer, Endpoint, InstanceId, NoAnswer};
 use crate::config;
+use crate::control;
 use crate::lane::breaker::{Breaker, Cause, CauseKind, Change, Evidence, Recorded};
 use crate::lane::verdict::{self, Verdict};
 use crate::ownership::Lease;
@@ -80,6 +81,7 @@ pub struct Paused(pub(in crate::lane) Slot);
 /// See the module.
 #[derive(Debug)]
 pub struct Gate {
+    lane: String,
     endpoint: Endpoint,
     slots: Slots,
     limiter: Limiter,
@@ -96,6 +98,7 @@ impl Gate {
     /// `span` names the lane in the log.
     pub fn new(lane: &config::Lane, metrics: &LaneMetrics, span: Span) -> Self {
         let gate = Self {
+            lane: lane.name.to_string(),
             endpoint: lane.endpoint.clone(),
             slots: Slots::new(lane.concurrency),
             limiter: Limiter::new(lane.rate, lane.burst),
@@ -270,6 +273,25 @@ impl Gate {
                 self.show_paused(None);
                 info!("the lane works again");
             }
+        }
+    }
+
+    /// Pauses the lane by hand, or ends such a pause.
+    pub(in crate::lane) fn obey(&self, pause: Option<&control::Pause>) {
+        let _entered = self.span.enter();
+        if let Some(pause) = pause {
+            let text = pause.describe(&self.lane);
+            if self.breaker.pause_by_hand(Cause { kind: CauseKind::ByHand, text: text.clone() }) {
+                warn!(cause = text, "lane paused by hand, its jobs wait unharmed");
+            }
+        } else if let Some(after) = self.breaker.resume() {
+            if after > HICCUP {
+                self.limiter.slow_start();
+            }
+            if !self.breaker.is_open() {
+                self.show_paused(None);
+            }
+            info!("the pause by hand is over");
         }
     }
 

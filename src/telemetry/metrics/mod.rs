@@ -3,7 +3,7 @@
 //! What ends, parks or pauses is counted from 0: `rate` and `increase` ignore the value with which Prometheus first
 //! sees a counter. Calls and histograms get series with their first value: all would be 100 more per lane.
 //!
-//! 39 series per lane begin at 0. `prometheus` stores name, help and labels as text in each series: those of calls, by
+//! 42 series per lane begin at 0. `prometheus` stores name, help and labels as text in each series: those of calls, by
 //! operation and status, and all histograms would be 260 per lane, and for 500 lanes 64 MB, plus 52 MB in a scrape. Now
 //! it is 15 MB and 6 MB, and 33 MB and 16 MB once every lane has made every kind of call. Each family has its own
 //! registry, as a registry copies everything before encoding: with a single one a scrape takes 9 MB and 27 MB.
@@ -45,6 +45,8 @@ pub struct Metrics {
     pub broker_connected: IntGauge,
     /// 1 while RabbitMQ accepts no messages, because memory or disk are short.
     pub broker_blocked: IntGauge,
+    /// 1 while the commands of people are known and followed.
+    pub control_followed: IntGauge,
     /// Replicas that share the lanes, this one included; 0 while unknown.
     pub replicas: IntGauge,
 }
@@ -65,6 +67,10 @@ impl Metrics {
                 .single("reveille_broker_connected", "1 while every lane has a connection to RabbitMQ."),
             broker_blocked: families
                 .single("reveille_broker_blocked", "1 while RabbitMQ takes no messages, for want of memory or disk."),
+            control_followed: families.single(
+                "reveille_control_followed",
+                "1 while commands are followed: lanes paused by hand, jobs cancelled, instances snoozed.",
+            ),
             replicas: families.single(
                 "reveille_replicas",
                 "Replicas that share the lanes, this one included; 0 while that is not known.",

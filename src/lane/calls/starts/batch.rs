@@ -93,11 +93,11 @@ impl Batches {
 
     /// Starts `members` in one call, and replies to each. Those of a refused batch are returned without a reply.
     async fn start_together(&self, permit: Permit, members: Vec<Member>) -> Option<Refused> {
-        if !members.iter().any(Member::is_in_time) {
+        if !members.iter().any(|member| member.wanted.now()) {
             singly(members, false);
             return None;
         }
-        let instances = || distinct(members.iter().filter(|member| member.is_in_time()));
+        let instances = || distinct(members.iter().filter(|member| member.wanted.now()));
         let batch = self.api.start_batch(permit, instances).await;
         let (result, named, failed) = match batch.result {
             None => {
@@ -129,7 +129,7 @@ impl Batches {
         let mut named: HashSet<InstanceId> = named.into_iter().collect();
         for member in members {
             let reply = match &reach {
-                // The instance was already answered for another job, or its deadline had passed.
+                // The instance was already answered for another job, or its call was not wanted any more.
                 _ if !named.remove(&member.instance) => Reply::Second { touched: batch.touched },
                 Reach::AllBut(failed) if !failed.contains(&member.instance) => {
                     Reply::Answer { result: result.clone(), evidence, touched: batch.touched }

@@ -4,13 +4,12 @@
 //! it would make a call of its own, or leaves if it is not to be called now. Once each has joined or left, the first
 //! one makes the call for all, and gives each the result.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bce::{Answer, InstanceId, NoAnswer};
-use crate::job::is_past;
 use crate::lane::breaker::Evidence;
 use crate::lane::quota::{Permit, Slot};
 
@@ -42,26 +41,44 @@ struct State {
     permit: Option<Permit>,
 }
 
+/// Whether a start call for a job is still wanted: its deadline may have passed by now, or a command ended it.
+#[derive(Clone)]
+pub(in crate::lane) struct Wanted(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Wanted {
+    /// For as long as `is_wanted` says so.
+    pub(in crate::lane) fn while_so(is_wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_wanted))
+    }
+
+    /// Whether it is wanted now.
+    pub(super) fn now(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wanted").field(&self.now()).finish()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) instance: InstanceId,
-    pub(super) deadline: Option<Timestamp>,
+    pub(super) wanted: Wanted,
     reply: oneshot::Sender<Reply>,
 }
 
 impl Member {
     #[cfg(test)]
-    pub(super) fn for_tests(instance: InstanceId, deadline: Option<Timestamp>) -> Self {
-        Self { instance, deadline, reply: oneshot::channel().0 }
+    pub(super) fn for_tests(instance: InstanceId, is_wanted: bool) -> Self {
+        Self { instance, wanted: Wanted::while_so(move || is_wanted), reply: oneshot::channel().0 }
     }
 
     /// A job that no longer waits is back in its queue.
     pub(super) fn reply(self, reply: Reply) {
         let _ = self.reply.send(reply);
-    }
-
-    pub(super) fn is_in_time(&self) -> bool {
-        is_in_time(self.deadline)
     }
 }
 
@@ -115,10 +132,10 @@ impl Waiter {
     pub(super) async fn join(
         mut self,
         instance: &InstanceId,
-        deadline: Option<Timestamp>,
+        wanted: Wanted,
     ) -> (Option<(Permit, Vec<Member>)>, oneshot::Receiver<Reply>) {
         let (reply, replied) = oneshot::channel();
-        let is_first = self.arrive(Some(Member { instance: instance.clone(), deadline, reply }));
+        let is_first = self.arrive(Some(Member { instance: instance.clone(), wanted, reply }));
         if !is_first {
             return (None, replied);
         }
@@ -151,10 +168,6 @@ impl SharedCall {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-pub(super) fn is_in_time(deadline: Option<Timestamp>) -> bool {
-    !is_past(deadline, Timestamp::now())
 }
 
 #[cfg(test)]

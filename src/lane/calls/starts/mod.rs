@@ -10,11 +10,9 @@ mod strategy;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use self::batch::Batches;
-pub(in crate::lane) use self::entry::Entry;
-use self::entry::{Reply, is_in_time};
+use self::entry::Reply;
+pub(in crate::lane) use self::entry::{Entry, Wanted};
 use super::api::Api;
 use crate::bce::{Answer, InstanceId, NoAnswer};
 use crate::lane::breaker::Evidence;
@@ -38,7 +36,7 @@ pub(in crate::lane) enum Origin {
     Shared(Evidence),
 }
 
-/// The job got no answer of its own: the lane is paused, its deadline has passed, or it is to be put back. A repeated
+/// The job got no answer of its own: the lane is paused, its call is not wanted any more, or it is to be put back. A repeated
 /// or a shared call may have been made for it.
 #[derive(Debug)]
 pub(in crate::lane) struct NotCalled {
@@ -64,7 +62,7 @@ impl Starts {
         self.batches.size()
     }
 
-    /// Starts a job's instance, in a shared call or singly, unless `deadline` passes first.
+    /// Starts a job's instance, in a shared call or singly, for as long as the call is `wanted`.
     ///
     /// # Errors
     /// [`NotCalled`], since no call was to be made any more.
@@ -72,14 +70,14 @@ impl Starts {
         &self,
         entry: Entry,
         instance: &InstanceId,
-        deadline: Option<Timestamp>,
+        wanted: &Wanted,
     ) -> Result<Called, NotCalled> {
         let (mut touched, mut is_second) = (false, false);
         let permit = match entry {
             Entry::Permit(permit) => permit,
             Entry::Slot(_) | Entry::None => return Err(NotCalled { touched }),
             Entry::Waiter(waiter) => {
-                let (to_make, reply) = waiter.join(instance, deadline).await;
+                let (to_make, reply) = waiter.join(instance, wanted.clone()).await;
                 if let Some((permit, members)) = to_make {
                     self.batches.call(permit, members).await;
                 }
@@ -94,14 +92,14 @@ impl Starts {
                     Reply::Singly { touched: by_all } | Reply::Second { touched: by_all } => {
                         touched = by_all;
                         match self.api.gate().enter(self.api.slot().await).await {
-                            Ok(permit) if is_in_time(deadline) => permit,
+                            Ok(permit) if wanted.now() => permit,
                             _ => return Err(NotCalled { touched }),
                         }
                     }
                 }
             }
         };
-        let made = self.api.start(permit, instance, || is_in_time(deadline)).await;
+        let made = self.api.start(permit, instance, || wanted.now()).await;
         touched |= made.touched;
         let Some(result) = made.result else { return Err(NotCalled { touched }) };
         if let Ok(answer) = &result

@@ -1,7 +1,5 @@
 //! Which jobs an answer tells what became of their instance.
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::bce::Codes;
 
@@ -21,8 +19,8 @@ fn id(text: &str) -> InstanceId {
     InstanceId::parse(text).unwrap()
 }
 
-fn member(instance: &str, deadline: Option<Timestamp>) -> Member {
-    Member::for_tests(id(instance), deadline)
+fn member(instance: &str, is_wanted: bool) -> Member {
+    Member::for_tests(id(instance), is_wanted)
 }
 
 #[test]
@@ -72,11 +70,9 @@ fn what_concerns_no_single_instance_is_for_all() {
 }
 
 #[test]
-fn an_instance_is_named_once_and_not_past_its_deadline() {
-    let members = [member("i-aaaa", None), member("i-bbbb", None), member("i-aaaa", None)];
+fn an_instance_is_named_once_however_many_jobs_there_are_for_it() {
+    let members = [member("i-aaaa", true), member("i-bbbb", true), member("i-aaaa", true)];
     assert_eq!(distinct(&members), [id("i-aaaa"), id("i-bbbb")]);
-    let now = Timestamp::now();
-    let hour = std::time::Duration::from_secs(3600);
-    let is_in_time = |deadline| member("i-aaaa", deadline).is_in_time();
-    assert!(is_in_time(None) && is_in_time(Some(now + hour)) && !is_in_time(Some(now - hour)));
+    let members = [member("i-aaaa", false), member("i-bbbb", true)];
+    assert_eq!(distinct(members.iter().filter(|member| member.wanted.now())), [id("i-bbbb")]);
 }

@@ -16,7 +16,7 @@ async fn a_shared_call_is_complete_once_every_job_has_come_or_left() {
     let Entry::Waiter(mut first) = entries.remove(0) else { panic!("it waits") };
     let call = first.call.clone();
     let instance = InstanceId::parse("i-aaaa").unwrap();
-    let member = Member::for_tests(instance, None);
+    let member = Member::for_tests(instance, true);
     assert!(first.arrive(Some(member)), "the first calls");
     assert!(!first.arrive(None), "once and for all");
     assert!(entries.remove(0).into_slot().is_none());

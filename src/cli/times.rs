@@ -4,6 +4,9 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::Failure;
+use crate::control::LASTS;
+
 /// The furthest that a time is ahead, unless it means never.
 const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
@@ -27,6 +30,37 @@ pub(super) fn instant(text: &str, start: Timestamp, zone: Option<&TimeZone>) -> 
     let length: SignedDuration =
         text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| format!("is no time: {EXPECTED}"))?;
     start.checked_add(length).map_err(|_| "is too far away: expected at most a year".to_owned())
+}
+
+/// The end of something that begins `now`, as `option` names it: within the next 30 days.
+///
+/// # Errors
+/// The option, its value and what is expected.
+pub(super) fn end(
+    option: &str,
+    text: Option<&str>,
+    zone_name: Option<&str>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Failure> {
+    let zone = zone_name.map(zone).transpose().map_err(Failure::Usage)?;
+    let Some(text) = text else { return Ok(None) };
+    let wrong = |problem: String| Failure::Usage(format!("{option} {text:?} {problem}"));
+    let end = instant(text, now, zone.as_ref()).map_err(wrong)?;
+    match end.duration_since(now) {
+        length if length <= SignedDuration::ZERO => Err(wrong("is past: expected a time to come".to_owned())),
+        length if length > LASTS => Err(wrong("is more than 30 days ahead: expected an earlier time".to_owned())),
+        _ => Ok(Some(end)),
+    }
+}
+
+/// The time zone of this name, for `--tz`.
+///
+/// # Errors
+/// There is none.
+pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| {
+        format!("--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai")
+    })
 }
 
 fn next(time: Time, start: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {

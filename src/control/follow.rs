@@ -1,0 +1,233 @@
+//! Reads the stream of commands, from its beginning, and follows it, over a connection of its own.
+//!
+//! A stream has no end that could be seen, so the reader publishes a message of its own and reads until that comes. After
+//! a lost connection all is read again, into a copy of what is known, so that nothing is in force twice or in between.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::Control;
+use crate::broker::connection::ConnectError;
+use crate::broker::names::COMMAND;
+use crate::broker::{
+    ConnectionKind, Names, Outgoing, Position, PublishError, Publisher, Stream, StreamError, Traffic, connect,
+};
+use crate::config::Broker;
+use crate::events::{Applied, CONTENT_TYPE, Command, Data, Event};
+use crate::replica::Replica;
+use crate::retry::half_jitter;
+
+/// The reader's own message, with which it finds the end of the stream. It says nothing else.
+const MARK: &str = "io.reveille.control.read.v1";
+/// How long RabbitMQ may take over the next message while the stream is read to its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Backoff before the next try: first and last ceiling.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Longest sleep until a pause ends by itself: the clock may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// `control.applied` that wait for their confirm at a time: a full queue that is bound to the outcomes confirms nothing.
+const PUBLISHING: usize = 32;
+
+/// What a reader of the commands needs.
+pub struct Follower {
+    /// How to connect.
+    pub broker: Arc<Broker>,
+    /// Names of exchanges and queues.
+    pub names: Names,
+    /// Where the commands are kept.
+    pub control: Arc<Control>,
+    /// Called whenever pauses by hand may have changed, before `control.applied` is published.
+    pub changed: Box<dyn Fn() + Send + Sync>,
+    /// The lanes that this replica holds now, for `control.applied`.
+    pub held: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// Called with whether the commands are followed at present.
+    pub show: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+/// Why the commands are not followed at present.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Broker(#[from] lapin::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("RabbitMQ sent nothing for {PATIENCE:?}")]
+    Silent,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Follower")
+    }
+}
+
+/// A command as it was read.
+struct Given {
+    id: String,
+    at: Timestamp,
+    command: Command,
+}
+
+impl Follower {
+    /// Reads and follows the commands for as long as the process lives.
+    pub async fn follow(&self) -> Infallible {
+        tokio::select! {
+            never = self.read() => never,
+            never = self.watch_ends() => never,
+        }
+    }
+
+    /// Tells when a pause ends by itself.
+    async fn watch_ends(&self) -> Infallible {
+        let mut state = self.control.state.subscribe();
+        loop {
+            let now = Timestamp::now();
+            let end = state.borrow_and_update().next_end(now);
+            let passed = async {
+                match end {
+                    Some(end) => {
+                        let left = Duration::try_from(end.duration_since(now)).unwrap_or_default();
+                        sleep(left.min(LONGEST_SLEEP)).await;
+                    }
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = passed => (self.changed)(),
+                Ok(()) = state.changed() => {}
+            }
+        }
+    }
+
+    async fn read(&self) -> Infallible {
+        // Applied before, by the ids of their events.
+        let mut applied = HashSet::new();
+        let (mut failures, mut said) = (0_u32, String::new());
+        loop {
+            let Err(error) = self.read_once(&mut applied, &mut failures).await;
+            (self.show)(false);
+            failures = failures.saturating_add(1);
+            let error = error.to_string();
+            if error != said {
+                warn!("the commands are not followed, and what is known of them stays in force: {error}");
+                said = error;
+            }
+            sleep(half_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
+        }
+    }
+
+    /// Reads and follows over one connection. `failures` is reset once the end was reached.
+    async fn read_once(&self, applied: &mut HashSet<String>, failures: &mut u32) -> Result<Infallible, FollowError> {
+        let connection = connect(&self.broker, ConnectionKind::Control).await?;
+        let publisher = connection.publisher(Traffic::Outcomes, 4);
+        let is_first = !*self.control.known.borrow();
+        let mark = self.mark(&publisher).await?;
+        let log = self.names.control_log();
+        let mut stream = within(Stream::open(&connection, &log, Position::Offset(0))).await??;
+        let mut state = self.control.state.borrow().clone();
+        let (now, mut read, mut news) = (Timestamp::now(), HashSet::new(), Vec::new());
+        loop {
+            let Some(event) = Event::read(&within(stream.next()).await??.message.body) else { continue };
+            if event.id == mark {
+                break;
+            }
+            let Some(given) = given(event) else { continue };
+            state.apply(given.command.clone(), given.at, now);
+            if read.insert(given.id.clone()) && !is_first && !applied.contains(&given.id) {
+                news.push(given);
+            }
+        }
+        *applied = read;
+        self.control.state.send_replace(state);
+        (self.changed)();
+        if is_first {
+            info!(commands = applied.len(), "the commands of the last 30 days are known");
+        }
+        self.control.known.send_replace(true);
+        (self.show)(true);
+        *failures = 0;
+
+        let mut publishing = JoinSet::new();
+        for given in news {
+            self.has_applied(given, &publisher, &mut publishing);
+        }
+        loop {
+            let Some(given) = Event::read(&stream.next().await?.message.body).and_then(given) else { continue };
+            if !applied.insert(given.id.clone()) {
+                continue;
+            }
+            self.control.state.send_modify(|state| state.apply(given.command.clone(), given.at, Timestamp::now()));
+            (self.changed)();
+            self.has_applied(given, &publisher, &mut publishing);
+        }
+    }
+
+    /// Publishes the message that stands for the end of the stream, and returns its id.
+    async fn mark(&self, publisher: &Publisher) -> Result<String, FollowError> {
+        let mark = Data::Unknown { kind: MARK.to_owned(), data: serde_json::Value::Null };
+        let (event, outgoing) = of_process(mark, self.names.control(), &format!("{COMMAND}.control.read"));
+        let _confirmed = within(publisher.try_publish(Arc::new(outgoing))).await??;
+        Ok(event.id)
+    }
+
+    /// Logs that a command has taken effect, and publishes it in the background.
+    fn has_applied(&self, Given { id, command, .. }: Given, publisher: &Publisher, publishing: &mut JoinSet<()>) {
+        let Command { action, by, reason } = command;
+        info!(by, reason, "command {}: {action}", action.name());
+        while publishing.try_join_next().is_some() {}
+        if publishing.len() >= PUBLISHING {
+            warn!(command_id = id, "not published that a command was applied: too many wait to be");
+            return;
+        }
+        let (command, replica, lanes) = (action.name().to_owned(), Replica::this(), (self.held)());
+        let applied = Data::ControlApplied(Applied { command_id: id.clone(), command, replica, lanes, by, reason });
+        let (_, outgoing) = of_process(applied, self.names.outcomes(), APPLIED_KEY);
+        let publisher = publisher.clone();
+        publishing.spawn(async move {
+            if let Err(error) = publisher.try_publish(Arc::new(outgoing)).await {
+                warn!(command_id = id, "not published that a command was applied: {error}");
+            }
+        });
+    }
+}
+
+/// The routing key of `control.applied` at the exchange of outcomes: its first word is no lane's name.
+const APPLIED_KEY: &str = "_control.applied";
+
+/// An event of the process, not of a lane.
+fn of_process(data: Data, exchange: String, key: &str) -> (Event, Outgoing) {
+    let event = Event { source: "/reveille".to_owned(), ..Event::new("", data, Timestamp::now()) };
+    let properties =
+        BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
+    let body = event.to_bytes();
+    (event, Outgoing { exchange, key: key.to_owned(), properties, body })
+}
+
+async fn within<T>(reading: impl Future<Output = T>) -> Result<T, FollowError> {
+    timeout(PATIENCE, reading).await.map_err(|_| FollowError::Silent)
+}
+
+fn given(event: Event) -> Option<Given> {
+    match event.data {
+        Data::Command(command) => Some(Given { id: event.id, at: event.time, command }),
+        Data::Unknown { kind, .. } => {
+            debug!(kind, "a message of the commands that this version does not know");
+            None
+        }
+        _ => None,
+    }
+}

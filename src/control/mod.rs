@@ -1,0 +1,69 @@
+//! Commands of people and programs: a lane is paused or resumed by hand, jobs are cancelled, an instance is snoozed.
+//!
+//! Commands are events, published to an exchange of their own and kept in a stream for 30 days. Whoever may write to the
+//! exchange can give them. Each replica reads the whole stream at its start and then follows it ([`follow`]), so all
+//! replicas know the same, after a restart too; what the commands amount to is pure ([`state`]). A replica that has applied a
+//! command publishes `control.applied` among the outcomes, which is what the person at the terminal waits for.
+//!
+//! - **A command has effect when its replica has read it**: [`Control`] is asked before each call is made, so none is made
+//!   for a cancelled job, or in a paused lane, after `control.applied`, except for those in flight.
+//! - **No lane is served before the commands are known**, or for as long as [`PATIENCE`] if they cannot be read: machines that
+//!   have to be up do not wait for the stream of commands. The log says so, and so does the metric `reveille_control_followed`.
+//! - **A lost connection changes nothing that was known.** A stream that was deleted is declared anew, empty: what was
+//!   known stays in force in the replicas that run.
+
+pub mod follow;
+mod state;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use self::state::State;
+pub use self::state::{Cancellation, LASTS, Pause};
+use crate::bce::InstanceId;
+use crate::job::Job;
+
+/// How long lanes wait for the commands at the start of the process.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The commands as this replica knows them.
+#[derive(Debug, Default)]
+pub struct Control {
+    state: watch::Sender<State>,
+    /// Whether they have been read once.
+    known: watch::Sender<bool>,
+    /// Until when lanes wait for that.
+    patience: OnceLock<Instant>,
+}
+
+impl Control {
+    /// Waits until the commands are known, until [`PATIENCE`] after the first lane began to wait for that.
+    pub async fn known(&self) {
+        let until = *self.patience.get_or_init(|| Instant::now() + PATIENCE);
+        let mut known = self.known.subscribe();
+        let known = known.wait_for(|known| *known);
+        if timeout_at(until, known).await.is_err() {
+            warn!("the commands cannot be read: the lane is served without them");
+        }
+    }
+
+    /// The pause of a lane by hand, if there is one.
+    pub fn pause_of(&self, lane: &str) -> Option<Pause> {
+        self.state.borrow().pause_of(lane, Timestamp::now()).cloned()
+    }
+
+    /// Why a job is not to be called, now or at all. `submitted`: when, if that is known.
+    pub fn cancellation(&self, job: &Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
+        self.state.borrow().cancellation(job, submitted, Timestamp::now())
+    }
+
+    /// Why an instance is not to be called now.
+    pub fn snooze(&self, instance: &InstanceId) -> Option<Cancellation> {
+        self.state.borrow().snooze(instance, Timestamp::now())
+    }
+}

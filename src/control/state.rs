@@ -1,0 +1,281 @@
+//! What the commands so far amount to: pure, with the time as an argument.
+//!
+//! | command | for which jobs | for how long |
+//! |---|---|---|
+//! | pause | all of the lane: they wait | until it is resumed, until its own end, or for 30 days |
+//! | cancel | those that were submitted before | 30 days |
+//! | snooze | all of the instance that would be called | until its own end, or for 30 days |
+//!
+//! Nothing lasts longer than the stream keeps the command ([`LASTS`]), so that a replica that starts anew agrees with one
+//! that runs on.
+//!
+//! **Submitted before**: when a job was submitted is known from the message's `timestamp`, which the producer sets, or
+//! from when the daemon first parked it. Clocks differ, so a job counts as earlier up to [`MARGIN`] after the command. A
+//! new message without a timestamp may have waited in its queue for long: it counts as earlier for [`UNDATED`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::bce::InstanceId;
+use crate::events::{Action, CancelReason, Command};
+use crate::job::Job;
+use crate::text::Shown;
+
+/// How long a command has an effect at most: as long as the stream keeps it.
+pub const LASTS: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// By how much the clocks of producers and of whoever gives commands may differ.
+const MARGIN: SignedDuration = SignedDuration::from_secs(60);
+/// How long a cancellation is for jobs that do not say when they were submitted.
+const UNDATED: SignedDuration = SignedDuration::from_hours(24);
+/// Cancellations of batches, of instances, and snoozes: so many of each are in force at a time, some 30 MB. Beyond that, the
+/// earlier half of them ends.
+const LIMIT: usize = 100_000;
+
+/// A pause by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// The person or program that ordered it.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When it began.
+    pub since: Timestamp,
+    /// When it ends by itself.
+    pub until: Timestamp,
+}
+
+/// Why a job is not to be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    /// For its outcome.
+    pub reason: CancelReason,
+    /// For a person: by whom, and why.
+    pub text: String,
+}
+
+/// A cancellation, or a snooze, as it was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Order {
+    by: String,
+    why: Option<String>,
+    at: Timestamp,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    pauses: HashMap<String, Pause>,
+    /// Cancelled ones, with the latest order for each.
+    batches: HashMap<String, Order>,
+    /// The same.
+    instances: HashMap<InstanceId, Order>,
+    /// Snoozed ones, with the end of each.
+    snoozes: HashMap<InstanceId, (Order, Timestamp)>,
+}
+
+impl State {
+    /// Adds a command that was given `at` that time, the next one in the order of the stream.
+    pub fn apply(&mut self, Command { action, by, reason }: Command, at: Timestamp, now: Timestamp) {
+        // A clock that was wrong must not make a command last.
+        let at = at.min(now);
+        let latest = at.saturating_add(LASTS).unwrap_or(Timestamp::MAX);
+        if latest <= now {
+            return;
+        }
+        let order = Order { by: by.clone(), why: reason.clone(), at };
+        match action {
+            Action::PauseLane { lane, until } => {
+                let until = until.unwrap_or(latest).min(latest);
+                self.pauses.insert(lane, Pause { by, reason, since: at, until });
+            }
+            Action::ResumeLane { lane } => drop(self.pauses.remove(&lane)),
+            Action::CancelBatch { batch_id } => insert(&mut self.batches, batch_id, order, |order| order.at),
+            Action::CancelInstance { instance_id } => {
+                insert(&mut self.instances, instance_id, order, |order| order.at);
+            }
+            Action::Snooze { instance_id, until } => {
+                insert(&mut self.snoozes, instance_id, (order, until.min(latest)), |(order, _)| order.at);
+            }
+        }
+    }
+
+    /// The pause of a lane, if it is in force.
+    pub fn pause_of(&self, lane: &str, now: Timestamp) -> Option<&Pause> {
+        self.pauses.get(lane).filter(|pause| now < pause.until)
+    }
+
+    /// When the next pause ends by itself, after `now`.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.pauses.values().map(|pause| pause.until).filter(|until| *until > now).min()
+    }
+
+    /// Why a job is not to be called at all. `submitted`: when, if that is known.
+    pub fn cancellation(&self, job: &Job, submitted: Option<Timestamp>, now: Timestamp) -> Option<Cancellation> {
+        let of_batch = job.batch_id.as_deref().and_then(|batch| self.batches.get(batch));
+        let order = of_batch.into_iter().chain(self.instances.get(&job.instance_id));
+        let order = order.filter(|order| order.is_for_one_submitted(submitted, now)).max_by_key(|order| order.at)?;
+        Some(Cancellation { reason: CancelReason::ByCommand, text: format!("cancelled by {order}") })
+    }
+
+    /// Why an instance is not to be called now.
+    pub fn snooze(&self, instance: &InstanceId, now: Timestamp) -> Option<Cancellation> {
+        let (order, until) = self.snoozes.get(instance).filter(|(_, until)| now < *until)?;
+        Some(Cancellation { reason: CancelReason::Snoozed, text: format!("snoozed until {until} by {order}") })
+    }
+}
+
+/// Inserts, and drops the earlier half where there are too many.
+fn insert<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, at: impl Fn(&V) -> Timestamp) {
+    if map.len() >= LIMIT {
+        let mut times: Vec<Timestamp> = map.values().map(&at).collect();
+        let (_, median, _) = times.select_nth_unstable(LIMIT / 2);
+        let median = *median;
+        map.retain(|_, value| at(value) > median);
+    }
+    map.insert(key, value);
+}
+
+impl Order {
+    fn is_for_one_submitted(&self, submitted: Option<Timestamp>, now: Timestamp) -> bool {
+        let within = |time: Timestamp, length| time.duration_since(self.at) <= length;
+        within(now, LASTS) && submitted.map_or_else(|| within(now, UNDATED), |submitted| within(submitted, MARGIN))
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.by)?;
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+impl Pause {
+    /// For a person: by whom, why, and what ends it.
+    pub fn describe(&self, lane: &str) -> String {
+        let why = self.reason.as_ref().map(|reason| format!(": {}", Shown(reason))).unwrap_or_default();
+        let (by, until) = (Shown(&self.by), self.until.round(jiff::Unit::Second).unwrap_or(self.until));
+        format!("by {by}{why}; until {until}, or `reveille resume {lane}`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-11-25T{text}Z").parse().unwrap()
+    }
+
+    fn command(action: Action) -> Command {
+        Command { action, by: "ops@desk".to_owned(), reason: Some("patching".to_owned()) }
+    }
+
+    fn instance(id: &str) -> InstanceId {
+        InstanceId::parse(id).unwrap()
+    }
+
+    fn job(batch: Option<&str>) -> Job {
+        Job { batch_id: batch.map(str::to_owned), ..Job::of(instance("i-0000")) }
+    }
+
+    fn paused(state: &State, now: &str) -> bool {
+        state.pause_of("prod", at(now)).is_some()
+    }
+
+    #[test]
+    fn a_pause_ends_by_a_command_or_at_its_time_and_is_one_lanes() {
+        let mut state = State::default();
+        let pause = |until| command(Action::PauseLane { lane: "prod".to_owned(), until });
+        state.apply(pause(Some(at("08:00:00"))), at("07:00:00"), at("07:00:01"));
+        assert!(paused(&state, "07:59:59") && !paused(&state, "08:00:00"));
+        assert!(state.pause_of("other", at("07:30:00")).is_none());
+        assert_eq!(state.next_end(at("07:30:00")), Some(at("08:00:00")));
+        assert_eq!(state.next_end(at("08:00:00")), None);
+        state.apply(pause(None), at("07:10:00"), at("07:10:00"));
+        assert!(paused(&state, "08:00:00"), "the later one counts");
+        assert_eq!(
+            state.pause_of("prod", at("09:00:00")).unwrap().describe("prod"),
+            "by ops@desk: patching; until 2026-12-25T07:10:00Z, or `reveille resume prod`"
+        );
+        state.apply(command(Action::ResumeLane { lane: "prod".to_owned() }), at("07:20:00"), at("07:20:00"));
+        assert!(!paused(&state, "07:20:00"));
+    }
+
+    #[test]
+    fn a_replica_that_starts_anew_agrees_with_one_that_runs_on() {
+        let given = at("07:00:00");
+        let later = given.saturating_add(LASTS).unwrap();
+        let pause = command(Action::PauseLane { lane: "prod".to_owned(), until: Some(Timestamp::MAX) });
+        let cancel = command(Action::CancelBatch { batch_id: "b".to_owned() });
+        let snooze = command(Action::Snooze { instance_id: instance("i-0000"), until: Timestamp::MAX });
+        let (mut first, mut second) = (State::default(), State::default());
+        for each in [pause, cancel, snooze] {
+            first.apply(each.clone(), given, given);
+            second.apply(each, given, later);
+        }
+        assert_eq!(second, State::default());
+        assert_eq!(first.pause_of("prod", later), None);
+        assert_eq!(first.cancellation(&job(Some("b")), Some(given), later + SignedDuration::from_secs(1)), None);
+        assert_eq!(first.snooze(&instance("i-0000"), later), None);
+    }
+
+    #[test]
+    fn a_command_from_a_clock_that_is_ahead_counts_as_given_now() {
+        let mut state = State::default();
+        let (now, ahead) = (at("07:00:00"), at("23:00:00"));
+        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned() }), ahead, now);
+        assert!(state.cancellation(&job(Some("b")), Some(now), now).is_some());
+        assert!(state.cancellation(&job(Some("b")), Some(at("08:00:00")), at("08:00:00")).is_none());
+    }
+
+    #[test]
+    fn only_jobs_that_were_submitted_before_are_cancelled() {
+        let mut state = State::default();
+        let (given, now) = (at("07:00:00"), at("12:00:00"));
+        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned() }), given, given);
+        let is_cancelled = |batch, submitted| state.cancellation(&job(batch), submitted, now).is_some();
+        assert!(is_cancelled(Some("b"), Some(at("06:00:00"))));
+        assert!(is_cancelled(Some("b"), Some(at("07:01:00"))), "clocks differ");
+        assert!(!is_cancelled(Some("b"), Some(at("07:01:01"))));
+        assert!(is_cancelled(Some("b"), None), "it may have waited since then");
+        assert!(!is_cancelled(Some("c"), None) && !is_cancelled(None, None));
+        let tomorrow = given + UNDATED + SignedDuration::from_secs(1);
+        assert!(state.cancellation(&job(Some("b")), None, tomorrow).is_none());
+        assert!(state.cancellation(&job(Some("b")), Some(given), tomorrow).is_some());
+        let cancelled = state.cancellation(&job(Some("b")), None, now).unwrap();
+        assert_eq!(cancelled.text, "cancelled by ops@desk: patching");
+        state.apply(command(Action::CancelInstance { instance_id: instance("i-0000") }), given, given);
+        assert!(state.cancellation(&job(None), Some(given), now).is_some());
+    }
+
+    #[test]
+    fn a_snooze_ends_at_its_time_and_can_be_ended_before() {
+        let mut state = State::default();
+        let id = instance("i-0000");
+        let snooze = |until| command(Action::Snooze { instance_id: id.clone(), until });
+        state.apply(snooze(at("09:00:00")), at("07:00:00"), at("07:00:00"));
+        let told = state.snooze(&id, at("08:00:00")).unwrap();
+        assert_eq!(told.reason, CancelReason::Snoozed);
+        assert_eq!(told.text, "snoozed until 2026-11-25T09:00:00Z by ops@desk: patching");
+        assert!(
+            state.snooze(&id, at("09:00:00")).is_none() && state.snooze(&instance("i-0001"), at("08:00:00")).is_none()
+        );
+        state.apply(snooze(at("07:30:00")), at("07:30:00"), at("07:30:00"));
+        assert!(state.snooze(&id, at("07:30:00")).is_none());
+    }
+
+    #[test]
+    fn however_many_commands_come_memory_is_bounded() {
+        let mut state = State::default();
+        let now = at("07:00:00");
+        for number in 0..=LIMIT {
+            let time = now + SignedDuration::from_millis(number.try_into().unwrap());
+            state.apply(command(Action::CancelBatch { batch_id: format!("b-{number}") }), time, time);
+        }
+        let has = |number: usize| state.batches.contains_key(&format!("b-{number}"));
+        assert!(!has(0) && !has(LIMIT / 2) && has(LIMIT / 2 + 1) && has(LIMIT));
+    }
+}

@@ -1,0 +1,195 @@
+//! What is said of commands: the command itself, that it has taken effect, and that a lane is paused or works again.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::bce::InstanceId;
+use crate::replica::Replica;
+
+const LANE_PAUSE: &str = "io.reveille.lane.pause.v1";
+const LANE_RESUME: &str = "io.reveille.lane.resume.v1";
+const BATCH_CANCEL: &str = "io.reveille.batch.cancel.v1";
+const INSTANCE_CANCEL: &str = "io.reveille.instance.cancel.v1";
+const INSTANCE_SNOOZE: &str = "io.reveille.instance.snooze.v1";
+
+/// Longest name of the person or program that gave a command, in bytes.
+pub const BY_LIMIT: usize = 200;
+/// Longest reason of a command, in bytes.
+pub const REASON_LIMIT: usize = 500;
+/// Longest name in a command, in bytes: as a job's `batch_id`.
+const NAME_LIMIT: usize = 128;
+
+/// A command, with its author and the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// What is to be done.
+    pub action: Action,
+    /// The person or program that gave it; at most [`BY_LIMIT`] bytes.
+    pub by: String,
+    /// Why; at most [`REASON_LIMIT`] bytes.
+    pub reason: Option<String>,
+}
+
+/// What a command asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The lane makes no calls, until then at the latest.
+    PauseLane {
+        /// Its name.
+        lane: String,
+        /// `None`: until it is resumed.
+        until: Option<Timestamp>,
+    },
+    /// Ends [`Action::PauseLane`].
+    ResumeLane {
+        /// Its name.
+        lane: String,
+    },
+    /// The jobs of the batch that were submitted before end without a call.
+    CancelBatch {
+        /// As the jobs name it.
+        batch_id: String,
+    },
+    /// The same for the jobs of an instance.
+    CancelInstance {
+        /// The instance.
+        instance_id: InstanceId,
+    },
+    /// Jobs of the instance that would call before this instant end instead.
+    Snooze {
+        /// The instance.
+        instance_id: InstanceId,
+        /// From then on the instance is started again; an instant in the past ends an earlier snooze.
+        until: Timestamp,
+    },
+}
+
+impl Action {
+    /// The type of its event.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::PauseLane { .. } => LANE_PAUSE,
+            Self::ResumeLane { .. } => LANE_RESUME,
+            Self::CancelBatch { .. } => BATCH_CANCEL,
+            Self::CancelInstance { .. } => INSTANCE_CANCEL,
+            Self::Snooze { .. } => INSTANCE_SNOOZE,
+        }
+    }
+
+    /// Its name, as in `lane.pause`: the type without what all types share.
+    pub fn name(&self) -> &'static str {
+        let kind = self.kind();
+        kind.strip_prefix("io.reveille.").and_then(|rest| rest.strip_suffix(".v1")).unwrap_or(kind)
+    }
+}
+
+/// For a person: what it is for, and until when.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PauseLane { lane, until: Some(until) } => write!(f, "lane {lane}, until {until}"),
+            Self::PauseLane { lane, until: None } | Self::ResumeLane { lane } => write!(f, "lane {lane}"),
+            Self::CancelBatch { batch_id } => write!(f, "batch {batch_id}"),
+            Self::CancelInstance { instance_id } => write!(f, "instance {instance_id}"),
+            Self::Snooze { instance_id, until } => write!(f, "instance {instance_id}, until {until}"),
+        }
+    }
+}
+
+/// A command as it stands in JSON.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instance_id: Option<InstanceId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Command {
+    /// What an event of type `kind` says with `data`. `None`: it is no command that this version knows, or a text is
+    /// longer than a command's may be.
+    pub(super) fn read(kind: &str, data: &Value) -> Option<Self> {
+        if ![LANE_PAUSE, LANE_RESUME, BATCH_CANCEL, INSTANCE_CANCEL, INSTANCE_SNOOZE].contains(&kind) {
+            return None;
+        }
+        let Written { lane, batch_id, instance_id, until, by, reason } = Written::deserialize(data).ok()?;
+        let is_short = |text: &Option<String>, limit| text.as_ref().is_none_or(|text| text.len() <= limit);
+        if by.len() > BY_LIMIT
+            || !is_short(&reason, REASON_LIMIT)
+            || !is_short(&lane, NAME_LIMIT)
+            || !is_short(&batch_id, NAME_LIMIT)
+        {
+            return None;
+        }
+        let action = match kind {
+            LANE_PAUSE => Action::PauseLane { lane: lane?, until },
+            LANE_RESUME => Action::ResumeLane { lane: lane? },
+            BATCH_CANCEL => Action::CancelBatch { batch_id: batch_id? },
+            INSTANCE_CANCEL => Action::CancelInstance { instance_id: instance_id? },
+            _ => Action::Snooze { instance_id: instance_id?, until: until? },
+        };
+        Some(Self { action, by, reason })
+    }
+}
+
+impl Serialize for Command {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (by, reason) = (self.by.clone(), self.reason.clone());
+        let none = Written { lane: None, batch_id: None, instance_id: None, until: None, by, reason };
+        let written = match self.action.clone() {
+            Action::PauseLane { lane, until } => Written { lane: Some(lane), until, ..none },
+            Action::ResumeLane { lane } => Written { lane: Some(lane), ..none },
+            Action::CancelBatch { batch_id } => Written { batch_id: Some(batch_id), ..none },
+            Action::CancelInstance { instance_id } => Written { instance_id: Some(instance_id), ..none },
+            Action::Snooze { instance_id, until } => {
+                Written { instance_id: Some(instance_id), until: Some(until), ..none }
+            }
+        };
+        written.serialize(serializer)
+    }
+}
+
+/// A command has taken effect in a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The id of the command's event.
+    pub command_id: String,
+    /// Its name, such as `lane.pause`.
+    pub command: String,
+    /// The replica.
+    pub replica: Replica,
+    /// The lanes that the replica held then.
+    pub lanes: Vec<String>,
+    /// As the command says.
+    pub by: String,
+    /// As the command says.
+    pub reason: Option<String>,
+}
+
+/// A lane makes no calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LanePaused {
+    /// Its name.
+    pub lane: String,
+    /// The kind of the cause, as in the metric `reveille_lane_paused`.
+    pub cause: String,
+    /// What happened and what to do, for a person.
+    pub text: String,
+}
+
+/// A lane makes calls again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneResumed {
+    /// Its name.
+    pub lane: String,
+}
