@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// The instance whose jobs end, of whatever batch.
     #[arg(long, value_name = "ID", value_parser = instance)]
     instance: Option<InstanceId>,
+    /// The lane in which the batch is; else all.
+    #[arg(long, value_name = "LANE", conflicts_with = "instance")]
+    lane: Option<String>,
     #[command(flatten)]
     author: Author,
 }
@@ -37,16 +40,21 @@ pub(super) fn instance(text: &str) -> Result<InstanceId, String> {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
+    let (connection, names) = control::open(config).await?;
+    let lane = match &arguments.lane {
+        Some(name) => Some(control::lane(name, &connection, &names, config).await?.to_string()),
+        None => None,
+    };
     let (action, what) = match (&arguments.batch, &arguments.instance) {
         (Some(batch_id), _) => {
-            (Action::CancelBatch { batch_id: batch_id.clone() }, format!("batch {}", Shown(batch_id)))
+            let of = lane.as_ref().map(|lane| format!(" in lane {lane}")).unwrap_or_default();
+            (Action::CancelBatch { batch_id: batch_id.clone(), lane }, format!("batch {}{of}", Shown(batch_id)))
         }
         (None, Some(instance_id)) => {
             (Action::CancelInstance { instance_id: instance_id.clone() }, format!("instance {instance_id}"))
         }
         (None, None) => return Err(Failure::Usage("expected a BATCH, or an --instance".to_owned())),
     };
-    let (connection, names) = control::open(config).await?;
     let given = control::give(&connection, &names, action, &arguments.author).await?;
     connection.close().await;
     tell(format_args!(

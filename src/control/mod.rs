@@ -57,9 +57,9 @@ impl Control {
         self.state.borrow().pause_of(lane, Timestamp::now()).cloned()
     }
 
-    /// Why a job is not to be called, now or at all. `submitted`: when, if that is known.
-    pub fn cancellation(&self, job: &Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
-        self.state.borrow().cancellation(job, submitted, Timestamp::now())
+    /// Why a job of `lane` is not to be called at all. `submitted`: when, if that is known.
+    pub fn cancellation(&self, lane: &str, job: &Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
+        self.state.borrow().cancellation(lane, job, submitted, Timestamp::now())
     }
 
     /// Why an instance is not to be called now.

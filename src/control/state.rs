@@ -68,8 +68,8 @@ struct Order {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     pauses: HashMap<String, Pause>,
-    /// Cancelled ones, with the latest order for each.
-    batches: HashMap<String, Order>,
+    /// Cancelled ones by name, in one lane or in all, with the latest order for each.
+    batches: HashMap<(String, Option<String>), Order>,
     /// The same.
     instances: HashMap<InstanceId, Order>,
     /// Snoozed ones, with the end of each.
@@ -92,7 +92,9 @@ impl State {
                 self.pauses.insert(lane, Pause { by, reason, since: at, until });
             }
             Action::ResumeLane { lane } => drop(self.pauses.remove(&lane)),
-            Action::CancelBatch { batch_id } => insert(&mut self.batches, batch_id, order, |order| order.at),
+            Action::CancelBatch { batch_id, lane } => {
+                insert(&mut self.batches, (batch_id, lane), order, |order| order.at);
+            }
             Action::CancelInstance { instance_id } => {
                 insert(&mut self.instances, instance_id, order, |order| order.at);
             }
@@ -112,10 +114,20 @@ impl State {
         self.pauses.values().map(|pause| pause.until).filter(|until| *until > now).min()
     }
 
-    /// Why a job is not to be called at all. `submitted`: when, if that is known.
-    pub fn cancellation(&self, job: &Job, submitted: Option<Timestamp>, now: Timestamp) -> Option<Cancellation> {
-        let of_batch = job.batch_id.as_deref().and_then(|batch| self.batches.get(batch));
-        let order = of_batch.into_iter().chain(self.instances.get(&job.instance_id));
+    /// Why a job of `lane` is not to be called at all. `submitted`: when, if that is known.
+    pub fn cancellation(
+        &self,
+        lane: &str,
+        job: &Job,
+        submitted: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Cancellation> {
+        // The usual case, for each job.
+        if self.batches.is_empty() && self.instances.is_empty() {
+            return None;
+        }
+        let of_batch = |lane: Option<&str>| self.batches.get(&(job.batch_id.clone()?, lane.map(str::to_owned)));
+        let order = of_batch(None).into_iter().chain(of_batch(Some(lane))).chain(self.instances.get(&job.instance_id));
         let order = order.filter(|order| order.is_for_one_submitted(submitted, now)).max_by_key(|order| order.at)?;
         Some(Cancellation { reason: CancelReason::ByCommand, text: format!("cancelled by {order}") })
     }
@@ -209,7 +221,7 @@ mod tests {
         let given = at("07:00:00");
         let later = given.saturating_add(LASTS).unwrap();
         let pause = command(Action::PauseLane { lane: "prod".to_owned(), until: Some(Timestamp::MAX) });
-        let cancel = command(Action::CancelBatch { batch_id: "b".to_owned() });
+        let cancel = command(Action::CancelBatch { batch_id: "b".to_owned(), lane: None });
         let snooze = command(Action::Snooze { instance_id: instance("i-0000"), until: Timestamp::MAX });
         let (mut first, mut second) = (State::default(), State::default());
         for each in [pause, cancel, snooze] {
@@ -218,7 +230,10 @@ mod tests {
         }
         assert_eq!(second, State::default());
         assert_eq!(first.pause_of("prod", later), None);
-        assert_eq!(first.cancellation(&job(Some("b")), Some(given), later + SignedDuration::from_secs(1)), None);
+        assert_eq!(
+            first.cancellation("prod", &job(Some("b")), Some(given), later + SignedDuration::from_secs(1)),
+            None
+        );
         assert_eq!(first.snooze(&instance("i-0000"), later), None);
     }
 
@@ -226,29 +241,33 @@ mod tests {
     fn a_command_from_a_clock_that_is_ahead_counts_as_given_now() {
         let mut state = State::default();
         let (now, ahead) = (at("07:00:00"), at("23:00:00"));
-        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned() }), ahead, now);
-        assert!(state.cancellation(&job(Some("b")), Some(now), now).is_some());
-        assert!(state.cancellation(&job(Some("b")), Some(at("08:00:00")), at("08:00:00")).is_none());
+        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned(), lane: None }), ahead, now);
+        assert!(state.cancellation("prod", &job(Some("b")), Some(now), now).is_some());
+        assert!(state.cancellation("prod", &job(Some("b")), Some(at("08:00:00")), at("08:00:00")).is_none());
     }
 
     #[test]
     fn only_jobs_that_were_submitted_before_are_cancelled() {
         let mut state = State::default();
         let (given, now) = (at("07:00:00"), at("12:00:00"));
-        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned() }), given, given);
-        let is_cancelled = |batch, submitted| state.cancellation(&job(batch), submitted, now).is_some();
+        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned(), lane: None }), given, given);
+        let is_cancelled = |batch, submitted| state.cancellation("prod", &job(batch), submitted, now).is_some();
         assert!(is_cancelled(Some("b"), Some(at("06:00:00"))));
         assert!(is_cancelled(Some("b"), Some(at("07:01:00"))), "clocks differ");
         assert!(!is_cancelled(Some("b"), Some(at("07:01:01"))));
         assert!(is_cancelled(Some("b"), None), "it may have waited since then");
         assert!(!is_cancelled(Some("c"), None) && !is_cancelled(None, None));
         let tomorrow = given + UNDATED + SignedDuration::from_secs(1);
-        assert!(state.cancellation(&job(Some("b")), None, tomorrow).is_none());
-        assert!(state.cancellation(&job(Some("b")), Some(given), tomorrow).is_some());
-        let cancelled = state.cancellation(&job(Some("b")), None, now).unwrap();
+        assert!(state.cancellation("prod", &job(Some("b")), None, tomorrow).is_none());
+        assert!(state.cancellation("prod", &job(Some("b")), Some(given), tomorrow).is_some());
+        let cancelled = state.cancellation("prod", &job(Some("b")), None, now).unwrap();
         assert_eq!(cancelled.text, "cancelled by ops@desk: patching");
+        let one = Action::CancelBatch { batch_id: "c".to_owned(), lane: Some("prod".to_owned()) };
+        state.apply(command(one), given, given);
+        let is_in = |lane| state.cancellation(lane, &job(Some("c")), Some(given), now).is_some();
+        assert!(is_in("prod") && !is_in("other"));
         state.apply(command(Action::CancelInstance { instance_id: instance("i-0000") }), given, given);
-        assert!(state.cancellation(&job(None), Some(given), now).is_some());
+        assert!(state.cancellation("prod", &job(None), Some(given), now).is_some());
     }
 
     #[test]
@@ -273,9 +292,9 @@ mod tests {
         let now = at("07:00:00");
         for number in 0..=LIMIT {
             let time = now + SignedDuration::from_millis(number.try_into().unwrap());
-            state.apply(command(Action::CancelBatch { batch_id: format!("b-{number}") }), time, time);
+            state.apply(command(Action::CancelBatch { batch_id: format!("b-{number}"), lane: None }), time, time);
         }
-        let has = |number: usize| state.batches.contains_key(&format!("b-{number}"));
+        let has = |number: usize| state.batches.contains_key(&(format!("b-{number}"), None));
         assert!(!has(0) && !has(LIMIT / 2) && has(LIMIT / 2 + 1) && has(LIMIT));
     }
 }

@@ -52,6 +52,8 @@ pub enum Action {
     CancelBatch {
         /// As the jobs name it.
         batch_id: String,
+        /// `None`: in every lane.
+        lane: Option<String>,
     },
     /// The same for the jobs of an instance.
     CancelInstance {
@@ -92,7 +94,8 @@ impl fmt::Display for Action {
         match self {
             Self::PauseLane { lane, until: Some(until) } => write!(f, "lane {lane}, until {until}"),
             Self::PauseLane { lane, until: None } | Self::ResumeLane { lane } => write!(f, "lane {lane}"),
-            Self::CancelBatch { batch_id } => write!(f, "batch {batch_id}"),
+            Self::CancelBatch { batch_id, lane: Some(lane) } => write!(f, "batch {batch_id} of lane {lane}"),
+            Self::CancelBatch { batch_id, lane: None } => write!(f, "batch {batch_id}"),
             Self::CancelInstance { instance_id } => write!(f, "instance {instance_id}"),
             Self::Snooze { instance_id, until } => write!(f, "instance {instance_id}, until {until}"),
         }
@@ -134,7 +137,7 @@ impl Command {
         let action = match kind {
             LANE_PAUSE => Action::PauseLane { lane: lane?, until },
             LANE_RESUME => Action::ResumeLane { lane: lane? },
-            BATCH_CANCEL => Action::CancelBatch { batch_id: batch_id? },
+            BATCH_CANCEL => Action::CancelBatch { batch_id: batch_id?, lane },
             INSTANCE_CANCEL => Action::CancelInstance { instance_id: instance_id? },
             _ => Action::Snooze { instance_id: instance_id?, until: until? },
         };
@@ -149,7 +152,7 @@ impl Serialize for Command {
         let written = match self.action.clone() {
             Action::PauseLane { lane, until } => Written { lane: Some(lane), until, ..none },
             Action::ResumeLane { lane } => Written { lane: Some(lane), ..none },
-            Action::CancelBatch { batch_id } => Written { batch_id: Some(batch_id), ..none },
+            Action::CancelBatch { batch_id, lane } => Written { batch_id: Some(batch_id), lane, ..none },
             Action::CancelInstance { instance_id } => Written { instance_id: Some(instance_id), ..none },
             Action::Snooze { instance_id, until } => {
                 Written { instance_id: Some(instance_id), until: Some(until), ..none }

@@ -149,12 +149,13 @@ mod tests {
     }
 
     /// One of each kind.
-    fn commands() -> [Command; 5] {
+    fn commands() -> [Command; 6] {
         let (lane, instance_id) = ("prod".to_owned(), InstanceId::parse("i-0000").unwrap());
         [
             Action::PauseLane { lane: lane.clone(), until: Some(now()) },
-            Action::ResumeLane { lane },
-            Action::CancelBatch { batch_id: "morning".to_owned() },
+            Action::ResumeLane { lane: lane.clone() },
+            Action::CancelBatch { batch_id: "morning".to_owned(), lane: Some(lane) },
+            Action::CancelBatch { batch_id: "morning".to_owned(), lane: None },
             Action::CancelInstance { instance_id: instance_id.clone() },
             Action::Snooze { instance_id, until: now() },
         ]

@@ -199,7 +199,7 @@ async fn a_kill_between_a_command_and_its_effect_loses_neither() {
             stage.job(&id, job).await;
         }
         let config = &stage.daemon.config;
-        let arguments = ["cancel", name.as_str()];
+        let arguments = ["cancel", name.as_str(), "--lane", "prod"];
         let cancelling = command(config, &arguments);
         let waited = std::time::Duration::from_millis(u64::try_from(round).unwrap() * 60);
         let killing = async {
@@ -257,6 +257,7 @@ async fn wrong_commands_are_told_with_the_remedy_and_nothing_is_given() {
         (vec!["pause", "prod", "--reason", &long], "it has 501 bytes: expected 500 at most"),
         (vec!["resume"], "<LANE>"),
         (vec!["cancel"], "<BATCH|--instance <ID>>"),
+        (vec!["cancel", "morning", "--lane", "prd"], "did you mean prod?"),
         (vec!["cancel", ""], "it has 0 bytes: expected 1 to 128"),
         (vec!["cancel", "--instance", "../x"], "is no instance id"),
         (vec!["snooze", "i-sim00001"], "--until <TIME>"),

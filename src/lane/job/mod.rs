@@ -180,17 +180,20 @@ impl Task {
 
     /// Whether it is to make a start call, as far as deadline and commands allow one now.
     fn is_wanted(&self, lane: &Lane) -> bool {
-        matches!(self.first, First::Call) && !self.is_late() && self.cancellation(&lane.control).is_none()
+        matches!(self.first, First::Call) && !self.is_late() && self.cancellation(lane).is_none()
     }
 
     /// Why the job ends without a call, if a command says so. Once its instance was started the job goes on: it makes no
     /// further call to start it, and tells whether it runs.
-    fn cancellation(&self, control: &Control) -> Option<Cancellation> {
+    fn cancellation(&self, lane: &Lane) -> Option<Cancellation> {
+        let control = &lane.control;
         match self.first {
             First::Poll(_) => None,
             // A snooze may be over by then.
-            First::Wait(_) => control.cancellation(&self.job, self.submitted),
-            First::Call | First::GiveWay(_) | First::Anew => cancellation(control, &self.job, self.submitted),
+            First::Wait(_) => control.cancellation(lane.name(), &self.job, self.submitted),
+            First::Call | First::GiveWay(_) | First::Anew => {
+                cancellation(control, lane.name(), &self.job, self.submitted)
+            }
         }
     }
 
@@ -224,7 +227,7 @@ impl Task {
             First::Poll(boot) => self.poll(lane, boot, entry).await,
             First::Call if let Some(started) = self.started_before(lane) => started,
             // These two on arrival, or by now, after waiting for the permit.
-            _ if let Some(cancellation) = self.cancellation(&lane.control) => self.cancelled(lane, cancellation),
+            _ if let Some(cancellation) = self.cancellation(lane) => self.cancelled(lane, cancellation),
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
             First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
@@ -391,8 +394,9 @@ impl Task {
     /// Whether the call is still wanted once it can be made.
     fn wanted(&self, lane: &Lane) -> Wanted {
         let (control, job, submitted) = (lane.control.clone(), self.job.clone(), self.submitted);
+        let name = lane.name().to_owned();
         Wanted::while_so(move || {
-            !is_past(job.deadline, Timestamp::now()) && cancellation(&control, &job, submitted).is_none()
+            !is_past(job.deadline, Timestamp::now()) && cancellation(&control, &name, &job, submitted).is_none()
         })
     }
 
@@ -421,8 +425,8 @@ impl Task {
 }
 
 /// Why a job is not to be called now, if a command says so.
-fn cancellation(control: &Control, job: &job::Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
-    control.cancellation(job, submitted).or_else(|| control.snooze(&job.instance_id))
+fn cancellation(control: &Control, lane: &str, job: &job::Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
+    control.cancellation(lane, job, submitted).or_else(|| control.snooze(&job.instance_id))
 }
 
 /// How long a job has been failing, without the time for which its lane was paused.
