@@ -11,6 +11,8 @@ pub enum ConnectionKind {
     Run,
     /// Reading the log of outcomes back.
     Log,
+    /// Reading it for the scheduler.
+    Scheduler,
     /// Replies to producers.
     Replies,
     /// `reveille submit`.
@@ -24,6 +26,7 @@ impl ConnectionKind {
         match self {
             Self::Run => "run",
             Self::Log => "log",
+            Self::Scheduler => "scheduler",
             Self::Replies => "replies",
             Self::Submit => "submit",
             Self::Watch => "watch",
@@ -56,6 +59,7 @@ mod tests {
         for (kind, start) in [
             (ConnectionKind::Run, "reveille run "),
             (ConnectionKind::Log, "reveille log "),
+            (ConnectionKind::Scheduler, "reveille scheduler "),
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Watch, "reveille watch "),

@@ -25,7 +25,7 @@ use tracing::info;
 
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
-use crate::broker::Outgoing;
+use crate::broker::{Connections, Outgoing, Place};
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
 use crate::replica::Replica;
@@ -43,6 +43,14 @@ pub struct LaneRole {
 impl Role for LaneRole {
     fn name(&self) -> &str {
         self.lane.name()
+    }
+
+    fn kind(&self) -> &'static str {
+        "lane"
+    }
+
+    async fn place(&self, connections: &Connections) -> Place {
+        connections.place().await
     }
 
     fn batons(&self) -> String {
