@@ -12,6 +12,7 @@
 //! - [`ownership`]: which replica runs what, and how replicas share the lanes
 //! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means
 //!   for a job, with its policy and past)
+//! - [`scheduler`]: what one replica does for all lanes: it publishes that a batch is done
 //! - [`telemetry`]: metrics, health, logs
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
@@ -40,6 +41,7 @@ pub mod lane;
 pub mod ownership;
 pub mod replica;
 pub mod retry;
+pub mod scheduler;
 pub mod similar;
 pub mod stop;
 pub mod tasks;

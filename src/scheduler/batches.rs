@@ -1,0 +1,261 @@
+//! Which announced batches are done, by the events of the log. Pure: no clock, no broker.
+//!
+//! A batch of a lane is open from its first announcement on, until as many distinct jobs of it have ended as were announced; then
+//! its completion is an event. Announcements that come while it is open add to it, as [`Announced`] says. One that comes later
+//! opens a batch of its own under the same name, and so do the jobs that end from then on belong to that one. All this follows from
+//! the order of the log and from nothing else, so each replica that reads the log comes to the same events.
+//!
+//! **Memory.** A hash for each ended job of an open batch, some 20 bytes: about 80 MB for [`MOST_REMEMBERED`]. Anybody who may
+//! publish outcomes can announce batches that never end. So the batch that was opened first is forgotten where there are too many
+//! of them, or too many of their jobs; and so is one of which nothing was heard for as long as the log keeps an event.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::config::LaneName;
+use crate::events::{Announced, Announcement, Batch, BatchCompleted, Data, Event, JobEvent, completion_id};
+use crate::job::BATCH_ID_LIMIT;
+
+/// Jobs and announcements of all open batches together.
+const MOST_REMEMBERED: usize = 4_000_000;
+/// Open batches.
+const MOST_OPEN: usize = 10_000;
+/// Announcements of completed batches, of which copies may follow.
+const MOST_CLOSED: usize = 10_000;
+/// Kinds of outcomes of one batch, and the length of a name of them. There are fewer, but for events that were forged.
+const MOST_KINDS: usize = 64;
+const LONGEST_NAME: usize = 64;
+/// What stands for a kind beyond those.
+const OTHER: &str = "other";
+/// As the log keeps events.
+const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// The open batches.
+#[derive(Debug)]
+pub(super) struct Batches {
+    open: HashMap<Name, Open>,
+    /// By the offset of the announcement that opened it.
+    order: BTreeMap<u64, Name>,
+    /// Jobs and announcements of all of them.
+    remembered: usize,
+    /// Hashes of the announcements of completed batches, the latest last.
+    closed: VecDeque<u64>,
+    /// Its keys are random, so that nobody can choose ids with equal hashes.
+    hasher: RandomState,
+    limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    remembered: usize,
+    open: usize,
+}
+
+/// Of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    pub(super) lane: String,
+    pub(super) batch: String,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Offset of the announcement that opened it.
+    offset: u64,
+    /// Id of its completion. The announcement's own can be of any length.
+    id: String,
+    submitted_at: Timestamp,
+    announced: Announced,
+    /// Hashes of its announcements.
+    announcements: Vec<u64>,
+    /// Hashes of the ids of ended jobs.
+    ended: HashSet<u64>,
+    up: usize,
+    /// By outcome and reason.
+    kinds: BTreeMap<(String, String), usize>,
+    first_event_at: Option<Timestamp>,
+    last_event_at: Option<Timestamp>,
+    heard: Timestamp,
+}
+
+/// What an event has led to.
+#[derive(Debug, PartialEq)]
+pub(super) enum Heard {
+    /// A batch is done: this is to be published.
+    Completed(Box<Event>),
+    /// The completion with this id is published.
+    Published(String),
+    /// The batch is not followed any more: there are too many open ones.
+    Forgotten(Name),
+}
+
+impl Batches {
+    pub(super) fn new() -> Self {
+        Self::with(Limits { remembered: MOST_REMEMBERED, open: MOST_OPEN })
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self {
+            open: HashMap::new(),
+            order: BTreeMap::new(),
+            remembered: 0,
+            closed: VecDeque::new(),
+            hasher: RandomState::new(),
+            limits,
+        }
+    }
+
+    /// Takes the event at `offset` of the log.
+    pub(super) fn hear(&mut self, offset: u64, event: Event, now: Timestamp) -> Vec<Heard> {
+        let heard = match event.data {
+            Data::BatchSubmitted(batch) => self.announce(offset, event.id, event.time, batch, now),
+            Data::Job(job) => self.job(*job, event.time, now),
+            Data::BatchCompleted(_) => Some(Heard::Published(event.id)),
+            _ => None,
+        };
+        heard.into_iter().chain(self.forget_surplus()).collect()
+    }
+
+    /// How many batches are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Where the log has to be read from on to know all open batches; `None` if there is none.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.order.first_key_value().map(|(offset, _)| *offset)
+    }
+
+    /// Forgets batches of which nothing was heard for as long as the log keeps events.
+    pub(super) fn forget_silent(&mut self, now: Timestamp) -> Vec<Name> {
+        let is_silent = |open: &Open| now.duration_since(open.heard) > FORGOTTEN_AFTER;
+        let silent: Vec<Name> =
+            self.open.iter().filter(|(_, open)| is_silent(open)).map(|(name, _)| name.clone()).collect();
+        for name in &silent {
+            self.close(name);
+        }
+        silent
+    }
+
+    fn announce(&mut self, offset: u64, id: String, at: Timestamp, batch: Batch, now: Timestamp) -> Option<Heard> {
+        // No job can have such a batch or such a lane.
+        if batch.batch_id.len() > BATCH_ID_LIMIT || LaneName::parse(&batch.lane).is_none() {
+            return None;
+        }
+        let name = Name { lane: batch.lane, batch: batch.batch_id };
+        let hash = self.hasher.hash_one((&name, &id, at));
+        if self.closed.contains(&hash) {
+            return None;
+        }
+        let open = match self.open.get_mut(&name) {
+            Some(open) => open,
+            None => {
+                self.order.insert(offset, name.clone());
+                self.open.entry(name.clone()).or_insert(Open {
+                    offset,
+                    id: completion_id(&name.lane, &name.batch, &id, at),
+                    submitted_at: at,
+                    announced: Announced::default(),
+                    announcements: Vec::new(),
+                    ended: HashSet::new(),
+                    up: 0,
+                    kinds: BTreeMap::new(),
+                    first_event_at: None,
+                    last_event_at: None,
+                    heard: at.min(now),
+                })
+            }
+        };
+        open.heard = open.heard.max(at.min(now));
+        if open.announced.hear(&id, batch.size, at) != Announcement::Copy {
+            open.announcements.push(hash);
+            self.remembered += 1;
+        }
+        self.complete(&name)
+    }
+
+    fn job(&mut self, job: JobEvent, at: Timestamp, now: Timestamp) -> Option<Heard> {
+        let name = Name { batch: job.batch_id.clone()?, lane: job.lane.clone() };
+        let open = self.open.get_mut(&name)?;
+        open.heard = open.heard.max(at.min(now));
+        open.first_event_at = Some(open.first_event_at.map_or(at, |first| first.min(at)));
+        open.last_event_at = Some(open.last_event_at.map_or(at, |last| last.max(at)));
+        if !job.is_final || !open.ended.insert(self.hasher.hash_one(&job.job_id)) {
+            return None;
+        }
+        self.remembered += 1;
+        open.up += usize::from(job.is_up());
+        open.count(job.outcome, job.reason.unwrap_or_default());
+        self.complete(&name)
+    }
+
+    /// The batch's completion, if it is done. It is not open any more then.
+    fn complete(&mut self, name: &Name) -> Option<Heard> {
+        let open = self.open.get(name)?;
+        if open.announced.jobs()? > open.ended.len() {
+            return None;
+        }
+        let open = self.close(name)?;
+        let Name { lane, batch } = name.clone();
+        Some(Heard::Completed(Box::new(open.completed(lane, batch))))
+    }
+
+    fn close(&mut self, name: &Name) -> Option<Open> {
+        let open = self.open.remove(name)?;
+        self.order.remove(&open.offset);
+        self.remembered -= open.announcements.len() + open.ended.len();
+        self.closed.extend(&open.announcements);
+        let surplus = self.closed.len().saturating_sub(MOST_CLOSED);
+        self.closed.drain(..surplus);
+        Some(open)
+    }
+
+    /// Forgets the batches that were opened first, while there is too much to remember.
+    fn forget_surplus(&mut self) -> Vec<Heard> {
+        let mut forgotten = Vec::new();
+        while self.open.len() > self.limits.open || self.remembered > self.limits.remembered {
+            let Some(name) = self.order.first_key_value().map(|(_, name)| name.clone()) else { break };
+            self.close(&name);
+            forgotten.push(Heard::Forgotten(name));
+        }
+        forgotten
+    }
+}
+
+impl Open {
+    fn count(&mut self, outcome: String, reason: String) {
+        let kind = (outcome, reason);
+        let is_usual = kind.0.len() <= LONGEST_NAME && kind.1.len() <= LONGEST_NAME;
+        let is_kept = is_usual && (self.kinds.len() < MOST_KINDS || self.kinds.contains_key(&kind));
+        let kind = if is_kept { kind } else { (OTHER.to_owned(), OTHER.to_owned()) };
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+
+    fn completed(self, lane: String, batch_id: String) -> Event {
+        let (mut outcomes, mut reasons) = (BTreeMap::new(), BTreeMap::new());
+        for ((outcome, reason), count) in self.kinds {
+            *outcomes.entry(outcome).or_default() += count;
+            if !reason.is_empty() {
+                *reasons.entry(reason).or_default() += count;
+            }
+        }
+        let completed = BatchCompleted {
+            batch_id,
+            lane,
+            size: self.announced.jobs().unwrap_or_default(),
+            ended: self.ended.len(),
+            up: self.up,
+            outcomes,
+            reasons,
+            submitted_at: self.submitted_at,
+            first_event_at: self.first_event_at,
+            last_event_at: self.last_event_at,
+        };
+        Event::of_completion(self.id, completed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
