@@ -107,12 +107,16 @@ impl Batches {
         }
     }
 
-    /// Takes the event at `offset` of the log.
-    pub(super) fn hear(&mut self, offset: u64, event: Event, now: Timestamp) -> Vec<Heard> {
+    /// Takes the event at `offset` of the log, which was published under the routing key `key`.
+    pub(super) fn hear(&mut self, offset: u64, key: &str, event: Event, now: Timestamp) -> Vec<Heard> {
         let heard = match event.data {
-            Data::BatchSubmitted(batch) => self.announce(offset, event.id, event.time, batch, now),
-            Data::Job(job) => self.job(*job, event.time, now),
-            Data::BatchCompleted(_) => Some(Heard::Published(event.id)),
+            Data::BatchSubmitted(batch) if is_key(key, &batch.lane, "submitted") => {
+                self.announce(offset, event.id, event.time, batch, now)
+            }
+            Data::Job(job) if is_key(key, &job.lane, &job.outcome) => self.job(*job, event.time, now),
+            Data::BatchCompleted(completed) if is_key(key, &completed.lane, "completed") => {
+                Some(Heard::Published(event.id))
+            }
             _ => None,
         };
         heard.into_iter().chain(self.forget_surplus()).collect()
@@ -222,6 +226,12 @@ impl Batches {
         }
         forgotten
     }
+}
+
+/// Whether `key` is the routing key under which reveille publishes what happens in the lane: RabbitMQ lets a user publish under some
+/// keys and not under others, and what stands in an event it does not read.
+fn is_key(key: &str, lane: &str, what: &str) -> bool {
+    key.strip_prefix(lane).and_then(|rest| rest.strip_prefix('.')) == Some(what)
 }
 
 impl Open {

@@ -25,6 +25,8 @@ use crate::replica::Replica;
 use crate::retry::half_jitter;
 use crate::telemetry::SchedulerMetrics;
 
+/// The routing key of what a holder writes down. No lane's begins like this.
+const HELD_KEY: &str = "_scheduler.held";
 /// After so many messages it is written down anew from where on the log has to be read …
 const WRITE_EVERY: u64 = 2_000;
 /// … and among so many last ones it is looked for: read in a tenth of a second.
@@ -92,7 +94,7 @@ impl Outbox {
     async fn write_down(&self, resume_from: Option<u64>) -> Result<(), lapin::Error> {
         let held = SchedulerHeld { replica: Replica::this(), resume_from };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
-        self.publish("_scheduler.held".to_owned(), &event).await
+        self.publish(HELD_KEY.to_owned(), &event).await
     }
 }
 
@@ -192,8 +194,10 @@ impl<'a> Duty<'a> {
         let mut stream = soon(Stream::open(connection, &self.log, Position::Offset(from))).await?;
         let mut found = None;
         loop {
-            let Entry { offset, message, .. } = soon(stream.next()).await?;
-            if let Some(Event { data: Data::SchedulerHeld(held), .. }) = Event::read(&message.body) {
+            let Entry { offset, key, message } = soon(stream.next()).await?;
+            if key == HELD_KEY
+                && let Some(Event { data: Data::SchedulerHeld(held), .. }) = Event::read(&message.body)
+            {
                 // A holder knows of nothing that comes later.
                 found = held.resume_from.filter(|from| *from <= offset).or(found);
             }
@@ -209,7 +213,7 @@ impl<'a> Duty<'a> {
         self.next = Some(next);
         // What cannot be read is no event.
         if let Some(event) = Event::read(&entry.message.body) {
-            for heard in self.batches.hear(entry.offset, event, Timestamp::now()) {
+            for heard in self.batches.hear(entry.offset, &entry.key, event, Timestamp::now()) {
                 match heard {
                     Heard::Completed(event) => drop(self.unpublished.insert(event.id.clone(), *event)),
                     Heard::Published(id) => drop(self.unpublished.remove(&id)),

@@ -10,7 +10,8 @@
 //! by its id. None is left out: a holder reads the log from the first announcement of any batch on whose completion may be missing,
 //! and publishes those that it does not find in the log.
 //!
-//! **Trust.** Anybody who may publish outcomes can announce batches and end jobs of them, and so have a completion published that is
+//! **Trust.** An event counts under the routing key that it should have, so RabbitMQ's topic permissions decide which events a user can
+//! make up. Anybody who may publish all outcomes can announce batches and end jobs of them, and so have a completion published that is
 //! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Memory is bounded whatever is in the log.
 
 mod batches;

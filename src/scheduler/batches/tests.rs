@@ -25,9 +25,19 @@ impl Log {
     }
 
     fn hear(&mut self, event: Event) -> Vec<Heard> {
+        let key = match &event.data {
+            Data::BatchSubmitted(batch) => format!("{}.submitted", batch.lane),
+            Data::BatchCompleted(completed) => format!("{}.completed", completed.lane),
+            Data::Job(job) => format!("{}.{}", job.lane, job.outcome),
+            _ => String::new(),
+        };
+        self.hear_under(&key, event)
+    }
+
+    fn hear_under(&mut self, key: &str, event: Event) -> Vec<Heard> {
         let (offset, now) = (self.next, self.now());
         self.next += 1;
-        self.batches.hear(offset, event, now)
+        self.batches.hear(offset, key, event, now)
     }
 
     /// An announcement of the lane `prod`, under this id.
@@ -208,6 +218,22 @@ fn a_completion_in_the_log_is_recognized_by_its_id() {
     let Heard::Completed(event) = &heard[0] else { panic!("{heard:?}") };
     let read = Event::read(&event.to_bytes()).unwrap();
     assert_eq!(log.hear(read), [Heard::Published(event.id.clone())]);
+}
+
+#[test]
+fn an_event_counts_under_its_own_routing_key_alone() {
+    let mut log = Log::new();
+    let announced = announcement("a", "prod", "morning", 1, log.now());
+    for key in ["test.submitted", "prod.started", "prod", "prodsubmitted", "reveille.outcomes.log", ""] {
+        assert_eq!((log.hear_under(key, announced.clone()), log.batches.open()), (NOTHING, 0), "{key}");
+    }
+    log.hear(announced);
+    let ended = event("1", "prod", Some("morning"), Outcome::Started, true, log.now());
+    for key in ["prod.submitted", "prod.failed", "test.started"] {
+        assert_eq!(log.hear_under(key, ended.clone()), NOTHING, "{key}");
+    }
+    let [Heard::Completed(done)] = &log.hear(ended)[..] else { panic!("not completed") };
+    assert_eq!(log.hear_under("prod.started", (**done).clone()), NOTHING);
 }
 
 #[test]
