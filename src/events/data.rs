@@ -155,6 +155,9 @@ pub struct Batch {
     pub size: usize,
     /// To which lane.
     pub lane: String,
+    /// How many jobs may fail before the rest of the batch is cancelled; `None`: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<usize>,
 }
 
 /// As many distinct jobs of a batch have ended as were announced.

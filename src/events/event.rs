@@ -80,9 +80,9 @@ impl Event {
         Self { source: "/reveille/scheduler".to_owned(), ..Self::new("", data, now) }
     }
 
-    /// That a batch is done, with its [`completion_id`]. All copies are equal: everything in it follows from the log.
-    pub fn of_completion(id: String, completed: BatchCompleted) -> Self {
-        let source = format!("/reveille/lanes/{}", completed.lane);
+    /// That the batch with this [`batch_key`] is done. All copies are equal: everything in it follows from the log.
+    pub fn of_completion(key: &str, completed: BatchCompleted) -> Self {
+        let (id, source) = (format!("{key}/completed"), format!("/reveille/lanes/{}", completed.lane));
         let time = completed.last_event_at.unwrap_or(completed.submitted_at);
         Self { id, source, subject: None, time, traceparent: None, data: Data::BatchCompleted(Box::new(completed)) }
     }
@@ -117,9 +117,9 @@ impl Event {
     }
 }
 
-/// The id of the event that a batch is done, by the id and the time of its first announcement: a name can be announced again. It is
-/// a hash, since ids of announcements can be of any length.
-pub fn completion_id(lane: &str, batch: &str, announcement: &str, announced_at: Timestamp) -> String {
+/// What the scheduler's events about a batch have their ids from, by the id and the time of its first announcement: a name can be
+/// announced again. It is a hash, since ids of announcements can be of any length.
+pub fn batch_key(lane: &str, batch: &str, announcement: &str, announced_at: Timestamp) -> String {
     let mut hash = Sha256::new();
     for part in [lane, batch, announcement, &announced_at.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -127,7 +127,7 @@ pub fn completion_id(lane: &str, batch: &str, announcement: &str, announced_at: 
     }
     let hash: [u8; 32] = hash.finalize().into();
     let half = hash.first_chunk().expect("a SHA-256 has twice as many bytes");
-    format!("{:032x}/completed", u128::from_be_bytes(*half))
+    format!("{:032x}", u128::from_be_bytes(*half))
 }
 
 /// The header of W3C Trace Context (<https://www.w3.org/TR/trace-context/#traceparent-header>), version 00.
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_event_is_read_as_it_was_written() {
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
         let new = [
             Data::BatchSubmitted(batch),
             Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }),
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_consumers_know() {
         let about = |lane: &str, data| Event { id: "id".to_owned(), ..Event::new(lane, data, now()) };
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
         for (event, written) in [
             (
                 full(Outcome::Failed(Reason::NotFound)),
@@ -252,6 +252,10 @@ mod tests {
                 r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
+                about("prod", Data::BatchSubmitted(Batch { max_failures: Some(2), ..batch.clone() })),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":2}}"#,
+            ),
+            (
                 about("prod", Data::BatchSubmitted(batch)),
                 r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod"}}"#,
             ),
@@ -260,8 +264,8 @@ mod tests {
                 r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod","replica":{"host":"host-1","pid":7,"version":"0.1.0"}}}"#,
             ),
             (
-                Event::of_completion("id".to_owned(), completed("morning")),
-                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.completed.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","lane":"prod","size":3,"ended":3,"up":2,"outcomes":{"failed":1,"started":2},"reasons":{"not_found":1},"submitted_at":"2026-11-25T07:30:00Z","first_event_at":"2026-11-25T07:30:00Z","last_event_at":"2026-11-25T07:30:00Z"}}"#,
+                Event::of_completion("key", completed("morning")),
+                r#"{"specversion":"1.0","id":"key/completed","source":"/reveille/lanes/prod","type":"io.reveille.batch.completed.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","lane":"prod","size":3,"ended":3,"up":2,"outcomes":{"failed":1,"started":2},"reasons":{"not_found":1},"submitted_at":"2026-11-25T07:30:00Z","first_event_at":"2026-11-25T07:30:00Z","last_event_at":"2026-11-25T07:30:00Z"}}"#,
             ),
             (
                 Event {
@@ -279,19 +283,16 @@ mod tests {
     }
 
     #[test]
-    fn each_announcement_has_a_completion_of_its_own() {
-        let first = completion_id("prod", "morning", "a", now());
-        assert_eq!(
-            (first.len(), completion_id("prod", "morning", "a", now())),
-            (32 + "/completed".len(), first.clone())
-        );
+    fn each_announcement_has_a_key_of_its_own() {
+        let first = batch_key("prod", "morning", "a", now());
+        assert_eq!((first.len(), batch_key("prod", "morning", "a", now())), (32, first.clone()));
         for (lane, batch, announcement, at) in [
             ("test", "morning", "a", now()),
             ("prod", "mornin", "ga", now()),
             ("prod", "morning", "b", now()),
             ("prod", "morning", "a", Timestamp::UNIX_EPOCH),
         ] {
-            assert_ne!(completion_id(lane, batch, announcement, at), first);
+            assert_ne!(batch_key(lane, batch, announcement, at), first);
         }
     }
 

@@ -11,5 +11,5 @@ mod outcome;
 
 pub use self::announced::{Announced, Announcement};
 pub use self::data::{Batch, BatchCompleted, Data, JobEvent, LaneHeld, SchedulerHeld};
-pub use self::event::{CONTENT_TYPE, Event, completion_id, is_traceparent};
+pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
 pub use self::outcome::{Outcome, Phase, Reason};

@@ -5,6 +5,10 @@
 //! opens a batch of its own under the same name, and so do the jobs that end from then on belong to that one. All this follows from
 //! the order of the log and from nothing else, so each replica that reads the log comes to the same events.
 //!
+//! An announcement can say how many jobs may fail. Where more of them do while the batch is open, a command to cancel the rest is due,
+//! once: jobs that failed, expired or were rejected count, and not those that were cancelled. The latest announcement that says a
+//! number counts.
+//!
 //! **Memory.** A hash for each ended job of an open batch, some 20 bytes: about 80 MB for [`MOST_REMEMBERED`]. Anybody who may
 //! publish outcomes can announce batches that never end. So the batch that was opened first is forgotten where there are too many
 //! of them, or too many of their jobs; and so is one of which nothing was heard for as long as the log keeps an event.
@@ -13,9 +17,10 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 
 use crate::config::LaneName;
-use crate::events::{Announced, Announcement, Batch, BatchCompleted, Data, Event, JobEvent, completion_id};
+use crate::events::{Announced, Announcement, Batch, BatchCompleted, Data, Event, JobEvent, batch_key};
 use crate::job::BATCH_ID_LIMIT;
 
 /// Jobs and announcements of all open batches together.
@@ -29,6 +34,10 @@ const MOST_KINDS: usize = 64;
 const LONGEST_NAME: usize = 64;
 /// What stands for a kind beyond those.
 const OTHER: &str = "other";
+/// The type of the command to cancel a batch.
+const BATCH_CANCEL: &str = "io.reveille.batch.cancel.v1";
+/// The outcome of what a command cancelled.
+const CANCELLED: &str = "cancelled";
 /// As the log keeps events.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -40,6 +49,8 @@ pub(super) struct Batches {
     order: BTreeMap<u64, Name>,
     /// Jobs and announcements of all of them.
     remembered: usize,
+    /// Commands to cancel the rest of an open batch.
+    cancels: BTreeMap<Name, Event>,
     /// Hashes of the announcements of completed batches, the latest last.
     closed: VecDeque<u64>,
     /// Its keys are random, so that nobody can choose ids with equal hashes.
@@ -54,7 +65,7 @@ struct Limits {
 }
 
 /// Of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub(super) lane: String,
     pub(super) batch: String,
@@ -64,8 +75,8 @@ pub(super) struct Name {
 struct Open {
     /// Offset of the announcement that opened it.
     offset: u64,
-    /// Id of its completion. The announcement's own can be of any length.
-    id: String,
+    /// Its [`batch_key`].
+    key: String,
     submitted_at: Timestamp,
     announced: Announced,
     /// Hashes of its announcements.
@@ -73,6 +84,10 @@ struct Open {
     /// Hashes of the ids of ended jobs.
     ended: HashSet<u64>,
     up: usize,
+    failed: usize,
+    max_failures: Option<usize>,
+    /// The command to cancel the rest was due.
+    is_cancelled: bool,
     /// By outcome and reason.
     kinds: BTreeMap<(String, String), usize>,
     first_event_at: Option<Timestamp>,
@@ -101,6 +116,7 @@ impl Batches {
             open: HashMap::new(),
             order: BTreeMap::new(),
             remembered: 0,
+            cancels: BTreeMap::new(),
             closed: VecDeque::new(),
             hasher: RandomState::new(),
             limits,
@@ -159,12 +175,15 @@ impl Batches {
                 self.order.insert(offset, name.clone());
                 self.open.entry(name.clone()).or_insert(Open {
                     offset,
-                    id: completion_id(&name.lane, &name.batch, &id, at),
+                    key: batch_key(&name.lane, &name.batch, &id, at),
                     submitted_at: at,
                     announced: Announced::default(),
                     announcements: Vec::new(),
                     ended: HashSet::new(),
                     up: 0,
+                    failed: 0,
+                    max_failures: None,
+                    is_cancelled: false,
                     kinds: BTreeMap::new(),
                     first_event_at: None,
                     last_event_at: None,
@@ -173,11 +192,12 @@ impl Batches {
             }
         };
         open.heard = open.heard.max(at.min(now));
+        open.max_failures = batch.max_failures.or(open.max_failures);
         if open.announced.hear(&id, batch.size, at) != Announcement::Copy {
             open.announcements.push(hash);
             self.remembered += 1;
         }
-        self.complete(&name)
+        self.complete_or_cancel(&name, at.min(now))
     }
 
     fn job(&mut self, job: JobEvent, at: Timestamp, now: Timestamp) -> Option<Heard> {
@@ -190,9 +210,26 @@ impl Batches {
             return None;
         }
         self.remembered += 1;
-        open.up += usize::from(job.is_up());
+        let is_up = job.is_up();
+        open.up += usize::from(is_up);
+        open.failed += usize::from(!is_up && job.outcome != CANCELLED);
         open.count(job.outcome, job.reason.unwrap_or_default());
-        self.complete(&name)
+        self.complete_or_cancel(&name, at.min(now))
+    }
+
+    fn complete_or_cancel(&mut self, name: &Name, at: Timestamp) -> Option<Heard> {
+        let completed = self.complete(name);
+        if let Some(open) = self.open.get_mut(name)
+            && let Some(command) = open.cancel(name, at)
+        {
+            self.cancels.insert(name.clone(), command);
+        }
+        completed
+    }
+
+    /// The next command to cancel the rest of a batch of which too many jobs have failed.
+    pub(super) fn pop_cancel(&mut self) -> Option<(Name, Event)> {
+        self.cancels.pop_first()
     }
 
     /// The batch's completion, if it is done. It is not open any more then.
@@ -209,6 +246,7 @@ impl Batches {
     fn close(&mut self, name: &Name) -> Option<Open> {
         let open = self.open.remove(name)?;
         self.order.remove(&open.offset);
+        self.cancels.remove(name);
         self.remembered -= open.announcements.len() + open.ended.len();
         self.closed.extend(&open.announcements);
         let surplus = self.closed.len().saturating_sub(MOST_CLOSED);
@@ -235,6 +273,20 @@ fn is_key(key: &str, lane: &str, what: &str) -> bool {
 }
 
 impl Open {
+    /// The command to cancel the rest, if it is due and was not before. All copies are equal, and so is what they cancel: jobs that
+    /// were submitted up to `at`.
+    fn cancel(&mut self, Name { lane, batch }: &Name, at: Timestamp) -> Option<Event> {
+        let (failed, most) = (self.failed, self.max_failures?);
+        if failed <= most || self.is_cancelled {
+            return None;
+        }
+        self.is_cancelled = true;
+        let reason = format!("{failed} jobs have failed, and max_failures is {most}");
+        let data = json!({"batch_id": batch, "lane": lane, "by": "reveille scheduler", "reason": reason});
+        let command = Data::Unknown { kind: BATCH_CANCEL.to_owned(), data };
+        Some(Event { id: format!("{}/cancel", self.key), ..Event::of_scheduler(command, at) })
+    }
+
     fn count(&mut self, outcome: String, reason: String) {
         let kind = (outcome, reason);
         let is_usual = kind.0.len() <= LONGEST_NAME && kind.1.len() <= LONGEST_NAME;
@@ -263,7 +315,7 @@ impl Open {
             first_event_at: self.first_event_at,
             last_event_at: self.last_event_at,
         };
-        Event::of_completion(self.id, completed)
+        Event::of_completion(&self.key, completed)
     }
 }
 

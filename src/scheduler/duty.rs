@@ -15,8 +15,9 @@ use tracing::{debug, info, warn};
 
 use super::batches::{Batches, Heard};
 use crate::broker::connection::ConnectError;
+use crate::broker::names::COMMAND;
 use crate::broker::{
-    Connection, ConnectionKind, Entry, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
+    Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::Broker;
 use crate::events::{CONTENT_TYPE, Data, Event, SchedulerHeld};
@@ -69,24 +70,34 @@ impl<E: Into<LogError>> From<E> for Problem {
 
 /// Publishes events.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(super) struct Outbox<'a> {
     publisher: Publisher,
-    exchange: String,
+    names: &'a Names,
 }
 
-impl Outbox {
-    pub(super) fn new(connection: &Connection, exchange: String) -> Self {
-        Self { publisher: connection.publisher(Traffic::Outcomes, 1), exchange }
+impl<'a> Outbox<'a> {
+    pub(super) fn new(connection: &Connection, names: &'a Names) -> Self {
+        Self { publisher: connection.publisher(Traffic::Outcomes, 1), names }
+    }
+
+    /// Publishes an event among the outcomes.
+    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+        self.publish(self.names.outcomes(), key, event).await
+    }
+
+    /// Gives a command.
+    async fn cancel(&self, command: &Event) -> Result<(), lapin::Error> {
+        self.publish(self.names.control(), format!("{COMMAND}.batch.cancel"), command).await
     }
 
     /// Publishes until the broker confirms.
     ///
     /// # Errors
     /// The connection broke.
-    async fn publish(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+    async fn publish(&self, exchange: String, key: String, event: &Event) -> Result<(), lapin::Error> {
         let id = event.id.as_str().into();
         let properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(id);
-        let (exchange, body) = (self.exchange.clone(), event.to_bytes());
+        let body = event.to_bytes();
         self.publisher.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
     }
 
@@ -94,7 +105,7 @@ impl Outbox {
     async fn write_down(&self, resume_from: Option<u64>) -> Result<(), lapin::Error> {
         let held = SchedulerHeld { replica: Replica::this(), resume_from };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
-        self.publish(HELD_KEY.to_owned(), &event).await
+        self.event(HELD_KEY.to_owned(), &event).await
     }
 }
 
@@ -103,7 +114,7 @@ impl Outbox {
 pub(super) struct Duty<'a> {
     broker: &'a Arc<Broker>,
     log: String,
-    outbox: Outbox,
+    outbox: Outbox<'a>,
     metrics: &'a SchedulerMetrics,
     batches: Batches,
     /// Completions that are not known to be published, by id.
@@ -130,7 +141,8 @@ impl Written {
 }
 
 impl<'a> Duty<'a> {
-    pub(super) fn new(broker: &'a Arc<Broker>, log: String, outbox: Outbox, metrics: &'a SchedulerMetrics) -> Self {
+    pub(super) fn new(broker: &'a Arc<Broker>, outbox: Outbox<'a>, metrics: &'a SchedulerMetrics) -> Self {
+        let log = outbox.names.outcomes_log();
         let (unpublished, next, written) = Default::default();
         Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, next, written }
     }
@@ -180,6 +192,7 @@ impl<'a> Duty<'a> {
         let mut look = interval(LOOK_EVERY);
         loop {
             self.publish().await?;
+            self.cancel().await?;
             self.write_down(next).await?;
             tokio::select! {
                 entry = stream.next() => next = self.take(entry?),
@@ -244,12 +257,26 @@ impl<'a> Duty<'a> {
     async fn publish(&mut self) -> Result<(), Problem> {
         while let Some((id, event)) = self.unpublished.first_key_value() {
             if let Data::BatchCompleted(completed) = &event.data {
-                self.outbox.publish(format!("{}.completed", completed.lane), event).await.map_err(Problem::Outbox)?;
+                self.outbox.event(format!("{}.completed", completed.lane), event).await.map_err(Problem::Outbox)?;
                 debug!(lane = completed.lane, batch = completed.batch_id, "batch completed");
                 self.metrics.completed.inc();
             }
             let id = id.clone();
             self.unpublished.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Has the rest of each batch cancelled of which too many jobs have failed.
+    async fn cancel(&mut self) -> Result<(), Problem> {
+        while let Some((name, command)) = self.batches.pop_cancel() {
+            self.outbox.cancel(&command).await.map_err(Problem::Outbox)?;
+            warn!(
+                lane = name.lane,
+                batch = name.batch,
+                "the rest of the batch is cancelled: too many of its jobs have failed"
+            );
+            self.metrics.cancelled.inc();
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
-//! ([`batches`]), and publishes that a batch is done ([`duty`]).
+//! ([`batches`]), publishes that a batch is done, and has the rest of one cancelled of which too many jobs have failed ([`duty`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
 //! is held over a channel that lanes have to spare. Where RabbitMQ allows no replica one, no completion is published, and lanes run
@@ -12,7 +12,8 @@
 //!
 //! **Trust.** An event counts under the routing key that it should have, so RabbitMQ's topic permissions decide which events a user can
 //! make up. Anybody who may publish all outcomes can announce batches and end jobs of them, and so have a completion published that is
-//! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Memory is bounded whatever is in the log.
+//! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Jobs are cancelled by what the log says, but
+//! only those of a batch with an announcement that says how many may fail. Memory is bounded whatever is in the log.
 
 mod batches;
 mod duty;
@@ -73,8 +74,8 @@ impl Role for Scheduler {
 
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         info!("scheduler held");
-        let outbox = Outbox::new(term.connection, self.names.outcomes());
-        let mut duty = Duty::new(&self.broker, self.names.outcomes_log(), outbox, &self.metrics);
+        let outbox = Outbox::new(term.connection, &self.names);
+        let mut duty = Duty::new(&self.broker, outbox, &self.metrics);
         tokio::select! {
             biased;
             () = term.stop.requested() => Ok(()),

@@ -294,6 +294,49 @@ async fn a_batch_that_ends_while_no_replica_follows_the_log_is_completed_by_the_
 }
 
 #[tokio::test]
+async fn a_batch_of_which_too_many_jobs_fail_has_the_command_to_cancel_its_rest_given_once() {
+    let mut stage = Stage::set().await;
+    let announced = json!({
+        "specversion": "1.0", "id": "ours", "source": "/ours", "type": "io.reveille.batch.submitted.v1",
+        "time": "2026-11-25T07:30:00Z",
+        "data": {"batch_id": "morning", "size": 10, "lane": "prod", "max_failures": 2}
+    });
+    let body = announced.to_string().into_bytes();
+    stage.queues.publish("reveille.outcomes", "prod.submitted", BasicProperties::default(), &body).await;
+    let commands = async || {
+        let all = stage.queues.read_stream("reveille.control.log", &mut 0).await.into_iter();
+        let cancels = all.filter(|command| command.routing_key.as_str() == "command.batch.cancel");
+        cancels.map(|command| serde_json::from_slice::<Value>(&command.data).unwrap()).collect::<Vec<Value>>()
+    };
+    for number in 0..3 {
+        let instance = if number == 0 { instance(1) } else { format!("i-gone000{number}") };
+        stage.job(&format!("j-{number}"), json!({"instance_id": instance, "batch_id": "morning"})).await;
+    }
+    eventually("three have ended", async || {
+        (stage.daemon.metric(r#"reveille_jobs_total{lane="prod",outcome="failed",reason="not_found"}"#).await == 2.0)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(stage.daemon.metric("reveille_batches_cancelled_total").await, 0.0, "two may fail");
+    for number in 3..6 {
+        let instance = format!("i-gone000{number}");
+        stage.job(&format!("j-{number}"), json!({"instance_id": instance, "batch_id": "morning"})).await;
+    }
+    let given = eventually("it is given", async || Some(commands().await).filter(|given| !given.is_empty())).await;
+    assert_eq!(given.len(), 1, "{given:#?}");
+    assert_eq!(given[0]["type"], "io.reveille.batch.cancel.v1");
+    let reason = "3 jobs have failed, and max_failures is 2";
+    let said = json!({"batch_id": "morning", "lane": "prod", "by": "reveille scheduler", "reason": reason});
+    assert_eq!(given[0]["data"], said);
+
+    // The next holder does not know whether it was given.
+    stage.daemon.kill().await;
+    stage.daemon.start_again();
+    let copies = eventually("a copy is given", async || Some(commands().await).filter(|given| given.len() > 1)).await;
+    assert!(copies.iter().all(|copy| *copy == given[0]), "{copies:#?}");
+}
+
+#[tokio::test]
 async fn a_broker_that_is_lost_midway_costs_no_completion() {
     const JOBS: usize = 60;
     let slow = Wishes { lane: "rate = 10\nburst = 1", ..Wishes::default() };

@@ -46,6 +46,20 @@ impl Log {
         self.hear(event)
     }
 
+    /// The same, where so many jobs may fail.
+    fn announce_with(&mut self, id: &str, batch: &str, size: usize, max_failures: usize) -> Vec<Heard> {
+        let mut event = announcement(id, "prod", batch, size, self.now());
+        if let Data::BatchSubmitted(announced) = &mut event.data {
+            announced.max_failures = Some(max_failures);
+        }
+        self.hear(event)
+    }
+
+    /// The batches whose rest is to be cancelled now, with the ids of the commands.
+    fn cancels(&mut self) -> Vec<(String, String)> {
+        std::iter::from_fn(|| self.batches.pop_cancel()).map(|(name, command)| (name.batch, command.id)).collect()
+    }
+
     fn end(&mut self, job: &str, batch: &str, outcome: Outcome) -> Vec<Heard> {
         let event = event(job, "prod", Some(batch), outcome, true, self.now());
         self.hear(event)
@@ -53,7 +67,7 @@ impl Log {
 }
 
 fn announcement(id: &str, lane: &str, batch: &str, size: usize, now: Timestamp) -> Event {
-    let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_owned() };
+    let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_owned(), max_failures: None };
     Event { id: id.to_owned(), ..Event::new(lane, Data::BatchSubmitted(announced), now) }
 }
 
@@ -218,6 +232,57 @@ fn a_completion_in_the_log_is_recognized_by_its_id() {
     let Heard::Completed(event) = &heard[0] else { panic!("{heard:?}") };
     let read = Event::read(&event.to_bytes()).unwrap();
     assert_eq!(log.hear(read), [Heard::Published(event.id.clone())]);
+}
+
+#[test]
+fn the_rest_of_a_batch_is_cancelled_once_when_more_jobs_have_failed_than_may() {
+    let mut log = Log::new();
+    log.announce_with("a", "morning", 10, 2);
+    for (job, outcome) in [("1", NOT_FOUND), ("1", NOT_FOUND), ("2", Outcome::Started), ("3", Outcome::Expired)] {
+        log.end(job, "morning", outcome);
+    }
+    let mut cancelled = event("4", "prod", Some("morning"), Outcome::Expired, true, log.now());
+    if let Data::Job(job) = &mut cancelled.data {
+        job.outcome = CANCELLED.to_owned();
+    }
+    log.hear(cancelled);
+    assert_eq!(log.cancels(), [], "two have failed");
+    log.end("5", "morning", Outcome::Rejected);
+    let (name, command) = log.batches.pop_cancel().unwrap();
+    assert_eq!(name, Name { lane: "prod".to_owned(), batch: "morning".to_owned() });
+    let key = batch_key("prod", "morning", "a", at(0));
+    assert_eq!(
+        (command.id, command.time, command.data.kind().as_ref()),
+        (format!("{key}/cancel"), at(6), BATCH_CANCEL)
+    );
+    let Data::Unknown { data, .. } = command.data else { panic!("not as it is written") };
+    let reason = "3 jobs have failed, and max_failures is 2";
+    assert_eq!(data, json!({"batch_id": "morning", "lane": "prod", "by": "reveille scheduler", "reason": reason}));
+    log.end("6", "morning", NOT_FOUND);
+    log.announce_with("b", "morning", 1, 0);
+    assert_eq!(log.cancels(), [], "once");
+}
+
+#[test]
+fn nothing_is_cancelled_where_nothing_is_left_or_no_number_was_announced() {
+    let mut log = Log::new();
+    log.announce_with("a", "all", 2, 1);
+    log.end("1", "all", NOT_FOUND);
+    completed(log.end("2", "all", NOT_FOUND));
+    log.announce("b", "unbounded", 50);
+    for job in 0..40 {
+        log.end(&job.to_string(), "unbounded", NOT_FOUND);
+    }
+    // The announcement of a further part says how many may fail, and those were more.
+    assert_eq!(log.cancels(), []);
+    log.announce_with("c", "unbounded", 1, 39);
+    assert_eq!(log.cancels().len(), 1);
+
+    // One that was due as the batch came to its end is not given any more.
+    log.announce_with("d", "ended", 2, 0);
+    log.end("1", "ended", NOT_FOUND);
+    completed(log.end("2", "ended", NOT_FOUND));
+    assert_eq!(log.cancels(), []);
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub struct SchedulerMetrics {
     pub completed: IntCounter,
     /// Batches given up before they were done.
     pub forgotten: IntCounter,
+    /// Batches whose rest it had cancelled.
+    pub cancelled: IntCounter,
 }
 
 impl SchedulerMetrics {
@@ -30,6 +32,10 @@ impl SchedulerMetrics {
             forgotten: families.with(IntCounter::new(
                 "reveille_batches_forgotten_total",
                 "Announced batches that will not be published as completed: silent for seven days, or too many at a time.",
+            )),
+            cancelled: families.with(IntCounter::new(
+                "reveille_batches_cancelled_total",
+                "Batches whose rest the scheduler had cancelled, since more of their jobs had failed than max_failures says.",
             )),
         }
     }
