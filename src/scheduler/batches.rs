@@ -51,11 +51,20 @@ pub(super) struct Batches {
     remembered: usize,
     /// Commands to cancel the rest of an open batch.
     cancels: BTreeMap<Name, Event>,
-    /// Hashes of the announcements of completed batches, the latest last.
-    closed: VecDeque<u64>,
+    /// Announcements of batches that are not open any more, the latest last.
+    closed: VecDeque<Announcing>,
     /// Its keys are random, so that nobody can choose ids with equal hashes.
     hasher: RandomState,
     limits: Limits,
+}
+
+/// An announcement of a batch, of which a copy or a correction may follow.
+#[derive(Debug, Clone, Copy)]
+struct Announcing {
+    /// Hash of the batch's name and the announcement's id.
+    id: u64,
+    size: usize,
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +88,8 @@ struct Open {
     key: String,
     submitted_at: Timestamp,
     announced: Announced,
-    /// Hashes of its announcements.
-    announcements: Vec<u64>,
+    /// Those that are no copies.
+    announcements: Vec<Announcing>,
     /// Hashes of the ids of ended jobs.
     ended: HashSet<u64>,
     up: usize,
@@ -165,8 +174,8 @@ impl Batches {
             return None;
         }
         let name = Name { lane: batch.lane, batch: batch.batch_id };
-        let hash = self.hasher.hash_one((&name, &id, at));
-        if self.closed.contains(&hash) {
+        let announcing = Announcing { id: self.hasher.hash_one((&name, &id)), size: batch.size, at };
+        if !self.open.contains_key(&name) && self.is_late(announcing) {
             return None;
         }
         let open = match self.open.get_mut(&name) {
@@ -194,10 +203,17 @@ impl Batches {
         open.heard = open.heard.max(at.min(now));
         open.max_failures = batch.max_failures.or(open.max_failures);
         if open.announced.hear(&id, batch.size, at) != Announcement::Copy {
-            open.announcements.push(hash);
+            open.announcements.push(announcing);
             self.remembered += 1;
         }
         self.complete_or_cancel(&name, at.min(now))
+    }
+
+    /// Whether this is a copy or a correction of an announcement of a batch that is not open any more. The same again, made at
+    /// another time, is a new batch.
+    fn is_late(&self, new: Announcing) -> bool {
+        let mut earlier = self.closed.iter().filter(|closed| closed.id == new.id);
+        earlier.any(|earlier| earlier.at == new.at || new.size < earlier.size)
     }
 
     fn job(&mut self, job: JobEvent, at: Timestamp, now: Timestamp) -> Option<Heard> {

@@ -167,6 +167,7 @@ fn a_name_that_is_announced_again_is_a_batch_of_its_own() {
     log.hear(first.clone());
     let (id, _) = completed(log.end("1", "morning", NOT_FOUND));
     assert_eq!(log.hear(first), NOTHING, "a copy of the announcement");
+    assert_eq!(log.announce("a", "morning", 0), NOTHING, "a correction that comes late");
     assert_eq!(log.batches.open(), 0);
 
     let mut ids = vec![id];
