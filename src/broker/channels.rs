@@ -6,7 +6,8 @@
 //!
 //! Fourteen channels for each lane, most of them idle, were too many for 200 lanes. A channel is lent for one group of
 //! messages, or for one queue check. The replica count has a permanent channel on each connection. Below eight channels
-//! there are no shares: four are enough for a lane, and then one stuck queue holds up everything.
+//! there are no shares: four are enough for a lane, and then one stuck queue holds up everything. The scheduler's baton
+//! has a channel where there is one beyond those.
 //!
 //! If there is room, four channels of each kind are opened per lane before one is lent again (`WARM`): the first
 //! publish of a channel to a queue without a leader keeps a pausing node of RabbitMQ 4.0 from dropping its clients for
@@ -59,6 +60,17 @@ pub(super) fn usable(channels: usize) -> usize {
     channels.saturating_sub((channels / 10).clamp(1, MOST_LOST))
 }
 
+/// Whether a connection with so many channels has one to spare for the scheduler's baton, beside those that its lanes
+/// need and use in shares.
+pub(super) fn has_spare(channels: usize, lanes: usize) -> bool {
+    left_by(lanes, channels) > FEWEST_SHARED
+}
+
+/// How many of `channels` are left to be lent by so many lanes.
+fn left_by(lanes: usize, channels: usize) -> usize {
+    channels.saturating_sub(OF_A_CONNECTION + lanes * OF_A_LANE)
+}
+
 /// The fewest channels that a lane needs, with the connection's own.
 pub const FEWEST: usize = OF_A_CONNECTION + OF_A_LANE + 1;
 
@@ -98,7 +110,7 @@ impl Shares {
 
     /// Divides the `channels` that so many lanes leave over.
     pub(super) fn divide(connection: &Arc<Connection>, channels: usize, lanes: usize) -> Self {
-        let left = channels.saturating_sub(OF_A_CONNECTION + lanes * OF_A_LANE);
+        let left = left_by(lanes, channels);
         if left < FEWEST_SHARED {
             return Self::undivided(connection, left, left);
         }
@@ -278,5 +290,11 @@ mod tests {
         assert_eq!([FEWEST - 1, FEWEST, 6, 7, 18, 2031].map(lanes_for), [0, 1, 1, 2, 5, 676]);
         assert_eq!([1, 2, 10].map(needed_by), [5, 8, 32]);
         assert_eq!([0, 4, 5, 20, 2047].map(usable), [0, 3, 4, 18, 2031]);
+    }
+
+    #[test]
+    fn the_scheduler_gets_a_channel_only_where_lanes_keep_their_shares() {
+        assert_eq!([FEWEST, 11, 12].map(|channels| has_spare(channels, 1)), [false, false, true]);
+        assert_eq!([2031, 13].map(|channels| has_spare(channels, 676)), [true, false]);
     }
 }

@@ -13,6 +13,8 @@ pub enum ConnectionKind {
     Log,
     /// Following the commands.
     Control,
+    /// Reading it for the scheduler.
+    Scheduler,
     /// Replies to producers.
     Replies,
     /// `reveille submit`.
@@ -29,6 +31,7 @@ impl ConnectionKind {
             Self::Run => "run",
             Self::Log => "log",
             Self::Control => "control",
+            Self::Scheduler => "scheduler",
             Self::Replies => "replies",
             Self::Submit => "submit",
             Self::Command => "command",
@@ -63,6 +66,7 @@ mod tests {
             (ConnectionKind::Run, "reveille run "),
             (ConnectionKind::Log, "reveille log "),
             (ConnectionKind::Control, "reveille control "),
+            (ConnectionKind::Scheduler, "reveille scheduler "),
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Command, "reveille command "),

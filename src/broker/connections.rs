@@ -17,11 +17,12 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::allowance::Allowance;
-use super::channels::{FEWEST, lanes_for, needed_by, usable};
+use super::channels::{FEWEST, lanes_for};
 use super::client::ConnectionKind;
 use super::connection::{ConnectError, Connection, connect};
 use super::declaring::{DeclareFailure, declare};
 use super::errors::limit_of_channels;
+use super::places::{Link, Place, Size};
 use super::topology::Topology;
 use crate::config::Broker;
 use crate::retry::full_jitter;
@@ -127,50 +128,6 @@ struct State {
     allowance: Allowance,
 }
 
-/// An open connection.
-#[derive(Debug)]
-struct Link {
-    connection: Arc<Connection>,
-    /// Places for lanes.
-    places: usize,
-    channels: usize,
-    /// One reference for the link itself, and one for each lane that has a place on it.
-    users: Arc<()>,
-    lost: watch::Receiver<bool>,
-    blocked: std::sync::Mutex<Option<String>>,
-}
-
-/// A lane's place on a connection, free for another lane when dropped.
-#[derive(Debug)]
-pub struct Place {
-    link: Arc<Link>,
-    _user: Arc<()>,
-}
-
-impl Place {
-    /// The connection.
-    pub fn connection(&self) -> &Connection {
-        &self.link.connection
-    }
-
-    /// Waits until the connection is lost.
-    pub async fn lost(&self) {
-        self.link.lost().await;
-    }
-}
-
-impl Link {
-    async fn lost(&self) {
-        // A watcher that is gone means a lost connection as well.
-        let _ = self.lost.clone().wait_for(|lost| *lost).await;
-    }
-
-    fn place(self: &Arc<Self>) -> Option<Place> {
-        let is_free = self.connection.is_open() && Arc::strong_count(&self.users) <= self.places;
-        is_free.then(|| Place { link: self.clone(), _user: self.users.clone() })
-    }
-}
-
 impl Connections {
     /// No connection yet. Declares the topology of so many `lanes`. `observer` is called on every change.
     pub fn new(
@@ -215,6 +172,17 @@ impl Connections {
         }
     }
 
+    /// Waits for the place that a connection has to spare, for the scheduler. Lanes come first: none is opened for it, and
+    /// it waits for ever where RabbitMQ allows too few channels.
+    pub async fn spare_place(&self) -> Place {
+        loop {
+            if let Some(place) = self.0.state().open.iter().find_map(Link::spare_place) {
+                return place;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     fn free_place(&self) -> Option<Place> {
         self.0.state().open.iter().find_map(Link::place)
     }
@@ -224,13 +192,13 @@ impl Connections {
         let (pause, is_first, allowed) = {
             let mut state = self.0.state();
             state.open.retain(|link| link.connection.is_open());
-            let taken: usize = state.open.iter().map(|link| link.channels).sum();
+            let taken: usize = state.open.iter().map(|link| link.size.channels).sum();
             let allowed = state.allowance.channels(Instant::now()).map(|channels| channels.saturating_sub(taken));
             (state.retries.pause(), state.open.is_empty(), allowed)
         };
         if allowed.is_some_and(|channels| lanes_for(channels) == 0) {
             self.0.change(|state| {
-                let places: usize = state.open.iter().map(|link| link.places).sum();
+                let places: usize = state.open.iter().map(|link| link.size.places).sum();
                 state.problem = format!(
                     "RabbitMQ allows too few channels, which are enough for {places} of {} lanes: raise max-channels of the user, or \
                      channel_max_per_node",
@@ -243,9 +211,9 @@ impl Connections {
         // With a limit, the channels of a lost connection are counted for a moment more.
         sleep(if allowed.is_some() { pause.max(COUNTED) } else { pause }).await;
         match self.try_open(is_first, allowed).await {
-            Ok((connection, places, channels)) => {
+            Ok((connection, size)) => {
                 info!(broker = self.0.broker.address(), "connected");
-                let link = self.watched(connection, places, channels);
+                let link = self.watched(connection, size);
                 self.0.change(|state| {
                     state.retries.opened();
                     state.problem = OPENING.to_owned();
@@ -265,29 +233,25 @@ impl Connections {
         }
     }
 
-    async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, usize, usize), OpenError> {
+    async fn try_open(&self, is_first: bool, allowed: Option<usize>) -> Result<(Connection, Size), OpenError> {
         let Shared { broker, topology, lanes, missing, .. } = &*self.0;
         let mut connection = connect(broker, ConnectionKind::Run).await?;
-        let max = usable(connection.channel_max());
-        // With a limit, use no more channels than needed, so that as many daemons as possible can share them.
-        let channels = allowed.map_or(max, |allowed| max.min(allowed).min(needed_by(*lanes)));
-        let places = lanes_for(channels).min(*lanes);
-        if places == 0 {
-            let channels = connection.channel_max();
+        let channels = connection.channel_max();
+        let size = Size::new(channels, allowed, *lanes);
+        if size.places == 0 {
             return Err(OpenError::TooFewChannels { address: broker.address(), channels });
         }
-        connection.for_lanes(channels, places, *lanes, missing.clone());
+        connection.for_lanes(size.for_lanes(), size.places, *lanes, missing.clone());
         if is_first {
             declare(&connection, topology, broker).await?;
         }
-        Ok((connection, places, channels))
+        Ok((connection, size))
     }
 
     /// Watches a connection until it is lost.
-    fn watched(&self, connection: Connection, places: usize, channels: usize) -> Arc<Link> {
+    fn watched(&self, connection: Connection, size: Size) -> Arc<Link> {
         let (tell, lost) = watch::channel(false);
-        let (connection, users, blocked) = (Arc::new(connection), Arc::default(), std::sync::Mutex::default());
-        let link = Arc::new(Link { connection, places, channels, users, lost, blocked });
+        let link = Arc::new(Link::new(connection, size, lost));
         let (watched, shared) = (link.clone(), self.0.clone());
         tokio::spawn(async move {
             let blocked = |reason: Option<String>| {
@@ -295,7 +259,7 @@ impl Connections {
                     Some(reason) => warn!("RabbitMQ takes no messages, waiting: {reason}"),
                     None => info!("RabbitMQ takes messages again"),
                 }
-                *watched.blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+                watched.set_blocked(reason);
                 shared.change(|_| {});
             };
             let error = watched.connection.lost(blocked).await;
@@ -385,11 +349,10 @@ impl Shared {
 
 impl State {
     fn summary(&self) -> BrokerState {
-        let blocked = |link: &Arc<Link>| link.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if self.waiting > 0 || self.open.is_empty() {
             BrokerState::Disconnected(self.problem.clone())
         } else {
-            self.open.iter().find_map(blocked).map_or(BrokerState::Connected, BrokerState::Blocked)
+            self.open.iter().find_map(|link| link.blocked()).map_or(BrokerState::Connected, BrokerState::Blocked)
         }
     }
 

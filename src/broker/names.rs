@@ -49,6 +49,11 @@ impl Names {
         self.name(&format!("baton.{lane}"))
     }
 
+    /// The queue whose baton makes its holder the replica that runs the scheduler. No lane's name begins with `_`.
+    pub fn scheduler_baton(&self) -> String {
+        self.name("baton._scheduler")
+    }
+
     /// The queue on which each replica is a consumer.
     pub fn replicas(&self) -> String {
         self.name("replicas")

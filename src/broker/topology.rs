@@ -138,7 +138,7 @@ impl Binding {
     }
 }
 
-/// All exchanges, queues and bindings for a set of lanes.
+/// All exchanges, queues and bindings for a set of lanes and the scheduler.
 #[derive(Debug, Default)]
 pub struct Topology {
     /// Each after the exchanges that its bindings lead to.
@@ -167,6 +167,7 @@ impl Topology {
         for lane in lanes {
             topology.lane(names, lane);
         }
+        topology.baton(names.scheduler_baton());
 
         topology.exchange(names.control(), Kind::Topic, None);
         let kept = stream(COMMANDS_MAX_AGE, COMMANDS_MAX_BYTES, COMMANDS_SEGMENT_BYTES);
@@ -222,11 +223,15 @@ impl Topology {
         self.bind(names.jobs(), Target::Queue, names.urgent_of(lane), &urgent_key(lane));
         self.queue(names.due_of(lane), arguments(), Some(&baton));
         self.bind(names.delay_return(), Target::Queue, names.due_of(lane), &format!("#.{lane}"));
+        self.baton(baton);
+    }
+
+    fn baton(&mut self, name: String) {
         let arguments = quorum([
             ("x-single-active-consumer", Argument::Flag(true)),
             ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
         ]);
-        self.queues.push(Queue { name: baton, arguments, phase: Phase::Baton, witness: None });
+        self.queues.push(Queue { name, arguments, phase: Phase::Baton, witness: None });
     }
 
     fn exchange(&mut self, name: String, kind: Kind, alternate: Option<String>) {
@@ -447,7 +452,7 @@ mod tests {
         let definitions = Topology::new(&Names::new("wake"), &lanes).definitions("/");
         let queues = definitions["queues"].as_array().unwrap();
         let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap_or_else(|| panic!("{name}"));
-        assert_eq!(queues.len(), 18 + 4 + 2 * 4);
+        assert_eq!(queues.len(), 18 + 5 + 2 * 4);
         assert_eq!(queue("wake.delay.00")["arguments"]["x-message-ttl"], 1_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-message-ttl"], 131_072_000);
         assert_eq!(queue("wake.delay.17")["arguments"]["x-dead-letter-exchange"], "wake.delay.16");

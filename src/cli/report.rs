@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn only_final_outcomes_count() {
         assert!(ended(&event("started", false, json!({}))).is_none());
-        let batch = Batch { batch_id: "b".to_owned(), size: 1, lane: "l".to_owned() };
+        let batch = Batch { batch_id: "b".to_owned(), size: 1, lane: "l".to_owned(), max_failures: None };
         let submitted = Event::new("l", Data::BatchSubmitted(batch), jiff::Timestamp::UNIX_EPOCH);
         assert!(ended(&submitted.to_bytes()).is_none());
         assert!(ended(b"noise").is_none());

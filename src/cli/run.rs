@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{Instrument, info, warn};
+use tracing::{Instrument, Span, error_span, info, warn};
 
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
@@ -19,7 +19,8 @@ use crate::config::{self, Config};
 use crate::control::Control;
 use crate::control::follow::Follower;
 use crate::lane::{Lane, LaneRole, Settings};
-use crate::ownership::{self, Sharing};
+use crate::ownership::{self, Role, Sharing};
+use crate::scheduler::Scheduler;
 use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
@@ -113,23 +114,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs every lane, until all are given back or the time of a stop is over.
+    /// Runs every lane and the scheduler, until all are given back or the time of a stop is over.
     async fn serve(&self, connections: &Connections) {
-        let mut lanes: JoinSet<Result<(), Infallible>> = JoinSet::new();
+        let mut roles: JoinSet<Result<(), Infallible>> = JoinSet::new();
         let sharing = Sharing::new(&self.names, self.lanes.len(), &self.metrics);
         for lane in self.lanes.iter().cloned() {
             let span = lane.span();
             let role = LaneRole { lane, readiness: self.readiness.clone() };
-            let (connections, sharing, stop) = (connections.clone(), sharing.clone(), self.stop.clone());
-            let held = async move {
-                ownership::hold(&role, &connections, &sharing, &stop).await;
-                Ok(())
-            };
-            lanes.spawn(held.instrument(span));
+            self.hold(role, connections, &sharing, span, &mut roles);
         }
         let commands = self.commands();
+        let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, &self.metrics);
+        let alone = Sharing::of_one(&self.names, &self.metrics);
+        self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
         tokio::select! {
-            Ok(()) = tasks::all(&mut lanes) => {}
+            Ok(()) = tasks::all(&mut roles) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
             never = commands.follow() => match never {},
@@ -138,7 +137,24 @@ impl Daemon {
             }
         }
         // Aborted and awaited, so that no lane's task acks anything after the connections are closed.
-        lanes.shutdown().await;
+        roles.shutdown().await;
+    }
+
+    /// Holds `role` in a task of its own whenever this replica gets it.
+    fn hold(
+        &self,
+        role: impl Role + 'static,
+        connections: &Connections,
+        sharing: &Arc<Sharing>,
+        span: Span,
+        tasks: &mut JoinSet<Result<(), Infallible>>,
+    ) {
+        let (connections, sharing, stop) = (connections.clone(), sharing.clone(), self.stop.clone());
+        let held = async move {
+            ownership::hold(&role, &connections, &sharing, &stop).await;
+            Ok(())
+        };
+        tasks.spawn(held.instrument(span));
     }
 
     /// Follows the commands, for all lanes.

@@ -160,7 +160,7 @@ async fn submit(
         *batches.entry(job.batch_id.as_deref().unwrap_or(batch)).or_default() += 1;
     }
     for (batch_id, size) in batches {
-        let announced = Batch { batch_id: batch_id.to_owned(), size, lane: lane.to_string() };
+        let announced = Batch { batch_id: batch_id.to_owned(), size, lane: lane.to_string(), max_failures: None };
         let announcement = Event::new(lane.as_str(), Data::BatchSubmitted(announced), Timestamp::now());
         let properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
         let (exchange, key, body) = (names.outcomes(), format!("{lane}.submitted"), announcement.to_bytes());

@@ -13,10 +13,12 @@ use crate::bce::{Answer, InstanceId};
 use crate::replica::Replica;
 
 const BATCH_SUBMITTED: &str = "io.reveille.batch.submitted.v1";
+const BATCH_COMPLETED: &str = "io.reveille.batch.completed.v1";
 const LANE_HELD: &str = "io.reveille.lane.held.v1";
 const LANE_PAUSED: &str = "io.reveille.lane.paused.v1";
 const LANE_RESUMED: &str = "io.reveille.lane.resumed.v1";
 const CONTROL_APPLIED: &str = "io.reveille.control.applied.v1";
+const SCHEDULER_HELD: &str = "io.reveille.scheduler.held.v1";
 
 /// What an event says, by its type.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,8 @@ pub enum Data {
     Job(Box<JobEvent>),
     /// `io.reveille.batch.submitted.v1`
     BatchSubmitted(Batch),
+    /// `io.reveille.batch.completed.v1`
+    BatchCompleted(Box<BatchCompleted>),
     /// `io.reveille.lane.held.v1`
     LaneHeld(LaneHeld),
     /// `io.reveille.lane.paused.v1`
@@ -35,6 +39,8 @@ pub enum Data {
     Command(Command),
     /// `io.reveille.control.applied.v1`
     ControlApplied(Applied),
+    /// `io.reveille.scheduler.held.v1`
+    SchedulerHeld(SchedulerHeld),
     /// Of another type, or not what its type says: kept as it is.
     Unknown {
         /// Its type.
@@ -50,11 +56,13 @@ impl Data {
         match self {
             Self::Job(job) => format!("io.reveille.instance.{}.v1", job.outcome).into(),
             Self::BatchSubmitted(_) => BATCH_SUBMITTED.into(),
+            Self::BatchCompleted(_) => BATCH_COMPLETED.into(),
             Self::LaneHeld(_) => LANE_HELD.into(),
             Self::LanePaused(_) => LANE_PAUSED.into(),
             Self::LaneResumed(_) => LANE_RESUMED.into(),
             Self::Command(command) => command.action.kind().into(),
             Self::ControlApplied(_) => CONTROL_APPLIED.into(),
+            Self::SchedulerHeld(_) => SCHEDULER_HELD.into(),
             Self::Unknown { kind, .. } => kind.into(),
         }
     }
@@ -66,10 +74,12 @@ impl Data {
         }
         let known = match kind {
             BATCH_SUBMITTED => Batch::deserialize(&data).map(Self::BatchSubmitted),
+            BATCH_COMPLETED => Box::<BatchCompleted>::deserialize(&data).map(Self::BatchCompleted),
             LANE_HELD => LaneHeld::deserialize(&data).map(Self::LaneHeld),
             LANE_PAUSED => LanePaused::deserialize(&data).map(Self::LanePaused),
             LANE_RESUMED => LaneResumed::deserialize(&data).map(Self::LaneResumed),
             CONTROL_APPLIED => Applied::deserialize(&data).map(Self::ControlApplied),
+            SCHEDULER_HELD => SchedulerHeld::deserialize(&data).map(Self::SchedulerHeld),
             _ => Box::<JobEvent>::deserialize(&data).map(Self::Job),
         };
         let known = known.ok().filter(|known| known.kind() == kind);
@@ -82,11 +92,13 @@ impl Serialize for Data {
         match self {
             Self::Job(job) => job.serialize(serializer),
             Self::BatchSubmitted(batch) => batch.serialize(serializer),
+            Self::BatchCompleted(completed) => completed.serialize(serializer),
             Self::LaneHeld(held) => held.serialize(serializer),
             Self::LanePaused(paused) => paused.serialize(serializer),
             Self::LaneResumed(resumed) => resumed.serialize(serializer),
             Self::Command(command) => command.serialize(serializer),
             Self::ControlApplied(applied) => applied.serialize(serializer),
+            Self::SchedulerHeld(held) => held.serialize(serializer),
             Self::Unknown { data, .. } => data.serialize(serializer),
         }
     }
@@ -169,6 +181,34 @@ pub struct Batch {
     pub size: usize,
     /// To which lane.
     pub lane: String,
+    /// How many jobs may fail before the rest of the batch is cancelled; `None`: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<usize>,
+}
+
+/// As many distinct jobs of a batch have ended as were announced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchCompleted {
+    /// The batch.
+    pub batch_id: String,
+    /// Its lane.
+    pub lane: String,
+    /// How many jobs were announced.
+    pub size: usize,
+    /// How many jobs have ended: more than `size` where the announcement was corrected to fewer than had ended.
+    pub ended: usize,
+    /// How many machines are up, or about to be: jobs that ended as `started`, `running` or `already_done`.
+    pub up: usize,
+    /// Ended jobs by outcome; together they are `ended`.
+    pub outcomes: BTreeMap<String, usize>,
+    /// The jobs among them whose outcome has a reason, by reason.
+    pub reasons: BTreeMap<String, usize>,
+    /// When the batch was announced, for the first time.
+    pub submitted_at: Timestamp,
+    /// When the first event of a job of it happened; `None` for a batch without jobs.
+    pub first_event_at: Option<Timestamp>,
+    /// When the last one did.
+    pub last_event_at: Option<Timestamp>,
 }
 
 /// A replica has begun to run the lane. It is how commands learn the names of lanes.
@@ -179,4 +219,14 @@ pub struct LaneHeld {
     /// The replica; `None` of versions that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<Replica>,
+}
+
+/// A replica runs the scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerHeld {
+    /// The replica.
+    pub replica: Replica,
+    /// The offset in the log of outcomes from which on the next replica has to read it: all that came before is done. `None`:
+    /// this replica has just begun to read.
+    pub resume_from: Option<u64>,
 }

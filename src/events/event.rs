@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Data, JobEvent, Phase};
+use super::{BatchCompleted, Data, JobEvent, Phase};
 
 /// The media type of an event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -74,6 +75,18 @@ impl Event {
         }
     }
 
+    /// An event of the scheduler's with an id that no other has.
+    pub fn of_scheduler(data: Data, now: Timestamp) -> Self {
+        Self { source: "/reveille/scheduler".to_owned(), ..Self::new("", data, now) }
+    }
+
+    /// That the batch with this [`batch_key`] is done. All copies are equal: everything in it follows from the log.
+    pub fn of_completion(key: &str, completed: BatchCompleted) -> Self {
+        let (id, source) = (format!("{key}/completed"), format!("/reveille/lanes/{}", completed.lane));
+        let time = completed.last_event_at.unwrap_or(completed.submitted_at);
+        Self { id, source, subject: None, time, traceparent: None, data: Data::BatchCompleted(Box::new(completed)) }
+    }
+
     /// The event as it is published.
     pub fn to_bytes(&self) -> Vec<u8> {
         let envelope = Envelope {
@@ -104,6 +117,19 @@ impl Event {
     }
 }
 
+/// What the scheduler's events about a batch have their ids from, by the id and the time of its first announcement: a name can be
+/// announced again. It is a hash, since ids of announcements can be of any length.
+pub fn batch_key(lane: &str, batch: &str, announcement: &str, announced_at: Timestamp) -> String {
+    let mut hash = Sha256::new();
+    for part in [lane, batch, announcement, &announced_at.to_string()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    let half = hash.first_chunk().expect("a SHA-256 has twice as many bytes");
+    format!("{:032x}", u128::from_be_bytes(*half))
+}
+
 /// The header of W3C Trace Context (<https://www.w3.org/TR/trace-context/#traceparent-header>), version 00.
 pub fn is_traceparent(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -119,7 +145,9 @@ pub fn is_traceparent(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::bce::{Answer, InstanceId};
-    use crate::events::{Action, Applied, Batch, Command, LaneHeld, LanePaused, LaneResumed, Outcome, Reason};
+    use crate::events::{
+        Action, Applied, Batch, Command, LaneHeld, LanePaused, LaneResumed, Outcome, Reason, SchedulerHeld,
+    };
     use crate::replica::Replica;
 
     fn now() -> Timestamp {
@@ -189,6 +217,21 @@ mod tests {
         Replica { host: "host-1".to_owned(), pid: 7, version: "0.1.0".to_owned() }
     }
 
+    fn completed(batch: &str) -> BatchCompleted {
+        BatchCompleted {
+            batch_id: batch.to_owned(),
+            lane: "prod".to_owned(),
+            size: 3,
+            ended: 3,
+            up: 2,
+            outcomes: [("failed".to_owned(), 1), ("started".to_owned(), 2)].into(),
+            reasons: [("not_found".to_owned(), 1)].into(),
+            submitted_at: now(),
+            first_event_at: Some(now()),
+            last_event_at: Some(now()),
+        }
+    }
+
     /// With all that can be in it.
     fn full(outcome: Outcome) -> Event {
         let answer = Answer {
@@ -211,8 +254,13 @@ mod tests {
 
     #[test]
     fn each_event_is_read_as_it_was_written() {
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
-        let new = [Data::BatchSubmitted(batch), Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None })];
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
+        let new = [
+            Data::BatchSubmitted(batch),
+            Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }),
+            Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: None }),
+            Data::BatchCompleted(Box::new(completed("morning"))),
+        ];
         let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
         let ours = |data| Event { source: "/reveille".to_owned(), ..Event::new("", data, now()) };
         events.extend(commands().into_iter().map(Data::Command).map(ours));
@@ -240,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_consumers_know() {
         let about = |lane: &str, data| Event { id: "id".to_owned(), ..Event::new(lane, data, now()) };
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned() };
+        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
         for (event, written) in [
             (
                 full(Outcome::Failed(Reason::NotFound)),
@@ -251,6 +299,10 @@ mod tests {
                 r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
+                about("prod", Data::BatchSubmitted(Batch { max_failures: Some(2), ..batch.clone() })),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":2}}"#,
+            ),
+            (
                 about("prod", Data::BatchSubmitted(batch)),
                 r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod"}}"#,
             ),
@@ -258,8 +310,36 @@ mod tests {
                 about("prod", Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: Some(replica()) })),
                 r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.lane.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"lane":"prod","replica":{"host":"host-1","pid":7,"version":"0.1.0"}}}"#,
             ),
+            (
+                Event::of_completion("key", completed("morning")),
+                r#"{"specversion":"1.0","id":"key/completed","source":"/reveille/lanes/prod","type":"io.reveille.batch.completed.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","lane":"prod","size":3,"ended":3,"up":2,"outcomes":{"failed":1,"started":2},"reasons":{"not_found":1},"submitted_at":"2026-11-25T07:30:00Z","first_event_at":"2026-11-25T07:30:00Z","last_event_at":"2026-11-25T07:30:00Z"}}"#,
+            ),
+            (
+                Event {
+                    id: "id".to_owned(),
+                    ..Event::of_scheduler(
+                        Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: Some(7) }),
+                        now(),
+                    )
+                },
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/scheduler","type":"io.reveille.scheduler.held.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"replica":{"host":"host-1","pid":7,"version":"0.1.0"},"resume_from":7}}"#,
+            ),
         ] {
             assert_eq!(String::from_utf8(event.to_bytes()).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn each_announcement_has_a_key_of_its_own() {
+        let first = batch_key("prod", "morning", "a", now());
+        assert_eq!((first.len(), batch_key("prod", "morning", "a", now())), (32, first.clone()));
+        for (lane, batch, announcement, at) in [
+            ("test", "morning", "a", now()),
+            ("prod", "mornin", "ga", now()),
+            ("prod", "morning", "b", now()),
+            ("prod", "morning", "a", Timestamp::UNIX_EPOCH),
+        ] {
+            assert_ne!(batch_key(lane, batch, announcement, at), first);
         }
     }
 

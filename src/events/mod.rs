@@ -4,12 +4,14 @@
 //! written what is read: unknown types are kept, and what is no event reads as `None`. Authenticity is not checked
 //! here, but by [`lane::history`](crate::lane), with seals.
 
+mod announced;
 mod control;
 mod data;
 mod event;
 mod outcome;
 
+pub use self::announced::{Announced, Announcement};
 pub use self::control::{Action, Applied, BY_LIMIT, Command, LanePaused, LaneResumed, REASON_LIMIT};
-pub use self::data::{Batch, Data, JobEvent, LaneHeld};
-pub use self::event::{CONTENT_TYPE, Event, is_traceparent};
+pub use self::data::{Batch, BatchCompleted, Data, JobEvent, LaneHeld, SchedulerHeld};
+pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
 pub use self::outcome::{CancelReason, Outcome, Phase, Reason};

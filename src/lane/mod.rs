@@ -27,7 +27,7 @@ use tracing::info;
 use self::breaker::Cause;
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
-use crate::broker::Outgoing;
+use crate::broker::{Connections, Outgoing, Place};
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld, LanePaused, LaneResumed};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
 use crate::replica::Replica;
@@ -45,6 +45,14 @@ pub struct LaneRole {
 impl Role for LaneRole {
     fn name(&self) -> &str {
         self.lane.name()
+    }
+
+    fn kind(&self) -> &'static str {
+        "lane"
+    }
+
+    async fn place(&self, connections: &Connections) -> Place {
+        connections.place().await
     }
 
     fn batons(&self) -> String {

@@ -1,4 +1,5 @@
-//! Which replica runs what. One replica at a time holds a *role*, such as a lane; the others stand by for it.
+//! Which replica runs what. One replica at a time holds a *role*, a lane or the scheduler; the others stand by
+//! for it.
 //!
 //! ```text
 //!            subscribe                baton comes, and the share allows it
@@ -13,7 +14,7 @@
 //!   one once that replica's channel is closed.
 //! - [`Lease`] says how long the role is surely ours. During a term the holder adds a baton twice per heartbeat; each
 //!   one it receives renews the lease for a heartbeat.
-//! - [`Sharing`] spreads roles evenly over the replicas.
+//! - [`Sharing`] spreads lanes evenly over the replicas. The scheduler is not shared, and stays where it is.
 //!
 //! **What a holder can rely on.** While its lease is valid, another replica's term can have begun at most [`OVERLAP`]
 //! ago. RabbitMQ gives a baton away when it has heard nothing from its holder for two heartbeats, or at once if the

@@ -141,6 +141,13 @@ impl Sharing {
         Arc::new(Self { queue: names.replicas(), metrics: metrics.clone(), shares })
     }
 
+    /// For a role that is not shared, and not counted with the lanes: it is accepted whenever its baton comes, and never asked
+    /// back.
+    pub fn of_one(names: &Names, metrics: &Metrics) -> Arc<Self> {
+        // As for a single lane while the number of replicas is unknown, which nothing counts here.
+        Self::new(names, 1, metrics)
+    }
+
     fn shares(&self) -> MutexGuard<'_, Shares> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
 use super::{Baton, FIRST_RETRY, Interrupted, LONGEST_RETRY, Lease, SUBSCRIBE_TIMEOUT, Sharing};
-use crate::broker::{Connection, Connections};
+use crate::broker::{Connection, Connections, Place};
 use crate::retry::full_jitter;
 use crate::stop::Stop;
 
@@ -38,6 +38,10 @@ pub enum Standing {
 pub trait Role: Send + Sync {
     /// Its name, unique among roles.
     fn name(&self) -> &str;
+    /// What it is, such as `lane`, for the log.
+    fn kind(&self) -> &'static str;
+    /// Waits for a place on a connection.
+    fn place(&self, connections: &Connections) -> impl Future<Output = Place> + Send;
     /// The queue of its batons.
     fn batons(&self) -> String;
     /// The lease, renewed during a term.
@@ -72,7 +76,7 @@ pub async fn hold(role: &impl Role, connections: &Connections, sharing: &Arc<Sha
     loop {
         let placed = async {
             sharing.stagger().await;
-            connections.place().await
+            role.place(connections).await
         };
         let place = tokio::select! {
             () = stop.requested() => return,
@@ -104,7 +108,7 @@ async fn hold_over(role: &impl Role, connection: &Connection, sharing: &Arc<Shar
             return Ended::Lost;
         }
         failures = if since.elapsed() > LONGEST_RETRY { 1 } else { failures + 1 };
-        error!("the lane is run anew: {error}");
+        error!("the {} is run anew: {error}", role.kind());
         role.stands(Standing::Waiting);
         let anew = async {
             sleep(SETTLE).await;
@@ -172,7 +176,7 @@ async fn take_and_serve(
         lost = baton.keep(role.lease(), connection.heartbeat()) => lost?,
     }
     role.stands(Standing::StandingBy);
-    info!("lane given back");
+    info!("{} given back", role.kind());
     Ok(())
 }
 

@@ -171,17 +171,20 @@ async fn connections_are_named_after_what_they_are_for_host_process_and_version(
     let job = lapin::BasicProperties::default().with_reply_to(replies.queue()).with_message_id("a".into());
     queues.publish("reveille.jobs", "prod", job, json!({"instance_id": "i-sim00001"}).to_string().as_bytes()).await;
     tokio::time::timeout(PATIENCE, replies.next()).await.expect("a reply in time");
-    let later = json!({"instance_id": "i-sim00002", "not_before": "2126-11-25T09:30:00Z"}).to_string();
+    let later = json!({"instance_id": "i-sim00002", "not_before": "9999-12-31T23:59:59Z"}).to_string();
     let jobs = Folder::new();
     let file = jobs.put("jobs", &later);
     let waiting = Child::start(daemon.config.command(&["submit", "--lane", "prod", "--wait", "--file", &file]));
     eventually("it waits", async || waiting.output().contains("1 job submitted").then_some(())).await;
 
+    let is_followed = || daemon.child.output().contains("the log is read back");
+    eventually("the scheduler follows the log", async || is_followed().then_some(())).await;
+
     let listed = vhost.node.ctl(&["list_connections", "vhost", "client_properties"]);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let (host, version) = (host.trim(), env!("CARGO_PKG_VERSION"));
     let pid = daemon.child.pid();
-    for (kind, pid) in [("run", pid), ("replies", pid), ("submit", waiting.pid())] {
+    for (kind, pid) in [("run", pid), ("replies", pid), ("scheduler", pid), ("submit", waiting.pid())] {
         let name = format!("\"reveille {kind} {host} pid {pid} v{version}\"");
         let line = listed.lines().find(|line| line.contains(&name)).unwrap_or_else(|| panic!("{name} in {listed}"));
         for property in [r#"{"product","reveille"}"#, &format!(r#"{{"version","{version}"}}"#)] {

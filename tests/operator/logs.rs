@@ -156,7 +156,8 @@ async fn no_line_of_a_mixed_run_has_a_debug_format_or_says_its_lane_or_job_twice
         for field in ["lane=", " job=", "instance="] {
             assert!(line.matches(field).count() <= 1, "{line}");
         }
-        let is_of_a_lane = line.contains("reveille::lane") || line.contains("reveille::ownership::term");
+        let is_of_a_term = line.contains("reveille::ownership::term") && !line.contains(" scheduler: ");
+        let is_of_a_lane = line.contains("reveille::lane") || is_of_a_term;
         assert!(!is_of_a_lane || line.contains(r#"lane="prod""#), "{line}");
         // A job's call is what caused them, but they are about more than that job.
         let is_about_all =

@@ -11,6 +11,7 @@
 mod calls;
 mod jobs;
 mod lanes;
+mod scheduler;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use self::calls::Calls;
 pub use self::jobs::InFlight;
 use self::jobs::Jobs;
 use self::lanes::Lanes;
+pub use self::scheduler::SchedulerMetrics;
 use crate::bce::{Operation, Word};
 use crate::events::Outcome;
 use crate::job::ParkCause;
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub control_followed: IntGauge,
     /// Replicas that share the lanes, this one included; 0 while unknown.
     pub replicas: IntGauge,
+    /// Of the scheduler.
+    pub scheduler: SchedulerMetrics,
 }
 
 impl Metrics {
@@ -59,6 +63,7 @@ impl Metrics {
             calls: Calls::new(&mut families),
             jobs: Jobs::new(&mut families),
             lanes: Lanes::new(&mut families),
+            scheduler: SchedulerMetrics::new(&mut families),
             queues_lost: families.with(IntCounter::new(
                 "reveille_queues_lost_total",
                 "Queues that were gone, with what was in them, and are declared again.",

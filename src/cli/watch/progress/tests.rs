@@ -12,7 +12,7 @@ fn begin() -> Progress {
 }
 
 fn announcement(id: &str, batch: &str, size: usize, time: Timestamp) -> Event {
-    let batch = Batch { batch_id: batch.to_owned(), size, lane: "prod".to_owned() };
+    let batch = Batch { batch_id: batch.to_owned(), size, lane: "prod".to_owned(), max_failures: None };
     Event { id: id.to_owned(), ..Event::new("prod", Data::BatchSubmitted(batch), time) }
 }
 

@@ -1,0 +1,86 @@
+//! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
+//! ([`batches`]), publishes that a batch is done, and has the rest of one cancelled of which too many jobs have failed ([`duty`]).
+//!
+//! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
+//! is held over a channel that lanes have to spare. Where RabbitMQ allows no replica one, no completion is published, and lanes run
+//! as ever.
+//!
+//! **Once.** A completion has an id that follows from the batch's announcement, and says nothing but what follows from the log. So one
+//! that is published twice, by a holder that was killed and the next one, or by two holders at a time, is a copy that consumers know
+//! by its id. None is left out: a holder reads the log from the first announcement of any batch on whose completion may be missing,
+//! and publishes those that it does not find in the log.
+//!
+//! **Trust.** An event counts under the routing key that it should have, so RabbitMQ's topic permissions decide which events a user can
+//! make up. Anybody who may publish all outcomes can announce batches and end jobs of them, and so have a completion published that is
+//! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Jobs are cancelled by what the log says, but
+//! only those of a batch with an announcement that says how many may fail. Memory is bounded whatever is in the log.
+
+mod batches;
+mod duty;
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use self::duty::{Duty, Outbox};
+use crate::broker::{Connections, Names, Place};
+use crate::config::Broker;
+use crate::ownership::{Interrupted, Lease, Role, Standing, Term};
+use crate::telemetry::{Metrics, SchedulerMetrics};
+
+/// The scheduler as a role that one replica at a time holds.
+#[derive(Debug)]
+pub struct Scheduler {
+    broker: Arc<Broker>,
+    names: Names,
+    lease: Lease,
+    metrics: SchedulerMetrics,
+}
+
+impl Scheduler {
+    /// Nothing is connected yet.
+    pub fn new(broker: Arc<Broker>, names: &Names, metrics: &Metrics) -> Self {
+        Self { broker, names: names.clone(), lease: Lease::default(), metrics: metrics.scheduler.clone() }
+    }
+}
+
+impl Role for Scheduler {
+    fn name(&self) -> &'static str {
+        "_scheduler"
+    }
+
+    fn kind(&self) -> &'static str {
+        "scheduler"
+    }
+
+    async fn place(&self, connections: &Connections) -> Place {
+        connections.spare_place().await
+    }
+
+    fn batons(&self) -> String {
+        self.names.scheduler_baton()
+    }
+
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn stands(&self, standing: Standing) {
+        self.metrics.held.set((standing == Standing::Held).into());
+        if standing != Standing::Held {
+            self.metrics.open.set(0);
+        }
+    }
+
+    async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
+        info!("scheduler held");
+        let outbox = Outbox::new(term.connection, &self.names);
+        let mut duty = Duty::new(&self.broker, outbox, &self.metrics);
+        tokio::select! {
+            biased;
+            () = term.stop.requested() => Ok(()),
+            // What was not published before a stop, the next holder publishes.
+            done = duty.run() => match done? {},
+        }
+    }
+}
