@@ -75,7 +75,8 @@ impl Admitted {
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(first = first.as_str(), "delivery");
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
-        Self::Task(Task { held: held(progress, mark), job, key, is_new: !redelivered && !is_copy, first, spare })
+        let is_new = !redelivered && !is_copy && !progress.once;
+        Self::Task(Task { held: held(progress, mark), job, key, is_new, first, spare })
     }
 }
 
