@@ -3,6 +3,7 @@
 mod descriptors;
 mod report;
 mod run;
+mod signals;
 mod submit;
 mod topology;
 mod watch;

@@ -4,10 +4,12 @@
 //! written what is read: unknown types are kept, and what is no event reads as `None`. Authenticity is not checked
 //! here, but by [`lane::history`](crate::lane), with seals.
 
+mod announced;
 mod data;
 mod event;
 mod outcome;
 
+pub use self::announced::{Announced, Announcement};
 pub use self::data::{Batch, Data, JobEvent, LaneHeld};
 pub use self::event::{CONTENT_TYPE, Event, is_traceparent};
 pub use self::outcome::{Outcome, Phase, Reason};
