@@ -1,5 +1,9 @@
 //! `reveille submit`.
 
+mod again;
+mod lanes;
+mod lost;
+
 use std::process::Stdio;
 
 use lapin::options::QueueDeleteOptions;
