@@ -125,13 +125,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
         Command::Submit(submit) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| submit::run(&submit, &config).await)
+            let load = || load_and_warn(arguments.config, submit.purpose());
+            in_runtime(load, async |config| submit::run(&submit, &config).await)
         }
         Command::Topology(topology) => {
-            load_and_warn(arguments.config).and_then(|config| topology::run(topology, &config))
+            load_and_warn(arguments.config, Purpose::Talk).and_then(|config| topology::run(topology, &config))
         }
         Command::Watch(watch) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| watch::run(&watch, &config).await)
+            let load = || load_and_warn(arguments.config, Purpose::Talk);
+            in_runtime(load, async |config| watch::run(&watch, &config).await)
         }
     };
     done.unwrap_or_else(|failure| {
@@ -145,8 +147,8 @@ fn load(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
 }
 
 /// For commands without a log.
-fn load_and_warn(path: Option<PathBuf>) -> Result<Config, Failure> {
-    let config = load(path, Purpose::Talk)?;
+fn load_and_warn(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
+    let config = load(path, purpose)?;
     for warning in &config.warnings {
         tell(format_args!("reveille: warning: {warning}"));
     }

@@ -1,9 +1,12 @@
 //! `reveille submit`: a batch of jobs, and what became of them.
 
+mod api;
 mod defaults;
+mod dry_run;
 mod identity;
 mod lane;
 mod read;
+mod select;
 mod send;
 mod times;
 mod wait;
@@ -17,21 +20,23 @@ use std::sync::Arc;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
+use self::api::Api;
 use self::defaults::Options;
 use self::identity::Identity;
 use self::read::{Format, Input};
+use self::select::Selection;
 use self::send::Route;
 use super::signals::Signals;
-use super::{Failure, tell};
+use super::{Failure, Output, tell};
 use crate::broker::{self, ConnectionKind, Names, PublishError};
-use crate::config::Config;
+use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::text::Shown;
 
 /// What `reveille submit` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Ids of instances to start.
-    #[arg(value_name = "ID", required_unless_present = "files")]
+    #[arg(value_name = "ID", required_unless_present_any = ["files", "select"])]
     ids: Vec<String>,
     /// A file of jobs; `-` is standard input. Can be given more than once. Where its name ends in `.csv` or `.tsv` it is
     /// a table with a header, else each line is an id, or a whole job in JSON, and `#` begins a comment.
@@ -40,6 +45,10 @@ pub(super) struct Arguments {
     /// How the files are written, whatever their names.
     #[arg(long)]
     format: Option<Format>,
+    /// Submit the instances that meet all of these conditions, by the API's list: tag=KEY:VALUE or tag=KEY, zone=ZONE,
+    /// name=PATTERN, in which * stands for any text; with commas in between.
+    #[arg(long, value_name = "CONDITIONS", conflicts_with_all = ["ids", "files"])]
+    select: Option<Selection>,
     /// The lane to submit to; can be left out where the configuration has one only.
     #[arg(long)]
     lane: Option<String>,
@@ -48,6 +57,34 @@ pub(super) struct Arguments {
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
+    /// Submit nothing, and say what would be: how many jobs, the states of their instances, the calls, and how long they take.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    /// How --dry-run prints.
+    #[arg(long, default_value = "table", requires = "dry_run")]
+    output: Output,
+}
+
+impl Arguments {
+    /// What the configuration is needed for.
+    pub(super) fn purpose(&self) -> Purpose {
+        if self.dry_run || self.select.is_some() { Purpose::Ask } else { Purpose::Talk }
+    }
+
+    /// The instances named, or selected.
+    async fn ids(&self, lane: Option<&Lane>, name: &LaneName) -> Result<Vec<String>, Failure> {
+        let Some(selection) = &self.select else { return Ok(self.ids.clone()) };
+        let lane = lane.ok_or_else(|| {
+            Failure::Usage(format!(
+                "--select asks the API of lane {name}, and the configuration does not have that lane"
+            ))
+        })?;
+        let found = Api::of(lane)?.select(selection).await?;
+        if found.is_empty() {
+            return Err(Failure::Usage(format!("no instance of lane {name} meets --select {selection}")));
+        }
+        Ok(found.into_iter().map(|instance| instance.to_string()).collect())
+    }
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
@@ -56,9 +93,13 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let start = defaults.not_before.map(|start| format!(", not to start before {start}")).unwrap_or_default();
     let (batch, moving_deadline) = (defaults.batch.clone(), defaults.moving_deadline);
     let identity = Identity { lane: lane.clone(), moving_deadline };
-    let Arguments { ids, files, format, wait: waits, .. } = arguments;
-    let mut input = Input::new(ids.clone(), files, *format, defaults, identity.clone())?;
+    let (not_before, settings) = (defaults.not_before, config.lanes.iter().find(|known| known.name == lane));
+    let ids = arguments.ids(settings, &lane).await?;
+    let mut input = Input::new(ids, &arguments.files, arguments.format, defaults, identity.clone())?;
     let checked = Arc::new(input.check()?);
+    if arguments.dry_run {
+        return dry_run::run(&lane, settings, not_before, input, &checked, arguments.output).await;
+    }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let to = format!("lane {lane} as batch {}{start}", Shown(&batch));
     tell(format_args!("submitting {jobs} to {to}"));
@@ -68,11 +109,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     })?;
     let names = Names::new(&config.broker.prefix);
     if let Some(standing) = lane::look(&connection, &names, &lane, &checked, config).await? {
-        let settings = config.lanes.iter().find(|known| known.name == lane);
         standing.notes(&lane, &checked, settings).into_iter().for_each(tell);
     }
     // Subscribed before the first job goes out, so that no outcome is missed.
-    let events = if *waits { Some(wait::subscribe(&connection, &names, &lane).await?) } else { None };
+    let events = if arguments.wait { Some(wait::subscribe(&connection, &names, &lane).await?) } else { None };
 
     let mut signals = Signals::open()?;
     let route = Route { broker: &config.broker, names: &names, identity: &identity };

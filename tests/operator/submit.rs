@@ -3,6 +3,7 @@
 mod again;
 mod lanes;
 mod lost;
+mod select;
 
 use std::process::Stdio;
 

@@ -1,7 +1,11 @@
 //! The lane to submit to, and how things stand there.
 
+use std::fmt;
+
+use jiff::SignedDuration;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use serde::Serialize;
 
 use super::read::Checked;
 use super::{Failure, failed};
@@ -113,19 +117,45 @@ impl Standing {
         let ahead = if jobs.has_others { self.waiting.saturating_add(self.urgent) } else { self.urgent };
         if ahead > 0 {
             let jobs = if ahead == 1 { "1 job waits".to_owned() } else { format!("{ahead} jobs wait") };
-            let length = lane.map(|lane| format!(", and go first: {}", length(ahead.into(), lane))).unwrap_or_default();
+            let length = lane
+                .map(|lane| format!(", and go first: {}", Cost::of(ahead.into(), lane).length()))
+                .unwrap_or_default();
             notes.push(format!("{jobs} in lane {name} already{length}"));
         }
         notes
     }
 }
 
-/// How long so many jobs take at least, at the rate and batch of the configuration.
-fn length(jobs: u64, lane: &Lane) -> String {
-    let calls = jobs.div_ceil(lane.batch.into());
-    // The cast of a float saturates.
-    let seconds = (calls as f64 / lane.rate).ceil() as i64;
-    let batch = if lane.batch > 1 { format!(" of up to {} jobs", lane.batch) } else { String::new() };
-    let length = jiff::SignedDuration::from_secs(seconds);
-    format!("{length:#} at least, with {} calls a second{batch}", lane.rate)
+/// What it costs to start so many instances, by the settings of the lane: where none is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Cost {
+    /// Start calls.
+    calls: u64,
+    /// Jobs in each, at most.
+    batch: u32,
+    /// Calls a second.
+    rate: f64,
+    /// How long they take at least.
+    seconds: i64,
+}
+
+impl Cost {
+    pub(super) fn of(jobs: u64, lane: &Lane) -> Self {
+        let calls = jobs.div_ceil(lane.batch.into());
+        // The cast of a float saturates.
+        Self { calls, batch: lane.batch, rate: lane.rate, seconds: (calls as f64 / lane.rate).ceil() as i64 }
+    }
+
+    /// Such as `3s at least, with 20 calls a second of up to 10 jobs`.
+    fn length(&self) -> String {
+        let batch = if self.batch > 1 { format!(" of up to {} jobs", self.batch) } else { String::new() };
+        format!("{:#} at least, with {} calls a second{batch}", SignedDuration::from_secs(self.seconds), self.rate)
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = if self.calls == 1 { "1 start call".to_owned() } else { format!("{} start calls", self.calls) };
+        write!(f, "{calls}: {}", self.length())
+    }
 }

@@ -129,6 +129,11 @@ pub(super) async fn send(
         code = signals.next() => Over::Stopped(code),
         over = sending.all(&mut items) => over,
     };
+    let sent: usize = sending.sent.values().sum();
+    let over = match over {
+        Over::Sent if sent != checked.size() => Over::Changed(format!("{sent} jobs were read")),
+        over => over,
+    };
     drop(items);
     sending.bar.finish_and_clear();
     match over {

@@ -144,8 +144,10 @@ fn each_line(from: impl Read, mut take: impl FnMut(usize, Result<&str, String>) 
 mod tests {
     use super::*;
 
+    type Lines = Vec<(usize, String)>;
+
     /// The lines, and what is wrong with the last one.
-    fn lines(from: impl Read) -> io::Result<(Vec<(usize, String)>, Option<String>)> {
+    fn lines(from: impl Read) -> io::Result<(Lines, Option<String>)> {
         let (mut lines, mut problem) = (Vec::new(), None);
         each_line(from, |number, line| {
             match line {
