@@ -1,8 +1,10 @@
 //! `reveille submit`: a batch of jobs, and what became of them.
 
 mod api;
+mod bar;
 mod defaults;
 mod dry_run;
+mod errors;
 mod identity;
 mod lane;
 mod read;
@@ -11,13 +13,11 @@ mod send;
 mod times;
 mod wait;
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
 use self::api::Api;
@@ -28,7 +28,7 @@ use self::select::Selection;
 use self::send::Route;
 use super::signals::Signals;
 use super::{Failure, Output, tell};
-use crate::broker::{self, ConnectionKind, Names, PublishError};
+use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::text::Shown;
 
@@ -127,39 +127,4 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     };
     connection.close().await;
     Ok(code)
-}
-
-/// What a message that was not taken means for the command.
-fn refused(names: &Names, what: &str, error: PublishError) -> Failure {
-    match error {
-        PublishError::Broken(error) => failed(names, what, &error),
-        PublishError::Forbidden { source, .. } if broker::is_access_refused(&source) => failed(names, what, &source),
-        PublishError::Unconfirmed { .. } => Failure::Unreachable(format!("{what}: {error}")),
-        error => Failure::Other(anyhow::Error::new(error).context(what.to_owned())),
-    }
-}
-
-/// What an error of the broker's means for the command.
-fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
-    if broker::is_access_refused(error) {
-        let (jobs, outcomes) = (names.jobs(), names.outcomes());
-        Failure::Usage(format!(
-            "{what}: {error}; the user needs permission to write {jobs} and {outcomes}, and with --wait to read \
-             {outcomes} and to configure, write and read amq.gen"
-        ))
-    } else if error.is_amqp_soft_error() {
-        Failure::Other(anyhow::Error::new(error.clone()).context(what.to_owned()))
-    } else {
-        Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
-    }
-}
-
-/// On a terminal only: indicatif draws nothing elsewhere.
-fn progress_bar(length: usize, what: &'static str) -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {elapsed}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ");
-    ProgressBar::with_draw_target(Some(length as u64), target).with_style(style).with_message(what)
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Failure;
 use super::select::Selection;
 use crate::bce::{Answer, Client, InstanceId, InstanceState, Listed, MOST_IDS, NoAnswer};
+use crate::cli::Failure;
 use crate::config::{Lane, LaneName};
 use crate::lane::quota::Limiter;
 use crate::lane::verdict;

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use super::{Failure, times};
+use super::times;
+use crate::cli::Failure;
 use crate::job::{self, BATCH_ID_LIMIT, Confirm, Conflict, Job, Priority};
 
 /// The options for jobs.

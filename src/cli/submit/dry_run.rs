@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::api::Api;
+use super::bar::progress_bar;
 use super::lane::Cost;
 use super::read::{Checked, Input};
-use super::{Failure, progress_bar};
 use crate::bce::{InstanceId, InstanceState};
-use crate::cli::{Output, print, tell};
+use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Lane, LaneName};
 use crate::text::Shown;
 

@@ -7,10 +7,10 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use serde::Serialize;
 
+use super::errors::failed;
 use super::read::Checked;
-use super::{Failure, failed};
 use crate::broker::{self, Connection, Names};
-use crate::cli::tell;
+use crate::cli::{Failure, tell};
 use crate::config::{Config, Lane, LaneName};
 use crate::similar;
 

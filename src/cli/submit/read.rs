@@ -21,7 +21,7 @@ use self::table::Table;
 use self::text::Text;
 use super::defaults::Defaults;
 use super::identity::{Identity, Part};
-use super::{Failure, tell};
+use crate::cli::{Failure, tell};
 use crate::config::LaneName;
 use crate::job::{Job, Priority};
 

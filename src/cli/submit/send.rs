@@ -19,12 +19,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout};
 use uuid::Uuid;
 
+use super::bar::progress_bar;
+use super::errors::refused;
 use super::identity::Identity;
 use super::read::{Checked, Input, batch_of};
-use super::{Failure, progress_bar, refused};
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic, urgent_key};
 use crate::cli::signals::Signals;
-use crate::cli::tell;
+use crate::cli::{Failure, tell};
 use crate::config::Broker;
 use crate::events::{Batch, CONTENT_TYPE, Data, Event};
 use crate::job::{Job, Priority, once};

@@ -6,11 +6,12 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
-use super::{Failure, failed, progress_bar};
+use super::bar::progress_bar;
+use super::errors::failed;
 use crate::broker::{Connection, Names, Subscription};
 use crate::cli::report::{Report, ended};
 use crate::cli::signals::Signals;
-use crate::cli::{print, tell};
+use crate::cli::{Failure, print, tell};
 use crate::config::LaneName;
 use crate::text::Shown;
 
