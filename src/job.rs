@@ -16,7 +16,7 @@ use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
 
 pub use self::park::ParkCause;
-pub use self::progress::{Boot, Progress};
+pub use self::progress::{Boot, Progress, once};
 
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;

@@ -23,6 +23,7 @@
 //! - [`stop`]: graceful stop of running tasks
 //! - [`tasks`]: waiting for tasks that return only errors
 //! - [`text`]: escaping text from outside where it is shown
+//! - [`wildcard`]: patterns with `*`
 //!
 //! `ARCHITECTURE.md` says where a new error code, metric, reason or command goes.
 
@@ -49,3 +50,4 @@ pub mod stop;
 pub mod tasks;
 pub mod telemetry;
 pub mod text;
+pub mod wildcard;

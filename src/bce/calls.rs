@@ -65,9 +65,14 @@ impl Client {
     /// [`NoAnswer`], if there was none.
     pub async fn start(&self, instance: &InstanceId) -> Result<Answer, NoAnswer> {
         let path = format!("/v2/instance/{instance}");
-        let query = Some(("start", ""));
-        let request =
-            Request { method: Method::PUT, path: &path, query, body: None, limit: ONE, asks_for_the_time: false };
+        let request = Request {
+            method: Method::PUT,
+            path: &path,
+            query: &[("start", "")],
+            body: None,
+            limit: ONE,
+            asks_for_the_time: false,
+        };
         self.send(request).await.map(|(answer, _)| answer)
     }
 
@@ -82,7 +87,7 @@ impl Client {
         }
         let path = format!("/v2/instance/{instance}");
         let request =
-            Request { method: Method::GET, path: &path, query: None, body: None, limit: ONE, asks_for_the_time: false };
+            Request { method: Method::GET, path: &path, query: &[], body: None, limit: ONE, asks_for_the_time: false };
         let (answer, body) = self.send(request).await?;
         let described = if answer.from_proxy { None } else { serde_json::from_slice::<Described>(&body.bytes).ok() };
         Ok((answer, described.map(|described| InstanceState::parse(&described.instance.status))))
@@ -94,11 +99,10 @@ impl Client {
     /// # Errors
     /// [`NoAnswer`], if there was none.
     pub async fn probe(&self) -> Result<Answer, NoAnswer> {
-        let query = Some(("maxKeys", "1"));
         let request = Request {
             method: Method::GET,
             path: "/v2/instance",
-            query,
+            query: &[("maxKeys", "1")],
             body: None,
             limit: ONE,
             asks_for_the_time: true,
@@ -118,7 +122,7 @@ impl Client {
         let request = Request {
             method: Method::POST,
             path: "/v2/instance/listByInstanceId",
-            query: Some(("maxKeys", "100")),
+            query: &[("maxKeys", "100")],
             body: Some(ids(instances)),
             limit: MANY,
             asks_for_the_time: false,
@@ -138,7 +142,7 @@ impl Client {
         let request = Request {
             method: Method::PUT,
             path: "/v2/instance/batchAction",
-            query: Some(("start", "")),
+            query: &[("start", "")],
             body: Some(ids(instances)),
             limit: ONE,
             asks_for_the_time: false,

@@ -71,8 +71,8 @@ const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 pub(super) struct Request<'a> {
     pub method: Method,
     pub path: &'a str,
-    /// One parameter that needs no percent-encoding; an action such as `start` has an empty value.
-    pub query: Option<(&'static str, &'static str)>,
+    /// Parameters before percent-encoding; an action such as `start` has an empty value.
+    pub query: &'a [(&'a str, &'a str)],
     /// JSON. It is not signed: bce-auth-v1 has no payload hash.
     pub body: Option<Vec<u8>>,
     /// No answer is read beyond this many bytes.
@@ -230,24 +230,24 @@ impl Client {
         let token = credentials.session_token.as_ref().map(ExposeSecret::expose_secret);
         headers.extend(token.map(|token| ("x-bce-security-token", token)));
         let signed: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
-        let query: Vec<(&str, &str)> = request.query.into_iter().collect();
         let authorization = sign::authorization(
             &credentials.access_key_id,
             credentials.secret_access_key.expose_secret(),
             now,
             sign::EXPIRATION,
-            sign::Request { method: request.method.as_str(), path: request.path, query: &query, headers: &headers },
+            sign::Request {
+                method: request.method.as_str(),
+                path: request.path,
+                query: request.query,
+                headers: &headers,
+            },
             SignedHeaders::Listed(&signed),
         );
 
         let mut url = self.account.endpoint.url.clone();
         url.set_path(request.path);
-        let query = request.query.map(
-            |(name, value)| {
-                if value.is_empty() { name.to_owned() } else { format!("{name}={value}") }
-            },
-        );
-        url.set_query(query.as_deref());
+        let query: Vec<String> = request.query.iter().map(|(name, value)| sign::parameter(name, value)).collect();
+        url.set_query((!query.is_empty()).then(|| query.join("&")).as_deref());
         let mut builder = self
             .http
             .request(request.method, url)

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::wildcard;
+
 /// What an answer with a code means for its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
@@ -214,31 +216,9 @@ fn built_in(status: u16, code: &str) -> Option<Meaning> {
     fits.then_some(meaning)
 }
 
-/// Whether a pattern matches a code. If a `*` matched too little, it takes one more byte and the rest is tried again,
-/// so it takes at most the pattern's length times the code's in steps.
+/// Whether a pattern matches a code.
 fn matches(pattern: &str, code: &str) -> bool {
-    let (pattern, code) = (pattern.as_bytes(), code.as_bytes());
-    let (mut in_pattern, mut in_code) = (0, 0);
-    // The position behind the last `*`, and where the code goes on for it.
-    let mut star: Option<(usize, usize)> = None;
-    while let Some(byte) = code.get(in_code) {
-        match pattern.get(in_pattern) {
-            Some(b'*') => {
-                in_pattern += 1;
-                star = Some((in_pattern, in_code));
-            }
-            Some(letter) if letter.eq_ignore_ascii_case(byte) => {
-                in_pattern += 1;
-                in_code += 1;
-            }
-            _ => {
-                let Some((behind, left)) = star else { return false };
-                (in_pattern, in_code) = (behind, left + 1);
-                star = Some((behind, left + 1));
-            }
-        }
-    }
-    pattern[in_pattern..].iter().all(|rest| *rest == b'*')
+    wildcard::matches(pattern, code, u8::eq_ignore_ascii_case)
 }
 
 #[cfg(test)]

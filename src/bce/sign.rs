@@ -101,6 +101,17 @@ fn hmac_hex(key: &[u8], message: &str) -> String {
     hex
 }
 
+/// A parameter of a query as it is sent, percent-encoded as it is signed; one without a value is its name alone.
+pub fn parameter(name: &str, value: &str) -> String {
+    let mut parameter = String::new();
+    encode_into(&mut parameter, name, Slash::Encode);
+    if !value.is_empty() {
+        parameter.push('=');
+        encode_into(&mut parameter, value, Slash::Encode);
+    }
+    parameter
+}
+
 /// The text that is signed: method, path and query on a line each, and a line for every header.
 pub fn canonical_request(request: Request<'_>, signed: SignedHeaders<'_>) -> String {
     let mut canonical = String::with_capacity(192);

@@ -6,6 +6,7 @@ mod descriptors;
 mod pause;
 mod report;
 mod run;
+mod signals;
 mod snooze;
 mod submit;
 mod times;
@@ -137,25 +138,31 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
         Command::Submit(submit) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| submit::run(&submit, &config).await)
+            let load = || load_and_warn(arguments.config, submit.purpose());
+            in_runtime(load, async |config| submit::run(&submit, &config).await)
         }
-        Command::Cancel(cancel) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| cancel::run(&cancel, &config).await)
-        }
-        Command::Pause(pause) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| pause::pause(&pause, &config).await)
-        }
-        Command::Resume(resume) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| pause::resume(&resume, &config).await)
-        }
-        Command::Snooze(snooze) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| snooze::run(&snooze, &config).await)
-        }
+        Command::Cancel(cancel) => in_runtime(
+            || load_and_warn(arguments.config, Purpose::Talk),
+            async |config| cancel::run(&cancel, &config).await,
+        ),
+        Command::Pause(pause) => in_runtime(
+            || load_and_warn(arguments.config, Purpose::Talk),
+            async |config| pause::pause(&pause, &config).await,
+        ),
+        Command::Resume(resume) => in_runtime(
+            || load_and_warn(arguments.config, Purpose::Talk),
+            async |config| pause::resume(&resume, &config).await,
+        ),
+        Command::Snooze(snooze) => in_runtime(
+            || load_and_warn(arguments.config, Purpose::Talk),
+            async |config| snooze::run(&snooze, &config).await,
+        ),
         Command::Topology(topology) => {
-            load_and_warn(arguments.config).and_then(|config| topology::run(topology, &config))
+            load_and_warn(arguments.config, Purpose::Talk).and_then(|config| topology::run(topology, &config))
         }
         Command::Watch(watch) => {
-            in_runtime(|| load_and_warn(arguments.config), async |config| watch::run(&watch, &config).await)
+            let load = || load_and_warn(arguments.config, Purpose::Talk);
+            in_runtime(load, async |config| watch::run(&watch, &config).await)
         }
     };
     done.unwrap_or_else(|failure| {
@@ -169,8 +176,8 @@ fn load(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
 }
 
 /// For commands without a log.
-fn load_and_warn(path: Option<PathBuf>) -> Result<Config, Failure> {
-    let config = load(path, Purpose::Talk)?;
+fn load_and_warn(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Failure> {
+    let config = load(path, purpose)?;
     for warning in &config.warnings {
         tell(format_args!("reveille: warning: {warning}"));
     }

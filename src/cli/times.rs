@@ -63,6 +63,11 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
     })
 }
 
+/// Whether `text`, which names an instant, is a length of time.
+pub(super) fn is_length(text: &str) -> bool {
+    text.parse::<Timestamp>().is_err() && !text.contains(':')
+}
+
 fn next(time: Time, start: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
     let there = zone.to_datetime(start);
     let date = if there.time() < time { Ok(there.date()) } else { there.date().tomorrow() };

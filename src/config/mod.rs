@@ -72,11 +72,13 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// What the configuration is read for: only the daemon needs keys and proxies.
+/// What the configuration is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// To run lanes: their credentials must exist, and their endpoints' proxies must be usable.
     Run,
+    /// To ask the API now and then: their endpoints' proxies must be usable.
+    Ask,
     /// To talk to the broker only.
     Talk,
 }

@@ -27,6 +27,8 @@ pub struct Progress {
     pub denied: bool,
     /// The last call found no capacity. Others go first then.
     pub no_capacity: bool,
+    /// The producer says that every message with this id and body is one order. Else a new message is a new order.
+    pub once: bool,
     /// The name of the order of which the message is a copy, if the daemon has given it one.
     pub order: Option<String>,
     /// The message was a dead letter of this instant, and was put back: a new order, not the one that failed.
@@ -71,6 +73,8 @@ const SEEN_STARTING: &str = "x-reveille-seen-starting";
 const POLLS: &str = "x-reveille-polls";
 const ORDER: &str = "x-reveille-order";
 const PUT_BACK: &str = "x-reveille-put-back";
+/// A producer's: a further message with this id and body is a copy.
+const ONCE: &str = "x-reveille-once";
 /// Larger counts of attempts or reschedules are forged: a job parks for a second at least.
 const COUNT_LIMIT: i64 = 1_000_000;
 
@@ -97,6 +101,7 @@ impl Progress {
             touched: headers.flag(TOUCHED),
             denied: headers.flag(DENIED),
             no_capacity: headers.flag(NO_CAPACITY),
+            once: headers.flag(ONCE),
             order: headers.text(ORDER).map(str::to_owned),
             put_back: match put_back {
                 Some(letter) => letter.dead_at,
@@ -133,6 +138,7 @@ impl Progress {
         set(TOUCHED, Some(AMQPValue::Boolean(self.touched)));
         set(DENIED, Some(AMQPValue::Boolean(self.denied)));
         set(NO_CAPACITY, Some(AMQPValue::Boolean(self.no_capacity)));
+        set(ONCE, self.once.then_some(AMQPValue::Boolean(true)));
         set(ORDER, self.order.clone().map(text));
         set(PUT_BACK, self.put_back.map(|instant| text(instant.to_string())));
         // Always written, since the message may have an older value.
@@ -146,10 +152,34 @@ impl Progress {
     }
 }
 
+/// The headers of a job that is one order however often it is published: see [`Progress::once`].
+pub fn once() -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(ONCE.into(), AMQPValue::Boolean(true));
+    headers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::events::Outcome;
+
+    #[test]
+    fn what_is_ordered_once_says_so_also_as_a_copy_and_not_as_a_dead_letter() {
+        let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
+        let read = |headers| Progress::read(&BasicProperties::default().with_headers(headers), now);
+        let ordered = read(once());
+        assert!(
+            ordered.once
+                && !read(FieldTable::default()).once
+                && !Progress::is_in(&BasicProperties::default().with_headers(once()))
+        );
+        let mut headers = FieldTable::default();
+        ordered.write(&mut headers);
+        assert!(read(headers.clone()).once);
+        DeadLetter::new(Outcome::Rejected, "prod", now, 8).write(&mut headers);
+        assert!(!read(headers).once);
+    }
 
     #[test]
     fn a_dead_letter_that_is_put_back_is_a_new_order_under_its_old_id() {
@@ -185,6 +215,7 @@ mod tests {
             touched: true,
             denied: true,
             no_capacity: true,
+            once: true,
             order: Some("o".to_owned()),
             put_back: Some(now),
             boot: Some(Boot { since: now, ambiguous: true, seen_starting: true, polls: 5 }),

@@ -1,5 +1,10 @@
 //! `reveille submit`.
 
+mod again;
+mod lanes;
+mod lost;
+mod select;
+
 use std::process::Stdio;
 
 use lapin::options::QueueDeleteOptions;

@@ -38,7 +38,7 @@ pub fn perform(fleet: &mut Fleet, ask: &Ask, received: &Received, request_id: Uu
         Operation::BatchStart => act(fleet, ids, startable, Fleet::start, Some(batch), now),
         Operation::BatchStop => act(fleet, ids, stoppable, Fleet::stop, Some(batch), now),
         Operation::Describe => {
-            read(known(fleet, id, now).map(|instance| Some(json!({ "instance": shown(id, instance.status(now)) }))))
+            read(known(fleet, id, now).map(|instance| Some(json!({ "instance": shown(id, instance, now) }))))
         }
         Operation::List => read(list(fleet, received, |_| true, now).map(Some)),
         Operation::ListByIds => read(list(fleet, received, |id| ids.iter().any(|one| one == id), now).map(Some)),
@@ -104,22 +104,23 @@ fn stoppable(status: Status) -> Result<(), ApiError> {
 }
 
 /// The fields of the API's instance from which the state follows, and enough others for an SDK's model.
-fn shown(id: &str, status: Status) -> Value {
+fn shown(id: &str, instance: &Instance, now: Instant) -> Value {
+    let tag = |(key, value): (&String, &String)| json!({ "tagKey": key, "tagValue": value });
     json!({
         "id": id,
-        "name": id,
+        "name": instance.name().unwrap_or(id),
         "desc": "simulated",
-        "status": status.shown(),
+        "status": instance.status(now).shown(),
         "instanceType": "N5",
         "paymentTiming": "Postpaid",
         "createTime": "2026-01-15T08:30:00Z",
         "expireTime": "",
-        "zoneName": "cn-bj-a",
+        "zoneName": instance.zone(),
         "cpuCount": 2,
         "memoryCapacityInGB": 8,
         "autoRenew": false,
         "repairStatus": "normal",
-        "tags": [],
+        "tags": instance.tags().iter().map(tag).collect::<Vec<Value>>(),
     })
 }
 
@@ -128,7 +129,7 @@ fn list(fleet: &Fleet, received: &Received, wanted: impl Fn(&str) -> bool, now: 
     let marker = received.parameter("marker").unwrap_or("");
     let page_size = page_size(received)?;
     let statuses = filter(received, "status");
-    let ids = filter(received, "instanceIds");
+    let (ids, zones, tags) = (filter(received, "instanceIds"), filter(received, "zoneName"), filter(received, "tags"));
     if ids.as_ref().is_some_and(|ids| ids.len() > MOST_IDS) {
         let why = format!("instanceIds may name at most {MOST_IDS} instances");
         return Err(ApiError::new(400, "InvalidHTTPRequest", why));
@@ -138,10 +139,12 @@ fn list(fleet: &Fleet, received: &Received, wanted: impl Fn(&str) -> bool, now: 
         let passes = status != Status::Deleted
             && wanted(id)
             && ids.as_ref().is_none_or(|ids| ids.contains(&id.as_str()))
+            && zones.as_ref().is_none_or(|zones| zones.contains(&instance.zone()))
+            && tags.as_ref().is_none_or(|tags| tags.iter().any(|tag| has_tag(instance, tag)))
             && statuses.as_ref().is_none_or(|names| names.iter().any(|name| name.parse() == Ok(status.shown())));
-        passes.then_some((id, status))
+        passes.then_some((id, instance))
     });
-    let page: Vec<Value> = matching.by_ref().take(page_size).map(|(id, status)| shown(id, status)).collect();
+    let page: Vec<Value> = matching.by_ref().take(page_size).map(|(id, instance)| shown(id, instance, now)).collect();
     let next = matching.next().map(|(id, _)| id);
     let mut answer = json!({
         "marker": marker,
@@ -153,6 +156,14 @@ fn list(fleet: &Fleet, received: &Received, wanted: impl Fn(&str) -> bool, now: 
         answer["nextMarker"] = json!(next);
     }
     Ok(answer)
+}
+
+/// `tag` is `key:value` or `key`.
+fn has_tag(instance: &Instance, tag: &str) -> bool {
+    match tag.split_once(':') {
+        Some((key, value)) => instance.tags().get(key).is_some_and(|other| other == value),
+        None => instance.tags().contains_key(tag),
+    }
 }
 
 fn page_size(received: &Received) -> Result<usize, ApiError> {
@@ -174,7 +185,7 @@ fn filter<'a>(received: &'a Received, name: &str) -> Option<Vec<&'a str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::Times;
+    use crate::fleet::{Order, Times};
     use crate::request::tests::received;
     use std::time::Duration;
 
@@ -259,6 +270,26 @@ mod tests {
         assert_eq!(ids("/v2/instance?maxKeys=4&marker=i-sim00006"), ("6 7".into(), None));
         assert_eq!(ids("/v2/instance?status=Starting,Running"), ("4 6 7".into(), None));
         assert_eq!(ids("/v2/instance?instanceIds=i-sim00002,i-none&status=Stopped"), ("2".into(), None));
+        assert_eq!(ids("/v2/instance?zoneName=cn-bj-b&tags=wake:morning,team"), ("".into(), None));
+        let tagged = |tags: &[(&str, &str)]| Order {
+            zone: "cn-bj-b".to_owned(),
+            tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..Status::Stopped.into()
+        };
+        fleet.put("i-sim00001".into(), &tagged(&[("wake", "morning")]), now);
+        fleet.put("i-sim00002".into(), &tagged(&[("wake", "evening"), ("team", "ops")]), now);
+        let mut ids = |target: &str| {
+            let page = call(&mut fleet, "GET", target, "", now).answer.unwrap().unwrap();
+            page["instances"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["id"].as_str().unwrap().into())
+                .collect::<Vec<String>>()
+        };
+        assert_eq!(ids("/v2/instance?zoneName=cn-bj-b&tags=wake:morning,team"), ["i-sim00001", "i-sim00002"]);
+        assert_eq!(ids("/v2/instance?tags=wake:morning"), ["i-sim00001"]);
+        assert_eq!(ids("/v2/instance?zoneName=cn-bj-a").len(), 4);
         for bad in ["0", "1001", "many"] {
             let outcome = call(&mut fleet, "GET", &format!("/v2/instance?maxKeys={bad}"), "", now);
             assert_eq!(outcome.answer.unwrap_err().status, 400, "{bad}");

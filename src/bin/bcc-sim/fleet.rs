@@ -72,6 +72,17 @@ pub struct Order {
     /// The state in which a boot ends, for boots that fail.
     #[serde(default = "running")]
     pub boots_into: Status,
+    /// Its id if absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default = "zone")]
+    pub zone: String,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+}
+
+fn zone() -> String {
+    "cn-bj-a".to_owned()
 }
 
 fn running() -> Status {
@@ -80,7 +91,7 @@ fn running() -> Status {
 
 impl From<Status> for Order {
     fn from(status: Status) -> Self {
-        Self { status, hold: false, boots_into: Status::Running }
+        Self { status, hold: false, boots_into: Status::Running, name: None, zone: zone(), tags: BTreeMap::new() }
     }
 }
 
@@ -91,6 +102,9 @@ pub struct Instance {
     next: Option<(Instant, Status)>,
     hold: bool,
     boots_into: Status,
+    name: Option<String>,
+    zone: String,
+    tags: BTreeMap<String, String>,
     /// How many starts were accepted.
     starts: u64,
 }
@@ -105,6 +119,19 @@ impl Instance {
 
     pub fn starts(&self) -> u64 {
         self.starts
+    }
+
+    /// Its name, unless that is its id.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    pub fn tags(&self) -> &BTreeMap<String, String> {
+        &self.tags
     }
 
     fn enter(&mut self, status: Status, times: Times, now: Instant) {
@@ -143,8 +170,12 @@ impl Fleet {
             next: None,
             hold: false,
             boots_into: Status::Running,
+            name: None,
+            zone: String::new(),
+            tags: BTreeMap::new(),
             starts: 0,
         });
+        (instance.name, instance.zone, instance.tags) = (order.name.clone(), order.zone.clone(), order.tags.clone());
         instance.hold = order.hold;
         instance.boots_into = order.boots_into;
         instance.enter(order.status, self.times, now);

@@ -42,12 +42,14 @@ pub(super) struct Options {
 }
 
 /// The options for jobs, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Defaults {
     /// The batch of jobs that name no other.
     pub(super) batch: String,
     /// When jobs start that do not say.
     pub(super) not_before: Option<Timestamp>,
+    /// The deadline of jobs that do not say, if it counts from now: the next command has another one.
+    pub(super) moving_deadline: Option<Timestamp>,
     deadline: Option<Timestamp>,
     priority: Option<Priority>,
     confirm: Option<Confirm>,
@@ -91,9 +93,11 @@ impl Options {
             }
         }
         let (not_before, deadline) = self.times(now).map_err(Failure::Usage)?;
+        let is_moving = self.not_before.is_none() && self.deadline.as_deref().is_some_and(times::is_length);
         Ok(Defaults {
             batch,
             not_before,
+            moving_deadline: deadline.filter(|_| is_moving),
             deadline,
             priority: self.urgent.then_some(Priority::Urgent),
             confirm: self.confirm,
@@ -120,13 +124,12 @@ impl Options {
 }
 
 impl Defaults {
-    /// Fills in what `job` does not say, and checks the result. The batch of all jobs is filled in only where a job is
-    /// published: copies of it would be most of the memory of a large file.
+    /// Fills in what `job` does not say, and checks the result.
     ///
     /// # Errors
     /// What is wrong with the job, and the remedy.
     pub(super) fn complete(&self, mut job: Job) -> Result<Job, String> {
-        job.batch_id.take_if(|own| *own == self.batch);
+        job.batch_id.get_or_insert_with(|| self.batch.clone());
         job.priority = job.priority.or(self.priority);
         job.confirm = job.confirm.or(self.confirm);
         job.conflict = job.conflict.or(self.conflict);
@@ -177,7 +180,7 @@ mod tests {
         let options = ["--urgent", "--confirm", "running", "--batch", "b", "--conflict", "fail", "--label", "a=b=c"];
         let defaults = of(&[&options[..], &["--at", "1h", "--deadline", "30m"]].concat()).unwrap();
         let filled = defaults.complete(job("")).unwrap();
-        let expected = r#","priority":"urgent","confirm":"running","conflict":"fail","labels":{"a":"b=c"},
+        let expected = r#","batch_id":"b","priority":"urgent","confirm":"running","conflict":"fail","labels":{"a":"b=c"},
             "not_before":"2026-11-25T01:00:00Z","deadline":"2026-11-25T01:30:00Z""#;
         assert_eq!(filled, job(expected));
         let own =
@@ -187,6 +190,20 @@ mod tests {
         let late = job(r#","not_before":"2026-11-25T07:30:00Z""#);
         assert!(defaults.complete(late).unwrap_err().contains("is before not_before"), "the deadline is the option's");
         assert_eq!(defaults.complete(job(r#","batch_id":"b""#)), Ok(filled), "the same batch");
+    }
+
+    #[test]
+    fn a_deadline_moves_if_it_counts_from_now() {
+        for (options, moves) in [
+            (&["--deadline", "30m"][..], true),
+            (&["--deadline", "30m", "--at", "2026-11-25T07:30:00Z"], false),
+            (&["--deadline", "2026-11-25T07:30:00Z"], false),
+            (&["--deadline", "07:30", "--tz", "Asia/Shanghai"], false),
+            (&[], false),
+        ] {
+            let defaults = of(options).unwrap();
+            assert_eq!(defaults.moving_deadline.is_some(), moves, "{options:?}");
+        }
     }
 
     #[test]

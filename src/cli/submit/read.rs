@@ -1,26 +1,29 @@
-//! Reads what is to be submitted, and finds all that is wrong with it before anything is.
+//! Reads what is to be submitted: once to find all that is wrong with it, before anything is submitted, and once more to submit
+//! it. In between, 16 bytes are kept of each job.
 
 mod excerpt;
 mod lines;
 mod table;
+mod text;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::ValueEnum;
+use uuid::Uuid;
 
 use self::excerpt::Excerpt;
+use self::table::Table;
+use self::text::Text;
 use super::defaults::Defaults;
-use super::{Failure, tell};
-use crate::job::Job;
-
-/// Of a file of jobs, in bytes: room for millions of ids, or for hundreds of thousands of whole jobs.
-const LARGEST: u64 = 256 * 1024 * 1024;
+use super::identity::{Identity, Part};
+use crate::cli::{Failure, tell};
+use crate::config::LaneName;
+use crate::job::{Job, Priority};
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,36 +48,43 @@ impl Format {
     }
 }
 
-/// The jobs of `ids` and `files`, in this order, without those that equal an earlier one in every field.
-///
-/// # Errors
-/// Everything that is wrong, with its place.
-pub(super) fn jobs(
-    ids: &[String],
-    files: &[PathBuf],
-    format: Option<Format>,
-    defaults: &Defaults,
-) -> Result<Vec<Job>, Failure> {
-    if files.iter().filter(|path| is_standard_input(path)).count() > 1 {
-        return Err(Failure::Usage("--file - is given twice: standard input can be read once".to_owned()));
-    }
-    let mut input = Input { defaults, jobs: Vec::new(), places: Vec::new(), faults: Excerpt::for_errors() };
-    for (line, id) in (1..).zip(ids) {
-        if let Some(job) = lines::job(id) {
-            input.add(Place { file: None, line }, job);
-        }
-    }
-    for path in files {
-        input.read(path, format.unwrap_or_else(|| Format::of(path)));
-    }
-    input.finish()
+/// The jobs of a command line and of files, in this order.
+#[derive(Debug)]
+pub(super) struct Input {
+    ids: Vec<String>,
+    files: Vec<(Text, Format)>,
+    defaults: Defaults,
+    identity: Identity,
+}
+
+/// What a first reading has found.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The ids of all jobs, sorted, each once.
+    pub(super) ids: Vec<u128>,
+    /// Those of jobs that stand in the input several times.
+    repeated: HashSet<u128>,
+    /// The batches that the jobs belong to.
+    pub(super) parts: BTreeMap<String, Part>,
+    /// Whether there are urgent jobs.
+    pub(super) has_urgent: bool,
+    /// Whether there are others.
+    pub(super) has_others: bool,
+}
+
+/// What is found at a place of the input.
+#[derive(Debug)]
+enum Found {
+    Job(Place, Box<Job>),
+    /// With the place.
+    Problem(String),
 }
 
 /// Where a job stands.
 #[derive(Debug, Clone)]
 struct Place {
     /// `None`: on the command line.
-    file: Option<Rc<str>>,
+    file: Option<Arc<str>>,
     /// The line of the file or the number of the id, from 1.
     line: usize,
 }
@@ -88,228 +98,198 @@ impl fmt::Display for Place {
     }
 }
 
-/// What was read so far.
-struct Input<'a> {
-    defaults: &'a Defaults,
-    jobs: Vec<Job>,
-    /// The place of each job. A list of its own: places are dropped before the jobs are published.
-    places: Vec<Place>,
-    faults: Excerpt,
+impl Checked {
+    /// How many jobs there are.
+    pub(super) fn size(&self) -> usize {
+        self.ids.len()
+    }
 }
 
-impl Input<'_> {
-    fn add(&mut self, place: Place, job: Result<Job, String>) {
-        match job.and_then(|job| self.defaults.complete(job)) {
-            Ok(job) => {
-                self.jobs.push(job);
-                self.places.push(place);
-            }
-            Err(problem) => self.faults.push(format_args!("{place}: {problem}")),
+impl Input {
+    /// Of `ids` and `files`.
+    ///
+    /// # Errors
+    /// Standard input is named twice.
+    pub(super) fn new(
+        ids: Vec<String>,
+        files: &[PathBuf],
+        format: Option<Format>,
+        defaults: Defaults,
+        identity: Identity,
+    ) -> Result<Self, Failure> {
+        let file = |path: &PathBuf| (Text::of(path), format.unwrap_or_else(|| Format::of(path)));
+        let files: Vec<_> = files.iter().map(file).collect();
+        if files.iter().filter(|(text, _)| text.is_standard_input()).count() > 1 {
+            return Err(Failure::Usage("--file - is given twice: standard input can be read once".to_owned()));
         }
+        Ok(Self { ids, files, defaults, identity })
     }
 
-    fn read(&mut self, path: &Path, format: Format) {
-        let name = if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() };
-        let text = match text_of(path) {
-            Ok(text) => text,
-            Err(error) => return self.faults.push(format_args!("cannot read {name}: {error}")),
+    /// Where the jobs go.
+    pub(super) fn lane(&self) -> &LaneName {
+        &self.identity.lane
+    }
+
+    /// Reads everything, and names jobs that equal an earlier one in every field.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with its place.
+    pub(super) fn check(&mut self) -> Result<Checked, Failure> {
+        let identity = self.identity.clone();
+        let mut faults = Excerpt::for_errors();
+        let mut checked = Checked {
+            ids: Vec::new(),
+            repeated: HashSet::new(),
+            parts: BTreeMap::new(),
+            has_urgent: false,
+            has_others: false,
         };
-        // Editors of another system put it there.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let file: Rc<str> = name.into();
-        let add = |line, job| self.add(Place { file: Some(Rc::clone(&file)), line }, job);
-        match format {
-            Format::Lines => lines::each(text, add),
-            Format::Csv => table::each(text, b',', add),
-            Format::Tsv => table::each(text, b'\t', add),
+        self.each(|found| {
+            match found {
+                Found::Problem(problem) => faults.push(problem),
+                Found::Job(_, job) => checked.add(&job, identity.of(&job)),
+            }
+            ControlFlow::Continue(())
+        });
+        if faults.count() > 0 {
+            return Err(Failure::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
         }
-    }
-
-    fn finish(mut self) -> Result<Vec<Job>, Failure> {
-        let count = self.faults.count();
-        if count > 0 {
-            return Err(Failure::Problems(format!("nothing submitted, {count} wrong:{}", self.faults)));
-        }
-        if self.jobs.is_empty() {
+        if checked.ids.is_empty() {
             return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
         }
-        let (is_repeated, repeated) = self.repeated();
-        if repeated.count() > 0 {
+        checked.ids.sort_unstable();
+        let equal = checked.ids.windows(2).filter(|pair| pair[0] == pair[1]);
+        checked.repeated = equal.map(|pair| pair[0]).collect();
+        if !checked.repeated.is_empty() {
+            checked.ids.dedup();
+            let repeated = self.leave_repeated_out(&mut checked);
             tell(format_args!("submitted once, as these are the same in every field:{repeated}"));
         }
-        let mut is_repeated = is_repeated.into_iter();
-        self.jobs.retain(|_| !is_repeated.next().unwrap_or_default());
-        Ok(self.jobs)
+        Ok(checked)
     }
 
-    /// Which jobs equal an earlier one, and where.
-    fn repeated(&self) -> (Vec<bool>, Excerpt) {
-        let mut first = HashMap::with_capacity(self.jobs.len());
-        let mut repeated = Excerpt::for_errors();
-        let is_repeated = self.jobs.iter().zip(&self.places).map(|(job, place)| match first.entry(job) {
-            Entry::Vacant(entry) => {
-                entry.insert(place);
-                false
+    /// Takes repeated jobs out of the sizes, and names them.
+    fn leave_repeated_out(&mut self, checked: &mut Checked) -> Excerpt {
+        let identity = self.identity.clone();
+        let (mut first, mut repeated) = (HashMap::new(), Excerpt::for_errors());
+        self.each(|found| {
+            if let Found::Job(place, job) = found {
+                let id = identity.of(&job);
+                match first.entry(id.as_u128()) {
+                    _ if !checked.repeated.contains(&id.as_u128()) => {}
+                    Entry::Vacant(entry) => {
+                        entry.insert(place);
+                    }
+                    Entry::Occupied(entry) => {
+                        repeated.push(format_args!("{}: {place}, and before at {}", job.instance_id, entry.get()));
+                        if let Some(part) = checked.parts.get_mut(batch_of(&job)) {
+                            part.remove(id);
+                        }
+                    }
+                }
             }
-            Entry::Occupied(entry) => {
-                repeated.push(format_args!("{}: {place}, and before at {}", job.instance_id, entry.get()));
-                true
+            ControlFlow::Continue(())
+        });
+        repeated
+    }
+
+    /// Hands over each job once, with its id, unless one breaks.
+    ///
+    /// # Errors
+    /// It is not what was `checked`: a file was changed in between.
+    pub(super) fn jobs(
+        &mut self,
+        checked: &Checked,
+        mut take: impl FnMut(Uuid, Box<Job>) -> ControlFlow<()>,
+    ) -> Result<(), String> {
+        let identity = self.identity.clone();
+        let (mut sent, mut end) = (HashSet::new(), Ok(()));
+        let (mut count, mut is_over) = (0, false);
+        self.each(|found| match found {
+            Found::Problem(problem) => {
+                end = Err(problem);
+                ControlFlow::Break(())
+            }
+            Found::Job(place, job) => {
+                let id = identity.of(&job);
+                if checked.ids.binary_search(&id.as_u128()).is_err() {
+                    end = Err(format!("{place}: {} was not there before", job.instance_id));
+                    return ControlFlow::Break(());
+                }
+                if checked.repeated.contains(&id.as_u128()) && !sent.insert(id) {
+                    return ControlFlow::Continue(());
+                }
+                count += 1;
+                let next = take(id, job);
+                is_over = next.is_break();
+                next
             }
         });
-        (is_repeated.collect(), repeated)
+        end?;
+        let size = checked.size();
+        if count == size || is_over { Ok(()) } else { Err(format!("{count} jobs are there, and {size} were before")) }
+    }
+
+    fn each(&mut self, mut take: impl FnMut(Found) -> ControlFlow<()>) {
+        let defaults = &self.defaults;
+        let found = |place: Place, job: Result<Job, String>| match job.and_then(|job| defaults.complete(job)) {
+            Ok(job) => Found::Job(place, Box::new(job)),
+            Err(problem) => Found::Problem(format!("{place}: {problem}")),
+        };
+        for (line, id) in (1..).zip(&self.ids) {
+            if let Some(job) = lines::job(id)
+                && take(found(Place { file: None, line }, job)).is_break()
+            {
+                return;
+            }
+        }
+        for (text, format) in &mut self.files {
+            let file: Arc<str> = text.name().into();
+            let mut table = match format {
+                Format::Lines => None,
+                Format::Csv => Some(Table::new(b',')),
+                Format::Tsv => Some(Table::new(b'\t')),
+            };
+            let mut is_over = false;
+            let read = text.each_line(|line, text| {
+                let job = match (text, &mut table) {
+                    (Err(problem), _) => Some(Err(problem)),
+                    (Ok(text), None) => lines::job(text),
+                    (Ok(text), Some(table)) => table.job(text),
+                };
+                let Some(job) = job else { return ControlFlow::Continue(()) };
+                let next = take(found(Place { file: Some(Arc::clone(&file)), line }, job));
+                is_over = next.is_break();
+                next
+            });
+            if let Err(error) = read {
+                is_over = take(Found::Problem(format!("cannot read {file}: {error}"))).is_break();
+            }
+            if is_over {
+                return;
+            }
+        }
     }
 }
 
-fn is_standard_input(path: &Path) -> bool {
-    path == Path::new("-")
-}
-
-/// Not only of regular files: a shell hands over a FIFO for `<(command)`.
-fn text_of(path: &Path) -> io::Result<String> {
-    if is_standard_input(path) { read_text(io::stdin(), LARGEST) } else { read_text(File::open(path)?, LARGEST) }
-}
-
-/// All of `from`, unless that is more than `limit` bytes.
-fn read_text(from: impl Read, limit: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    from.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        let problem = format!("it has more than {limit} bytes: expected fewer, in several files");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+impl Checked {
+    fn add(&mut self, job: &Job, id: Uuid) {
+        self.ids.push(id.as_u128());
+        let urgent = job.priority == Some(Priority::Urgent);
+        self.has_urgent |= urgent;
+        self.has_others |= !urgent;
+        let batch = batch_of(job);
+        match self.parts.get_mut(batch) {
+            Some(part) => part.add(id),
+            None => self.parts.entry(batch.to_owned()).or_default().add(id),
+        }
     }
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not in UTF-8: save it as UTF-8"))
+}
+
+/// The batch of a job, which the defaults have filled in.
+pub(super) fn batch_of(job: &Job) -> &str {
+    job.batch_id.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::defaults;
-    use super::*;
-
-    /// Files in a folder of their own.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new() -> Self {
-            let path = std::env::temp_dir().join(format!("reveille-submit-{}", uuid::Uuid::now_v7()));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn put(&self, name: &str, text: &str) -> PathBuf {
-            let path = self.0.join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn read(ids: &[&str], files: &[PathBuf]) -> Result<Vec<Job>, Failure> {
-        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-        jobs(&ids, files, None, &defaults::of(&[]).unwrap())
-    }
-
-    fn ids(jobs: &[Job]) -> Vec<&str> {
-        jobs.iter().map(|job| job.instance_id.as_str()).collect()
-    }
-
-    #[test]
-    fn everything_wrong_is_reported_at_once_with_its_place() {
-        let folder = Folder::new();
-        let (first, second) = (folder.put("a", "i-0000\n\nno id\n"), folder.put("b", "# i-1\n{}\n"));
-        let missing = folder.0.join("missing");
-        let files = [first.clone(), missing.clone(), second.clone()];
-        let Err(Failure::Problems(text)) = read(&["i-0000", "", "# no", "i-%2f%2f"], &files) else { panic!() };
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 5, "{text}");
-        for (line, expected) in lines.into_iter().zip([
-            "nothing submitted, 4 wrong:".to_owned(),
-            "  argument 4: \"i-%2f%2f\" is no instance id".to_owned(),
-            format!("  {}, line 3: \"no id\" is no instance id", first.display()),
-            format!("  cannot read {}: No such file", missing.display()),
-            format!("  {}, line 2: missing field `instance_id`", second.display()),
-        ]) {
-            assert!(line.starts_with(&expected), "{line}");
-        }
-        assert!(read(&["#"], &[]).unwrap_err().to_string().contains("no instance was named"));
-        let twice = read(&[], &["-".into(), "-".into()]).unwrap_err().to_string();
-        assert!(twice.contains("standard input can be read once"), "{twice}");
-    }
-
-    #[test]
-    fn files_are_read_in_their_order_after_the_arguments() {
-        let folder = Folder::new();
-        let files = [folder.put("b", "i-0002\n"), folder.put("a", "i-0001")];
-        assert_eq!(ids(&read(&["i-0003"], &files).unwrap()), ["i-0003", "i-0002", "i-0001"]);
-    }
-
-    #[test]
-    fn the_end_of_its_name_says_how_a_file_is_written() {
-        let folder = Folder::new();
-        let files = [
-            folder.put("a.csv", "\u{feff}instance_id,team\r\ni-0000,a\r\n"),
-            folder.put("b.TSV", "team\tid\nb\ti-0001\n"),
-            folder.put("csv", "i-0002\n"),
-        ];
-        assert_eq!(ids(&read(&[], &files).unwrap()), ["i-0000", "i-0001", "i-0002"]);
-        let defaults = defaults::of(&[]).unwrap();
-        let named = folder.put("c", "id\ni-0003\n");
-        assert_eq!(ids(&jobs(&[], std::slice::from_ref(&named), Some(Format::Csv), &defaults).unwrap()), ["i-0003"]);
-        let told = read(&[], &[named]).unwrap_err().to_string();
-        assert!(told.contains("line 1: id begins a table"), "{told}");
-    }
-
-    #[test]
-    fn jobs_that_differ_in_anything_are_two_and_others_one() {
-        let job = |more: &str| format!(r#"{{"instance_id":"i-0000"{more}}}"#);
-        let (early, late) = (job(r#","deadline":"9999-12-31T23:59:59Z""#), job(r#","labels":{"a":"b"}"#));
-        assert_eq!(read(&["i-0000", &early, &late, &early, "i-0000", &job("")], &[]).unwrap().len(), 3);
-    }
-
-    #[test]
-    fn a_job_that_is_repeated_is_named_with_both_places() {
-        let defaults = defaults::of(&[]).unwrap();
-        let mut input =
-            Input { defaults: &defaults, jobs: Vec::new(), places: Vec::new(), faults: Excerpt::for_errors() };
-        for (file, line) in [(None, 1), (Some("a.txt".into()), 7)] {
-            input.add(Place { file, line }, lines::job("i-0000").unwrap());
-        }
-        let (is_repeated, repeated) = input.repeated();
-        assert_eq!(is_repeated, [false, true]);
-        assert_eq!(repeated.to_string(), "\n  i-0000: a.txt, line 7, and before at argument 1");
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_no_part_of_the_first_line() {
-        let folder = Folder::new();
-        for first in ["i-0000", "{\"instance_id\":\"i-0000\"}", "# a comment"] {
-            let file = folder.put("a", &format!("\u{feff}{first}\r\ni-0001\r\n"));
-            assert_eq!(ids(&read(&[], &[file]).unwrap()).last(), Some(&"i-0001"), "{first}");
-        }
-    }
-
-    #[test]
-    fn what_never_ends_is_not_read_to_its_end() {
-        assert_eq!(read_text(&b"i-0000"[..], 6).unwrap(), "i-0000");
-        for endless in [&b"i-00001"[..], &[0; 100]] {
-            let error = read_text(endless, 6).unwrap_err().to_string();
-            assert_eq!(error, "it has more than 6 bytes: expected fewer, in several files");
-        }
-        let gbk = read_text(&b"\xb1\xb1\xbe\xa9"[..], 6).unwrap_err().to_string();
-        assert_eq!(gbk, "it is not in UTF-8: save it as UTF-8");
-    }
-
-    #[test]
-    fn a_fault_is_one_line_whatever_it_quotes() {
-        let ids = ["i-\u{1b}[2J\n  and 7 more", "{\"instance_id\":\"i-0000\",\"conflict\":\"\\u001b\\n\\u202e\"}"];
-        let text = read(&ids, &["/\u{1b}\n".into()]).unwrap_err().to_string();
-        assert_eq!(text.lines().count(), 4, "{text}");
-        assert!(text.contains(r"unknown variant `\u{1b}\n\u{202e}`"), "{text}");
-        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
-    }
-}
+mod tests;

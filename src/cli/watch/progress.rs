@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::rate::Rate;
 use crate::cli::report::Report;
-use crate::events::{Batch, Data, Event, JobEvent};
+use crate::events::{Announced, Announcement, Data, Event, JobEvent};
 use crate::text::Shown;
 
 /// How long the log is quiet about a batch after its last job before the batch counts as done: a further announcement of it
@@ -21,13 +21,13 @@ const SETTLED: SignedDuration = SignedDuration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Progress {
     batch: String,
-    /// When the watch began.
+    /// When the batch was announced for the first time, or before that when the watch began.
     began: Timestamp,
-    announced: Option<Announced>,
+    announced: Announced,
     reading: Reading,
     report: Report,
-    /// Hashes of the ids of ended jobs, and of announcements. The hasher's keys are random, so that nobody can choose ids with
-    /// equal hashes. Among a million ids, two have one by chance once in thirty million watches.
+    /// Hashes of the ids of ended jobs. The hasher's keys are random, so that nobody can choose ids with equal hashes. Among a
+    /// million ids, two have one by chance once in thirty million watches.
     seen: HashSet<u64>,
     /// The same of jobs whose start was accepted, and which have not ended.
     accepted: HashSet<u64>,
@@ -35,14 +35,6 @@ pub(super) struct Progress {
     rate: Rate,
     /// When the last event of the batch came, or the replay ended.
     heard: Timestamp,
-}
-
-/// All announcements of a batch.
-#[derive(Debug, Clone, Copy)]
-struct Announced {
-    jobs: usize,
-    /// When the first one was made.
-    at: Timestamp,
 }
 
 /// Where in the log the reading is.
@@ -70,8 +62,8 @@ pub(super) struct State {
 pub(super) enum Heard {
     /// Nothing to speak of.
     Nothing,
-    /// It was announced, for the first time or again. `forgotten` jobs had ended before the first time: an earlier batch of the
-    /// same name was announced before the part of the log that is read.
+    /// It was announced: for the first time, again, or a further part of it. `forgotten` jobs are not counted any more: they
+    /// ended before the first announcement that is read, or the whole batch had ended and begins anew.
     Announced { forgotten: usize },
     /// This instance did not come up.
     Down(String, Box<JobEvent>),
@@ -91,7 +83,7 @@ impl Progress {
         Self {
             batch: batch.to_owned(),
             began: now,
-            announced: None,
+            announced: Announced::default(),
             reading: Reading::Replay,
             report: Report::default(),
             seen: HashSet::new(),
@@ -109,7 +101,7 @@ impl Progress {
         match event.data {
             Data::BatchSubmitted(batch) if batch.batch_id == self.batch => {
                 self.heard = now;
-                self.announce(&event.id, &batch, event.time.min(now))
+                self.announce(&event.id, batch.size, event.time, now)
             }
             Data::Job(job) if job.batch_id.as_ref() == Some(&self.batch) => {
                 self.heard = now;
@@ -119,22 +111,23 @@ impl Progress {
         }
     }
 
-    fn announce(&mut self, id: &str, batch: &Batch, at: Timestamp) -> Heard {
-        let id = self.hasher.hash_one(("announcement", id));
-        if self.seen.contains(&id) {
-            return Heard::Nothing;
-        }
-        let mut forgotten = 0;
-        match &mut self.announced {
-            Some(announced) => announced.jobs = announced.jobs.saturating_add(batch.size),
-            None => {
-                self.announced = Some(Announced { jobs: batch.size, at });
-                // `submit` publishes no job before its announcement is confirmed: these jobs are not among the announced ones.
-                forgotten = self.forget();
+    fn announce(&mut self, id: &str, size: usize, at: Timestamp, now: Timestamp) -> Heard {
+        let announced_before = self.announced.jobs();
+        match self.announced.hear(id, size, at) {
+            Announcement::Copy => return Heard::Nothing,
+            Announcement::Again if announced_before.is_some_and(|jobs| self.ended() >= jobs) => {
+                // Each job ends once more, with the outcome it had if the daemon remembers that.
+                self.announced = Announced::default();
+                self.announced.hear(id, size, at);
+            }
+            // `submit` publishes no job before its announcement is confirmed: jobs that ended are not among the announced ones.
+            Announcement::Part if announced_before.is_none() => {}
+            Announcement::Part | Announcement::Again | Announcement::Correction => {
+                return Heard::Announced { forgotten: 0 };
             }
         }
-        self.seen.insert(id);
-        Heard::Announced { forgotten }
+        self.began = at.min(now);
+        Heard::Announced { forgotten: self.forget() }
     }
 
     /// Forgets all jobs, and returns how many of them had ended.
@@ -159,7 +152,7 @@ impl Progress {
         self.accepted.remove(&id);
         self.rate.add(at);
         let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
-        let is_down = self.announced.is_some() && !job.is_up();
+        let is_down = self.announced().is_some() && !job.is_up();
         let heard = if is_down { Heard::Down(instance.clone(), Box::new(job.clone())) } else { Heard::Nothing };
         self.report.add(instance, job);
         heard
@@ -177,8 +170,8 @@ impl Progress {
             return None;
         }
         let quiet = now.duration_since(self.heard);
-        match self.announced {
-            Some(announced) => (self.ended() >= announced.jobs && quiet >= SETTLED).then_some(End::Done),
+        match self.announced() {
+            Some(jobs) => (self.ended() >= jobs && quiet >= SETTLED).then_some(End::Done),
             None => patience.is_some_and(|patience| quiet >= patience).then_some(End::NotAnnounced),
         }
     }
@@ -196,9 +189,9 @@ impl Progress {
         self.report.jobs()
     }
 
-    /// Jobs that were announced, in all announcements together.
+    /// Jobs that were announced, in all parts of the batch together.
     pub(super) fn announced(&self) -> Option<usize> {
-        self.announced.map(|announced| announced.jobs)
+        self.announced.jobs()
     }
 
     pub(super) fn state(&self) -> State {
@@ -209,8 +202,8 @@ impl Progress {
     /// A line of progress, the most important first: a narrow terminal shows the beginning of it.
     pub(super) fn line(&self, now: Timestamp) -> String {
         let mut parts = Vec::new();
-        match self.announced {
-            Some(announced) => parts.push(format!("{} of {} ended{}", self.ended(), announced.jobs, self.outcomes())),
+        match self.announced() {
+            Some(jobs) => parts.push(format!("{} of {jobs} ended{}", self.ended(), self.outcomes())),
             None if self.ended() > 0 => {
                 parts.push(format!("not announced yet, {} ended{}", self.ended(), self.outcomes()))
             }
@@ -225,8 +218,7 @@ impl Progress {
             Reading::Away => parts.push("RabbitMQ is away".to_owned()),
             Reading::Live => parts.extend(self.pace(now)),
         }
-        let began = self.announced.map_or(self.began, |announced| announced.at);
-        parts.push(length(now.duration_since(began).as_secs()));
+        parts.push(length(now.duration_since(self.began).as_secs()));
         parts.join("; ")
     }
 
@@ -248,7 +240,7 @@ impl Progress {
             ..10.0 => format!("{rate:.1}/s"),
             _ => format!("{rate:.0}/s"),
         };
-        let left = self.announced.map_or(0, |announced| announced.jobs.saturating_sub(self.ended()));
+        let left = self.announced().map_or(0, |jobs| jobs.saturating_sub(self.ended()));
         // The cast of a float saturates.
         let left = (left > 0).then(|| format!(", {} left", length((left as f64 / rate).ceil() as i64)));
         Some(told + &left.unwrap_or_default())

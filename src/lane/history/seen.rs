@@ -179,6 +179,12 @@ impl Seen {
         self.generations().unpublished.remove(&key.order);
     }
 
+    /// Whether an end of the job is remembered whose event the broker has confirmed.
+    pub(in crate::lane) fn is_end_published(&self, key: Key) -> bool {
+        let generations = self.generations();
+        matches!(generations.get(key.order), Some(Known::Ended(_))) && !generations.unpublished.contains(&key.order)
+    }
+
     /// Forgets decisions whose publication is not confirmed: while another replica held the lane, their jobs may have
     /// ended otherwise. That they were called is not forgotten.
     pub(in crate::lane) fn forget_unpublished(&self) {
@@ -330,6 +336,8 @@ mod tests {
         seen.record_published(said);
         seen.record_started(gone_on, Timestamp::UNIX_EPOCH, false);
         assert_eq!(seen.end(unpublished), Some(FAILED), "as long as the lane is ours");
+        let is_published = [unpublished, said, gone_on].map(|job| seen.is_end_published(job));
+        assert_eq!(is_published, [false, true, false]);
         seen.forget_unpublished();
         assert_eq!((seen.end(unpublished), seen.end(said), seen.started(gone_on)), (None, Some(FAILED), None));
         assert!(seen.is_known(unpublished) && seen.is_known(gone_on), "no clean first touch");

@@ -77,6 +77,7 @@ impl Admitted {
         // The replica that had it before may have made a call, unless it is too early for one even now.
         progress.touched |= redelivered && !matches!(first, First::Wait(_));
         debug!(first = first.as_str(), "delivery");
+        let is_once = progress.once;
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
         let job = Arc::new(job);
         Self::Task(Task {
@@ -84,7 +85,7 @@ impl Admitted {
             job,
             submitted,
             key,
-            is_new: !redelivered && !is_copy,
+            is_new: !redelivered && !is_copy && !is_once,
             first,
             spare,
         })

@@ -41,13 +41,14 @@ impl Held {
         Conclusion { outcome, ambiguous, attempts: self.progress.attempts, answer: None, explanation }
     }
 
-    /// Publishes the job's outcome, and the dead letter of a failure. Returns the reply that the producer asked for,
-    /// still to be sent.
+    /// Publishes the job's outcome, and the dead letter of a failure unless the order `has_letter` already. Returns the
+    /// reply that the producer asked for, still to be sent.
     pub(super) async fn conclude(
         &self,
         session: &Session,
         conclusion: &Conclusion,
         job: Option<&job::Job>,
+        has_letter: bool,
     ) -> Result<(Confirmed, Option<Reply>), lapin::Error> {
         let lane = &session.lane;
         let finished_at = Timestamp::now();
@@ -58,7 +59,7 @@ impl Held {
         });
         // Published last: until the dead letter is confirmed the job can be redelivered, which must not happen once its
         // end is published.
-        let dead_letter = if conclusion.outcome.is_dead_letter() && !self.is_put_aside {
+        let dead_letter = if conclusion.outcome.is_dead_letter() && !self.is_put_aside && !has_letter {
             Some(self.publish_dead_letter(session, conclusion, finished_at).await?)
         } else {
             None
@@ -186,7 +187,7 @@ impl Held {
         let mut headers = FieldTable::default();
         // Put back, the job is to be started, not polled where it was given up. It is another order then, and the
         // letter must not reveal an order's name.
-        Progress { boot: None, order: None, ..self.progress.clone() }.write(&mut headers);
+        Progress { boot: None, order: None, once: false, ..self.progress.clone() }.write(&mut headers);
         DeadLetter::new(conclusion.outcome, lane.name(), now, conclusion.attempts)
             .explained(conclusion.explanation.as_deref(), conclusion.answer.as_ref())
             .write(&mut headers);

@@ -80,7 +80,7 @@ pub(super) struct Task {
     submitted: Option<Timestamp>,
     /// Its key in the lane's history.
     key: Key,
-    /// The message is neither redelivered nor a parked copy.
+    /// The message is an order of its own: neither redelivered, nor a parked copy, nor [once](Progress::once) for all.
     is_new: bool,
     first: First,
     /// Permit to call for an instance that had no capacity.
@@ -165,7 +165,7 @@ impl Unread {
         let held = self.held;
         // The replica that had the delivery before may have made a call.
         let conclusion = held.conclusion(self.outcome, held.progress.touched, &self.explanation);
-        let (proof, reply) = held.conclude(session, &conclusion, None).await?;
+        let (proof, reply) = held.conclude(session, &conclusion, None, false).await?;
         held.done(session, proof, reply).await
     }
 }
@@ -210,8 +210,10 @@ impl Task {
         };
         let (proof, reply) = match next {
             Next::Conclude(conclusion) => {
+                // The letter of an order's first message is confirmed before its end is published.
+                let has_letter = self.held.progress.once && lane.history.seen.is_end_published(self.key);
                 let conclusion = self.end_as_first(lane, conclusion);
-                let concluded = self.held.conclude(session, &conclusion, Some(&self.job)).await?;
+                let concluded = self.held.conclude(session, &conclusion, Some(&self.job), has_letter).await?;
                 lane.history.seen.record_published(self.key);
                 concluded
             }

@@ -30,6 +30,7 @@ fn progress() -> Progress {
         touched: false,
         denied: false,
         no_capacity: false,
+        once: false,
         order: None,
         put_back: None,
         boot: None,

@@ -10,5 +10,6 @@ mod slots;
 mod spare;
 
 pub use self::gate::{Gate, Paused, Permit};
+pub use self::limiter::Limiter;
 pub(super) use self::share::Share;
 pub use self::slots::Slot;

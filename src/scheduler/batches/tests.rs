@@ -258,7 +258,10 @@ fn the_rest_of_a_batch_is_cancelled_once_when_more_jobs_have_failed_than_may() {
     );
     let data = serde_json::to_value(&command.data).unwrap();
     let reason = "3 jobs have failed, and max_failures is 2";
-    assert_eq!(data, serde_json::json!({"batch_id": "morning", "lane": "prod", "by": "reveille scheduler", "reason": reason}));
+    assert_eq!(
+        data,
+        serde_json::json!({"batch_id": "morning", "lane": "prod", "by": "reveille scheduler", "reason": reason})
+    );
     log.end("6", "morning", NOT_FOUND);
     log.announce_with("b", "morning", 1, 0);
     assert_eq!(log.cancels(), [], "once");

@@ -14,15 +14,6 @@ use crate::similar;
 const FIELD_LIMIT: usize = 60;
 const AS_A_TABLE: &str = "expected a file whose name ends in .csv or .tsv, or --format csv or tsv";
 
-/// Hands over the jobs of a text, or what is wrong with them, by the number of their line.
-pub(super) fn each(text: &str, mut take: impl FnMut(usize, Result<Job, String>)) {
-    for (number, line) in (1..).zip(text.lines()) {
-        if let Some(job) = job(line) {
-            take(number, job);
-        }
-    }
-}
-
 /// The job of a line, or what is wrong with it; `None` for an empty line or a comment.
 pub(super) fn job(line: &str) -> Option<Result<Job, String>> {
     let line = line.trim();

@@ -1,6 +1,6 @@
 //! Tables, CSV or TSV: a header, and a job in each row.
 
-use csv::{ReaderBuilder, StringRecord, Trim};
+use csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
 use crate::bce::answer::shorten;
@@ -18,6 +18,8 @@ const ALIKE: f64 = 0.9;
 const ROW_LIMIT: usize = 8 * 1024;
 /// Longest name of a column that is quoted, in characters.
 const NAME_LIMIT: usize = 60;
+/// The line that is read behind each.
+const NEXT_LINE: &str = "\n-";
 
 /// What the cells of a column are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,32 +30,72 @@ enum Column {
     Label(String),
 }
 
-/// Hands over the jobs of a table, or what is wrong with them, by the number of the line where their row begins.
-pub(super) fn each(text: &str, delimiter: u8, mut take: impl FnMut(usize, Result<Job, String>)) {
+/// A table that is read line by line.
+#[derive(Debug)]
+pub(super) struct Table {
+    delimiter: u8,
+    /// `None` before the header.
+    columns: Option<Vec<Column>>,
+    /// Nothing is read behind a header that is wrong.
+    is_broken: bool,
+    row: StringRecord,
+}
+
+impl Table {
+    pub(super) fn new(delimiter: u8) -> Self {
+        Self { delimiter, columns: None, is_broken: false, row: StringRecord::new() }
+    }
+
+    /// The job of a line, or what is wrong with it; `None` for the header and for a row without any text.
+    pub(super) fn job(&mut self, line: &str) -> Option<Result<Job, String>> {
+        if self.is_broken || line.trim().is_empty() {
+            return None;
+        }
+        let row = match cells(line, self.delimiter, &mut self.row) {
+            Ok(()) if self.row.iter().all(str::is_empty) => return None,
+            row => row,
+        };
+        match &self.columns {
+            Some(columns) => Some(row.and_then(|()| job(columns, &self.row))),
+            None => match row.and_then(|()| header(&self.row, char::from(self.delimiter))) {
+                Ok(columns) => {
+                    self.columns = Some(columns);
+                    None
+                }
+                Err(problem) => {
+                    self.is_broken = true;
+                    Some(Err(problem))
+                }
+            },
+        }
+    }
+}
+
+/// Reads the cells of a line.
+fn cells(line: &str, delimiter: u8, row: &mut StringRecord) -> Result<(), String> {
+    let length = line.len();
+    if length > ROW_LIMIT {
+        return Err(format!("the row has {length} bytes: at most {ROW_LIMIT}"));
+    }
+    if line.contains('\r') {
+        return Err(
+            "the row has a carriage return within it: save the table with line ends of Unix or Windows".to_owned()
+        );
+    }
+    // A quotation mark that is left open takes the next line for a part of its cell.
+    let with_next = [line, NEXT_LINE].concat();
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(false)
         .flexible(true)
-        .trim(Trim::All)
-        .from_reader(text.as_bytes());
-    let (mut row, mut lines, mut columns) = (StringRecord::new(), Lines { text, counted: 0, line: 1 }, None);
-    loop {
-        let place = reader.position().byte();
-        let more = reader.read_record(&mut row);
-        let line = lines.at(usize::try_from(place).unwrap_or(usize::MAX));
-        match more {
-            Ok(false) => break,
-            Ok(true) if row.iter().all(str::is_empty) => {}
-            Ok(true) => match &columns {
-                None => match header(&row, char::from(delimiter)) {
-                    Ok(header) => columns = Some(header),
-                    Err(problem) => return take(line, Err(problem)),
-                },
-                Some(columns) => take(line, job(columns, &row)),
-            },
-            Err(error) => return take(line, Err(error.to_string())),
-        }
+        .buffer_capacity(with_next.len())
+        .from_reader(with_next.as_bytes());
+    reader.read_record(row).map_err(|error| error.to_string())?;
+    if row.iter().any(|cell| cell.contains('\n')) {
+        return Err("a cell has more than one line: is a quotation mark left open?".to_owned());
     }
+    row.trim();
+    Ok(())
 }
 
 /// Reads the header.
@@ -107,19 +149,11 @@ fn column(name: &str, id: &str, absent: &[&str]) -> Result<Column, String> {
 
 /// Reads a row. An empty cell counts as absent.
 fn job(columns: &[Column], row: &StringRecord) -> Result<Job, String> {
-    // A quotation mark that is left open takes the rows behind it for one cell.
-    if row.iter().any(|cell| cell.contains(['\n', '\r'])) {
-        return Err("a cell has more than one line: is a quotation mark left open?".to_owned());
-    }
     if row.len() != columns.len() {
         let (cells, columns) = (row.len(), columns.len());
         return Err(format!(
             "the header has {columns} columns and the row {cells}: put cells with a delimiter in quotes"
         ));
-    }
-    let length = row.as_slice().len();
-    if length > ROW_LIMIT {
-        return Err(format!("the row has {length} bytes: at most {ROW_LIMIT}"));
     }
     let (mut fields, mut labels) = (Map::new(), Map::new());
     for (column, cell) in columns.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
@@ -135,33 +169,14 @@ fn job(columns: &[Column], row: &StringRecord) -> Result<Job, String> {
     })
 }
 
-/// Numbers of lines, for ever later places in a text.
-struct Lines<'a> {
-    text: &'a str,
-    /// How much of the text, in bytes, is before the line.
-    counted: usize,
-    line: usize,
-}
-
-impl Lines<'_> {
-    /// The line of the first text from `place` on: the reader passes over empty lines.
-    fn at(&mut self, place: usize) -> usize {
-        let rest = self.text.get(place..).unwrap_or_default();
-        let start = self.text.len() - rest.trim_start_matches(['\r', '\n']).len();
-        self.line += self.text.get(self.counted..start).unwrap_or_default().matches('\n').count();
-        self.counted = start;
-        self.line
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(text: &str, delimiter: u8) -> Vec<(usize, Result<Job, String>)> {
-        let mut jobs = Vec::new();
-        each(text, delimiter, |line, job| jobs.push((line, job)));
-        jobs
+        let mut table = Table::new(delimiter);
+        let lines = (1..).zip(text.lines());
+        lines.filter_map(|(line, text)| Some((line, table.job(text)?))).collect()
     }
 
     /// The one problem of a table, with its line.
@@ -252,6 +267,8 @@ mod tests {
             ("i-0000\ni-0001,a", 2, "the header has 2 columns and the row 1"),
             ("i-0001,a\ni-0000,a,b", 3, "the header has 2 columns and the row 3"),
             ("i-0001,a\ni-0000,\"b\ni-0002,c\n", 3, "is a quotation mark left open?"),
+            ("i-0001,a\ni-0000,\"", 3, "is a quotation mark left open?"),
+            ("i-0001,a\ni-0000,b\rc", 3, "a carriage return within it"),
         ] {
             let text = format!("instance_id,team\n{rows}");
             let (at, told) = problem(&text);

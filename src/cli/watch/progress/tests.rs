@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::events::Batch;
 
 /// So many milliseconds after the watch began.
 fn at(milliseconds: i64) -> Timestamp {
@@ -103,6 +104,31 @@ fn jobs_of_an_earlier_batch_of_the_name_end_no_batch() {
     progress.reads(Reading::Live, at(0));
     assert_eq!((progress.end(at(60_000), None), progress.report().all_up()), (None, true));
     assert_eq!(progress.line(at(0)), "0 of 1 ended; 0s");
+}
+
+#[test]
+fn a_part_that_is_submitted_again_counts_once_and_with_what_was_sent() {
+    let mut progress = begin();
+    progress.hear(announcement("a", "morning", 3, at(0)), at(0));
+    progress.hear(job("1", "started", true, at(0)), at(0));
+    for (time, size) in [(1, 2), (2, 3), (3, 2)] {
+        let again = announcement("a", "morning", size, at(time));
+        assert_eq!(progress.hear(again, at(time)), Heard::Announced { forgotten: 0 });
+        assert_eq!((progress.announced(), progress.ended()), (Some(size), 1));
+    }
+    assert_eq!(progress.hear(job("1", "started", true, at(3)), at(3)), Heard::Nothing, "a copy tells it again");
+    progress.hear(job("2", "started", true, at(3)), at(3));
+    progress.reads(Reading::Live, at(3));
+    assert_eq!(progress.end(at(60_000), None), Some(End::Done));
+    assert_eq!(progress.hear(announcement("a", "morning", 2, at(3)), at(4)), Heard::Nothing, "a copy");
+
+    let anew = announcement("a", "morning", 3, at(60_000));
+    assert_eq!(progress.hear(anew, at(60_000)), Heard::Announced { forgotten: 2 });
+    assert_eq!((progress.ended(), progress.end(at(90_000), None)), (0, None));
+    for id in ["1", "2", "3"] {
+        progress.hear(job(id, "started", true, at(90_000)), at(90_000));
+    }
+    assert_eq!(progress.end(at(95_000), None), Some(End::Done));
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! Ids of jobs and of announcements, which the same command derives again.
+//!
+//! A job is named by its lane and all that it says, its batch and its times among that: the daemon takes a second message with
+//! the id and the body of one that it knows for a copy. A deadline that counts from now is left out, or no command would name
+//! a job twice. An announcement is named by its batch and the ids of its jobs, in whichever order.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use uuid::{Builder, Uuid};
+
+use crate::config::LaneName;
+use crate::job::Job;
+
+/// Names the jobs of one command.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) lane: LaneName,
+    /// The deadline that the options give, if it counts from now.
+    pub(super) moving_deadline: Option<Timestamp>,
+}
+
+/// The jobs of one batch in a command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    /// How many there are.
+    pub(super) size: usize,
+    /// The sum of their ids, modulo 2^128.
+    sum: u128,
+}
+
+impl Identity {
+    /// The id of a job, with its batch.
+    pub(super) fn of(&self, job: &Job) -> Uuid {
+        let mut named = Cow::Borrowed(job);
+        if job.deadline.is_some() && job.deadline == self.moving_deadline {
+            named.to_mut().deadline = None;
+        }
+        let body = serde_json::to_vec(&*named).expect("a job holds nothing that JSON cannot");
+        name(&[b"job", self.lane.as_str().as_bytes(), &body])
+    }
+
+    /// The id of the announcement of this part of a batch.
+    pub(super) fn of_part(&self, batch: &str, part: &Part) -> Uuid {
+        let (size, sum) = ((part.size as u64).to_be_bytes(), part.sum.to_be_bytes());
+        name(&[b"part", self.lane.as_str().as_bytes(), batch.as_bytes(), &size, &sum])
+    }
+}
+
+impl Part {
+    pub(super) fn add(&mut self, job: Uuid) {
+        self.size += 1;
+        self.sum = self.sum.wrapping_add(job.as_u128());
+    }
+
+    /// Takes a job out that was added before.
+    pub(super) fn remove(&mut self, job: Uuid) {
+        self.size -= 1;
+        self.sum = self.sum.wrapping_sub(job.as_u128());
+    }
+}
+
+/// A UUID of version 8 out of the first 16 bytes of SHA-256, as RFC 9562 has it in its appendix B.2.
+fn name(parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new_with_prefix("reveille/names/v1");
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(lane: &str, moving_deadline: Option<&str>) -> Identity {
+        let lane = LaneName::parse(lane).unwrap();
+        Identity { lane, moving_deadline: moving_deadline.map(|deadline| deadline.parse().unwrap()) }
+    }
+
+    fn job(more: &str) -> Job {
+        Job::parse(format!(r#"{{"instance_id":"i-0000"{more}}}"#).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_job_is_named_by_all_that_it_says_and_by_its_lane() {
+        let prod = identity("prod", None);
+        let mut names: Vec<Uuid> =
+            ["", r#","batch_id":"b""#, r#","not_before":"2026-11-25T07:30:00Z""#, r#","labels":{"a":"b"}"#]
+                .map(|more| prod.of(&job(more)))
+                .to_vec();
+        assert_eq!(names[0], prod.of(&job("")), "each time the same");
+        names.push(identity("test", None).of(&job("")));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 5);
+        assert_eq!(names[0].get_version_num(), 8);
+    }
+
+    #[test]
+    fn a_deadline_that_counts_from_now_does_not_name_a_job_and_others_do() {
+        let late = |deadline: &str| job(&format!(r#","deadline":{deadline:?}"#));
+        let (noon, one) = ("2026-11-25T12:00:00Z", "2026-11-25T13:00:00Z");
+        let name = |moving, deadline| identity("prod", moving).of(&late(deadline));
+        assert_eq!(name(Some(noon), noon), name(Some(one), one));
+        assert_ne!(name(None, noon), name(None, one));
+        assert_ne!(name(Some(noon), one), name(Some(noon), noon), "the job's own");
+    }
+
+    #[test]
+    fn a_part_is_named_by_its_jobs_in_whichever_order() {
+        let identity = identity("prod", None);
+        let [a, b] = ["", r#","batch_id":"b""#].map(|more| identity.of(&job(more)));
+        let part = |jobs: &[Uuid]| {
+            let mut part = Part::default();
+            jobs.iter().for_each(|job| part.add(*job));
+            part
+        };
+        assert_eq!(part(&[a, b]), part(&[b, a]));
+        let mut less = part(&[a, b, b]);
+        less.remove(b);
+        assert_eq!(less, part(&[a, b]));
+        let names = [&[a][..], &[b], &[a, b], &[]].map(|jobs| identity.of_part("b", &part(jobs)));
+        assert!((1..4).all(|end| !names[..end].contains(&names[end])));
+        assert_ne!(identity.of_part("c", &part(&[a])), names[0]);
+    }
+}

@@ -1,0 +1,161 @@
+//! The lane to submit to, and how things stand there.
+
+use std::fmt;
+
+use jiff::SignedDuration;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use serde::Serialize;
+
+use super::errors::failed;
+use super::read::Checked;
+use crate::broker::{self, Connection, Names};
+use crate::cli::{Failure, tell};
+use crate::config::{Config, Lane, LaneName};
+use crate::similar;
+
+/// The lane of this name, or the only one of the configuration.
+///
+/// # Errors
+/// It is no name of a lane, or there are several lanes.
+pub(super) fn choose(name: Option<&str>, config: &Config) -> Result<LaneName, Failure> {
+    let known = || config.lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>();
+    match (name, &config.lanes[..]) {
+        (Some(name), _) => LaneName::parse(name).ok_or_else(|| {
+            let hint = similar::hint(name, &known());
+            Failure::Usage(format!("{name:?} is no lane name: expected a-z 0-9 -{hint}"))
+        }),
+        (None, [only]) => Ok(only.name.clone()),
+        (None, _) => Err(Failure::Usage(format!(
+            "the configuration has several lanes: choose one with --lane; there are {}",
+            known().join(", ")
+        ))),
+    }
+}
+
+/// The queues of a lane as they are found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Jobs that wait for their first call, and jobs that are due again. Those in the delay ladder are not known.
+    waiting: u32,
+    /// Urgent ones.
+    urgent: u32,
+    /// Whether a replica runs the lane, or stands by.
+    is_run: bool,
+}
+
+/// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
+/// not bound yet, and the lane's baton is declared after that.
+///
+/// Where the user may not look, which takes no permission before RabbitMQ 4.3, that is said and the jobs go out all the same:
+/// `None`.
+///
+/// # Errors
+/// The lane is not there, or takes no urgent jobs though some are to be submitted.
+pub(super) async fn look(
+    connection: &Connection,
+    names: &Names,
+    lane: &LaneName,
+    jobs: &Checked,
+    config: &Config,
+) -> Result<Option<Standing>, Failure> {
+    let unseen = |error| failed(names, "cannot look for the lane's queues; no job was submitted", &error);
+    let channel = connection.channel().await.map_err(unseen)?;
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let mut standing = Standing::default();
+    for (queue, is_used, lacking) in [
+        (names.jobs_of(lane), jobs.has_others, format!("there is no lane {lane}{}", unknown(lane, config))),
+        (names.urgent_of(lane), jobs.has_urgent, format!("lane {lane} takes no urgent jobs")),
+        (names.baton_of(lane), true, format!("lane {lane} is not set up yet")),
+    ] {
+        // Asking for a queue that is missing costs the channel.
+        if !is_used {
+            continue;
+        }
+        match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
+            Ok(found) if queue == names.urgent_of(lane) => standing.urgent = found.message_count(),
+            Ok(found) if queue == names.jobs_of(lane) => standing.waiting += found.message_count(),
+            Ok(found) => standing.is_run = found.consumer_count() > 0,
+            Err(error) if error.is_amqp_soft_error() && !broker::is_access_refused(&error) => {
+                return Err(Failure::Usage(format!(
+                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
+                    config.broker.address()
+                )));
+            }
+            Err(error) if broker::is_access_refused(&error) => {
+                tell(format_args!(
+                    "cannot look for lane {lane}, so its jobs are submitted unseen, and become dead letters if there is none: {error}"
+                ));
+                return Ok(None);
+            }
+            Err(error) => return Err(unseen(error)),
+        }
+    }
+    // Declared with the others; an older daemon's may be missing.
+    if let Ok(due) = channel.queue_declare(names.due_of(lane).as_str().into(), passive, FieldTable::default()).await {
+        standing.waiting = standing.waiting.saturating_add(due.message_count());
+    }
+    Ok(Some(standing))
+}
+
+/// What follows the name of a lane that is not there: the one that was meant, or all of the configuration.
+fn unknown(lane: &LaneName, config: &Config) -> String {
+    let known: Vec<&str> = config.lanes.iter().map(|lane| lane.name.as_str()).collect();
+    if known.contains(&lane.as_str()) { String::new() } else { similar::hint(lane.as_str(), &known) }
+}
+
+impl Standing {
+    /// What a person should know before jobs are submitted: a line each. `lane`: its settings, if the configuration has it.
+    pub(super) fn notes(&self, name: &LaneName, jobs: &Checked, lane: Option<&Lane>) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.is_run {
+            notes.push(format!(
+                "no daemon runs lane {name}: its jobs wait in RabbitMQ until `reveille run` runs with it"
+            ));
+        }
+        // Urgent jobs wait for urgent ones alone.
+        let ahead = if jobs.has_others { self.waiting.saturating_add(self.urgent) } else { self.urgent };
+        if ahead > 0 {
+            let jobs = if ahead == 1 { "1 job waits".to_owned() } else { format!("{ahead} jobs wait") };
+            let length = lane
+                .map(|lane| format!(", and go first: {}", Cost::of(ahead.into(), lane).length()))
+                .unwrap_or_default();
+            notes.push(format!("{jobs} in lane {name} already{length}"));
+        }
+        notes
+    }
+}
+
+/// What it costs to start so many instances, by the settings of the lane: where none is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Cost {
+    /// Start calls.
+    calls: u64,
+    /// Jobs in each, at most.
+    batch: u32,
+    /// Calls a second.
+    rate: f64,
+    /// How long they take at least.
+    seconds: i64,
+}
+
+impl Cost {
+    pub(super) fn of(jobs: u64, lane: &Lane) -> Self {
+        let calls = jobs.div_ceil(lane.batch.into());
+        // The cast of a float saturates.
+        Self { calls, batch: lane.batch, rate: lane.rate, seconds: (calls as f64 / lane.rate).ceil() as i64 }
+    }
+
+    /// Such as `3s at least, with 20 calls a second of up to 10 jobs`.
+    fn length(&self) -> String {
+        let batch = if self.batch > 1 { format!(" of up to {} jobs", self.batch) } else { String::new() };
+        format!("{:#} at least, with {} calls a second{batch}", SignedDuration::from_secs(self.seconds), self.rate)
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = if self.calls == 1 { "1 start call".to_owned() } else { format!("{} start calls", self.calls) };
+        write!(f, "{calls}: {}", self.length())
+    }
+}

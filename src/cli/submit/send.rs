@@ -1,0 +1,363 @@
+//! Sends a batch: the announcement of its size, and then the jobs, each confirmed.
+//!
+//! A broker that goes away is tried again for a while, and what it had not confirmed is sent once more: under its id, by which
+//! the daemon knows a copy. Where sending ends before all is sent, that is said, and the size is announced anew.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, interval, sleep, timeout};
+use uuid::Uuid;
+
+use super::bar::progress_bar;
+use super::errors::refused;
+use super::identity::Identity;
+use super::read::{Checked, Input, batch_of};
+use super::threshold::MaxFailures;
+use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic, urgent_key};
+use crate::cli::signals::Signals;
+use crate::cli::{Failure, tell};
+use crate::config::Broker;
+use crate::events::{Batch, CONTENT_TYPE, Data, Event};
+use crate::job::{Job, Priority, once};
+use crate::retry::half_jitter;
+use crate::text::Shown;
+
+/// Jobs under way to the broker at a time.
+const IN_FLIGHT: usize = 256;
+/// Groups of them that wait for confirms.
+const GROUPS: usize = 4;
+/// How long a broker that is away is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the connection is made anew without a confirm in between.
+const FRUITLESS: u32 = 3;
+/// Between two tries to connect again: the first ceiling, and the largest.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long the last confirms, and that of a corrected size, may take where sending has ended before its time.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Batches that a report names.
+const MOST_NAMED: usize = 5;
+/// How often to look whether the broker takes messages at all.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Where jobs go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route<'a> {
+    pub(super) broker: &'a Broker,
+    pub(super) names: &'a Names,
+    pub(super) identity: &'a Identity,
+    pub(super) max_failures: Option<MaxFailures>,
+}
+
+/// Why sending is over.
+enum Over {
+    Sent,
+    /// The broker does not take what it got.
+    Refused(PublishError),
+    /// The broker is away, and this is the last error.
+    Away(String),
+    /// A file was changed since it was checked.
+    Changed(String),
+    /// By a signal, with this exit code.
+    Stopped(u8),
+}
+
+/// A job on its way.
+#[derive(Debug, Clone)]
+struct Item {
+    batch: Arc<str>,
+    message: Arc<Outgoing>,
+}
+
+type Flight = FuturesUnordered<BoxFuture<'static, (Item, Result<(), PublishError>)>>;
+
+struct Sending<'a> {
+    route: Route<'a>,
+    connection: Connection,
+    publisher: Publisher,
+    flight: Flight,
+    /// Not confirmed before the connection broke.
+    again: Vec<Item>,
+    /// Confirmed jobs by batch.
+    sent: BTreeMap<Arc<str>, usize>,
+    bar: ProgressBar,
+    /// Connections since the last confirm.
+    fruitless: u32,
+}
+
+/// Announces and sends the jobs of `input`. Returns the connection over which the last one went.
+///
+/// # Errors
+/// Not all jobs were sent; it says how many were, and how to go on. Where a signal ended it, the exit code is returned.
+pub(super) async fn send(
+    route: Route<'_>,
+    connection: Connection,
+    input: Input,
+    checked: &Arc<Checked>,
+    signals: &mut Signals,
+) -> Result<ControlFlow<u8, Connection>, Failure> {
+    let publisher = connection.publisher(Traffic::Jobs, GROUPS);
+    let sizes = checked.parts.iter().map(|(batch, part)| (batch.as_str(), part.size));
+    for (batch, size) in sizes {
+        let announcement = route.announcement(checked, batch, size);
+        let announced = publisher.try_publish(Arc::new(announcement)).await;
+        announced
+            .map(drop)
+            .map_err(|error| refused(route.names, "cannot announce the batch; no job was submitted", error))?;
+    }
+    let mut sending = Sending {
+        route,
+        publisher,
+        connection,
+        flight: Flight::new(),
+        again: Vec::new(),
+        sent: BTreeMap::new(),
+        bar: progress_bar(checked.size(), "submitting"),
+        fruitless: 0,
+    };
+    let mut items = read(input, checked.clone(), route.names.jobs());
+    let over = tokio::select! {
+        biased;
+        code = signals.next() => Over::Stopped(code),
+        over = sending.all(&mut items) => over,
+    };
+    let sent: usize = sending.sent.values().sum();
+    let over = match over {
+        Over::Sent if sent != checked.size() => Over::Changed(format!("{sent} jobs were read")),
+        over => over,
+    };
+    drop(items);
+    sending.bar.finish_and_clear();
+    match over {
+        Over::Sent => Ok(ControlFlow::Continue(sending.connection)),
+        over => sending.close(over, checked).await.map(ControlFlow::Break),
+    }
+}
+
+/// Reads the jobs a second time, in a thread of its own, no faster than they are sent. The last item says how that ended.
+fn read(mut input: Input, checked: Arc<Checked>, exchange: String) -> mpsc::Receiver<Result<Item, String>> {
+    let (sender, items) = mpsc::channel(IN_FLIGHT);
+    spawn_blocking(move || {
+        let mut batch: Arc<str> = "".into();
+        let lane = input.lane().clone();
+        let end = input.jobs(&checked, |id, job| {
+            // Most jobs belong to the batch of the one before.
+            if *batch != *batch_of(&job) {
+                batch = batch_of(&job).into();
+            }
+            let key = if job.priority == Some(Priority::Urgent) { urgent_key(&lane) } else { lane.to_string() };
+            let message =
+                Arc::new(Outgoing { exchange: exchange.clone(), key, properties: properties(id), body: body(&job) });
+            match sender.blocking_send(Ok(Item { batch: batch.clone(), message })) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        if let Err(problem) = end {
+            // Without a receiver, sending is over.
+            let _ = sender.blocking_send(Err(problem));
+        }
+    });
+    items
+}
+
+fn properties(id: Uuid) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id(id.to_string().into())
+        // A cancellation is for the jobs that were submitted before it.
+        .with_timestamp(u64::try_from(Timestamp::now().as_second()).unwrap_or(0))
+        .with_headers(once())
+}
+
+fn body(job: &Job) -> Vec<u8> {
+    serde_json::to_vec(job).expect("a job holds nothing that JSON cannot")
+}
+
+impl Route<'_> {
+    /// The announcement of a batch, or of the size that it has after all.
+    fn announcement(&self, checked: &Checked, batch: &str, size: usize) -> Outgoing {
+        let lane = &self.identity.lane;
+        let max_failures = self.max_failures.map(|max_failures| max_failures.of(size));
+        let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_string(), max_failures };
+        let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), Timestamp::now());
+        if let Some(part) = checked.parts.get(batch) {
+            event.id = self.identity.of_part(batch, part).to_string();
+        }
+        let properties =
+            BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
+        Outgoing {
+            exchange: self.names.outcomes(),
+            key: format!("{lane}.submitted"),
+            properties,
+            body: event.to_bytes(),
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// Sends all items. Cancel-safe: what is under way is in `flight`, and what is to be sent once more in `again`.
+    async fn all(&mut self, items: &mut mpsc::Receiver<Result<Item, String>>) -> Over {
+        let (mut is_read, mut lost, mut is_blocked) = (false, None, false);
+        let mut look = interval(LOOK_EVERY);
+        loop {
+            if self.flight.is_empty() {
+                if let Some(error) = lost.take() {
+                    if let Err(error) = self.connect_again(error).await {
+                        return Over::Away(error);
+                    }
+                    while let Some(item) = self.again.pop() {
+                        self.publish(item);
+                    }
+                } else if is_read {
+                    return Over::Sent;
+                }
+            }
+            tokio::select! {
+                Some((item, result)) = self.flight.next(), if !self.flight.is_empty() => match result {
+                    Ok(()) => self.count(item),
+                    Err(error @ (PublishError::Broken(_) | PublishError::Unconfirmed { .. })) => {
+                        self.again.push(item);
+                        lost = Some(error.to_string());
+                    }
+                    Err(error) => return Over::Refused(error),
+                },
+                item = items.recv(), if !is_read && lost.is_none() && self.flight.len() < IN_FLIGHT => match item {
+                    Some(Ok(item)) => self.publish(item),
+                    Some(Err(problem)) => return Over::Changed(problem),
+                    None => is_read = true,
+                },
+                _ = look.tick() => {
+                    let blocks = self.connection.is_blocked();
+                    if blocks != is_blocked {
+                        is_blocked = blocks;
+                        self.tell(if blocks {
+                            "RabbitMQ takes no messages at present, as its memory or disk is short: it is waited for"
+                        } else {
+                            "RabbitMQ takes messages again"
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, item: Item) {
+        let publisher = self.publisher.clone();
+        let publishing = async move {
+            let result = publisher.try_publish(item.message.clone()).await.map(drop);
+            (item, result)
+        };
+        self.flight.push(publishing.boxed());
+    }
+
+    fn count(&mut self, item: Item) {
+        *self.sent.entry(item.batch).or_default() += 1;
+        self.bar.inc(1);
+        self.fruitless = 0;
+    }
+
+    fn tell(&self, line: &str) {
+        self.bar.suspend(|| tell(line));
+    }
+
+    /// Connects again.
+    ///
+    /// # Errors
+    /// The last error, once the broker has been away, or has confirmed nothing, for too long.
+    async fn connect_again(&mut self, mut error: String) -> Result<(), String> {
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS {
+            return Err(error);
+        }
+        self.tell(&format!("RabbitMQ is away, and tried again: {error}"));
+        let (began, mut tries) = (Instant::now(), 0);
+        while began.elapsed() < PATIENCE {
+            tries += 1;
+            sleep(half_jitter(FIRST_WAIT, LONGEST_WAIT, tries, rand::random())).await;
+            match broker::connect(self.route.broker, ConnectionKind::Submit).await {
+                Ok(connection) => {
+                    self.publisher = connection.publisher(Traffic::Jobs, GROUPS);
+                    self.connection = connection;
+                    self.tell("RabbitMQ is there again: the rest is submitted");
+                    return Ok(());
+                }
+                Err(failure) => error = failure.to_string(),
+            }
+        }
+        Err(error)
+    }
+
+    /// Waits for the last confirms, corrects the announced sizes, and says what was sent and how to go on. Returns the exit
+    /// code of a signal.
+    async fn close(mut self, over: Over, checked: &Checked) -> Result<u8, Failure> {
+        let mut deadline = pin!(sleep(CLOSING));
+        loop {
+            tokio::select! {
+                next = self.flight.next() => match next {
+                    Some((item, Ok(()))) => self.count(item),
+                    Some((_, Err(_))) => {}
+                    None => break,
+                },
+                () = &mut deadline => break,
+            }
+        }
+        let sent: usize = self.sent.values().sum();
+        let is_corrected = match over {
+            Over::Away(_) => false,
+            _ => timeout(CLOSING, self.correct(checked)).await.unwrap_or(false),
+        };
+        let (size, batches) = (checked.size(), checked.parts.keys().map(|batch| Shown(batch).to_string()));
+        let batches = batches.take(MOST_NAMED).collect::<Vec<_>>().join(", ");
+        let announced = if is_corrected {
+            "The announced size is corrected".to_owned()
+        } else {
+            format!("The announced size could not be corrected: `watch` waits for all {size}")
+        };
+        let then = |why: &str| {
+            format!(
+                "submitted {sent} of {size} jobs as batch {batches}, then {why}. {announced}. To go on, submit the same with \
+                 --batch: no job that the daemon still knows is started twice"
+            )
+        };
+        match over {
+            Over::Sent => Ok(0),
+            Over::Stopped(code) => {
+                tell(then("stopped by a signal"));
+                Ok(code)
+            }
+            Over::Refused(error) => Err(refused(self.route.names, &then("failed"), error)),
+            Over::Away(error) => {
+                Err(Failure::Unreachable(then(&format!("the connection to RabbitMQ is lost: {error}"))))
+            }
+            Over::Changed(problem) => {
+                Err(Failure::Usage(then(&format!("a file was changed since it was checked: {problem}"))))
+            }
+        }
+    }
+
+    /// Announces how many jobs of each batch were sent. Returns whether the broker has confirmed it.
+    async fn correct(&self, checked: &Checked) -> bool {
+        for (batch, part) in &checked.parts {
+            let sent = self.sent.get(batch.as_str()).copied().unwrap_or(0);
+            if sent < part.size {
+                let correction = self.route.announcement(checked, batch, sent);
+                if self.publisher.try_publish(Arc::new(correction)).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,62 @@
+//! The lane that jobs are submitted to, and what is said of it before.
+
+use crate::support::child::run;
+use crate::support::daemon::Config;
+use crate::support::stage::{Stage, Wishes, config};
+
+#[tokio::test]
+async fn the_only_lane_is_the_default_and_of_several_one_has_to_be_chosen() {
+    let mut stage = Stage::set().await;
+    let ran = run(stage.daemon.config.command(&["submit", "i-sim00001"]), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert!(ran.errors.contains("1 job submitted to lane prod as batch submit-"), "{}", ran.errors);
+    stage.outcome().await;
+
+    let one = config(&stage.vhost.url, &stage.sim.url(), &Wishes::default());
+    let several = Config::write(&format!("{one}[[lane]]\nname = \"test-gz\"\nregion = \"gz\"\n"));
+    for (arguments, told) in [
+        (&["submit", "i-sim00001"][..], "several lanes: choose one with --lane; there are prod, test-gz"),
+        (&["submit", "i-sim00001", "--lane", "prdo"], "there is no lane prdo; did you mean prod?"),
+        (&["submit", "i-sim00001", "--lane", "weekend"], "there is no lane weekend; there are prod, test-gz"),
+        (
+            &["submit", "i-sim00001", "--lane", "Prod"],
+            "\"Prod\" is no lane name: expected a-z 0-9 -; did you mean prod?",
+        ),
+        (&["submit", "i-sim00001", "--lane", "test-gz"], "there is no lane test-gz at "),
+    ] {
+        let ran = run(several.command(arguments), "").await;
+        assert_eq!(ran.code, Some(2), "{}", ran.errors);
+        assert!(ran.errors.contains(told), "{}", ran.errors);
+    }
+    assert!(stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lane_that_no_daemon_runs_and_jobs_that_wait_are_said_before_anything_is_submitted() {
+    let slow = Wishes { lane: "rate = 2\nbatch = 3", ..Wishes::default() };
+    let mut stage = Stage::with(slow).await;
+    let nobody = "no daemon runs lane prod: its jobs wait in RabbitMQ until `reveille run` runs with it\n";
+    let submit = |more: &[&'static str]| stage.daemon.config.command(&[&["submit"], more].concat());
+    let ran = run(submit(&["i-sim00001", "--wait"]), "").await;
+    assert!(ran.code == Some(0) && !ran.errors.contains("no daemon runs"), "{}", ran.errors);
+    let submit = {
+        let config = Config::write(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+        move |more: &[&str]| config.command(&[&["submit"], more].concat())
+    };
+    stage.daemon.stop().await;
+    let ran = run(submit(&["i-sim00001", "i-sim00002", "i-sim00003", "i-sim00004"]), "").await;
+    let lines: Vec<&str> = ran.errors.lines().collect();
+    assert!(lines[0].starts_with("submitting 4 jobs to lane prod as batch submit-"), "{}", ran.errors);
+    assert_eq!((ran.code, lines[1]), (Some(0), nobody.trim_end()));
+    assert!(lines.len() == 3 && lines[2].starts_with("4 jobs submitted"), "{}", ran.errors);
+
+    stage.queues.has("reveille.jobs.prod", 4, 0).await;
+    let ran = run(submit(&["i-sim00005", "--urgent"]), "").await;
+    assert!(!ran.errors.contains("in lane prod already"), "an urgent job waits for none of those: {}", ran.errors);
+    stage.queues.has("reveille.urgent.prod", 1, 0).await;
+    let ran = run(submit(&["i-sim00005"]), "").await;
+    let told = "4 jobs wait in lane prod already, and go first: 1s at least, with 2 calls a second of up to 3 jobs\n";
+    assert!(ran.errors.contains(nobody) && ran.errors.contains(told), "{}", ran.errors);
+    let ran = run(submit(&["i-sim00006", "--urgent"]), "").await;
+    assert!(ran.errors.contains("1 job waits in lane prod already, and go first: 1s at least"), "{}", ran.errors);
+}
