@@ -15,6 +15,8 @@ pub enum ConnectionKind {
     Submit,
     /// `reveille watch`.
     Watch,
+    /// `reveille dead`.
+    Dead,
 }
 
 impl ConnectionKind {
@@ -25,6 +27,7 @@ impl ConnectionKind {
             Self::Replies => "replies",
             Self::Submit => "submit",
             Self::Watch => "watch",
+            Self::Dead => "dead",
         }
     }
 }
@@ -65,6 +68,7 @@ mod tests {
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Watch, "reveille watch "),
+            (ConnectionKind::Dead, "reveille dead "),
         ] {
             let name = name(kind);
             let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));

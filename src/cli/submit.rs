@@ -2,7 +2,6 @@
 
 mod defaults;
 mod read;
-mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;

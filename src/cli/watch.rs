@@ -14,15 +14,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, sleep};
 
 use self::failures::FailuresFile;
 use self::follow::{Following, News, follow};
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
+use super::signals::Signals;
+use super::times::length;
 use super::{Failure, print, tell};
-use crate::config::{Config, duration};
+use crate::config::Config;
 use crate::text::Shown;
 
 /// How often the screen is drawn.
@@ -48,13 +49,9 @@ pub(super) struct Arguments {
     failures_file: Option<PathBuf>,
 }
 
-fn length(text: &str) -> Result<Duration, &'static str> {
-    duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
-}
-
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let file = arguments.failures_file.as_deref().map(FailuresFile::create).transpose()?;
-    let mut signals = Signals::open().map_err(|error| anyhow::anyhow!("cannot listen to signals: {error}"))?;
+    let mut signals = Signals::open()?;
     let mut watch = Watch { progress: Progress::new(&arguments.batch, Timestamp::now()), screen: Screen::new(), file };
     let mut stopped = pin!(async {
         tokio::select! {
@@ -203,26 +200,6 @@ async fn passed(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => sleep(timeout).await,
         None => pending().await,
-    }
-}
-
-/// SIGINT and SIGTERM, which end the watch and not the batch.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn open() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// The exit code that a shell shows for a process ended by it.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
-        }
     }
 }
 

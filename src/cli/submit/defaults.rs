@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use super::{Failure, times};
+use crate::cli::{Failure, times};
 use crate::job::{self, BATCH_ID_LIMIT, Confirm, Conflict, Job, Priority};
 
 /// The options for jobs.
@@ -105,14 +104,7 @@ impl Options {
 
     /// `not_before` and `deadline`.
     fn times(&self, now: Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), String> {
-        let zone = self.tz.as_deref().map(|name| {
-            TimeZone::get(name).map_err(|_| {
-                format!(
-                    "--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai"
-                )
-            })
-        });
-        let zone = zone.transpose()?;
+        let zone = self.tz.as_deref().map(times::zone).transpose()?;
         let time = |option: &str, text: &Option<String>, start: Timestamp| {
             let instant = text.as_deref().map(|text| {
                 times::instant(text, start, zone.as_ref()).map_err(|problem| format!("{option} {text:?} {problem}"))
