@@ -91,6 +91,33 @@ impl DeadLetter {
         })
     }
 
+    /// What is known of a message among the dead letters that RabbitMQ put there by itself, with this routing key. It has no
+    /// outcome; its reason is RabbitMQ's, or `unroutable`, and `unreadable` where the daemon had it put aside.
+    pub fn by_rabbitmq(properties: &BasicProperties, key: &str) -> Self {
+        let headers = properties.headers().as_ref();
+        let reason = match Headers(headers).text("x-first-death-reason") {
+            Some("rejected") => "unreadable",
+            Some(reason) => reason,
+            None => "unroutable",
+        };
+        let death = headers.and_then(last_death);
+        let queue = Headers(death).text("queue");
+        let of_queue = queue.and_then(|queue| queue.rsplit_once('.')).map(|(_, lane)| lane);
+        // The key of an urgent job ends so. That of a stray is no lane's.
+        let of_key = || Some(key.strip_suffix(".urgent").unwrap_or(key)).filter(|lane| !lane.contains('.'));
+        Self {
+            reason: reason.to_owned(),
+            lane: of_queue.or_else(of_key).map(str::to_owned),
+            dead_at: match death.and_then(|death| death.inner().get("time")) {
+                Some(AMQPValue::Timestamp(seconds)) => {
+                    i64::try_from(*seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
+                }
+                _ => None,
+            },
+            ..Self::default()
+        }
+    }
+
     /// Writes what [`DeadLetter::read`] reads.
     pub fn write(&self, headers: &mut FieldTable) {
         let text = |text: &str| AMQPValue::LongString(text.into());
@@ -111,10 +138,43 @@ impl DeadLetter {
     }
 }
 
+/// RabbitMQ's record of the last queue that a message died in.
+fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
+    match headers.inner().get("x-death")? {
+        AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
+            AMQPValue::FieldTable(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::events::Reason;
+
+    #[test]
+    fn what_rabbitmq_put_aside_is_known_by_its_death_or_its_key() {
+        let by_rabbitmq = |headers: FieldTable, key: &str| {
+            let letter = DeadLetter::by_rabbitmq(&BasicProperties::default().with_headers(headers), key);
+            (letter.lane, letter.reason, letter.dead_at.map(Timestamp::as_second))
+        };
+        let expected = |lane: Option<&str>, reason: &str, at| (lane.map(str::to_owned), reason.to_owned(), at);
+        for (key, lane) in [("prod", Some("prod")), ("prod.urgent", Some("prod")), ("wake.dead", None)] {
+            assert_eq!(by_rabbitmq(FieldTable::default(), key), expected(lane, "unroutable", None));
+        }
+        for (told, reason) in [("expired", "expired"), ("rejected", "unreadable")] {
+            let mut death = FieldTable::default();
+            death.insert("queue".into(), AMQPValue::LongString("wake.jobs.prod".into()));
+            death.insert("time".into(), AMQPValue::Timestamp(1_795_000_000));
+            let mut headers = FieldTable::default();
+            headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+            headers.insert("x-first-death-reason".into(), AMQPValue::LongString(told.into()));
+            let at = Some(1_795_000_000);
+            assert_eq!(by_rabbitmq(headers, "wake.dead"), expected(Some("prod"), reason, at));
+        }
+    }
 
     fn read(headers: FieldTable) -> Option<DeadLetter> {
         DeadLetter::read(&BasicProperties::default().with_headers(headers))

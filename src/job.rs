@@ -16,7 +16,7 @@ use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
 
 pub use self::park::ParkCause;
-pub use self::progress::{Boot, Progress, once};
+pub use self::progress::{Boot, Progress, job_id, once};
 
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -179,6 +179,13 @@ impl Job {
     }
 }
 
+/// The body of a job with another deadline, and whatever else it says. `None`: it is no JSON object.
+pub fn with_deadline(body: &[u8], deadline: Timestamp) -> Option<Vec<u8>> {
+    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body::json(body)).ok()?;
+    fields.insert("deadline".to_owned(), deadline.to_string().into());
+    serde_json::to_vec(&fields).ok()
+}
+
 /// Checks the limits that the types do not express.
 ///
 /// # Errors
@@ -232,6 +239,19 @@ mod tests {
         assert_eq!(job.labels["team"], "ops");
         let bare = Job::parse(br#"{"instance_id":"i-0000","batch_id":null}"#).unwrap();
         assert_eq!((bare.batch_id, bare.conflict, bare.deadline), (None, None, None));
+    }
+
+    #[test]
+    fn a_body_with_another_deadline_says_whatever_else_it_said() {
+        let later = "2026-11-26T07:30:00Z".parse().unwrap();
+        let body = "\u{feff}{\"instance_id\":\"i-0000\",\"extra\":[1],\"deadline\":\"2026-11-25T00:00:00Z\"}";
+        let body = with_deadline(body.as_bytes(), later).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"instance_id": "i-0000", "extra": [1], "deadline": "2026-11-26T07:30:00Z"})
+        );
+        assert_eq!(with_deadline(b"[]", later), None);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum ConnectionKind {
     Command,
     /// `reveille watch`.
     Watch,
+    /// `reveille dead`.
+    Dead,
 }
 
 impl ConnectionKind {
@@ -36,6 +38,7 @@ impl ConnectionKind {
             Self::Submit => "submit",
             Self::Command => "command",
             Self::Watch => "watch",
+            Self::Dead => "dead",
         }
     }
 }
@@ -71,6 +74,7 @@ mod tests {
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Command, "reveille command "),
             (ConnectionKind::Watch, "reveille watch "),
+            (ConnectionKind::Dead, "reveille dead "),
         ] {
             let name = name(kind);
             let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));

@@ -57,6 +57,22 @@ impl Unacked {
         self.0.ack(BasicAckOptions::default()).await.map(drop)
     }
 
+    /// Acks the delivery of a message that somebody does not want any more: nothing replaces it.
+    ///
+    /// # Errors
+    /// The channel or the connection broke: the broker keeps the message.
+    pub async fn discard(self) -> Result<(), lapin::Error> {
+        self.0.ack(BasicAckOptions::default()).await.map(drop)
+    }
+
+    /// Returns the delivery to its queue.
+    ///
+    /// # Errors
+    /// The channel or the connection broke, which returns it.
+    pub async fn put_back(self) -> Result<(), lapin::Error> {
+        self.0.reject(BasicRejectOptions { requeue: true }).await.map(drop)
+    }
+
     /// Makes the broker dead-letter the whole message. The broker keeps it until that is done.
     ///
     /// # Errors
@@ -108,7 +124,11 @@ impl Message {
         );
         let mut headers = ours;
         if let Some(theirs) = self.properties.headers() {
-            let kept = || theirs.inner().iter().filter(|(name, _)| !is_replaced(name.as_str()));
+            let own = headers.inner().keys().cloned().collect::<Vec<_>>();
+            let kept = || {
+                let theirs = theirs.inner().iter();
+                theirs.filter(|(name, _)| !is_replaced(name.as_str()) && !own.contains(name))
+            };
             let others = PROPERTIES + headers.inner().iter().map(entry_size).sum::<usize>() + BROKERS;
             let fits = kept().map(entry_size).sum::<usize>() <= frame_max.saturating_sub(others).min(HEADERS_LIMIT);
             if fits && kept().map(|(_, value)| values(value)).sum::<usize>() <= VALUES_LIMIT {
@@ -123,12 +143,30 @@ impl Message {
     }
 }
 
+impl Message {
+    /// Whether both say the same, whatever the broker has noted on them.
+    pub(super) fn says_what(&self, other: &Self) -> bool {
+        let noted = |message: &Self| {
+            let headers = message.properties.headers().iter().flat_map(|headers| headers.inner());
+            let mut producers = FieldTable::default();
+            for (name, value) in headers.filter(|(name, _)| !is_brokers(name.as_str())) {
+                producers.insert(name.clone(), value.clone());
+            }
+            message.properties.clone().with_headers(producers)
+        };
+        self.body == other.body && noted(self) == noted(other)
+    }
+}
+
 /// Marks a message whose headers were left out.
 const HEADERS_DROPPED: &str = "x-reveille-headers-dropped";
 
+/// Names the job of which the job of a message is a replay. It stays with the job until its end.
+pub const REPLAY_OF: &str = "x-reveille-replay-of";
+
 /// Headers on which RabbitMQ would act, and the daemon's own, which are written anew: old values would be wrong.
 fn is_replaced(name: &str) -> bool {
-    (name.starts_with("x-reveille-") && name != HEADERS_DROPPED) || is_brokers(name)
+    (name.starts_with("x-reveille-") && ![HEADERS_DROPPED, REPLAY_OF].contains(&name)) || is_brokers(name)
 }
 
 fn is_brokers(name: &str) -> bool {
@@ -172,7 +210,9 @@ mod tests {
     #[test]
     fn what_would_act_on_the_broker_again_is_not_passed_on() {
         let mut headers = FieldTable::default();
-        for name in ["team", "x-reveille-outcome", "CC", "x-death", "x-first-death-queue", "x-delivery-count"] {
+        for name in
+            ["team", REPLAY_OF, "x-reveille-outcome", "CC", "x-death", "x-first-death-queue", "x-delivery-count"]
+        {
             headers.insert(name.into(), AMQPValue::LongString("v".into()));
         }
         let properties = BasicProperties::default()
@@ -182,11 +222,17 @@ mod tests {
             .with_expiration("1000".into());
         let mut ours = FieldTable::default();
         ours.insert("x-reveille-attempts".into(), AMQPValue::LongLongInt(1));
-        let forwarded = Message { properties, body: Vec::new() }.forward(ours, FRAME);
+        let message = Message { properties, body: Vec::new() };
+        let forwarded = message.forward(ours, FRAME);
         assert_eq!((forwarded.user_id(), forwarded.expiration()), (&None, &None));
         assert_eq!(forwarded.message_id().as_ref().unwrap().as_str(), "m");
         let names: Vec<&str> = forwarded.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
-        assert_eq!(names, ["team", "x-reveille-attempts"]);
+        assert_eq!(names, ["team", "x-reveille-attempts", REPLAY_OF]);
+        let mut ours = FieldTable::default();
+        ours.insert(REPLAY_OF.into(), AMQPValue::LongString("j".into()));
+        let forwarded = message.forward(ours, FRAME);
+        let replay_of = Headers(forwarded.headers().as_ref()).text(REPLAY_OF);
+        assert_eq!(replay_of, Some("j"), "the last one counts");
     }
 
     #[test]

@@ -13,6 +13,11 @@ pub fn is_not_found(error: &lapin::Error) -> bool {
     kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
+/// Whether the broker says that another connection has the queue for itself alone.
+pub(super) fn is_locked(error: &lapin::Error) -> bool {
+    kind(error) == Some(&AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED))
+}
+
 /// The limit of channels of a user or of the whole node, if the connection was lost over it. RabbitMQ says so only in
 /// the text.
 pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {

@@ -85,6 +85,11 @@ impl Names {
         self.name("dead")
     }
 
+    /// The queue that is a lock on the dead letters: the connection that has it reads them alone.
+    pub fn dead_lock(&self) -> String {
+        self.name("dead.lock")
+    }
+
     /// The exchange of outcome events.
     pub fn outcomes(&self) -> String {
         self.name("outcomes")

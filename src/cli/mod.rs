@@ -2,6 +2,7 @@
 
 mod cancel;
 mod control;
+mod dead;
 mod descriptors;
 mod pause;
 mod report;
@@ -39,6 +40,8 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon.
     Run,
+    /// List, show, replay or discard dead letters: jobs that failed, and messages that could not be read.
+    Dead(dead::Arguments),
     /// Submit instances to be started.
     Submit(Box<submit::Arguments>),
     /// Have the jobs of a batch, or of an instance, end without a call.
@@ -100,12 +103,16 @@ impl From<config::Problems> for Failure {
 
 /// Writes output to standard output. A reader that has closed the pipe is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
+    print_more(text).map(drop)
+}
+
+/// The same. Whether there is still a reader.
+fn print_more(text: impl Display) -> Result<bool, Failure> {
     let mut output = io::stdout().lock();
     match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow::anyhow!("cannot write to standard output: {error}").into()),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -137,6 +144,10 @@ fn escaped(mut error: clap::Error) -> clap::Error {
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
+        Command::Dead(dead) => {
+            let load = || load_and_warn(arguments.config, Purpose::Talk);
+            in_runtime(load, async |config| dead::run(&dead, &config).await)
+        }
         Command::Submit(submit) => {
             let load = || load_and_warn(arguments.config, submit.purpose());
             in_runtime(load, async |config| submit::run(&submit, &config).await)
@@ -230,6 +241,8 @@ mod tests {
             &["reveille", "submit", "i-0000", "--confirm", evil],
             &["reveille", "topology", "--output", evil],
             &["reveille", "watch", "morning", "--since", evil],
+            &["reveille", "dead", evil],
+            &["reveille", "dead", "list", "--older-than", evil],
             &["reveille", "run", evil],
         ] {
             let told = escaped(Arguments::try_parse_from(arguments).unwrap_err()).to_string();

@@ -1,16 +1,37 @@
 //! Instants as the command line names them, and whether the times of a job can be meant.
 
+use std::time::Duration;
+
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
+use crate::config::duration;
 use crate::control::LASTS;
 
 /// The furthest that a time is ahead, unless it means never.
 const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
                         its offset, as in 2026-11-25T07:30:00+08:00";
+
+/// The length of time that `text` says.
+///
+/// # Errors
+/// What is expected.
+pub(super) fn length(text: &str) -> Result<Duration, &'static str> {
+    duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
+}
+
+/// The time zone that the option `--tz` names.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| {
+        format!("--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai")
+    })
+}
 
 /// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
 /// `start`.
@@ -51,16 +72,6 @@ pub(super) fn end(
         length if length > LASTS => Err(wrong("is more than 30 days ahead: expected an earlier time".to_owned())),
         _ => Ok(Some(end)),
     }
-}
-
-/// The time zone of this name, for `--tz`.
-///
-/// # Errors
-/// There is none.
-pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| {
-        format!("--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai")
-    })
 }
 
 /// Whether `text`, which names an instant, is a length of time.

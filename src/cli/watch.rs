@@ -21,8 +21,9 @@ use self::follow::{Following, News, follow};
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
 use super::signals::Signals;
+use super::times::length;
 use super::{Failure, print, tell};
-use crate::config::{Config, duration};
+use crate::config::Config;
 use crate::text::Shown;
 
 /// How often the screen is drawn.
@@ -46,10 +47,6 @@ pub(super) struct Arguments {
     /// Write every machine that did not come up to this file, one JSON object on each line.
     #[arg(long, value_name = "FILE")]
     failures_file: Option<PathBuf>,
-}
-
-fn length(text: &str) -> Result<Duration, &'static str> {
-    duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {

@@ -57,6 +57,13 @@ impl Boot {
     }
 }
 
+/// The id of the job in a message, as its producer or the daemon set it.
+pub fn job_id(properties: &BasicProperties) -> Option<&str> {
+    let message_id = properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty());
+    let written = || Headers(properties.headers().as_ref()).text(JOB_ID);
+    message_id.or_else(|| written().filter(|id| !id.is_empty() && id.len() <= 255))
+}
+
 const JOB_ID: &str = "x-reveille-job-id";
 const RECEIVED_AT: &str = "x-reveille-received-at";
 const ATTEMPTS: &str = "x-reveille-attempts";
@@ -89,11 +96,8 @@ impl Progress {
             count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
         };
         let past = |name: &str| headers.instant(name).filter(|instant| *instant <= now);
-        let message_id = properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty());
         Self {
-            job_id: message_id
-                .or_else(|| written.text(JOB_ID).filter(|id| !id.is_empty() && id.len() <= 255))
-                .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
+            job_id: job_id(properties).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
             received_at: past(RECEIVED_AT).unwrap_or(now),
             attempts: count(ATTEMPTS),
             reschedules: count(RESCHEDULES),

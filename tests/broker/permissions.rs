@@ -24,9 +24,9 @@ use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 /// As named on the page.
-const USERS: [&str; 7] = ["consumer", "daemon", "operator", "producer", "submit", "submit-wait", "watch"];
+const USERS: [&str; 8] = ["consumer", "daemon", "dead", "operator", "producer", "submit", "submit-wait", "watch"];
 /// Those that have all topics of the exchanges they may use, if any.
-const ALL_TOPICS: [&str; 3] = ["daemon", "operator", "watch"];
+const ALL_TOPICS: [&str; 4] = ["daemon", "dead", "operator", "watch"];
 
 const PERMISSIONS: &str = "set_permissions";
 
@@ -167,6 +167,10 @@ async fn each_of_the_users_can_do_its_work() {
     assert_eq!(waited.status.code(), Some(0), "{waited:?}");
     let urgent = scene.submit("submit-wait", &["--wait", "--urgent", "i-sim00013"]).await;
     assert_eq!(urgent.status.code(), Some(0), "{urgent:?}");
+    for command in ["list", "replay"] {
+        let done = scene.run("dead", &["dead", command]).await;
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+    }
     for daemon in [&scene.daemon, &standing_by] {
         let output = daemon.child.output();
         assert!(!output.contains("ACCESS_REFUSED"), "{output}");

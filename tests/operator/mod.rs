@@ -3,6 +3,7 @@
 mod alerts;
 mod completion;
 mod control;
+mod dead;
 mod files;
 mod http_port;
 mod logs;

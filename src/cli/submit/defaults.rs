@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::Failure;
-use crate::cli::times;
+use crate::cli::{Failure, times};
 use crate::job::{self, BATCH_ID_LIMIT, Confirm, Conflict, Job, Priority};
 
 /// The options for jobs.
