@@ -7,6 +7,8 @@ mod descents;
 mod history;
 mod intake;
 mod job;
+mod key_check;
+mod keys;
 mod one_at_a_time;
 mod outbox;
 mod parts;
@@ -20,9 +22,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
+pub use self::key_check::KeyCheck;
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
 use crate::broker::Outgoing;
@@ -57,6 +61,7 @@ impl Role for LaneRole {
         metrics.held.set((standing == Standing::Held).into());
         if standing != Standing::Held {
             self.lane.gate.show_paused(None);
+            key_check::show(metrics, None);
             metrics.rate.set(0.0);
         }
         let state = match standing {
@@ -73,11 +78,15 @@ impl Role for LaneRole {
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
         let session = Arc::new(Session::new(lane.clone(), term.connection));
+        let checked = watch::Sender::new(false);
+        let mut was_checked = checked.subscribe();
         let before = async {
             let announced = announce(&session).await?;
             history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced).await;
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
+            // The check of the keys is the first call. An API that hangs delays the first delivery no further.
+            let _ = timeout(keys::PATIENCE, was_checked.wait_for(|checked| *checked)).await;
             Ok::<_, Interrupted>(())
         };
         let serving = async {
@@ -92,6 +101,7 @@ impl Role for LaneRole {
             served = serving => served,
             never = lane.gate.show_rate() => match never {},
             never = lane.calls.polls.make() => match never {},
+            never = keys::follow(lane, &checked) => match never {},
             never = lane.metrics.log() => match never {},
         }
     }

@@ -39,8 +39,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::cause::Signal;
-pub use self::cause::{Cause, CauseKind};
+pub use self::cause::{Cause, CauseKind, Signal};
 use self::circuit::Circuit;
 pub use self::circuit::{Attribution, Change, Evidence};
 use super::verdict::{self, Verdict};
