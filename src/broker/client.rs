@@ -11,6 +11,8 @@ pub enum ConnectionKind {
     Log,
     /// Replies to producers.
     Replies,
+    /// `reveille check`.
+    Check,
     /// `reveille submit`.
     Submit,
     /// `reveille watch`.
@@ -23,6 +25,7 @@ impl ConnectionKind {
             Self::Run => "run",
             Self::Log => "log",
             Self::Replies => "replies",
+            Self::Check => "check",
             Self::Submit => "submit",
             Self::Watch => "watch",
         }
@@ -63,6 +66,7 @@ mod tests {
             (ConnectionKind::Run, "reveille run "),
             (ConnectionKind::Log, "reveille log "),
             (ConnectionKind::Replies, "reveille replies "),
+            (ConnectionKind::Check, "reveille check "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Watch, "reveille watch "),
         ] {

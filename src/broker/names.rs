@@ -77,6 +77,11 @@ impl Names {
         self.name("dead")
     }
 
+    /// A name that nothing has, for trials: `id` makes it unique.
+    pub fn check(&self, id: &str) -> String {
+        self.name(&format!("check.{id}"))
+    }
+
     /// The exchange of outcome events.
     pub fn outcomes(&self) -> String {
         self.name("outcomes")

@@ -1,5 +1,6 @@
 //! The commands, each in its file, and what they share.
 
+mod check;
 mod descriptors;
 mod report;
 mod run;
@@ -33,6 +34,8 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon.
     Run,
+    /// Check that RabbitMQ, the API, keys and permissions are as the daemon needs them.
+    Check(check::Arguments),
     /// Submit instances to be started.
     Submit(Box<submit::Arguments>),
     /// Print the exchanges, queues and bindings the daemon declares.
@@ -86,8 +89,13 @@ impl From<config::Problems> for Failure {
 
 /// Writes output to standard output. A reader that has closed the pipe is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
+    print_after("", text)
+}
+
+/// The same, after a mark of our own, which can have a colour.
+fn print_after(mark: impl Display, text: impl Display) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
+    match write!(output, "{mark}{}", Lines(text)).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
         }
@@ -123,6 +131,7 @@ fn escaped(mut error: clap::Error) -> clap::Error {
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
+        Command::Check(check) => check::run(&check, arguments.config),
         Command::Submit(submit) => {
             in_runtime(|| load_and_warn(arguments.config), async |config| submit::run(&submit, &config).await)
         }
@@ -152,9 +161,9 @@ fn load_and_warn(path: Option<PathBuf>) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn in_runtime(
-    load: impl FnOnce() -> Result<Config, Failure>,
-    command: impl AsyncFnOnce(Config) -> Result<ExitCode, Failure>,
+fn in_runtime<C>(
+    load: impl FnOnce() -> Result<C, Failure>,
+    command: impl AsyncFnOnce(C) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
     let config = load()?;
     // Fails only if a provider is installed already, which is as good.

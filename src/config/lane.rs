@@ -78,7 +78,7 @@ pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpos
         }
         table.finish();
     }
-    if purpose == Purpose::Run {
+    if matches!(purpose, Purpose::Run | Purpose::Check) {
         for ProxyFault { variable, problem } in put_behind_proxies(&mut lanes, proxies) {
             reader.problem(format!("environment {variable}"), problem);
         }
