@@ -153,7 +153,7 @@ async fn pause(fault: &Fault, options: &Options) -> bool {
 
     let charged = daemon.charged().await;
     let failed = jobs - ends.get("started").copied().unwrap_or_default();
-    let log = sim.log().await;
+    let log = sim.wire().await;
     let is_start = |call: &&Call| call.operation == "start";
     let is_good = |call: &&Call| is_start(call) && call.status == Some(200);
     let calls = log.iter().filter(|call| is_start(call) && !is_good(call)).count();

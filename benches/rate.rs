@@ -202,7 +202,7 @@ struct Calls {
 
 impl Calls {
     async fn of(sim: &Sim, rate: u32, burst: u32, lateness: &Lateness) -> Self {
-        Self { rate, burst, lateness: lateness.longest(), until: i64::MAX, times: pace::times(&sim.log().await) }
+        Self { rate, burst, lateness: lateness.longest(), until: i64::MAX, times: pace::times(&sim.wire().await) }
     }
 
     fn within(&self, from: i64, seconds: f64) -> Self {

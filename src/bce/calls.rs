@@ -32,6 +32,8 @@ pub enum Operation {
     Describe,
     /// `GET /v2/instance?maxKeys=1`
     Probe,
+    /// The same, to learn whether the keys are accepted.
+    Check,
     /// `POST /v2/instance/listByInstanceId`
     States,
     /// `PUT /v2/instance/batchAction?start`
@@ -45,6 +47,7 @@ impl Operation {
             Self::Start => "start",
             Self::Describe => "describe",
             Self::Probe => "probe",
+            Self::Check => "check",
             Self::States => "states",
             Self::StartBatch => "start_batch",
         }

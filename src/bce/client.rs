@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response, redirect};
+use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tower::util::MapResponseLayer;
@@ -62,6 +63,8 @@ struct Account {
     fresh: reqwest::Client,
     /// The API has answered a call.
     was_answered: AtomicBool,
+    /// Of an inspecting client.
+    certificate: tls::Seen,
 }
 
 /// The status with which a proxy asks for a login. The API never answers with it.
@@ -116,10 +119,31 @@ impl Client {
             .pool_idle_timeout(keep_alive::LONGEST_IDLE)
             .build()?;
         let fresh = builder(&endpoint, timeouts)?.pool_max_idle_per_host(0).build()?;
+        Ok(Self::over(http, fresh, endpoint, credentials, tls::Seen::default()))
+    }
+
+    /// A client for a few calls, each over a new connection, that remembers the API's [`certificate`](Self::certificate).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn inspecting(endpoint: Endpoint, credentials: Credentials, timeouts: Timeouts) -> Result<Self, ClientError> {
+        let seen = tls::Seen::default();
+        let recording = tls::recording(endpoint.url.host_str().unwrap_or_default(), seen.clone())?;
+        let http = builder_with(&endpoint, timeouts, recording)?.pool_max_idle_per_host(0).build()?;
+        Ok(Self::over(http.clone(), http, endpoint, credentials, seen))
+    }
+
+    fn over(
+        http: reqwest::Client,
+        fresh: reqwest::Client,
+        endpoint: Endpoint,
+        credentials: Credentials,
+        certificate: tls::Seen,
+    ) -> Self {
         let credentials = watch::Sender::new(Arc::new(credentials));
-        let (clock, was_answered) = (Clock::default(), AtomicBool::new(false));
-        let account = Arc::new(Account { endpoint, credentials, clock, fresh, was_answered });
-        Ok(Self { http, account, reading: Reading::default() })
+        let (clock, was_answered) = Default::default();
+        let account = Arc::new(Account { endpoint, credentials, clock, fresh, was_answered, certificate });
+        Self { http, account, reading: Reading::default() }
     }
 
     /// The client with another [`Reading`] of answers.
@@ -168,6 +192,12 @@ impl Client {
     /// Whether the API has answered any call yet. Before that, it may not exist at this address.
     pub fn was_answered(&self) -> bool {
         self.account.was_answered.load(Ordering::Relaxed)
+    }
+
+    /// The API's certificate (DER), once it was accepted. `None`: it was not, the endpoint has no TLS, or this is no
+    /// [`inspecting`](Self::inspecting) client.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.account.certificate.get()
     }
 
     /// Signs and sends `request`, and learns the time from the answer.
@@ -277,8 +307,12 @@ impl Client {
 }
 
 fn builder(endpoint: &Endpoint, timeouts: Timeouts) -> Result<ClientBuilder, ClientError> {
+    builder_with(endpoint, timeouts, tls::config()?)
+}
+
+fn builder_with(endpoint: &Endpoint, timeouts: Timeouts, tls: ClientConfig) -> Result<ClientBuilder, ClientError> {
     let builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls::config()?)
+        .tls_backend_preconfigured(tls)
         // We have read the environment ourselves.
         .no_proxy()
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use super::proxy::{Proxies, Proxy, ProxyFault};
+use super::proxy::{Proxies, Proxy, ProxyFault, host_and_port};
 
 /// The address of the API: scheme and authority only; and the proxy in front of it, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,16 @@ impl Endpoint {
                   endpoint, or name the proxy and its user in the environment"
                 .to_owned(),
         }
+    }
+
+    /// Host and port of the first hop: the proxy's, or the API's.
+    pub fn first_hop(&self) -> (String, u16) {
+        self.proxy.as_ref().map_or_else(|| host_and_port(&self.url), Proxy::host_and_port)
+    }
+
+    /// Whether calls go over TLS.
+    pub fn has_tls(&self) -> bool {
+        self.url.scheme() == "https"
     }
 
     /// The proxy that calls go through.
@@ -90,6 +100,16 @@ mod tests {
         assert_eq!(host("http://127.0.0.1:8080"), "127.0.0.1:8080");
         assert_eq!(host("http://[::1]:8080"), "[::1]:8080");
         assert_eq!(Endpoint::of_region("gz").unwrap().to_string(), "https://bcc.gz.baidubce.com");
+    }
+
+    #[test]
+    fn the_first_hop_is_the_proxy_or_else_the_api() {
+        let api = |url: &str| url.parse::<Endpoint>().unwrap();
+        assert_eq!(api("https://bcc.bj.baidubce.com").first_hop(), ("bcc.bj.baidubce.com".to_owned(), 443));
+        assert_eq!(api("http://[::1]:8080").first_hop(), ("::1".to_owned(), 8080));
+        let proxies = Proxies::read(&[("HTTPS_PROXY".to_owned(), "u:hush@proxy".to_owned())]);
+        let through = api("https://bcc.bj.baidubce.com").through(&proxies).unwrap();
+        assert_eq!(through.first_hop(), ("proxy".to_owned(), 80));
     }
 
     #[test]

@@ -121,6 +121,12 @@ fn parse(value: &str) -> Result<Url, &'static str> {
     if is_bare { Ok(url) } else { Err("is no URL of a proxy") }
 }
 
+/// As a resolver takes them: an IPv6 address without its brackets.
+pub(super) fn host_and_port(url: &Url) -> (String, u16) {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    (host.to_owned(), url.port_or_known_default().unwrap_or_default())
+}
+
 impl Proxy {
     /// The variable that names it.
     pub fn variable(&self) -> &'static str {
@@ -132,6 +138,11 @@ impl Proxy {
         let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("{scheme}://{host}{port}")
+    }
+
+    /// Where connections to it are opened.
+    pub(super) fn host_and_port(&self) -> (String, u16) {
+        host_and_port(&self.url)
     }
 
     /// The proxy for reqwest.

@@ -17,6 +17,8 @@ pub enum ConnectionKind {
     Scheduler,
     /// Replies to producers.
     Replies,
+    /// `reveille check`.
+    Check,
     /// `reveille submit`.
     Submit,
     /// `reveille cancel`, `pause`, `resume`, `snooze`.
@@ -35,6 +37,7 @@ impl ConnectionKind {
             Self::Control => "control",
             Self::Scheduler => "scheduler",
             Self::Replies => "replies",
+            Self::Check => "check",
             Self::Submit => "submit",
             Self::Command => "command",
             Self::Watch => "watch",
@@ -71,6 +74,7 @@ mod tests {
             (ConnectionKind::Control, "reveille control "),
             (ConnectionKind::Scheduler, "reveille scheduler "),
             (ConnectionKind::Replies, "reveille replies "),
+            (ConnectionKind::Check, "reveille check "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Command, "reveille command "),
             (ConnectionKind::Watch, "reveille watch "),

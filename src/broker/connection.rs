@@ -14,7 +14,7 @@ use super::channels::{Lent, Shares, Traffic, open_channel};
 use super::client::{ConnectionKind, properties};
 use super::errors::is_access_refused;
 use super::group::publish_alone;
-use super::inbound::{self, Loads, MOST_LOAD};
+use super::inbound::{self, Greeting, Loads, MOST_LOAD};
 use super::outgoing::{Outgoing, PublishError};
 use super::publisher::Publisher;
 use super::remedy::{is_vhost_refused, remedy};
@@ -125,8 +125,20 @@ impl ConnectError {
 /// # Errors
 /// [`ConnectError`].
 pub async fn connect(broker: &Broker, kind: ConnectionKind) -> Result<Connection, ConnectError> {
+    connect_seeing(broker, kind, Arc::default()).await
+}
+
+/// As [`connect`], with what the broker shows of itself in `greeting`, also where connecting fails after that.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect_seeing(
+    broker: &Broker,
+    kind: ConnectionKind,
+    greeting: Arc<Greeting>,
+) -> Result<Connection, ConnectError> {
     let address = broker.address();
-    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, kind)).await;
+    let dialled = timeout(CONNECT_TIMEOUT, dial(broker, kind, greeting)).await;
     let (inner, loads) = dialled.map_err(|_| ConnectError::TimedOut { address: address.clone() })??;
     let largest = inner.configuration().frame_max();
     if largest < SMALLEST_FRAME {
@@ -139,12 +151,16 @@ pub async fn connect(broker: &Broker, kind: ConnectionKind) -> Result<Connection
     Ok(Connection { inner, missing, shares, is_closing, loads, room: ROOM })
 }
 
-async fn dial(broker: &Broker, kind: ConnectionKind) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
+async fn dial(
+    broker: &Broker,
+    kind: ConnectionKind,
+    greeting: Arc<Greeting>,
+) -> Result<(lapin::Connection, Arc<Loads>), ConnectError> {
     let asked = broker.clone();
     let access = spawn_blocking(move || asked.access()).await.expect("reading files does not panic");
     let access = access.map_err(|source| ConnectError::Unusable { address: broker.address(), source })?;
     let loads = Arc::new(Loads::default());
-    let connected = inbound::connect(access, properties(kind), loads.clone()).await;
+    let connected = inbound::connect(access, properties(kind), loads.clone(), greeting).await;
     let connection = connected.map_err(|source| {
         let remedy = remedy(&source, broker);
         ConnectError::Refused { address: broker.address(), source, remedy }

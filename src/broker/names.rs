@@ -90,6 +90,11 @@ impl Names {
         self.name("dead.lock")
     }
 
+    /// A name that nothing has, for trials: `id` makes it unique.
+    pub fn check(&self, id: &str) -> String {
+        self.name(&format!("check.{id}"))
+    }
+
     /// The exchange of outcome events.
     pub fn outcomes(&self) -> String {
         self.name("outcomes")

@@ -56,17 +56,17 @@ enum Argument {
 type Arguments = BTreeMap<&'static str, Argument>;
 
 /// What was refused, its name, and the broker's error.
-type Refused<'a> = (&'static str, &'a str, lapin::Error);
+pub(super) type Refused<'a> = (&'static str, &'a str, lapin::Error);
 
 #[derive(Debug)]
-struct Exchange {
-    name: String,
+pub(super) struct Exchange {
+    pub(super) name: String,
     kind: Kind,
     arguments: Arguments,
 }
 
 impl Exchange {
-    async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
         let kind = match self.kind {
             Kind::Topic => ExchangeKind::Topic,
             Kind::Fanout => ExchangeKind::Fanout,
@@ -96,7 +96,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), Refused<'_>> {
         let options = QueueDeclareOptions::durable();
         let declared = channel.queue_declare(self.name.as_str().into(), options, table(&self.arguments)).await;
         declared.map(drop).map_err(|source| ("queue", self.name.as_str(), source))
@@ -142,7 +142,7 @@ impl Binding {
 #[derive(Debug, Default)]
 pub struct Topology {
     /// Each after the exchanges that its bindings lead to.
-    exchanges: Vec<Exchange>,
+    pub(super) exchanges: Vec<Exchange>,
     pub(super) queues: Vec<Queue>,
     bindings: Vec<Binding>,
     was_declared: AtomicBool,

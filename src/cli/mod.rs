@@ -1,6 +1,7 @@
 //! The commands, each in its file, and what they share.
 
 mod cancel;
+mod check;
 mod control;
 mod dead;
 mod descriptors;
@@ -40,22 +41,24 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon.
     Run,
-    /// List, show, replay or discard dead letters: jobs that failed, and messages that could not be read.
-    Dead(dead::Arguments),
+    /// Check that RabbitMQ, the API, keys and permissions are as the daemon needs them.
+    Check(check::Arguments),
     /// Submit instances to be started.
     Submit(Box<submit::Arguments>),
-    /// Have the jobs of a batch, or of an instance, end without a call.
-    Cancel(cancel::Arguments),
+    /// Watch a batch until all of its jobs have ended.
+    Watch(watch::Arguments),
     /// Have a lane make no calls; its jobs wait.
     Pause(pause::PauseArguments),
     /// End a pause by hand.
     Resume(pause::ResumeArguments),
+    /// Have the jobs of a batch, or of an instance, end without a call.
+    Cancel(cancel::Arguments),
     /// Leave an instance alone until a time.
     Snooze(snooze::Arguments),
+    /// List, show, replay or discard dead letters: jobs that failed, and messages that could not be read.
+    Dead(dead::Arguments),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
-    /// Watch a batch until all of its jobs have ended.
-    Watch(watch::Arguments),
 }
 
 /// How a listing is printed.
@@ -103,13 +106,13 @@ impl From<config::Problems> for Failure {
 
 /// Writes output to standard output. A reader that has closed the pipe is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
-    print_more(text).map(drop)
+    print_after("", text).map(drop)
 }
 
-/// The same. Whether there is still a reader.
-fn print_more(text: impl Display) -> Result<bool, Failure> {
+/// The same, after a mark of our own, which can have a colour. Whether there is still a reader.
+fn print_after(mark: impl Display, text: impl Display) -> Result<bool, Failure> {
     let mut output = io::stdout().lock();
-    match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
+    match write!(output, "{mark}{}", Lines(text)).and_then(|()| output.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(anyhow::anyhow!("cannot write to standard output: {error}").into()),
         Ok(()) => Ok(true),
@@ -142,39 +145,23 @@ fn escaped(mut error: clap::Error) -> clap::Error {
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
+    let path = arguments.config;
+    // For most commands.
+    let talk = |path| move || load_and_warn(path, Purpose::Talk);
     let done = match arguments.command {
-        Command::Run => in_runtime(|| load(arguments.config, Purpose::Run), run::run),
-        Command::Dead(dead) => {
-            let load = || load_and_warn(arguments.config, Purpose::Talk);
-            in_runtime(load, async |config| dead::run(&dead, &config).await)
-        }
+        Command::Run => in_runtime(|| load(path, Purpose::Run), run::run),
+        Command::Check(check) => check::run(&check, path),
         Command::Submit(submit) => {
-            let load = || load_and_warn(arguments.config, submit.purpose());
+            let load = || load_and_warn(path, submit.purpose());
             in_runtime(load, async |config| submit::run(&submit, &config).await)
         }
-        Command::Cancel(cancel) => in_runtime(
-            || load_and_warn(arguments.config, Purpose::Talk),
-            async |config| cancel::run(&cancel, &config).await,
-        ),
-        Command::Pause(pause) => in_runtime(
-            || load_and_warn(arguments.config, Purpose::Talk),
-            async |config| pause::pause(&pause, &config).await,
-        ),
-        Command::Resume(resume) => in_runtime(
-            || load_and_warn(arguments.config, Purpose::Talk),
-            async |config| pause::resume(&resume, &config).await,
-        ),
-        Command::Snooze(snooze) => in_runtime(
-            || load_and_warn(arguments.config, Purpose::Talk),
-            async |config| snooze::run(&snooze, &config).await,
-        ),
-        Command::Topology(topology) => {
-            load_and_warn(arguments.config, Purpose::Talk).and_then(|config| topology::run(topology, &config))
-        }
-        Command::Watch(watch) => {
-            let load = || load_and_warn(arguments.config, Purpose::Talk);
-            in_runtime(load, async |config| watch::run(&watch, &config).await)
-        }
+        Command::Watch(watch) => in_runtime(talk(path), async |config| watch::run(&watch, &config).await),
+        Command::Pause(pause) => in_runtime(talk(path), async |config| pause::pause(&pause, &config).await),
+        Command::Resume(resume) => in_runtime(talk(path), async |config| pause::resume(&resume, &config).await),
+        Command::Cancel(cancel) => in_runtime(talk(path), async |config| cancel::run(&cancel, &config).await),
+        Command::Snooze(snooze) => in_runtime(talk(path), async |config| snooze::run(&snooze, &config).await),
+        Command::Dead(dead) => in_runtime(talk(path), async |config| dead::run(&dead, &config).await),
+        Command::Topology(topology) => talk(path)().and_then(|config| topology::run(topology, &config)),
     };
     done.unwrap_or_else(|failure| {
         tell(format_args!("reveille: {failure}"));
@@ -195,9 +182,9 @@ fn load_and_warn(path: Option<PathBuf>, purpose: Purpose) -> Result<Config, Fail
     Ok(config)
 }
 
-fn in_runtime(
-    load: impl FnOnce() -> Result<Config, Failure>,
-    command: impl AsyncFnOnce(Config) -> Result<ExitCode, Failure>,
+fn in_runtime<C>(
+    load: impl FnOnce() -> Result<C, Failure>,
+    command: impl AsyncFnOnce(C) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
     let config = load()?;
     // Fails only if a provider is installed already, which is as good.

@@ -23,6 +23,7 @@ use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Problem, Problems, duration};
 use self::reader::{Raw, Reader, Table};
+pub use self::secret::holds_secrets;
 pub use self::tls::{FileFault, TlsFiles};
 pub use self::url::{SMALLEST_FRAME, USUAL_FRAME};
 use crate::bce::Proxies;
@@ -88,16 +89,20 @@ pub enum Purpose {
 /// # Errors
 /// [`Problems`]: all of them, each with its place and what would be right.
 pub fn load(path: Option<&Path>, purpose: Purpose) -> Result<Config, Problems> {
-    let variable = std::env::var_os("REVEILLE_CONFIG").filter(|path| !path.is_empty());
-    let named = path.map(Path::to_owned).or_else(|| variable.map(PathBuf::from));
-    let default = Path::new("reveille.toml");
-    let path = named.or_else(|| default.exists().then(|| default.to_owned()));
-    let Some(path) = path else { return read(None, environment(), purpose) };
+    let Some(path) = file_of(path) else { return read(None, environment(), purpose) };
     let name = path.display().to_string();
     match file::read(&path, LARGEST_CONFIGURATION) {
         Ok(file) => read(Some((&name, file.text.expose_secret())), environment(), purpose),
         Err(error) => Err(Problems::one(name, format!("cannot be read: {error}; expected a TOML file"))),
     }
+}
+
+/// The file that [`load`] reads, if any.
+pub fn file_of(path: Option<&Path>) -> Option<PathBuf> {
+    let variable = std::env::var_os("REVEILLE_CONFIG").filter(|path| !path.is_empty());
+    let named = path.map(Path::to_owned).or_else(|| variable.map(PathBuf::from));
+    let default = Path::new("reveille.toml");
+    named.or_else(|| default.exists().then(|| default.to_owned()))
 }
 
 /// Invalid UTF-8 becomes U+FFFD here, by which the reader recognises it.

@@ -44,6 +44,16 @@ impl Problems {
     pub(super) fn one(place: String, problem: String) -> Self {
         Self { problems: vec![Problem { place, problem }], warnings: Vec::new() }
     }
+
+    /// The errors, one or more.
+    pub fn errors(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The warnings.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
 }
 
 impl fmt::Display for Problems {

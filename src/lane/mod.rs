@@ -7,6 +7,8 @@ mod descents;
 mod history;
 mod intake;
 mod job;
+mod key_check;
+mod keys;
 mod one_at_a_time;
 mod outbox;
 mod parts;
@@ -21,10 +23,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
 use self::breaker::Cause;
+pub use self::key_check::KeyCheck;
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
 use crate::broker::{Connections, Outgoing, Place};
@@ -68,6 +72,7 @@ impl Role for LaneRole {
         metrics.held.set((standing == Standing::Held).into());
         if standing != Standing::Held {
             self.lane.gate.show_paused(None);
+            key_check::show(metrics, None);
             metrics.rate.set(0.0);
         }
         let state = match standing {
@@ -84,12 +89,16 @@ impl Role for LaneRole {
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
         let session = Arc::new(Session::new(lane.clone(), term.connection));
+        let checked = watch::Sender::new(false);
+        let mut was_checked = checked.subscribe();
         let before = async {
             let announced = announce(&session).await?;
             let replay = history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced);
             tokio::join!(replay, lane.control.known());
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
             sleep_until(first_call).await;
+            // The check of the keys is the first call. An API that hangs delays the first delivery no further.
+            let _ = timeout(keys::PATIENCE, was_checked.wait_for(|checked| *checked)).await;
             Ok::<_, Interrupted>(())
         };
         let serving = async {
@@ -105,6 +114,7 @@ impl Role for LaneRole {
             failed = tell_pauses(&session) => failed.map(|never| match never {}).map_err(Interrupted::from),
             never = lane.gate.show_rate() => match never {},
             never = lane.calls.polls.make() => match never {},
+            never = keys::follow(lane, &checked) => match never {},
             never = lane.metrics.log() => match never {},
         }
     }

@@ -8,6 +8,7 @@ use tracing::{Span, error_span};
 use super::calls::Calls;
 use super::descents::Descents;
 use super::history::History;
+use super::key_check;
 use super::outbox::Outbox;
 use super::prefetch;
 use super::quarantine::Quarantine;
@@ -64,6 +65,8 @@ impl Lane {
         let client = Client::new(lane.endpoint.clone(), credentials, lane.timeouts, lane.concurrency as usize)?
             .with_reading(lane.reading.clone());
         let gate = Arc::new(Gate::new(lane, &metrics, span(&lane.name)));
+        // Each result is present from the start, at 0.
+        key_check::show(&metrics, None);
         let calls = Calls::new(lane, client, &gate, prefetch::full(lane), &metrics);
         Ok(Self {
             settings,

@@ -43,7 +43,7 @@ pub fn init_logs() -> Result<(), String> {
     let format = tracing_subscriber::fmt::layer()
         .fmt_fields(OneLine)
         .with_writer(std::io::stderr)
-        .with_ansi(is_coloured(std::io::stderr().is_terminal(), env::var_os("NO_COLOR").as_deref()));
+        .with_ansi(is_coloured(std::io::stderr().is_terminal()));
     tracing_subscriber::registry().with(format).with(lines(filter)).with(no_login).init();
     Ok(())
 }
@@ -60,8 +60,13 @@ fn lines(targets: Targets) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     filter_fn(is_let_through).with_max_level_hint(most)
 }
 
+/// Whether output may have colours: on a terminal, unless `NO_COLOR` is set.
+pub fn is_coloured(is_terminal: bool) -> bool {
+    is_wanted(is_terminal, env::var_os("NO_COLOR").as_deref())
+}
+
 /// As in <https://no-color.org>: any text in `NO_COLOR` but an empty one.
-fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+fn is_wanted(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
@@ -104,11 +109,11 @@ mod tests {
 
     #[test]
     fn there_is_colour_on_a_terminal_unless_it_is_not_wanted() {
-        assert!(is_coloured(true, None));
-        assert!(is_coloured(true, Some(OsStr::new(""))));
-        assert!(!is_coloured(true, Some(OsStr::new("1"))));
-        assert!(!is_coloured(true, Some(OsStr::new("0"))));
-        assert!(!is_coloured(false, None));
+        assert!(is_wanted(true, None));
+        assert!(is_wanted(true, Some(OsStr::new(""))));
+        assert!(!is_wanted(true, Some(OsStr::new("1"))));
+        assert!(!is_wanted(true, Some(OsStr::new("0"))));
+        assert!(!is_wanted(false, None));
     }
 
     #[derive(Clone, Default)]

@@ -9,5 +9,5 @@ mod metrics;
 
 pub use health::{CONNECTED, LaneState, Readiness};
 pub use http::{MAX_CONNECTIONS, bind, serve};
-pub use logs::init_logs;
+pub use logs::{init_logs, is_coloured};
 pub use metrics::{LaneMetrics, Metrics, SchedulerMetrics};

@@ -34,7 +34,7 @@ fn ids(numbers: impl IntoIterator<Item = usize>) -> Vec<InstanceId> {
 
 /// The simulator's log: operation and status of each call.
 async fn seen(sim: &Sim) -> Vec<(String, u64)> {
-    sim.log().await.into_iter().map(|call| (call.operation, call.status.unwrap_or_default())).collect()
+    sim.wire().await.into_iter().map(|call| (call.operation, call.status.unwrap_or_default())).collect()
 }
 
 #[tokio::test]

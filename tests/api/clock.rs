@@ -40,7 +40,7 @@ async fn one_correction_is_enough(offset: &str, seconds: f64) {
     for instance in ["i-sim00001", "i-sim00002", "i-sim00003"] {
         started(&mut stage, instance).await;
     }
-    assert_eq!(statuses(&stage.sim.log().await), [400, 200, 200, 200]);
+    assert_eq!(statuses(&stage.sim.wire().await), [400, 200, 200, 200, 200], "the check of the keys is corrected");
     offset_is(&stage, seconds).await;
     assert_eq!(stage.daemon.metric(PAUSED).await, 0.0);
     let log = stage.daemon.child.output();
@@ -68,14 +68,14 @@ async fn the_correction_follows_a_clock_that_changes() {
         started(&mut stage, instance).await;
         offset_is(&stage, seconds).await;
     }
-    assert_eq!(statuses(&stage.sim.log().await), [200; 4]);
+    assert_eq!(statuses(&stage.sim.wire().await), [200; 5]);
     // A large change, and back.
     for (instance, offset, seconds) in [("i-sim00005", "-20m", -1200.0), ("i-sim00006", "0s", 0.0)] {
         stage.sim.control("PUT", "clock", json!({"offset": offset, "tolerance": TIGHT})).await;
         started(&mut stage, instance).await;
         offset_is(&stage, seconds).await;
     }
-    assert_eq!(statuses(&stage.sim.log().await)[4..], [400, 200, 400, 200]);
+    assert_eq!(statuses(&stage.sim.wire().await)[5..], [400, 200, 400, 200]);
     assert_eq!(stage.daemon.metric(PAUSED).await, 0.0);
 }
 
@@ -144,7 +144,7 @@ async fn calls_that_are_signed_again_keep_to_the_rate() {
     stage.outcomes(20).await;
     let calls = stage.sim.log().await;
     assert_eq!(calls.len(), 40);
-    lateness.assert_pace(&calls, 20.0, 2);
+    lateness.assert_pace(&stage.sim.wire().await, 20.0, 2);
 }
 
 /// The deadline is checked again before a refused call is repeated.

@@ -138,7 +138,7 @@ async fn nothing_is_called_with_keys_that_have_expired_and_new_ones_are_taken_up
     stage.wake("i-sim00002").await;
     eventually("several tries", async || (stage.daemon.metric(NO_KEYS).await > 2.0).then_some(())).await;
     stage.daemon.paused("keys", &["put new ones into the lane's credentials_file"]).await;
-    assert_eq!(stage.sim.log().await.len(), 1, "nothing is sent");
+    assert_eq!(stage.sim.wire().await.len(), 2, "a check of the keys and a start, and nothing is sent since");
     let log = stage.daemon.child.output();
     assert_eq!(log.matches("no calls are made until").count(), 1, "{log}");
 
@@ -160,6 +160,77 @@ async fn a_date_far_ahead_does_not_end_the_life_of_keys() {
     logged(&stage, "by the API's clock, which is 18000 seconds ahead of ours").await;
     stage.sim.control("PUT", "clock", clock("0s")).await;
     assert_unharmed(&stage.outcome().await);
+}
+
+/// Waits until the daemon shows this as what the API last said of its lane's keys, and nothing else.
+async fn are_checked(daemon: &Daemon, result: &str) {
+    let is_shown = |(name, value): (&str, &str)| (value == "1").then(|| name.to_owned());
+    eventually(&format!("the keys are {result}"), async || {
+        let (_, metrics) = daemon.get("/metrics").await;
+        let series =
+            metrics.lines().filter_map(|line| line.strip_prefix("reveille_lane_keys_checked")?.split_once(' '));
+        let shown: Vec<String> = series.filter_map(is_shown).collect();
+        (shown == [format!(r#"{{lane="prod",result="{result}"}}"#)]).then_some(())
+    })
+    .await;
+}
+
+async fn operations(stage: &Stage) -> Vec<String> {
+    stage.sim.wire().await.into_iter().map(|call| call.operation).collect()
+}
+
+/// One call each, and a replica that stands by makes none.
+#[tokio::test]
+async fn keys_are_checked_before_the_first_job_and_whenever_they_change() {
+    let folder = KeyFolder::new();
+    folder.rename(&keys(KEY, "a-wrong-secret"));
+    let mut stage = stage(&folder).await;
+    are_checked(&stage.daemon, "keys").await;
+    let refused = "the lane's keys were checked: HTTP 400, SignatureDoesNotMatch";
+    let log = stage.daemon.child.output();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(refused)).collect();
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("put valid keys where"), "{log}");
+    stage.daemon.never_paused().await;
+    assert_eq!(operations(&stage).await, ["list"]);
+
+    let standing_by = Daemon::start(&std::fs::read_to_string(&stage.daemon.config.path).unwrap());
+    standing_by.ready().await;
+    folder.rename(&keys(KEY, SECRET));
+    are_checked(&stage.daemon, "accepted").await;
+    logged(&stage, "the API accepts the lane's keys").await;
+    eventually("the other has them too", async || standing_by.child.output().contains("new keys from").then_some(()))
+        .await;
+    stage.wake("i-sim00001").await;
+    assert_unharmed(&stage.outcome().await);
+    assert_eq!(operations(&stage).await, ["list", "list", "start"]);
+    assert!(!standing_by.get("/metrics").await.1.contains(r#"result="accepted"} 1"#));
+
+    stage.daemon.stop().await;
+    are_checked(&standing_by, "accepted").await;
+    assert_eq!(operations(&stage).await, ["list", "list", "start", "list"]);
+    let shown = stage.daemon.child.output() + &standing_by.child.output();
+    assert!(!shown.contains(SECRET) && !shown.contains("a-wrong-secret"));
+}
+
+#[tokio::test]
+async fn a_check_of_keys_that_hangs_holds_no_job_up() {
+    let (vhost, sim) = (broker::vhost(), crate::support::sim::Sim::start(&["--fleet", "Stopped=1"]));
+    sim.faults(json!([{"fault": {"hang": "before"}, "operations": ["list"]}])).await;
+    // Longer than any test waits.
+    let wishes = Wishes { lane: "timeout = \"5m\"", ..Wishes::default() };
+    let daemon = Daemon::start(&crate::support::stage::config(&vhost.url, &sim.url(), &wishes));
+    daemon.takes_the_lane().await;
+    let queues = Queues::connect(&vhost.url).await;
+    let job = lapin::BasicProperties::default().with_message_id("one".into());
+    queues.publish("reveille.jobs", "prod", job, br#"{"instance_id":"i-sim00001"}"#).await;
+    eventually("it is started", async || {
+        let ended = r#"reveille_jobs_total{lane="prod",outcome="started",reason=""}"#;
+        (daemon.metric(ended).await == 1.0).then_some(())
+    })
+    .await;
+    let (_, metrics) = daemon.get("/metrics").await;
+    let mut shown = metrics.lines().filter(|line| line.starts_with("reveille_lane_keys_checked"));
+    assert!(shown.all(|line| line.ends_with(" 0")), "nothing is known of the keys: {metrics}");
 }
 
 /// The lanes of an account share one file, or have one each: every lane follows its own.

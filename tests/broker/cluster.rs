@@ -92,7 +92,7 @@ impl Scene {
     async fn close(mut self, jobs: usize) {
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
         self.sim.every_machine_started_once(jobs).await;
-        self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
+        self.lateness.assert_pace(&self.sim.wire().await, RATE, BURST);
     }
 }
 

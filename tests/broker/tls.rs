@@ -1,6 +1,8 @@
 //! A broker with a certificate of a private authority, which admits no client without one.
 
+use std::fs::Permissions;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::support::broker::Node;
@@ -89,11 +91,20 @@ async fn a_private_authority_and_a_client_certificate_are_all_it_takes() {
     let wrong_ca = scene.ca(&theirs) + &scene.client(&scene.ours);
     let refused = ["UnknownIssuer", "the authority of RabbitMQ's certificate in broker.ca_file, ", "/ca.pem"];
     let daemon = scene.fails_with(&wrong_ca, &sim.url(), &refused).await;
+    let ran = run(daemon.config.command(&["check"]), "").await;
+    let failed = |check: &str| ran.output.lines().any(|line| line.starts_with("FAILED") && line.contains(check));
+    assert!(ran.code == Some(1) && failed(" broker.tls ") && failed(" broker.login "), "{}", ran.output);
+    assert!(refused.iter().all(|words| ran.output.contains(words)) && !failed(" api.keys "), "{}", ran.output);
     // Files are read for each connection: the daemon is not restarted.
     scene.ca(&scene.ours);
     daemon.takes_the_lane().await;
     let ran = run(daemon.config.command(&SUBMIT), "").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    std::fs::set_permissions(scene.folder.path("client.key"), Permissions::from_mode(0o600)).unwrap();
+    let ran = run(daemon.config.command(&["check"]), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.output);
+    let certificate = ran.output.lines().find(|line| line.contains(" broker.tls ")).expect("a line for TLS");
+    assert!(certificate.starts_with("passed") && certificate.contains("expires in "), "{certificate}");
     let listed = scene.node.ctl(&["list_connections", "ssl", "client_properties"]);
     assert!(listed.lines().any(|line| line.starts_with("true") && line.contains("reveille run")), "{listed}");
 

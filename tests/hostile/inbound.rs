@@ -150,7 +150,7 @@ async fn submit_hears_of_its_jobs_whatever_else_is_published_there() {
     stage.sim.faults(json!([{"fault": {"status": 500}}])).await;
     let mut submit = stage.daemon.config.command(&["submit", "--lane", "prod", "--wait", "i-sim00001"]);
     let submitting = tokio::task::spawn_blocking(move || submit.output().expect("it runs"));
-    eventually("it is called", async || (stage.sim.calls_made().await > 0).then_some(())).await;
+    eventually("it is called", async || (!stage.sim.log().await.is_empty()).then_some(())).await;
     stage.queues.publish("reveille.outcomes", "prod.noise", BasicProperties::default(), &vec![b'x'; 10_000_000]).await;
     // This ends the test's own listener, which uses lapin without our checks.
     for (kind, _) in ODD {
@@ -269,7 +269,7 @@ async fn a_usual_lane_stays_below_64_mebibytes_whatever_is_published() {
             stage.queues.publish(exchange, key, properties.clone(), body.as_bytes()).await;
         }
     }
-    eventually("large ones are called", async || (stage.sim.calls_made().await > 3 * SMALL + 60).then_some(())).await;
+    eventually("large ones are called", async || (stage.sim.log().await.len() > 3 * SMALL + 60).then_some(())).await;
     let peak = stage.daemon.child.memory("VmHWM");
     assert!(peak < 64 * 1024, "{peak} KiB");
 }

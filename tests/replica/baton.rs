@@ -187,7 +187,7 @@ async fn a_lane_has_one_holder_whatever_becomes_of_its_batons() {
         }
     }
     if forgotten == [0; 2] {
-        pair.lateness.assert_pace(&pair.sim.log().await, RATE, 1);
+        pair.lateness.assert_pace(&pair.sim.wire().await, RATE, 1);
     }
 }
 
@@ -227,7 +227,7 @@ async fn a_holder_that_is_not_told_of_the_loss_calls_no_longer_than_its_lease() 
     assert_eq!(pair.forgotten()[0], 1);
 
     let lasted = pair.lateness.lease_over(deleted);
-    let mut calls = pair.sim.log().await;
+    let mut calls = pair.sim.wire().await;
     let before = calls.len();
     calls.retain(|call| (lasted..noticed).contains(&call.unix_micros));
     println!("{before} calls until the loss was noticed, {} of them after the lease", calls.len());

@@ -79,7 +79,7 @@ impl Replicas {
     async fn close(mut self, jobs: usize) {
         assert_eq!(self.account.close(PATIENCE).await, [("started".to_owned(), jobs)].into());
         self.sim.every_machine_started_once(jobs).await;
-        self.lateness.assert_pace(&self.sim.log().await, RATE, BURST);
+        self.lateness.assert_pace(&self.sim.wire().await, RATE, BURST);
     }
 }
 
@@ -198,7 +198,7 @@ async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() 
     .await;
     let lasted = lateness.lease_over(cut_at);
     println!("take-over after the cable was pulled out: {} ms", (not_yet - cut_at) / 1000);
-    let calls = sim.log().await;
+    let calls = sim.wire().await;
     let late: Vec<i64> = pace::times(&calls).into_iter().filter(|time| *time > lasted && *time < not_yet).collect();
     assert!(late.is_empty(), "calls {late:?} after {cut_at}");
 
@@ -209,7 +209,7 @@ async fn a_holder_that_is_cut_off_makes_no_call_once_the_lane_may_be_anothers() 
     .await;
     assert!(!cut_off.holds_the_lane().await && other.holds_the_lane().await);
     assert_eq!(account.close(PATIENCE).await, [("started".to_owned(), 80)].into());
-    lateness.assert_pace(&sim.log().await, SLOW, 1);
+    lateness.assert_pace(&sim.wire().await, SLOW, 1);
 }
 
 #[tokio::test]

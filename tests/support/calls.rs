@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::sim::Sim;
 
+/// The operation of probes and of checks of keys.
+pub const LIST: &str = "list";
+
 impl Sim {
     /// The next answers for one instance, in order.
     pub async fn script(&self, instance: &str, answers: Value) {
@@ -46,9 +49,10 @@ impl Sim {
         self.calls().await.iter().enumerate().map(|(number, call)| Call::read(number, call)).collect()
     }
 
-    /// The calls so far, in order, by instance: a shared start call is a start of each.
+    /// The calls for instances so far, in order: a shared start call is a start of each. Probes and checks of keys, which
+    /// are lists of whatever there is, are left out.
     pub async fn log(&self) -> Vec<Call> {
-        self.wire().await.into_iter().flat_map(Call::of_each).collect()
+        self.wire().await.into_iter().filter(|call| call.operation != LIST).flat_map(Call::of_each).collect()
     }
 
     /// The operations of the calls for one instance, in order.

@@ -21,6 +21,7 @@ pub fn unread() -> PipeWriter {
 }
 
 /// The output and exit status of a command.
+#[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
     pub output: String,

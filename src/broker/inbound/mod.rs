@@ -13,6 +13,7 @@
 mod content;
 mod death;
 mod dial;
+mod greeting;
 mod load;
 mod method;
 mod sieve;
@@ -37,6 +38,7 @@ use lapin::uri::{AMQPAuthority, AMQPUri};
 
 pub use self::content::{IMMOVABLE, UNREADABLE};
 use self::dial::{Standing, Try};
+pub use self::greeting::{Greeting, Server};
 pub use self::load::{Loads, MOST_LOAD, SEEN};
 use self::sieve::Sieve;
 pub use self::table::MOST_VALUES;
@@ -45,7 +47,8 @@ use crate::config::{Access, USUAL_FRAME};
 /// Bytes read from the socket at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// Connects, with every incoming frame checked. `loads` learns how much memory the messages take.
+/// Connects, with every incoming frame checked. `loads` learns how much memory the messages take, `greeting` how the broker
+/// presents itself, also where connecting fails after that.
 ///
 /// # Errors
 /// The network's, TLS's, or the broker's.
@@ -53,6 +56,7 @@ pub async fn connect(
     access: Access,
     properties: ConnectionProperties,
     loads: Arc<Loads>,
+    greeting: Arc<Greeting>,
 ) -> Result<lapin::Connection, lapin::Error> {
     let Access { uri, tls } = access;
     let largest_frame = uri.query.frame_max.unwrap_or(USUAL_FRAME);
@@ -74,7 +78,12 @@ pub async fn connect(
             opened = opening => opened?,
             _ = &mut standing => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
-        let inbound = Inbound::new(stream, largest_frame, loads.clone());
+        if let AsyncTcpStream::Rustls(stream) = &stream {
+            let (_, session) = stream.get_ref();
+            greeting.certificate(session.peer_certificates().and_then(|chain| chain.first()));
+        }
+        let mut inbound = Inbound::new(stream, largest_frame, loads.clone());
+        inbound.sieve.greeting = Some(greeting.clone());
         Ok(AsyncTcpStream::Plain(Inbound { standing: Some(standing), ..inbound }))
     };
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));

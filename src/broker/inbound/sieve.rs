@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::content::{self, BEGINNING, Content};
+use super::greeting::Greeting;
 use super::load::Loads;
 use super::method;
 use crate::config::USUAL_FRAME;
@@ -27,6 +28,8 @@ pub(super) struct Sieve {
     /// As negotiated with the broker.
     largest_frame: usize,
     loads: Arc<Loads>,
+    /// Learns of the broker's first method.
+    pub(super) greeting: Option<Arc<Greeting>>,
 }
 
 enum State {
@@ -45,7 +48,7 @@ impl Sieve {
     /// usual, whatever is negotiated.
     pub(super) fn new(largest_frame: u32, loads: Arc<Loads>) -> Self {
         let largest_frame = largest_frame.min(USUAL_FRAME) as usize;
-        Self { state: State::Keep, frame: Vec::new(), left_out: HashMap::new(), largest_frame, loads }
+        Self { state: State::Keep, frame: Vec::new(), left_out: HashMap::new(), largest_frame, loads, greeting: None }
     }
 
     /// Reads incoming bytes, and appends what lapin may read.
@@ -106,6 +109,11 @@ impl Sieve {
             METHOD if whole => {
                 let payload = &mut self.frame[BEFORE..BEFORE + size];
                 method::replace_invalid_utf8(payload);
+                if let [0, 10, 0, 10, ..] = *payload
+                    && let Some(greeting) = self.greeting.take()
+                {
+                    greeting.server(payload);
+                }
                 if let [0, 10, 0, 30, _, _, a, b, c, d, ..] = *payload {
                     self.tuned(u32::from_be_bytes([a, b, c, d]));
                 }

@@ -9,7 +9,7 @@ use super::filter::{Chosen, Filter};
 use super::letter::{Facts, Letter, Why, count, shown, time};
 use super::queue::{DeadQueue, End, Judge, Next};
 use crate::cli::signals::Signals;
-use crate::cli::{Failure, Output, print_more, tell};
+use crate::cli::{Failure, Output, print_after, tell};
 use crate::config::Config;
 use crate::text;
 
@@ -76,7 +76,7 @@ impl Judge for List<'_> {
             Output::Json => json(&letter.facts)? + "\n",
         };
         self.listed += 1;
-        let is_read = bar.suspend(|| print_more(lines))?;
+        let is_read = bar.suspend(|| print_after("", lines))?;
         Ok(if is_read { Next::Keep } else { Next::Stop })
     }
 }

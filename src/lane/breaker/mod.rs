@@ -41,8 +41,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::by_hand::ByHand;
-use self::cause::Signal;
-pub use self::cause::{Cause, CauseKind};
+pub use self::cause::{Cause, CauseKind, Signal};
 use self::circuit::Circuit;
 pub use self::circuit::{Attribution, Change, Evidence};
 use super::verdict::{self, Verdict};
@@ -198,6 +197,11 @@ impl Breaker {
     /// Waits until the lane is paused by hand for another cause than `cause`, or not any more.
     pub async fn is_by_hand_otherwise(&self, cause: &Cause) {
         self.until(|| self.by_hand().cause() != Some(cause)).await;
+    }
+
+    /// Waits until the lane is not paused by hand.
+    pub async fn is_not_by_hand(&self) {
+        self.until(|| self.by_hand().cause().is_none()).await;
     }
 
     /// Why the lane does not work as it should: it is paused, or on trial.

@@ -129,6 +129,22 @@ impl Api {
         keys::follow(&self.client, source, in_force).await;
     }
 
+    /// Asks for the shortest list, which shows whether the keys are accepted; once more if that has corrected our clock. A
+    /// paused lane can ask as well. Over a new connection, like a probe.
+    pub(in crate::lane) async fn check_keys(&self) -> Result<Answer, NoAnswer> {
+        let mut is_corrected = false;
+        loop {
+            let permit = self.gate.enter_to_probe().await;
+            let (result, _slot) = self.timed(permit, Operation::Check, self.fresh.probe()).await;
+            match &result {
+                Ok(answer) if !is_corrected && answer.date.is_some() && verdict::is_clock_skew(answer) => {
+                    is_corrected = true;
+                }
+                _ => return result,
+            }
+        }
+    }
+
     /// Probes the API of a paused lane.
     pub(in crate::lane) async fn probe_pause(&self) {
         self.gate.record_probe(&self.probe().await);

@@ -11,6 +11,7 @@ pub(super) struct Lanes {
     pub(super) clock_offset: IntGaugeVec,
     pub(super) rate: GaugeVec,
     paused: IntGaugeVec,
+    keys_checked: IntGaugeVec,
 }
 
 impl Lanes {
@@ -20,6 +21,13 @@ impl Lanes {
             paused: families.gauge(
                 opts!("reveille_lane_paused", "1 while the lane makes no calls, by reason."),
                 &["lane", "reason"],
+            ),
+            keys_checked: families.gauge(
+                opts!(
+                    "reveille_lane_keys_checked",
+                    "1 for what the API last said of the lane's keys; all 0 where another replica runs the lane."
+                ),
+                &["lane", "result"],
             ),
             credentials_expire: families.gauge(
                 opts!(
@@ -46,8 +54,17 @@ impl Lanes {
     }
 
     pub(super) fn paused(&self, lane: &str, reason: Option<&str>, reasons: &[&str]) {
-        for each in reasons {
-            self.paused.with_label_values(&[lane, each]).set((reason == Some(*each)).into());
-        }
+        show_one(&self.paused, lane, reason, reasons);
+    }
+
+    pub(super) fn keys_checked(&self, lane: &str, result: Option<&str>, results: &[&str]) {
+        show_one(&self.keys_checked, lane, result, results);
+    }
+}
+
+/// Sets the series of `shown` to 1, and those of all others to 0.
+fn show_one(gauge: &IntGaugeVec, lane: &str, shown: Option<&str>, all: &[&str]) {
+    for each in all {
+        gauge.with_label_values(&[lane, each]).set((shown == Some(*each)).into());
     }
 }

@@ -3,7 +3,7 @@
 //! What ends, parks or pauses is counted from 0: `rate` and `increase` ignore the value with which Prometheus first
 //! sees a counter. Calls and histograms get series with their first value: all would be 100 more per lane.
 //!
-//! 42 series per lane begin at 0. `prometheus` stores name, help and labels as text in each series: those of calls, by
+//! 49 series per lane begin at 0. `prometheus` stores name, help and labels as text in each series: those of calls, by
 //! operation and status, and all histograms would be 260 per lane, and for 500 lanes 64 MB, plus 52 MB in a scrape. Now
 //! it is 15 MB and 6 MB, and 33 MB and 16 MB once every lane has made every kind of call. Each family has its own
 //! registry, as a registry copies everything before encoding: with a single one a scrape takes 9 MB and 27 MB.
@@ -207,8 +207,8 @@ impl LaneMetrics {
     /// A call was made; `status` is HTTP's, or why there was no answer.
     pub fn called(&self, operation: Operation, status: Result<u16, &'static str>, duration: Duration) {
         self.metrics.calls.made(&self.lane, operation, status, duration);
-        // The probes of a lane that is paused, for hours perhaps, are no work.
-        if operation != Operation::Probe {
+        // The probes of a lane that is paused, for hours perhaps, are no work, and neither are checks of its keys.
+        if !matches!(operation, Operation::Probe | Operation::Check) {
             self.log.called();
         }
     }
@@ -221,6 +221,11 @@ impl LaneMetrics {
     /// The lane is paused for `reason`, one of `reasons`; `None`: it is not paused.
     pub fn paused(&self, reason: Option<&str>, reasons: &[&str]) {
         self.metrics.lanes.paused(&self.lane, reason, reasons);
+    }
+
+    /// The API said this of the keys, one of `results`; `None`: this replica does not ask.
+    pub fn keys_checked(&self, result: Option<&str>, results: &[&str]) {
+        self.metrics.lanes.keys_checked(&self.lane, result, results);
     }
 }
 
