@@ -12,6 +12,7 @@
 //! - [`ownership`]: which replica runs what, and how replicas share the lanes
 //! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means
 //!   for a job, with its policy and past)
+//! - [`query`]: what only a running replica knows, asked over RabbitMQ
 //! - [`telemetry`]: metrics, health, logs
 //! - [`file`]: reading the small files that an operator names
 //! - [`headers`]: reading AMQP headers
@@ -38,6 +39,7 @@ pub mod headers;
 pub mod job;
 pub mod lane;
 pub mod ownership;
+pub mod query;
 pub mod replica;
 pub mod retry;
 pub mod similar;

@@ -13,10 +13,16 @@ pub enum ConnectionKind {
     Log,
     /// Replies to producers.
     Replies,
+    /// Queries to a daemon.
+    Queries,
     /// `reveille submit`.
     Submit,
     /// `reveille watch`.
     Watch,
+    /// `reveille batches`.
+    Batches,
+    /// `reveille status`.
+    Status,
 }
 
 impl ConnectionKind {
@@ -25,8 +31,11 @@ impl ConnectionKind {
             Self::Run => "run",
             Self::Log => "log",
             Self::Replies => "replies",
+            Self::Queries => "queries",
             Self::Submit => "submit",
             Self::Watch => "watch",
+            Self::Batches => "batches",
+            Self::Status => "status",
         }
     }
 }
@@ -57,8 +66,11 @@ mod tests {
             (ConnectionKind::Run, "reveille run "),
             (ConnectionKind::Log, "reveille log "),
             (ConnectionKind::Replies, "reveille replies "),
+            (ConnectionKind::Queries, "reveille queries "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Watch, "reveille watch "),
+            (ConnectionKind::Batches, "reveille batches "),
+            (ConnectionKind::Status, "reveille status "),
         ] {
             let name = name(kind);
             let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));

@@ -16,8 +16,10 @@ use tracing::{Instrument, info, warn};
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
-use crate::lane::{Lane, LaneRole, Settings};
+use crate::lane::{self, Lane, LaneRole, Settings};
 use crate::ownership::{self, Sharing};
+use crate::query::{self, Query, Responder};
+use crate::replica::Replica;
 use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
@@ -123,10 +125,15 @@ impl Daemon {
             };
             lanes.spawn(held.instrument(span));
         }
+        let (responder, this) = (Responder::new(self.config.broker.clone(), self.names.clone()), Replica::this());
+        let answer = async |query| match query {
+            Query::Status => query::answer(&this, lane::statuses(&self.lanes, &self.readiness)),
+        };
         tokio::select! {
             Ok(()) = tasks::all(&mut lanes) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
+            never = responder.run(connections, answer) => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }

@@ -14,6 +14,7 @@ mod prefetch;
 mod quarantine;
 pub mod quota;
 mod serve;
+mod status;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tracing::info;
 
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
+pub use self::status::statuses;
 use crate::broker::Outgoing;
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};

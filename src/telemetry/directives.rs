@@ -11,7 +11,7 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 pub(super) const OURS: &str = "reveille";
 /// Our modules.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 19] = [
     "bce",
     "broker",
     "cli",
@@ -23,6 +23,8 @@ const MODULES: [&str; 17] = [
     "job",
     "lane",
     "ownership",
+    "query",
+    "replica",
     "retry",
     "similar",
     "stop",
