@@ -1,6 +1,9 @@
 //! The commands, each in its file, and what they share.
 
+mod batches;
+mod columns;
 mod descriptors;
+mod log;
 mod report;
 mod run;
 mod submit;
@@ -11,9 +14,11 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 
 use crate::config::{self, Config, Purpose};
 use crate::text::{Lines, Shown};
@@ -39,6 +44,8 @@ enum Command {
     Topology(topology::Arguments),
     /// Watch a batch until all of its jobs have ended.
     Watch(watch::Arguments),
+    /// List the latest batches, and how far each is.
+    Batches(batches::Arguments),
 }
 
 /// How a listing is printed.
@@ -100,6 +107,16 @@ fn tell(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", Lines(text));
 }
 
+/// A length of time of the command line.
+fn length(text: &str) -> Result<Duration, &'static str> {
+    config::duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
+}
+
+/// `1m 12s`
+fn told(length: Duration) -> String {
+    format!("{:#}", SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX))
+}
+
 /// Parses the command line. If that is wrong, reports it and exits.
 pub fn arguments() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| escaped(error).exit())
@@ -131,6 +148,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }
         Command::Watch(watch) => {
             in_runtime(|| load_and_warn(arguments.config), async |config| watch::run(&watch, &config).await)
+        }
+        Command::Batches(batches) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| batches::run(&batches, &config).await)
         }
     };
     done.unwrap_or_else(|failure| {
@@ -178,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn only_a_length_of_time_is_one() {
+        assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
+        for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
+            assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_failure_is_one_line_whatever_it_quotes() {
         let text = "NOT_FOUND - '\u{1b}[2J\u{9b}\r\nreveille: all is well'";
         let other = anyhow::anyhow!("{text}").context(text.to_owned());
@@ -198,6 +227,7 @@ mod tests {
             &["reveille", "submit", "i-0000", "--confirm", evil],
             &["reveille", "topology", "--output", evil],
             &["reveille", "watch", "morning", "--since", evil],
+            &["reveille", "batches", "-n", evil],
             &["reveille", "run", evil],
         ] {
             let told = escaped(Arguments::try_parse_from(arguments).unwrap_err()).to_string();

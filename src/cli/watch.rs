@@ -3,7 +3,7 @@
 
 mod failures;
 mod follow;
-mod progress;
+pub(super) mod progress;
 mod rate;
 mod screen;
 
@@ -21,8 +21,8 @@ use self::failures::FailuresFile;
 use self::follow::{Following, News, follow};
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
-use super::{Failure, print, tell};
-use crate::config::{Config, duration};
+use super::{Failure, length, print, tell, told};
+use crate::config::Config;
 use crate::text::Shown;
 
 /// How often the screen is drawn.
@@ -46,10 +46,6 @@ pub(super) struct Arguments {
     /// Write every machine that did not come up to this file, one JSON object on each line.
     #[arg(long, value_name = "FILE")]
     failures_file: Option<PathBuf>,
-}
-
-fn length(text: &str) -> Result<Duration, &'static str> {
-    duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
@@ -194,11 +190,6 @@ fn again(arguments: &Arguments) -> String {
     Shown(format_args!("reveille watch --since {since} {batch}")).to_string()
 }
 
-/// `1m 12s`
-fn told(length: Duration) -> String {
-    format!("{:#}", SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX))
-}
-
 async fn passed(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => sleep(timeout).await,
@@ -257,14 +248,5 @@ mod tests {
         let told = again(&once);
         let twice = read(&told.split(' ').skip(2).collect::<Vec<_>>()).unwrap();
         assert_eq!((&twice.batch, twice.since), (&once.batch, once.since), "{told}");
-    }
-
-    #[test]
-    fn only_a_length_of_time_is_one() {
-        assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
-        for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
-            assert!(length(wrong).is_err(), "{wrong}");
-        }
     }
 }
