@@ -6,6 +6,7 @@ mod descriptors;
 mod log;
 mod report;
 mod run;
+mod status;
 mod submit;
 mod topology;
 mod watch;
@@ -46,6 +47,8 @@ enum Command {
     Watch(watch::Arguments),
     /// List the latest batches, and how far each is.
     Batches(batches::Arguments),
+    /// Show lanes and replicas; exit with 1 if something needs a person.
+    Status(status::Arguments),
 }
 
 /// How a listing is printed.
@@ -152,6 +155,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Batches(batches) => {
             in_runtime(|| load_and_warn(arguments.config), async |config| batches::run(&batches, &config).await)
         }
+        Command::Status(status) => {
+            in_runtime(|| load_and_warn(arguments.config), async |config| status::run(status, &config).await)
+        }
     };
     done.unwrap_or_else(|failure| {
         tell(format_args!("reveille: {failure}"));
@@ -228,6 +234,7 @@ mod tests {
             &["reveille", "topology", "--output", evil],
             &["reveille", "watch", "morning", "--since", evil],
             &["reveille", "batches", "-n", evil],
+            &["reveille", "status", "--output", evil],
             &["reveille", "run", evil],
         ] {
             let told = escaped(Arguments::try_parse_from(arguments).unwrap_err()).to_string();

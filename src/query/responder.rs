@@ -33,8 +33,9 @@ const EXPIRES: i64 = 2_000;
 const IN_HAND: u16 = 4;
 /// Between two queries: at most twenty a second are taken.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long an answer may take to be sent. RabbitMQ takes none while it is short of memory or disk.
-const SENDING: Duration = Duration::from_secs(5);
+/// How long RabbitMQ may take for anything that is asked of it. It takes no answers while it is short of memory or disk, and
+/// lapin leaves some calls pending for ever that are on their way as the connection ends.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether lanes need the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the queue is bound again: its binding goes with an exchange that is deleted.
@@ -61,7 +62,7 @@ enum Stopped {
     Broken(#[from] lapin::Error),
     #[error("RabbitMQ ended the subscription")]
     Ended,
-    #[error("an answer could not be sent within {SENDING:?}")]
+    #[error("RabbitMQ takes nothing within {PATIENCE:?}")]
     TimedOut,
     #[error("a lane lacks a connection")]
     NotEnough,
@@ -125,7 +126,7 @@ impl Responder {
     ) -> Result<Infallible, Stopped> {
         // RabbitMQ may still have the queue of an earlier connection.
         let queue = self.names.replica(Uuid::now_v7());
-        let mut queries = self.subscribe(connection, &queue).await?;
+        let mut queries = in_time(self.subscribe(connection, &queue)).await?;
         let mut bound = Instant::now();
         loop {
             if connections.are_limited() {
@@ -135,13 +136,12 @@ impl Responder {
                 return Err(Stopped::NotEnough);
             }
             if bound.elapsed() > BIND_EVERY {
-                self.bind(queries.channel(), &queue).await?;
+                in_time(self.bind(queries.channel(), &queue)).await?;
                 bound = Instant::now();
             }
             let Ok(query) = timeout(LOOK_EVERY, queries.next()).await else { continue };
             let query = query.ok_or(Stopped::Ended)??;
-            let sending = respond(queries.channel(), query, &answer);
-            timeout(SENDING, sending).await.map_err(|_| Stopped::TimedOut)??;
+            in_time(respond(queries.channel(), query, &answer)).await?;
             sleep(PAUSE).await;
         }
     }
@@ -165,6 +165,10 @@ impl Responder {
         let options = QueueBindOptions::default();
         channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await
     }
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, Stopped> {
+    Ok(timeout(PATIENCE, asked).await.map_err(|_| Stopped::TimedOut)??)
 }
 
 /// Answers a query that this version knows and whose asker has a direct reply-to address.

@@ -24,7 +24,7 @@ use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 /// As named on the page.
-const USERS: [&str; 6] = ["consumer", "daemon", "producer", "submit", "submit-wait", "watch"];
+const USERS: [&str; 7] = ["consumer", "daemon", "producer", "status", "submit", "submit-wait", "watch"];
 /// Those that have all topics of the exchanges they may use, if any.
 const ALL_TOPICS: [&str; 2] = ["daemon", "watch"];
 
@@ -159,6 +159,10 @@ async fn each_of_the_users_can_do_its_work() {
     assert_eq!(scene.submit("submit", &batch).await.status.code(), Some(0));
     let watched = scene.run("watch", &watch).await;
     assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    let listed = scene.run("watch", &["batches"]).await;
+    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("morning"), "{listed:?}");
+    let shown = scene.run("status", &["status"]).await;
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
     let waited = scene.submit("submit-wait", &["--wait", "i-sim00012"]).await;
     assert_eq!(waited.status.code(), Some(0), "{waited:?}");
     let urgent = scene.submit("submit-wait", &["--wait", "--urgent", "i-sim00013"]).await;
@@ -233,6 +237,18 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         ("submit-wait", vec![Declare("ops.mine"), Read("ops.outcomes")]),
         ("watch", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         (
+            "status",
+            vec![
+                Publish("reveille.control", "command.lane.pause"),
+                Publish("reveille.jobs", "prod"),
+                Publish("reveille.delay.17", "1.x"),
+                Purge("reveille.jobs.prod"),
+                Bind("reveille.jobs.prod", "reveille.jobs", "prod"),
+                Declare("ops.mine"),
+                Declare(""),
+            ],
+        ),
+        (
             "consumer",
             vec![
                 Publish("reveille.jobs", "prod"),
@@ -248,7 +264,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         if user != "daemon" {
             tries.extend(own());
         }
-        if !["daemon", "watch"].contains(&user) {
+        if !["daemon", "status", "watch"].contains(&user) {
             tries.push(Read("reveille.outcomes.log"));
         }
         let connection = scene.connect(user).await;

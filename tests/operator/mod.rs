@@ -7,6 +7,7 @@ mod http_port;
 mod logs;
 mod secrets;
 mod start;
+mod status;
 mod stop;
 mod submit;
 mod watch;
