@@ -13,6 +13,7 @@
 //! - [`control`]: commands of people: a lane paused by hand, jobs cancelled, an instance snoozed
 //! - [`lane`]: the way of a job from delivery to ack, and the decisions on it ([`lane::verdict`]: what an answer means
 //!   for a job, with its policy and past)
+//! - [`query`]: what only a running replica knows, asked over RabbitMQ
 //! - [`scheduler`]: what one replica does for all lanes: it publishes that a batch is done
 //! - [`telemetry`]: metrics, health, logs
 //! - [`file`]: reading the small files that an operator names
@@ -42,6 +43,7 @@ pub mod headers;
 pub mod job;
 pub mod lane;
 pub mod ownership;
+pub mod query;
 pub mod replica;
 pub mod retry;
 pub mod scheduler;

@@ -19,6 +19,8 @@ pub enum ConnectionKind {
     Replies,
     /// `reveille check`.
     Check,
+    /// Queries to a daemon.
+    Queries,
     /// `reveille submit`.
     Submit,
     /// `reveille cancel`, `pause`, `resume`, `snooze`.
@@ -27,6 +29,10 @@ pub enum ConnectionKind {
     Watch,
     /// `reveille dead`.
     Dead,
+    /// `reveille batches`.
+    Batches,
+    /// `reveille status`.
+    Status,
 }
 
 impl ConnectionKind {
@@ -38,10 +44,13 @@ impl ConnectionKind {
             Self::Scheduler => "scheduler",
             Self::Replies => "replies",
             Self::Check => "check",
+            Self::Queries => "queries",
             Self::Submit => "submit",
             Self::Command => "command",
             Self::Watch => "watch",
             Self::Dead => "dead",
+            Self::Batches => "batches",
+            Self::Status => "status",
         }
     }
 }
@@ -75,10 +84,13 @@ mod tests {
             (ConnectionKind::Scheduler, "reveille scheduler "),
             (ConnectionKind::Replies, "reveille replies "),
             (ConnectionKind::Check, "reveille check "),
+            (ConnectionKind::Queries, "reveille queries "),
             (ConnectionKind::Submit, "reveille submit "),
             (ConnectionKind::Command, "reveille command "),
             (ConnectionKind::Watch, "reveille watch "),
             (ConnectionKind::Dead, "reveille dead "),
+            (ConnectionKind::Batches, "reveille batches "),
+            (ConnectionKind::Status, "reveille status "),
         ] {
             let name = name(kind);
             let host = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(&end));

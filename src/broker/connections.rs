@@ -23,17 +23,10 @@ use super::connection::{ConnectError, Connection, connect};
 use super::declaring::{DeclareFailure, declare};
 use super::errors::limit_of_channels;
 use super::places::{Link, Place, Size};
+use super::reconnect::Retries;
 use super::topology::Topology;
 use crate::config::Broker;
-use crate::retry::full_jitter;
 
-/// Ceilings of the backoff between tries to connect.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// First ceiling of the backoff before a lost connection is replaced.
-const FIRST_REPLACED: Duration = Duration::from_millis(200);
-/// A connection that lasted this long resets the backoff.
-const GOOD_WHILE: Duration = Duration::from_secs(60);
 /// How often everything is declared again, even if no message was refused.
 const DECLARE_EVERY: Duration = Duration::from_secs(60);
 /// Minimum time between two declarations, however many messages are refused.
@@ -322,6 +315,17 @@ impl Connections {
         self.0.state().open.iter().all(|link| link.connection.is_blocked())
     }
 
+    /// Whether each lane has a connection, so that a further one takes nothing from lanes.
+    pub fn are_enough(&self) -> bool {
+        let state = self.0.state();
+        state.waiting == 0 && state.open.iter().any(|link| link.connection.is_open())
+    }
+
+    /// Whether a limit was ever met that counts the channels of all connections of a user or a node.
+    pub fn are_limited(&self) -> bool {
+        self.0.state().allowance.is_limited()
+    }
+
     /// Closes all: unacked messages go back to their queues.
     pub async fn close(&self) {
         let open = std::mem::take(&mut self.0.state().open);
@@ -382,36 +386,5 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.change(|state| state.waiting -= 1);
-    }
-}
-
-/// The backoff between tries to connect.
-#[derive(Debug, Default)]
-struct Retries {
-    /// Failures since a connection was last opened.
-    failures: u32,
-    /// A connection was lost since then.
-    is_lost: bool,
-    /// Connections in a row that did not last.
-    losses: u32,
-    opened: Option<Instant>,
-}
-
-impl Retries {
-    fn pause(&mut self) -> Duration {
-        if self.failures > 0 {
-            return full_jitter(FIRST_RETRY, LONGEST_RETRY, self.failures, rand::random());
-        }
-        if !std::mem::take(&mut self.is_lost) {
-            return Duration::ZERO;
-        }
-        let has_lasted = self.opened.is_none_or(|opened| opened.elapsed() > GOOD_WHILE);
-        self.losses = if has_lasted { 1 } else { self.losses + 1 };
-        full_jitter(FIRST_REPLACED, LONGEST_RETRY, self.losses, rand::random())
-    }
-
-    fn opened(&mut self) {
-        self.failures = 0;
-        self.opened = Some(Instant::now());
     }
 }

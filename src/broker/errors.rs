@@ -20,7 +20,7 @@ pub(super) fn is_locked(error: &lapin::Error) -> bool {
 
 /// The limit of channels of a user or of the whole node, if the connection was lost over it. RabbitMQ says so only in
 /// the text.
-pub(super) fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
+pub fn limit_of_channels(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     most_channels(error.get_message().as_str())
 }

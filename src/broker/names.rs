@@ -1,5 +1,7 @@
 //! Names of exchanges and queues.
 
+use uuid::Uuid;
+
 use crate::config::LaneName;
 
 /// Levels of the delay ladder, each with a queue.
@@ -7,6 +9,9 @@ pub const LEVELS: u32 = 18;
 
 /// The first word of a command's routing key at the exchange [`Names::control`].
 pub const COMMAND: &str = "command";
+
+/// The first word of a query's routing key there. No stream keeps queries.
+pub const ASK: &str = "ask";
 
 /// The names of exchanges and queues, all under one prefix.
 #[derive(Debug, Clone)]
@@ -18,6 +23,11 @@ impl Names {
     /// Names that begin with `prefix`.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
+    }
+
+    /// What all of them begin with, without the dot.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn name(&self, rest: &str) -> String {
@@ -105,9 +115,14 @@ impl Names {
         self.name("outcomes.log")
     }
 
-    /// The exchange for commands, under routing keys that begin with [`COMMAND`].
+    /// The exchange for commands and queries, under routing keys that begin with [`COMMAND`] and [`ASK`].
     pub fn control(&self) -> String {
         self.name("control")
+    }
+
+    /// The queue over which one replica gets queries; it lives as long as the replica's connection.
+    pub fn replica(&self, id: Uuid) -> String {
+        self.name(&format!("replica.{id}"))
     }
 
     /// The stream of commands.

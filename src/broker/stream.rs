@@ -90,12 +90,20 @@ impl Stream {
     /// # Errors
     /// [`StreamError`].
     pub async fn end(connection: &Connection, name: &str) -> Result<u64, StreamError> {
+        Self::last(connection, name).await.map(|last| last.offset)
+    }
+
+    /// The message at [`Stream::end`].
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn last(connection: &Connection, name: &str) -> Result<Entry, StreamError> {
         let last = AMQPValue::LongString("last".into());
         let mut end = Self::consume(connection, name, last, 0).await?;
-        let offset = end.next().await?.offset;
+        let last = end.next().await?;
         // A broker that lets the user have few channels is asked for one after the other.
         end.subscription.close().await;
-        Ok(offset)
+        Ok(last)
     }
 
     async fn consume(connection: &Connection, name: &str, from: AMQPValue, next: u64) -> Result<Self, StreamError> {

@@ -1,15 +1,19 @@
 //! The commands, each in its file, and what they share.
 
+mod batches;
 mod cancel;
 mod check;
+mod columns;
 mod control;
 mod dead;
 mod descriptors;
+mod log;
 mod pause;
 mod report;
 mod run;
 mod signals;
 mod snooze;
+mod status;
 mod submit;
 mod times;
 mod topology;
@@ -47,6 +51,10 @@ enum Command {
     Submit(Box<submit::Arguments>),
     /// Watch a batch until all of its jobs have ended.
     Watch(watch::Arguments),
+    /// List the latest batches, and how far each is.
+    Batches(batches::Arguments),
+    /// Show lanes and replicas; exit with 1 if something needs a person.
+    Status(status::Arguments),
     /// Have a lane make no calls; its jobs wait.
     Pause(pause::PauseArguments),
     /// End a pause by hand.
@@ -156,6 +164,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             in_runtime(load, async |config| submit::run(&submit, &config).await)
         }
         Command::Watch(watch) => in_runtime(talk(path), async |config| watch::run(&watch, &config).await),
+        Command::Batches(batches) => in_runtime(talk(path), async |config| batches::run(&batches, &config).await),
+        Command::Status(status) => in_runtime(talk(path), async |config| status::run(status, &config).await),
         Command::Pause(pause) => in_runtime(talk(path), async |config| pause::pause(&pause, &config).await),
         Command::Resume(resume) => in_runtime(talk(path), async |config| pause::resume(&resume, &config).await),
         Command::Cancel(cancel) => in_runtime(talk(path), async |config| cancel::run(&cancel, &config).await),
@@ -228,6 +238,8 @@ mod tests {
             &["reveille", "submit", "i-0000", "--confirm", evil],
             &["reveille", "topology", "--output", evil],
             &["reveille", "watch", "morning", "--since", evil],
+            &["reveille", "batches", "-n", evil],
+            &["reveille", "status", "--output", evil],
             &["reveille", "dead", evil],
             &["reveille", "dead", "list", "--older-than", evil],
             &["reveille", "run", evil],

@@ -18,8 +18,10 @@ use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
 use crate::control::Control;
 use crate::control::follow::Follower;
-use crate::lane::{Lane, LaneRole, Settings};
+use crate::lane::{self, Lane, LaneRole, Settings};
 use crate::ownership::{self, Role, Sharing};
+use crate::query::{self, Query, Responder};
+use crate::replica::Replica;
 use crate::scheduler::Scheduler;
 use crate::stop::Stop;
 use crate::tasks;
@@ -127,11 +129,16 @@ impl Daemon {
         let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, &self.metrics);
         let alone = Sharing::of_one(&self.names, &self.metrics);
         self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
+        let (responder, this) = (Responder::new(self.config.broker.clone(), self.names.clone()), Replica::this());
+        let answer = async |query| match query {
+            Query::Status => query::answer(&this, lane::statuses(&self.lanes, &self.readiness)),
+        };
         tokio::select! {
             Ok(()) = tasks::all(&mut roles) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
             never = commands.follow() => match never {},
+            never = responder.run(connections, answer) => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }

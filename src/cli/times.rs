@@ -23,6 +23,11 @@ pub(super) fn length(text: &str) -> Result<Duration, &'static str> {
     duration(text).ok_or("expected a length of time, such as 90s, 30m or 24h")
 }
 
+/// A length of time for people: `1m 12s`.
+pub(super) fn told(length: Duration) -> String {
+    format!("{:#}", SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX))
+}
+
 /// The time zone that the option `--tz` names.
 ///
 /// # Errors
@@ -124,6 +129,15 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_a_length_of_time_is_one() {
+        assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
+        for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
+            assert!(length(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod failures;
 mod follow;
-mod progress;
+pub(super) mod progress;
 mod rate;
 mod screen;
 
@@ -21,7 +21,7 @@ use self::follow::{Following, News, follow};
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
 use super::signals::Signals;
-use super::times::length;
+use super::times::{length, told};
 use super::{Failure, print, tell};
 use crate::config::Config;
 use crate::text::Shown;
@@ -191,11 +191,6 @@ fn again(arguments: &Arguments) -> String {
     Shown(format_args!("reveille watch --since {since} {batch}")).to_string()
 }
 
-/// `1m 12s`
-fn told(length: Duration) -> String {
-    format!("{:#}", SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX))
-}
-
 async fn passed(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => sleep(timeout).await,
@@ -234,14 +229,5 @@ mod tests {
         let told = again(&once);
         let twice = read(&told.split(' ').skip(2).collect::<Vec<_>>()).unwrap();
         assert_eq!((&twice.batch, twice.since), (&once.batch, once.since), "{told}");
-    }
-
-    #[test]
-    fn only_a_length_of_time_is_one() {
-        assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
-        for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
-            assert!(length(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -16,6 +16,7 @@ mod prefetch;
 mod quarantine;
 pub mod quota;
 mod serve;
+mod status;
 pub mod verdict;
 
 use std::convert::Infallible;
@@ -31,6 +32,7 @@ use self::breaker::Cause;
 pub use self::key_check::KeyCheck;
 use self::parts::Session;
 pub use self::parts::{Lane, Settings};
+pub use self::status::statuses;
 use crate::broker::{Connections, Outgoing, Place};
 use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld, LanePaused, LaneResumed};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};

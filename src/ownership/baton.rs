@@ -17,16 +17,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueuePurgeOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Acker, BasicProperties, Channel, Queue};
+use lapin::{Acker, BasicProperties};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::Interrupted;
 use super::lease::{Lease, Moment};
-use crate::broker::{Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
+use crate::broker::{self, Connection, Outgoing, Publisher, Subscription, Traffic, is_not_found};
 
 /// Time to receive a baton after its confirm, or after another baton: then the broker has forgotten this consumer.
 const GIVEN_WITHIN: Duration = Duration::from_secs(10);
@@ -68,25 +68,20 @@ impl Batons {
         Ok(self.publisher.publish(baton).await.map(drop)?)
     }
 
-    async fn look(&self, channel: &Channel) -> Result<Queue, lapin::Error> {
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default()).await
-    }
-
     /// Waits until their queue is gone, or has batons but no consumer.
     async fn forsaken(&self, connection: &Connection) -> Result<(), Interrupted> {
         loop {
             sleep(LOOK_EVERY).await;
             // Not over the subscription's channel, which this closes if the queue is gone.
             let lent = connection.lend().await?;
-            let queue = match self.look(lent.channel()).await {
-                Ok(queue) => queue,
+            let counts = match broker::count(lent.channel(), &self.queue).await {
+                Ok(counts) => counts,
                 Err(error) if is_not_found(&error) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             lent.keep();
             // With a single active consumer RabbitMQ counts only that one, and activates the next one when it goes.
-            match (queue.consumer_count(), queue.message_count()) {
+            match (counts.consumers, counts.messages) {
                 (1.., _) => {}
                 (0, 1..) => return Ok(()),
                 // Also said while the queue's leader is unreachable. With a baton in it, the next check decides.

@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
 use tokio::time::timeout;
 
 use super::Interrupted;
-use crate::broker::{Connection, Subscription};
+use crate::broker::{self, Connection, Subscription};
 
 /// This replica's consumer, on a channel of its own: dropping it ends that.
 #[derive(Debug)]
@@ -55,7 +55,6 @@ impl ReplicaCount {
 /// The number of replicas, or `None` if the broker does not know it at present: one that cannot reach the queue's
 /// leader says 0.
 pub(super) async fn count(channel: &Channel, queue: &str) -> Result<Option<usize>, Interrupted> {
-    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-    let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-    Ok(usize::try_from(queue.consumer_count()).ok().filter(|count| *count > 0))
+    let counts = broker::count(channel, queue).await?;
+    Ok(usize::try_from(counts.consumers).ok().filter(|count| *count > 0))
 }

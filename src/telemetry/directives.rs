@@ -11,7 +11,7 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 pub(super) const OURS: &str = "reveille";
 /// Our modules.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 22] = [
     "bce",
     "broker",
     "cli",
@@ -24,13 +24,16 @@ const MODULES: [&str; 19] = [
     "job",
     "lane",
     "ownership",
+    "query",
     "replica",
     "retry",
+    "scheduler",
     "similar",
     "stop",
     "tasks",
     "telemetry",
     "text",
+    "wildcard",
 ];
 /// Jaro-Winkler similarity, from 0 to 1: a letter too many, too few or in the wrong place.
 const ALIKE: f64 = 0.85;

@@ -71,6 +71,11 @@ impl Readiness {
         });
     }
 
+    /// The present state of a lane that is configured here.
+    pub fn state_of(&self, lane: &str) -> Option<LaneState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lanes.get(lane).cloned()
+    }
+
     /// The present state. A replica is ready if it is connected and holds, or stands by for, every lane.
     pub fn report(&self) -> (bool, Report) {
         let report = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -42,10 +42,14 @@ async fn all_held(daemon: &Daemon, lanes: usize) {
     eventually("all lanes are held", async || (held(daemon).await.len() == lanes).then_some(())).await;
 }
 
-/// The processes of the daemon's connections, as the broker names them.
+/// The processes of the daemon's connections, but for that of queries, as the broker names them.
 fn connections(vhost: &Vhost) -> Vec<String> {
     let listed = vhost.node.ctl(&["list_connections", "--no-table-headers", "pid", "vhost", "client_properties"]);
-    let ours = |line: &&str| line.contains(&format!("\t{}\t", vhost.name)) && line.contains("reveille");
+    let ours = |line: &&str| {
+        line.contains(&format!("\t{}\t", vhost.name))
+            && line.contains("reveille")
+            && !line.contains("reveille queries ")
+    };
     listed.lines().filter(ours).map(|line| line.split('\t').next().expect("a pid").to_owned()).collect()
 }
 
@@ -108,6 +112,9 @@ async fn five_channels_of_a_user_are_enough_for_a_lane_and_what_is_wrong_is_said
     let output = daemon.child.output();
     assert!(output.contains("RabbitMQ allows 5 channels in all: reveille makes do with 4"), "{output}");
     assert!(output.contains("rabbitmqctl set_user_limits"), "{output}");
+    let queries = "are not answered any more: RabbitMQ allows too few channels";
+    eventually("that of queries is left to others", async || daemon.child.output().contains(queries).then_some(()))
+        .await;
     let lost = output.matches("the connection to RabbitMQ is lost").count();
     assert!(lost <= 2, "it makes do with those there are: lost {lost} times");
 }

@@ -24,7 +24,8 @@ use crate::support::{PATIENCE, eventually};
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 /// As named on the page.
-const USERS: [&str; 8] = ["consumer", "daemon", "dead", "operator", "producer", "submit", "submit-wait", "watch"];
+const USERS: [&str; 9] =
+    ["consumer", "daemon", "dead", "operator", "producer", "status", "submit", "submit-wait", "watch"];
 /// Those that have all topics of the exchanges they may use, if any.
 const ALL_TOPICS: [&str; 4] = ["daemon", "dead", "operator", "watch"];
 
@@ -163,6 +164,10 @@ async fn each_of_the_users_can_do_its_work() {
         let given = scene.run("operator", &arguments).await;
         assert_eq!(given.status.code(), Some(0), "{given:?}");
     }
+    let listed = scene.run("watch", &["batches"]).await;
+    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("morning"), "{listed:?}");
+    let shown = scene.run("status", &["status"]).await;
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
     let waited = scene.submit("submit-wait", &["--wait", "i-sim00012"]).await;
     assert_eq!(waited.status.code(), Some(0), "{waited:?}");
     let urgent = scene.submit("submit-wait", &["--wait", "--urgent", "i-sim00013"]).await;
@@ -244,6 +249,18 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         ("watch", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         ("operator", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         (
+            "status",
+            vec![
+                Publish("reveille.control", "command.lane.pause"),
+                Publish("reveille.jobs", "prod"),
+                Publish("reveille.delay.17", "1.x"),
+                Purge("reveille.jobs.prod"),
+                Bind("reveille.jobs.prod", "reveille.jobs", "prod"),
+                Declare("ops.mine"),
+                Declare(""),
+            ],
+        ),
+        (
             "consumer",
             vec![
                 Publish("reveille.jobs", "prod"),
@@ -262,7 +279,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         if user == "operator" {
             tries.retain(|attempt| !matches!(attempt, Publish("reveille.control", _)));
         }
-        if !["daemon", "watch", "operator"].contains(&user) {
+        if !["daemon", "watch", "operator", "status"].contains(&user) {
             tries.push(Read("reveille.outcomes.log"));
         }
         let connection = scene.connect(user).await;

@@ -1,6 +1,7 @@
 //! The operator's view: commands, files, the HTTP port, alerts, secrets, starts and stops.
 
 mod alerts;
+mod batches;
 mod check;
 mod completion;
 mod control;
@@ -10,6 +11,7 @@ mod http_port;
 mod logs;
 mod secrets;
 mod start;
+mod status;
 mod stop;
 mod submit;
 mod watch;

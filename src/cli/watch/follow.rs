@@ -1,7 +1,6 @@
 //! The log of outcomes, replayed from a time on and then followed, whatever becomes of the connection.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,19 +8,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::broker::connection::ConnectError;
-use crate::broker::{self, Connection, ConnectionKind, Names, Position, Stream, StreamError};
+use crate::broker::{ConnectionKind, Position, StreamError};
 use crate::cli::Failure;
-use crate::config::{Broker, Config};
+use crate::cli::log::{Log, Opened, QUIET};
+use crate::config::Config;
 use crate::events::Event;
 use crate::retry::half_jitter;
 
 /// Events on their way to the watch.
 const IN_HAND: usize = 100;
-/// How long to look for the last message. RabbitMQ does not say that there is none.
-const EMPTY: Duration = Duration::from_secs(5);
-/// A replay is over, too, if nothing came for so long: the last message can be older than where it began.
-const QUIET: Duration = Duration::from_secs(3);
 /// How long the connection may take to be closed.
 const CLOSING: Duration = Duration::from_secs(1);
 /// Between two tries to connect again: the first ceiling, and the largest.
@@ -67,12 +62,12 @@ impl Following {
 /// # Errors
 /// RabbitMQ cannot be reached, or the log cannot be read. Later on, both are waited for.
 pub(super) async fn follow(config: &Config, from: Timestamp) -> Result<Following, Failure> {
-    let log = Log { broker: config.broker.clone(), name: Names::new(&config.broker.prefix).outcomes_log() };
+    let log = Log::new(config, ConnectionKind::Watch);
     let from = Position::Time(from);
     let opened = log.open(from).await.map_err(|error| log.failure(error))?;
     let (sender, news) = mpsc::channel(IN_HAND);
     let task = tokio::spawn(async move {
-        let Err(GoneAway) = log.follow(opened, from, &sender).await;
+        let Err(GoneAway) = Reading { log, news: sender }.follow(opened, from).await;
     });
     Ok(Following { news, task })
 }
@@ -86,55 +81,24 @@ impl<T> From<mpsc::error::SendError<T>> for GoneAway {
     }
 }
 
-struct Log {
-    broker: Arc<Broker>,
-    name: String,
+struct Reading {
+    log: Log,
+    news: mpsc::Sender<News>,
 }
 
-struct Opened {
-    stream: Stream,
-    connection: Connection,
-    /// Offset of the last message, or of one shortly before it; `None` if there was no message.
-    end: Option<u64>,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-}
-
-impl Log {
-    async fn open(&self, from: Position) -> Result<Opened, OpenError> {
-        let connection = broker::connect(&self.broker, ConnectionKind::Watch).await?;
-        let end = timeout(EMPTY, Stream::end(&connection, &self.name)).await.ok().transpose()?;
-        let stream = Stream::open(&connection, &self.name, from).await?;
-        Ok(Opened { stream, connection, end })
-    }
-
-    async fn follow(
-        &self,
-        mut opened: Opened,
-        mut from: Position,
-        news: &mpsc::Sender<News>,
-    ) -> Result<Infallible, GoneAway> {
+impl Reading {
+    async fn follow(&self, mut opened: Opened, mut from: Position) -> Result<Infallible, GoneAway> {
         loop {
-            let lost = self.read(opened, &mut from, news).await?;
-            news.send(News::Lost(lost.to_string())).await?;
-            opened = self.open_again(from, news).await?;
-            news.send(News::Back).await?;
+            let lost = self.read(opened, &mut from).await?;
+            self.news.send(News::Lost(lost.to_string())).await?;
+            opened = self.open_again(from).await?;
+            self.news.send(News::Back).await?;
         }
     }
 
     /// Reads until that fails, and returns why. `from` is where to read on.
-    async fn read(
-        &self,
-        mut opened: Opened,
-        from: &mut Position,
-        news: &mpsc::Sender<News>,
-    ) -> Result<StreamError, GoneAway> {
+    async fn read(&self, mut opened: Opened, from: &mut Position) -> Result<StreamError, GoneAway> {
+        let Self { news, .. } = self;
         let mut is_replayed = false;
         loop {
             let patience = if is_replayed { Duration::MAX } else { QUIET };
@@ -151,7 +115,7 @@ impl Log {
                     if let Some(event) = Event::read(&entry.message.body) {
                         news.send(News::Event(Box::new(event))).await?;
                     }
-                    opened.end.is_none_or(|end| entry.offset >= end)
+                    opened.end().is_none_or(|end| entry.offset >= end)
                 }
                 Ok(Err(error)) => return Ok(error),
                 Err(_) => true,
@@ -164,38 +128,21 @@ impl Log {
     }
 
     /// Tries until the log is read again. What is refused was allowed before, so the broker is being worked on.
-    async fn open_again(&self, from: Position, news: &mpsc::Sender<News>) -> Result<Opened, GoneAway> {
+    async fn open_again(&self, from: Position) -> Result<Opened, GoneAway> {
         let (mut tries, mut said) = (1_u32, String::new());
         loop {
             sleep(half_jitter(FIRST_WAIT, LONGEST_WAIT, tries, rand::random())).await;
-            match self.open(from).await {
+            match self.log.open(from).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => {
                     let error = error.to_string();
                     if said != error {
-                        news.send(News::Lost(error.clone())).await?;
+                        self.news.send(News::Lost(error.clone())).await?;
                         said = error;
                     }
                 }
             }
             tries = tries.saturating_add(1);
-        }
-    }
-
-    /// What it means for the command that the log could not be read at first.
-    fn failure(&self, error: OpenError) -> Failure {
-        let Self { broker, name } = self;
-        match error {
-            OpenError::Connect(error) if error.is_refusal() => Failure::Usage(error.to_string()),
-            OpenError::Connect(error) => Failure::Unreachable(error.to_string()),
-            OpenError::Stream(StreamError::Broken(error)) if broker::is_access_refused(&error) => Failure::Usage(
-                format!("cannot read the log of outcomes: {error}; the user needs permission to read {name}"),
-            ),
-            OpenError::Stream(StreamError::Broken(error)) if broker::is_not_found(&error) => Failure::Usage(format!(
-                "there is no log of outcomes at {}: {error}; it exists once `reveille run` has run there",
-                broker.address()
-            )),
-            OpenError::Stream(error) => Failure::Unreachable(format!("cannot read the log of outcomes: {error}")),
         }
     }
 }

@@ -19,7 +19,7 @@ const SETTLED: SignedDuration = SignedDuration::from_secs(1);
 
 /// A batch that is watched.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     batch: String,
     /// When the batch was announced for the first time, or before that when the watch began.
     began: Timestamp,
@@ -59,7 +59,7 @@ pub(super) struct State {
 
 /// What an event was to the batch.
 #[derive(Debug, PartialEq)]
-pub(super) enum Heard {
+pub(in crate::cli) enum Heard {
     /// Nothing to speak of.
     Nothing,
     /// It was announced: for the first time, again, or a further part of it. `forgotten` jobs are not counted any more: they
@@ -79,7 +79,7 @@ pub(super) enum End {
 }
 
 impl Progress {
-    pub(super) fn new(batch: &str, now: Timestamp) -> Self {
+    pub(in crate::cli) fn new(batch: &str, now: Timestamp) -> Self {
         Self {
             batch: batch.to_owned(),
             began: now,
@@ -95,7 +95,7 @@ impl Progress {
     }
 
     /// Takes the next event of the log.
-    pub(super) fn hear(&mut self, event: Event, now: Timestamp) -> Heard {
+    pub(in crate::cli) fn hear(&mut self, event: Event, now: Timestamp) -> Heard {
         // In a replay the rate is that of then. A clock that is ahead of ours makes no event of the future.
         let at = if self.reading == Reading::Live { now } else { event.time.min(now) };
         match event.data {
@@ -180,23 +180,28 @@ impl Progress {
         &self.batch
     }
 
-    pub(super) fn report(&self) -> &Report {
+    pub(in crate::cli) fn report(&self) -> &Report {
         &self.report
     }
 
     /// Jobs that have ended, each counted once.
-    pub(super) fn ended(&self) -> usize {
+    pub(in crate::cli) fn ended(&self) -> usize {
         self.report.jobs()
     }
 
     /// Jobs that were announced, in all parts of the batch together.
-    pub(super) fn announced(&self) -> Option<usize> {
+    pub(in crate::cli) fn announced(&self) -> Option<usize> {
         self.announced.jobs()
+    }
+
+    /// Jobs whose start was accepted, and which have not ended.
+    pub(in crate::cli) fn accepted(&self) -> usize {
+        self.accepted.len()
     }
 
     pub(super) fn state(&self) -> State {
         let (reading, announced) = (self.reading, self.announced());
-        State { reading, announced, ended: self.ended(), accepted: self.accepted.len() }
+        State { reading, announced, ended: self.ended(), accepted: self.accepted() }
     }
 
     /// A line of progress, the most important first: a narrow terminal shows the beginning of it.

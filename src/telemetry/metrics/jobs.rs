@@ -85,6 +85,10 @@ impl Jobs {
         self.parked.with_label_values(&[lane, cause.as_str()]).inc();
     }
 
+    pub(super) fn count_in_flight(&self, lane: &str) -> i64 {
+        self.in_flight.with_label_values(&[lane]).get()
+    }
+
     pub(super) fn in_flight(&self, lane: &str) -> InFlight {
         let gauge = self.in_flight.with_label_values(&[lane]);
         gauge.inc();

@@ -182,6 +182,11 @@ impl LaneMetrics {
         self.metrics.jobs.in_flight(&self.lane)
     }
 
+    /// Jobs that are counted as in flight.
+    pub fn count_in_flight(&self) -> u64 {
+        u64::try_from(self.metrics.jobs.count_in_flight(&self.lane)).unwrap_or(0)
+    }
+
     /// A job ended. Returns whether the log is to have a line of it at `info`.
     pub fn job_ended(&self, outcome: Outcome, duration: SignedDuration) -> bool {
         self.metrics.jobs.ended(&self.lane, outcome, duration);

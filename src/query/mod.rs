@@ -1,0 +1,76 @@
+//! Queries: what only a running replica knows, asked over RabbitMQ.
+//!
+//! ```text
+//! requester ──── ask.status ───► exchange <prefix>.control ──► a queue of each replica ──► responder
+//!     ▲                                                                                       │
+//!     └────────────────────────── direct reply-to, the default exchange ◄─────────────────────┘
+//! ```
+//!
+//! Commands go to the same exchange and are kept in a stream; queries are not kept, and change nothing. A replica that does
+//! not answer is no fault of a lane: it may be starting, or have no permission for its queue.
+//!
+//! **Queries are hostile input.** Any client that may write to the exchange can send them, as many and as large as
+//! RabbitMQ takes. So a replica
+//!
+//! - has a connection of its own for them, which takes one channel and is given up while a lane lacks a connection, or once
+//!   RabbitMQ was found to limit channels: RabbitMQ closes the whole connection over some values of `reply_to`;
+//! - has RabbitMQ keep the newest few, and none for longer than their asker waits ([`responder`]);
+//! - takes one at a time, and at most twenty a second;
+//! - sends answers to direct reply-to addresses alone, so that no client has it publish to a queue that the client itself may
+//!   not write to.
+//!
+//! Answers are no more than what `/readyz` and `/metrics` show. An answer fits into 64 KiB, or comes in parts.
+
+mod requester;
+mod responder;
+mod status;
+
+pub use self::requester::{AskError, Asked, ask};
+pub use self::responder::Responder;
+pub use self::status::{LaneStatus, Standing, Statuses, answer};
+use crate::broker::names::ASK;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// The state of the replica's lanes: see [`answer`].
+    Status,
+}
+
+impl Query {
+    /// All there are.
+    pub const ALL: [Self; 1] = [Self::Status];
+
+    /// The last word of the routing key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+        }
+    }
+
+    /// The routing key at the exchange of commands and queries.
+    pub fn routing_key(self) -> String {
+        format!("{ASK}.{}", self.as_str())
+    }
+
+    /// The query with this routing key. `None`: only another version knows it.
+    pub fn read(key: &str) -> Option<Self> {
+        let name = key.strip_prefix(ASK)?.strip_prefix('.')?;
+        Self::ALL.into_iter().find(|query| query.as_str() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_from_its_routing_key_and_from_no_other() {
+        for query in Query::ALL {
+            assert_eq!(Query::read(&query.routing_key()), Some(query));
+        }
+        for other in ["", "ask", "ask.", "ask.stat", "ask.status.", "ask.status.x", "askstatus", "command.status"] {
+            assert_eq!(Query::read(other), None, "{other}");
+        }
+    }
+}

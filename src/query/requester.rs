@@ -1,0 +1,64 @@
+//! Sends a query, and receives its answers.
+
+use lapin::BasicProperties;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::types::{FieldTable, ShortString};
+use uuid::Uuid;
+
+use super::Query;
+use crate::broker::{Connection, Names, Subscription};
+
+/// RabbitMQ's name for the channel that consumes it: "direct reply-to", which needs no queue and no permission
+/// (<https://www.rabbitmq.com/docs/direct-reply-to>).
+pub(super) const DIRECT: &str = "amq.rabbitmq.reply-to";
+
+/// No answer can be received.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The broker refused the query, or the connection broke: an exchange that is not there is among these
+    /// ([`is_not_found`](crate::broker::is_not_found)), and so is a missing permission
+    /// ([`is_access_refused`](crate::broker::is_access_refused)).
+    #[error(transparent)]
+    Broken(#[from] lapin::Error),
+    /// The broker ended the subscription.
+    #[error("RabbitMQ passes on no more answers")]
+    Ended,
+}
+
+/// A query that was sent.
+#[derive(Debug)]
+pub struct Asked {
+    answers: Subscription,
+    id: ShortString,
+}
+
+/// Sends `query` to all replicas, over a channel of its own.
+///
+/// # Errors
+/// [`AskError`]. RabbitMQ's refusal of the query itself comes from [`Asked::next`].
+pub async fn ask(connection: &Connection, names: &Names, query: Query) -> Result<Asked, AskError> {
+    let channel = connection.channel().await?;
+    let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let answers = Subscription::open(channel, DIRECT, unacked, FieldTable::default()).await?;
+    let id: ShortString = Uuid::now_v7().to_string().into();
+    let properties = BasicProperties::default().with_reply_to(DIRECT.into()).with_correlation_id(id.clone());
+    let (exchange, key) = (names.control(), query.routing_key());
+    let (options, body) = (BasicPublishOptions::default(), b"");
+    answers.channel().basic_publish(exchange.into(), key.into(), options, body, properties).await?;
+    Ok(Asked { answers, id })
+}
+
+impl Asked {
+    /// The body of the next message that answers the query. Waits for ever if there is none. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`AskError`]: none will come.
+    pub async fn next(&mut self) -> Result<Vec<u8>, AskError> {
+        loop {
+            let answer = self.answers.next().await.ok_or(AskError::Ended)??;
+            if answer.properties.correlation_id().as_ref() == Some(&self.id) {
+                return Ok(answer.data);
+            }
+        }
+    }
+}
