@@ -150,6 +150,7 @@ impl Held {
         let reason = conclusion.outcome.reason();
         let event = JobEvent {
             job_id: self.progress.job_id.clone(),
+            correlation_id: self.message.properties.correlation_id().as_ref().map(ToString::to_string),
             lane: lane.name().to_owned(),
             instance_id: job.map(|job| job.instance_id.clone()),
             batch_id: job.and_then(|job| job.batch_id.clone()),
