@@ -1,6 +1,7 @@
 //! The operator's view: commands, files, the HTTP port, alerts, secrets, starts and stops.
 
 mod alerts;
+mod examples;
 mod files;
 mod http_port;
 mod logs;
