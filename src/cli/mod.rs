@@ -1,6 +1,8 @@
 //! The commands, each in its file, and what they share.
 
+mod completions;
 mod descriptors;
+mod man;
 mod report;
 mod run;
 mod submit;
@@ -8,19 +10,44 @@ mod topology;
 mod watch;
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, StdoutLock, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, Purpose};
 use crate::text::{Lines, Shown};
 
+const AFTER_HELP: &str = "\
+Examples:
+  reveille run
+  reveille submit --lane prod-bj --batch morning --file fleet.txt --wait
+  reveille watch morning
+
+Environment:
+  REVEILLE_CONFIG
+          The configuration file, unless --config names one.
+  REVEILLE_BROKER__URL, REVEILLE_BROKER__PASSWORD, REVEILLE_LANE__0__RATE, …
+          Any setting, as REVEILLE_TABLE__KEY. It takes precedence over the file.
+  NO_COLOR
+          Any text but an empty one: no colours.
+
+Exit codes: 0 done, 1 a machine stayed down or something else failed, 2 wrong usage or configuration, \
+69 RabbitMQ or the API cannot be reached.";
+
+/// What follows the options of a command that talks to RabbitMQ: its examples, and the variables that apply.
+fn after_help(examples: &str) -> String {
+    format!(
+        "{examples}\n\nEnvironment: REVEILLE_CONFIG, REVEILLE_BROKER__URL, REVEILLE_BROKER__PASSWORD and other settings; \
+         see `reveille --help`"
+    )
+}
+
 /// Wakes fleets of Baidu AI Cloud (BCC) instances from RabbitMQ.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The configuration file; else REVEILLE_CONFIG, else reveille.toml if there is one.
     #[arg(long, global = true, value_name = "FILE")]
@@ -32,6 +59,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon.
+    #[command(after_help = run::AFTER_HELP)]
     Run,
     /// Submit instances to be started.
     Submit(Box<submit::Arguments>),
@@ -39,6 +67,10 @@ enum Command {
     Topology(topology::Arguments),
     /// Watch a batch until all of its jobs have ended.
     Watch(watch::Arguments),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
+    /// Write the man pages.
+    Man(man::Arguments),
 }
 
 /// How a listing is printed.
@@ -86,8 +118,17 @@ impl From<config::Problems> for Failure {
 
 /// Writes output to standard output. A reader that has closed the pipe is no failure.
 fn print(text: impl Display) -> Result<(), Failure> {
+    print_with(|output| write!(output, "{}", Lines(text)))
+}
+
+/// The same for text of our own alone, which is not escaped.
+fn print_raw(text: &[u8]) -> Result<(), Failure> {
+    print_with(|output| output.write_all(text))
+}
+
+fn print_with(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    match write!(output, "{}", Lines(text)).and_then(|()| output.flush()) {
+    match write(&mut output).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
         }
@@ -132,6 +173,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Watch(watch) => {
             in_runtime(|| load_and_warn(arguments.config), async |config| watch::run(&watch, &config).await)
         }
+        Command::Completions(completions) => completions::run(completions, Arguments::command()),
+        Command::Man(man) => man::run(&man, Arguments::command()),
     };
     done.unwrap_or_else(|failure| {
         tell(format_args!("reveille: {failure}"));
@@ -185,6 +228,16 @@ mod tests {
             let shown = failure.to_string();
             assert!(is_shown(&shown) && !shown.contains('\n'), "{shown:?}");
             assert!(shown.contains(r"'\u{1b}[2J\u{9b}\r\nreveille: all is well'"), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_in_its_help() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for command in [&command].into_iter().chain(command.get_subcommands()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n  reveille "), "{}: {help}", command.get_name());
         }
     }
 

@@ -35,8 +35,17 @@ use crate::text::Shown;
 /// Jobs under way to the broker at a time.
 const IN_FLIGHT: usize = 64;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille submit --lane prod-bj --wait i-YufwpQAe
+  reveille submit --lane prod-bj --batch morning --file fleet.csv \\
+      --at 07:30 --tz Asia/Shanghai --deadline 90m
+  reveille submit --lane prod-bj --urgent --confirm running --wait i-YufwpQAe
+  produce-ids | reveille submit --lane prod-bj --file -";
+
 /// What `reveille submit` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// Ids of instances to start.
     #[arg(value_name = "ID", required_unless_present = "files")]

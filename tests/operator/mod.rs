@@ -3,6 +3,7 @@
 mod alerts;
 mod examples;
 mod files;
+mod help;
 mod http_port;
 mod logs;
 mod secrets;
