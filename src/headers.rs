@@ -12,6 +12,11 @@ impl<'a> Headers<'a> {
         self.0?.inner().get(name)
     }
 
+    /// Whether there is a header of this name, whatever its value.
+    pub fn has(self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     /// A UTF-8 string.
     pub fn text(self, name: &str) -> Option<&'a str> {
         match self.get(name)? {

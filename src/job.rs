@@ -1,6 +1,7 @@
-//! The job message: its body, and the progress in its headers.
+//! The job message: its body, the event that may be around it, and the progress in its headers.
 
 mod body;
+mod cloud_event;
 mod park;
 mod progress;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
 
+pub use self::cloud_event::{Envelope, Reading, START_REQUESTED, read};
 pub use self::park::ParkCause;
 pub use self::progress::{Boot, Progress, job_id, once};
 
@@ -23,6 +25,8 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 /// The fields of a job.
 pub const FIELDS: [&str; 8] =
     ["instance_id", "batch_id", "conflict", "confirm", "not_before", "deadline", "priority", "labels"];
+/// Longest id of a job, in bytes.
+const ID_LIMIT: usize = 255;
 /// Longest id of a batch, in bytes.
 pub const BATCH_ID_LIMIT: usize = 128;
 const LABELS_LIMIT: usize = 16;
@@ -173,7 +177,7 @@ impl Job {
         if body.len() > BODY_LIMIT {
             return Err(Unreadable::TooLarge(body.len()));
         }
-        let job: Self = serde_json::from_slice(body::json(body)).map_err(|_| explain(body))?;
+        let job: Self = serde_json::from_slice(body::json(body)).map_err(|_| explain::<Self>(body))?;
         check(&job)?;
         Ok(job)
     }
@@ -182,7 +186,12 @@ impl Job {
 /// The body of a job with another deadline, and whatever else it says. `None`: it is no JSON object.
 pub fn with_deadline(body: &[u8], deadline: Timestamp) -> Option<Vec<u8>> {
     let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body::json(body)).ok()?;
-    fields.insert("deadline".to_owned(), deadline.to_string().into());
+    let is_event = !fields.contains_key("instance_id");
+    let job = match fields.get_mut("data") {
+        Some(serde_json::Value::Object(data)) if is_event => data,
+        _ => &mut fields,
+    };
+    job.insert("deadline".to_owned(), deadline.to_string().into());
     serde_json::to_vec(&fields).ok()
 }
 
@@ -203,18 +212,22 @@ pub fn check(job: &Job) -> Result<(), Unreadable> {
 }
 
 /// Parses an invalid body a second time, slower, to learn where it is invalid.
-fn explain(body: &[u8]) -> Unreadable {
+fn explain<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Unreadable {
     if body::is_utf16(body) {
-        return Unreadable::Malformed("the body is in UTF-16: expected JSON in UTF-8".to_owned());
+        return malformed("the body is in UTF-16: expected JSON in UTF-8".to_owned());
     }
     let mut json = serde_json::Deserializer::from_slice(body::json(body));
-    let explanation = match serde_path_to_error::deserialize::<_, Job>(&mut json) {
+    let explanation = match serde_path_to_error::deserialize::<_, T>(&mut json) {
         Ok(_) => json.end().err().map_or_else(|| "not one JSON object".to_owned(), |error| error.to_string()),
         Err(error) if matches!(error.path().iter().next(), None | Some(serde_path_to_error::Segment::Unknown)) => {
             error.inner().to_string()
         }
         Err(error) => format!("{}: {}", error.path(), error.inner()),
     };
+    malformed(explanation)
+}
+
+fn malformed(explanation: String) -> Unreadable {
     Unreadable::Malformed(shorten(explanation, EXPLANATION_LIMIT))
 }
 
@@ -252,6 +265,9 @@ mod tests {
             serde_json::json!({"instance_id": "i-0000", "extra": [1], "deadline": "2026-11-26T07:30:00Z"})
         );
         assert_eq!(with_deadline(b"[]", later), None);
+        let event = with_deadline(br#"{"specversion":"1.0","data":{"instance_id":"i-0000"}}"#, later).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&event).unwrap();
+        assert_eq!(json["data"], serde_json::json!({"instance_id": "i-0000", "deadline": "2026-11-26T07:30:00Z"}));
     }
 
     #[test]

@@ -16,8 +16,15 @@ use crate::config::{Config, LaneName};
 use crate::similar::hint;
 use crate::text;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille batches
+  reveille batches --lane prod-bj --since 7h
+  reveille batches --output json | jq .batch_id";
+
 /// What `reveille batches` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// How far back in the log to begin.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = length)]

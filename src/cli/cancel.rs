@@ -10,9 +10,16 @@ use crate::events::Action;
 use crate::job::BATCH_ID_LIMIT;
 use crate::text::Shown;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille cancel morning --reason \"wrong list\"
+  reveille cancel morning --lane prod-bj
+  reveille cancel --instance i-YufwpQAe";
+
 /// What `reveille cancel` takes.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["batch", "instance"]))]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// The batch whose jobs end.
     #[arg(value_name = "BATCH", value_parser = batch)]

@@ -24,8 +24,15 @@ use crate::similar;
 const AT_ONCE: usize = 8;
 const CONFIGURATION: &str = "configuration";
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille check
+  reveille check --lane prod-bj --output json
+  reveille check --lane prod-bj --try-start i-YufwpQAe";
+
 /// What `reveille check` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// Check no other lane.
     #[arg(long)]

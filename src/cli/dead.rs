@@ -22,8 +22,16 @@ use jiff::Timestamp;
 use super::Failure;
 use crate::config::Config;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille dead list --lane prod-bj --newer-than 12h
+  reveille dead show i-YufwpQAe
+  reveille dead replay --batch morning --deadline 30m
+  reveille dead discard --reason not_found --yes";
+
 /// What `reveille dead` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,

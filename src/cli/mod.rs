@@ -4,10 +4,12 @@ mod batches;
 mod cancel;
 mod check;
 mod columns;
+mod completions;
 mod control;
 mod dead;
 mod descriptors;
 mod log;
+mod man;
 mod pause;
 mod report;
 mod run;
@@ -20,19 +22,44 @@ mod topology;
 mod watch;
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, StdoutLock, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, Purpose};
 use crate::text::{Lines, Shown};
 
+const AFTER_HELP: &str = "\
+Examples:
+  reveille run
+  reveille submit --lane prod-bj --batch morning --file fleet.txt --wait
+  reveille watch morning
+
+Environment:
+  REVEILLE_CONFIG
+          The configuration file, unless --config names one.
+  REVEILLE_BROKER__URL, REVEILLE_BROKER__PASSWORD, REVEILLE_LANE__0__RATE, …
+          Any setting, as REVEILLE_TABLE__KEY. It takes precedence over the file.
+  NO_COLOR
+          Any text but an empty one: no colours.
+
+Exit codes: 0 done, 1 a machine stayed down or something else failed, 2 wrong usage or configuration, \
+69 RabbitMQ or the API cannot be reached.";
+
+/// What follows the options of a command that talks to RabbitMQ: its examples, and the variables that apply.
+fn after_help(examples: &str) -> String {
+    format!(
+        "{examples}\n\nEnvironment: REVEILLE_CONFIG, REVEILLE_BROKER__URL, REVEILLE_BROKER__PASSWORD and other settings; \
+         see `reveille --help`"
+    )
+}
+
 /// Wakes fleets of Baidu AI Cloud (BCC) instances from RabbitMQ.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The configuration file; else REVEILLE_CONFIG, else reveille.toml if there is one.
     #[arg(long, global = true, value_name = "FILE")]
@@ -44,6 +71,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon.
+    #[command(after_help = run::AFTER_HELP)]
     Run,
     /// Check that RabbitMQ, the API, keys and permissions are as the daemon needs them.
     Check(check::Arguments),
@@ -67,6 +95,10 @@ enum Command {
     Dead(dead::Arguments),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
+    /// Write the man pages.
+    Man(man::Arguments),
 }
 
 /// How a listing is printed.
@@ -119,8 +151,17 @@ fn print(text: impl Display) -> Result<(), Failure> {
 
 /// The same, after a mark of our own, which can have a colour. Whether there is still a reader.
 fn print_after(mark: impl Display, text: impl Display) -> Result<bool, Failure> {
+    print_with(|output| write!(output, "{mark}{}", Lines(text)))
+}
+
+/// The same for text of our own alone, which is not escaped.
+fn print_raw(text: &[u8]) -> Result<(), Failure> {
+    print_with(|output| output.write_all(text)).map(drop)
+}
+
+fn print_with(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> Result<bool, Failure> {
     let mut output = io::stdout().lock();
-    match write!(output, "{mark}{}", Lines(text)).and_then(|()| output.flush()) {
+    match write(&mut output).and_then(|()| output.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(anyhow::anyhow!("cannot write to standard output: {error}").into()),
         Ok(()) => Ok(true),
@@ -172,6 +213,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Snooze(snooze) => in_runtime(talk(path), async |config| snooze::run(&snooze, &config).await),
         Command::Dead(dead) => in_runtime(talk(path), async |config| dead::run(&dead, &config).await),
         Command::Topology(topology) => talk(path)().and_then(|config| topology::run(topology, &config)),
+        Command::Completions(completions) => completions::run(completions, Arguments::command()),
+        Command::Man(man) => man::run(&man, Arguments::command()),
     };
     done.unwrap_or_else(|failure| {
         tell(format_args!("reveille: {failure}"));
@@ -225,6 +268,16 @@ mod tests {
             let shown = failure.to_string();
             assert!(is_shown(&shown) && !shown.contains('\n'), "{shown:?}");
             assert!(shown.contains(r"'\u{1b}[2J\u{9b}\r\nreveille: all is well'"), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_in_its_help() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for command in [&command].into_iter().chain(command.get_subcommands()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n  reveille "), "{}: {help}", command.get_name());
         }
     }
 

@@ -9,8 +9,19 @@ use super::{Failure, tell, times};
 use crate::config::Config;
 use crate::events::Action;
 
+const PAUSE_EXAMPLES: &str = "\
+Examples:
+  reveille pause prod-bj --reason \"the account is being moved\"
+  reveille pause prod-bj --until 2h
+  reveille pause prod-bj --until 07:30 --tz Asia/Shanghai";
+
+const RESUME_EXAMPLES: &str = "\
+Examples:
+  reveille resume prod-bj";
+
 /// What `reveille pause` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(PAUSE_EXAMPLES))]
 pub(super) struct PauseArguments {
     /// The lane.
     #[arg(value_name = "LANE")]
@@ -28,6 +39,7 @@ pub(super) struct PauseArguments {
 
 /// What `reveille resume` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(RESUME_EXAMPLES))]
 pub(super) struct ResumeArguments {
     /// The lane.
     #[arg(value_name = "LANE")]

@@ -27,6 +27,21 @@ use crate::stop::Stop;
 use crate::tasks;
 use crate::telemetry::{self, CONNECTED, Metrics, Readiness};
 
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  reveille run --config /etc/reveille/reveille.toml
+  REVEILLE_LANE__0__NAME=prod-bj REVEILLE_LANE__0__BATCH=20 reveille run
+
+Environment:
+  BCE_ACCESS_KEY_ID, BCE_SECRET_ACCESS_KEY, BCE_SESSION_TOKEN
+          The keys of lanes that have no credentials_file.
+  REVEILLE_BROKER__URL, REVEILLE_BROKER__PASSWORD, REVEILLE_LANE__0__RATE, …
+          Any setting, as REVEILLE_TABLE__KEY. It takes precedence over the file.
+  RUST_LOG
+          What is logged: reveille=debug, for instance, adds a line for each step of each job.
+  HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
+          Proxies on the way to the API, and the certificates that are trusted in place of the system's.";
+
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failure> {
     telemetry::init_logs().map_err(Failure::Usage)?;
     for warning in &config.warnings {

@@ -11,8 +11,15 @@ use crate::bce::InstanceId;
 use crate::config::Config;
 use crate::events::Action;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille snooze i-YufwpQAe --until 4h --reason patching
+  reveille snooze i-YufwpQAe --until 07:30 --tz Asia/Shanghai
+  reveille snooze i-YufwpQAe --end";
+
 /// What `reveille snooze` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// The instance.
     #[arg(value_name = "ID", value_parser = instance)]

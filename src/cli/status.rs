@@ -14,8 +14,14 @@ use super::{Failure, Output, print};
 use crate::config::Config;
 use crate::text;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille status
+  reveille status --output json";
+
 /// What `reveille status` takes.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// `json` is one object.
     #[arg(long, value_enum, default_value_t = Output::Table)]

@@ -33,8 +33,19 @@ use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::text::Shown;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille submit --lane prod-bj --wait i-YufwpQAe
+  reveille submit --lane prod-bj --batch morning --file fleet.csv \\
+      --at 07:30 --tz Asia/Shanghai --deadline 90m
+  reveille submit --lane prod-bj --urgent --confirm running --wait i-YufwpQAe
+  reveille submit --lane prod-bj --select tag=wake:morning --dry-run
+  reveille submit --lane prod-bj --batch morning --file fleet.csv --max-failures 5%
+  produce-ids | reveille submit --lane prod-bj --file -";
+
 /// What `reveille submit` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// Ids of instances to start.
     #[arg(value_name = "ID", required_unless_present_any = ["files", "select"])]

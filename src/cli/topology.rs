@@ -7,8 +7,14 @@ use crate::broker::{Names, Topology};
 use crate::config::Config;
 use crate::text;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille topology
+  reveille topology --output json >definitions.json";
+
 /// What `reveille topology` takes.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// `json` is RabbitMQ's definitions.json.
     #[arg(long, value_enum, default_value_t = Output::Table)]

@@ -33,8 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// As timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille watch morning
+  reveille watch morning --since 1h --timeout 30m --failures-file down.jsonl";
+
 /// What `reveille watch` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::after_help(EXAMPLES))]
 pub(super) struct Arguments {
     /// The batch, as `submit --batch` named it.
     batch: String,

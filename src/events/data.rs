@@ -107,8 +107,10 @@ impl Serialize for Data {
 /// Everything an outcome event says of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobEvent {
-    /// The job: `message_id`, or what the daemon named it.
+    /// The job: `message_id`, else by the event that the job came as, else what the daemon named it.
     pub job_id: String,
+    /// As the job's message says; at most 255 bytes.
+    pub correlation_id: Option<String>,
     /// The lane it ran in.
     pub lane: String,
     /// `null` for a message that could not be read.

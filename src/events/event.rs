@@ -157,6 +157,7 @@ mod tests {
     fn job(outcome: Outcome) -> JobEvent {
         JobEvent {
             job_id: "j-1".to_owned(),
+            correlation_id: None,
             lane: "prod".to_owned(),
             instance_id: None,
             batch_id: None,
@@ -242,6 +243,7 @@ mod tests {
             ..Answer::default()
         };
         let job = JobEvent {
+            correlation_id: Some("ask-7".to_owned()),
             instance_id: Some(InstanceId::parse("i-0000").unwrap()),
             batch_id: Some("morning".to_owned()),
             labels: Some([("a".to_owned(), "\u{1b}\"".to_owned())].into()),
@@ -292,11 +294,11 @@ mod tests {
         for (event, written) in [
             (
                 full(Outcome::Failed(Reason::NotFound)),
-                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","lane":"prod","instance_id":"i-0000","batch_id":"morning","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","correlation_id":"ask-7","lane":"prod","instance_id":"i-0000","batch_id":"morning","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
                 Event::of_job(job(Outcome::Running), Phase::Confirm, None, None),
-                r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+                r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","correlation_id":null,"lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
                 about("prod", Data::BatchSubmitted(Batch { max_failures: Some(2), ..batch.clone() })),

@@ -5,13 +5,15 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use uuid::Uuid;
 
+use super::ID_LIMIT;
 use crate::dead_letter::DeadLetter;
 use crate::headers::Headers;
 
 /// How far a job has come. It is kept in headers, so a producer could forge it: impossible values count as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// `message_id` as the producer set it, else a UUIDv7 made at the first delivery and kept from the first park on.
+    /// `message_id` as the producer set it, else that of the event around the job, else a UUIDv7 made at the first delivery
+    /// and kept from the first park on.
     pub job_id: String,
     /// When the daemon first saw the job.
     pub received_at: Timestamp,
@@ -58,10 +60,10 @@ impl Boot {
 }
 
 /// The id of the job in a message, as its producer or the daemon set it.
-pub fn job_id(properties: &BasicProperties) -> Option<&str> {
+pub fn job_id<'a>(properties: &'a BasicProperties, event_id: Option<&'a str>) -> Option<&'a str> {
     let message_id = properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty());
     let written = || Headers(properties.headers().as_ref()).text(JOB_ID);
-    message_id.or_else(|| written().filter(|id| !id.is_empty() && id.len() <= 255))
+    message_id.or(event_id).or_else(|| written().filter(|id| !id.is_empty() && id.len() <= ID_LIMIT))
 }
 
 const JOB_ID: &str = "x-reveille-job-id";
@@ -86,8 +88,9 @@ const ONCE: &str = "x-reveille-once";
 const COUNT_LIMIT: i64 = 1_000_000;
 
 impl Progress {
-    /// Reads the headers of a delivery. A dead letter that was put back is a new order, without its earlier progress.
-    pub fn read(properties: &BasicProperties, now: Timestamp) -> Self {
+    /// Reads the headers of a delivery. `event_id`: the job's id by the event around it. A dead letter that was put back is a
+    /// new order, without its earlier progress.
+    pub fn read(properties: &BasicProperties, event_id: Option<&str>, now: Timestamp) -> Self {
         let written = Headers(properties.headers().as_ref());
         let put_back = DeadLetter::read(properties);
         let headers = if put_back.is_some() { Headers(None) } else { written };
@@ -97,7 +100,7 @@ impl Progress {
         };
         let past = |name: &str| headers.instant(name).filter(|instant| *instant <= now);
         Self {
-            job_id: job_id(properties).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
+            job_id: job_id(properties, event_id).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
             received_at: past(RECEIVED_AT).unwrap_or(now),
             attempts: count(ATTEMPTS),
             reschedules: count(RESCHEDULES),
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn what_is_ordered_once_says_so_also_as_a_copy_and_not_as_a_dead_letter() {
         let now: Timestamp = "2026-11-25T07:30:00Z".parse().unwrap();
-        let read = |headers| Progress::read(&BasicProperties::default().with_headers(headers), now);
+        let read = |headers| Progress::read(&BasicProperties::default().with_headers(headers), None, now);
         let ordered = read(once());
         assert!(
             ordered.once
@@ -193,7 +196,7 @@ mod tests {
             attempts: 8,
             touched: true,
             order: Some("o".to_owned()),
-            ..Progress::read(&BasicProperties::default(), now)
+            ..Progress::read(&BasicProperties::default(), None, now)
         };
         let mut headers = FieldTable::default();
         spent.write(&mut headers);
@@ -201,9 +204,9 @@ mod tests {
         DeadLetter::new(Outcome::Rejected, "prod", dead_at, 8).write(&mut headers);
         let properties = BasicProperties::default().with_headers(headers);
         let later = "2026-11-25T08:00:00Z".parse().unwrap();
-        let fresh = Progress::read(&BasicProperties::default(), later);
+        let fresh = Progress::read(&BasicProperties::default(), None, later);
         let put_back = Some(dead_at);
-        assert_eq!(Progress::read(&properties, later), Progress { job_id: "j-1".to_owned(), put_back, ..fresh });
+        assert_eq!(Progress::read(&properties, None, later), Progress { job_id: "j-1".to_owned(), put_back, ..fresh });
         assert!(!Progress::is_in(&properties));
     }
 
@@ -227,10 +230,10 @@ mod tests {
         let mut headers = FieldTable::default();
         progress.write(&mut headers);
         let properties = BasicProperties::default().with_headers(headers.clone());
-        assert_eq!(Progress::read(&properties, now), progress);
+        assert_eq!(Progress::read(&properties, None, now), progress);
         let anew = Progress { boot: None, ..progress };
         anew.write(&mut headers);
-        assert_eq!(Progress::read(&BasicProperties::default().with_headers(headers), now), anew);
+        assert_eq!(Progress::read(&BasicProperties::default().with_headers(headers), None, now), anew);
         assert!(Progress::is_in(&properties) && !Progress::is_in(&BasicProperties::default()));
     }
 
@@ -251,9 +254,10 @@ mod tests {
         for (name, value) in forgeries {
             headers.insert(name.into(), value);
         }
-        let progress = Progress::read(&BasicProperties::default().with_headers(headers), now);
+        let progress = Progress::read(&BasicProperties::default().with_headers(headers), None, now);
         assert_eq!(progress.job_id.len(), 36);
-        let clean = Progress { job_id: progress.job_id.clone(), ..Progress::read(&BasicProperties::default(), now) };
+        let clean =
+            Progress { job_id: progress.job_id.clone(), ..Progress::read(&BasicProperties::default(), None, now) };
         assert_eq!(progress, clean);
     }
 }

@@ -2,6 +2,7 @@
 
 mod ambiguity;
 mod batch;
+mod cloud_events;
 mod confirm;
 mod deadline;
 mod fleet;

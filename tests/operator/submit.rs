@@ -155,7 +155,7 @@ async fn options_hold_for_all_jobs_and_times_that_cannot_be_meant_are_refused() 
         (&["--deadline", "2025-11-25T07:30:00+08:00"], "deadline 2025-11-24T23:30:00Z is past"),
         (&["--at", "9000h"], "more than a year ahead"),
         (&["--label", "team"], "expected NAME=VALUE"),
-        (&["--conflict", "maybe"], "expected fail, accept or verify"),
+        (&["--conflict", "maybe"], "[possible values: fail, accept, verify]"),
     ] {
         let ran = submit(options).await;
         assert_eq!(ran.code, Some(2), "{options:?}: {}", ran.errors);

@@ -55,9 +55,12 @@ impl Letter {
         let written = DeadLetter::read(properties);
         let outcome = written.as_ref().map(|letter| letter.outcome.clone());
         let letter = written.unwrap_or_else(|| DeadLetter::by_rabbitmq(properties, &key));
-        let job = match unreadable {
-            Some(problem) => Err(problem),
-            None => Job::parse(&message.body).map_err(|unreadable| unreadable.in_message(properties)),
+        let (job, event_id) = match unreadable {
+            Some(problem) => (Err(problem), None),
+            None => {
+                let job::Reading { job, envelope } = job::read(properties, &message.body);
+                (job.map_err(|unreadable| unreadable.in_message(properties)), envelope.job_id)
+            }
         };
         let loose = if job.is_err() { serde_json::from_slice(&message.body).unwrap_or_default() } else { Value::Null };
         let named = |field: &str| loose.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -66,7 +69,7 @@ impl Letter {
             Err(_) => (named("instance_id"), named("batch_id"), None),
         };
         let facts = Facts {
-            job_id: job::job_id(properties).map(str::to_owned),
+            job_id: job::job_id(properties, event_id.as_deref()).map(str::to_owned),
             replay_of: Headers(properties.headers().as_ref()).text(REPLAY_OF).map(str::to_owned),
             lane: letter.lane,
             outcome,

@@ -11,7 +11,8 @@ use super::held::Held;
 use super::{Admitted, First, Task, Unread, capacity, failing_for};
 use crate::broker::{Delivery, Message};
 use crate::dead_letter::DeadLetter;
-use crate::events::{Outcome, Reason};
+use crate::events::{Outcome, Reason, is_traceparent};
+use crate::headers::Headers;
 use crate::job::{self, Progress, is_past};
 use crate::lane::history::Order;
 use crate::lane::parts::Lane;
@@ -24,20 +25,27 @@ impl Admitted {
         let suspicion = lane.quarantine.suspicion(&delivery);
         let Delivery { message, redelivered, returns, unreadable, is_movable, unacked } = delivery;
         let in_hand = lane.quarantine.track(&message);
-        let mut progress = Progress::read(&message.properties, now);
+        // A message that would crash RabbitMQ's dead-lettering is copied instead, as far as it could be read.
+        let is_put_aside = unreadable.is_some() && is_movable;
+        let headers = || job::Envelope::in_headers(&message.properties);
+        let (read, envelope) = match unreadable {
+            Some(problem) => (Err((Outcome::Rejected, problem)), headers()),
+            // The body may be what ends each process that reads it.
+            None if suspicion >= POISONED_AT => {
+                let explanation = format!("delivered {returns} times, never acked");
+                (Err((Outcome::Failed(Reason::Poisoned), explanation)), headers())
+            }
+            None => {
+                let job::Reading { job, envelope } = job::read(&message.properties, &message.body);
+                let rejected =
+                    |unreadable: job::Unreadable| (Outcome::Rejected, unreadable.in_message(&message.properties));
+                (job.map_err(rejected), envelope)
+            }
+        };
+        let mut progress = Progress::read(&message.properties, envelope.job_id.as_deref(), now);
         let is_copy = Progress::is_in(&message.properties);
         let order = order(lane, &message, &progress, is_copy);
         progress.order = Some(order.as_str().to_owned());
-        // A message that would crash RabbitMQ's dead-lettering is copied instead, as far as it could be read.
-        let is_put_aside = unreadable.is_some() && is_movable;
-        let read = match unreadable {
-            Some(problem) => Err((Outcome::Rejected, problem)),
-            None if suspicion >= POISONED_AT => {
-                Err((Outcome::Failed(Reason::Poisoned), format!("delivered {returns} times, never acked")))
-            }
-            None => job::Job::parse(&message.body)
-                .map_err(|unreadable| (Outcome::Rejected, unreadable.in_message(&message.properties))),
-        };
         let span = span(lane, &progress, read.as_ref().ok());
         let _entered = span.clone().entered();
         if let Some(letter) = DeadLetter::read(&message.properties) {
@@ -45,7 +53,8 @@ impl Admitted {
         }
         let mark = order.mark();
         let submitted = submitted(&message.properties, &progress, is_copy);
-        let held = |progress, mark| Held { message, unacked, in_hand, progress, mark, is_put_aside, span };
+        let traceparent = traceparent(&message).or(envelope.traceparent);
+        let held = |progress, mark| Held { message, unacked, in_hand, progress, traceparent, mark, is_put_aside, span };
         let job = match read {
             Ok(job) => job,
             Err((outcome, explanation)) => {
@@ -112,6 +121,12 @@ fn tell_put_back(lane: &str, letter: &DeadLetter) {
     if let Some(before) = letter.lane.as_deref().filter(|name| *name != lane) {
         warn!(before, "it was another lane's, and is called with the account of this one");
     }
+}
+
+/// The trace that a message's own header names.
+fn traceparent(message: &Message) -> Option<String> {
+    let headers = Headers(message.properties.headers().as_ref());
+    headers.text("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned)
 }
 
 /// The order that a message gives, or of which it is a copy.

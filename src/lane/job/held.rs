@@ -12,8 +12,7 @@ use super::decide::Conclusion;
 use crate::bce::Answer;
 use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
-use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome, is_traceparent};
-use crate::headers::Headers;
+use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome};
 use crate::job::{self, ParkCause, Progress};
 use crate::lane::history::Mark;
 use crate::lane::parts::{Lane, Session};
@@ -26,6 +25,8 @@ pub(super) struct Held {
     pub(super) unacked: Unacked,
     pub(super) in_hand: Tracked,
     pub(super) progress: Progress,
+    /// The trace that the job belongs to, by its message or by the event around it.
+    pub(super) traceparent: Option<String>,
     /// Identifies the order in its events.
     pub(super) mark: Mark,
     /// Only the broker has the whole message, and dead-letters it.
@@ -123,9 +124,7 @@ impl Held {
     ) -> Outgoing {
         let phase = conclusion.outcome.phase(self.progress.boot.is_some());
         let of_job = JobEvent { is_final, ..self.job_event(lane, conclusion, job, at) };
-        let headers = Headers(self.message.properties.headers().as_ref());
-        let traceparent = headers.text("traceparent").filter(|text| is_traceparent(text));
-        let event = Event::of_job(of_job, phase, self.progress.put_back, traceparent);
+        let event = Event::of_job(of_job, phase, self.progress.put_back, self.traceparent.as_deref());
         let body = event.to_bytes();
         let mut properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
         if job.is_some() {
@@ -151,6 +150,7 @@ impl Held {
         let reason = conclusion.outcome.reason();
         let event = JobEvent {
             job_id: self.progress.job_id.clone(),
+            correlation_id: self.message.properties.correlation_id().as_ref().map(ToString::to_string),
             lane: lane.name().to_owned(),
             instance_id: job.map(|job| job.instance_id.clone()),
             batch_id: job.and_then(|job| job.batch_id.clone()),

@@ -77,6 +77,7 @@ fn event(job: &str, lane: &str, batch: Option<&str>, outcome: Outcome, is_final:
         lane: lane.to_owned(),
         instance_id: None,
         batch_id: batch.map(str::to_owned),
+        correlation_id: None,
         labels: None,
         outcome: outcome.as_str().to_owned(),
         reason: Some(outcome.reason().to_owned()).filter(|reason| !reason.is_empty()),
