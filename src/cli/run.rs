@@ -152,7 +152,7 @@ impl Daemon {
             Ok(()) = tasks::all(&mut roles) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
-            never = commands.follow() => match never {},
+            never = commands.follow(connections) => match never {},
             never = responder.run(connections, answer) => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");

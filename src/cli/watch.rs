@@ -3,6 +3,7 @@
 
 mod failures;
 mod follow;
+mod lanes;
 pub(super) mod progress;
 mod rate;
 mod screen;
@@ -18,12 +19,14 @@ use tokio::time::{interval, sleep};
 
 use self::failures::FailuresFile;
 use self::follow::{Following, News, follow};
+use self::lanes::Lanes;
 use self::progress::{End, Heard, Progress, Reading};
 use self::screen::Screen;
 use super::signals::Signals;
 use super::times::{length, told};
 use super::{Failure, print, tell};
 use crate::config::Config;
+use crate::events::Event;
 use crate::text::Shown;
 
 /// How often the screen is drawn.
@@ -58,7 +61,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let file = arguments.failures_file.as_deref().map(FailuresFile::create).transpose()?;
     let mut signals = Signals::open()?;
-    let mut watch = Watch { progress: Progress::new(&arguments.batch, Timestamp::now()), screen: Screen::new(), file };
+    let progress = Progress::new(&arguments.batch, Timestamp::now());
+    let mut watch = Watch { progress, lanes: Lanes::default(), is_live: false, screen: Screen::new(), file };
     let mut stopped = pin!(async {
         tokio::select! {
             () = passed(arguments.timeout) => Over::TimedOut,
@@ -96,6 +100,9 @@ enum Over {
 
 struct Watch {
     progress: Progress,
+    lanes: Lanes,
+    /// What was in the log at the beginning has come.
+    is_live: bool,
     screen: Screen,
     file: Option<FailuresFile>,
 }
@@ -123,21 +130,17 @@ impl Watch {
     fn take(&mut self, news: News, arguments: &Arguments) -> Result<(), Failure> {
         let now = Timestamp::now();
         match news {
-            News::Event(event) => match self.progress.hear(*event, now) {
-                Heard::Nothing | Heard::Announced { forgotten: 0 } => {}
-                Heard::Announced { forgotten } => self.screen.say(format_args!(
-                    "{forgotten} jobs of an earlier batch {} are not counted: they ended before this one was announced",
-                    Shown(&arguments.batch)
-                )),
-                Heard::Down(instance, ended) => {
-                    self.screen.down(&instance, &ended);
-                    if let Some(file) = &mut self.file {
-                        file.add(&ended)?;
-                    }
+            News::Event(event) => {
+                let change = self.lanes.hear(&event.data, &arguments.batch);
+                if let Some(change) = change.filter(|_| self.is_live) {
+                    self.screen.say(change);
                 }
-            },
+                self.hear(*event, arguments, now)?;
+            }
             News::Replayed => {
                 self.progress.reads(Reading::Live, now);
+                self.is_live = true;
+                self.lanes.pauses().for_each(|pause| self.screen.say(pause));
                 if self.progress.announced().is_none() {
                     let (batch, since) = (Shown(&arguments.batch), told(arguments.since));
                     self.screen
@@ -150,7 +153,25 @@ impl Watch {
             }
             News::Back => {
                 self.progress.reads(Reading::Replay, now);
+                self.is_live = false;
                 self.screen.say("RabbitMQ is there again: the log is read on");
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, event: Event, arguments: &Arguments, now: Timestamp) -> Result<(), Failure> {
+        match self.progress.hear(event, now) {
+            Heard::Nothing | Heard::Announced { forgotten: 0 } => {}
+            Heard::Announced { forgotten } => self.screen.say(format_args!(
+                "{forgotten} jobs of an earlier batch {} are not counted: they ended before this one was announced",
+                Shown(&arguments.batch)
+            )),
+            Heard::Down(instance, ended) => {
+                self.screen.down(&instance, &ended);
+                if let Some(file) = &mut self.file {
+                    file.add(&ended)?;
+                }
             }
         }
         Ok(())
@@ -175,7 +196,9 @@ impl Watch {
             Over::TimedOut | Over::Stopped(_) => {
                 let of = progress.announced().map(|jobs| format!(" of {jobs}")).unwrap_or_default();
                 tell(format_args!(
-                    "{ended}{of} jobs of batch {batch} have ended, and the others go on; to watch it again: {}",
+                    "{ended}{of} jobs of batch {batch} have ended, and the others go on; to end those that wait: reveille cancel \
+                     {}; to watch it again: {}",
+                    Shown(quoted(&arguments.batch)),
                     again(arguments)
                 ));
                 Ok(ExitCode::from(if let Over::Stopped(code) = over { code } else { TIMED_OUT }))
@@ -186,15 +209,18 @@ impl Watch {
 
 /// The command that watches the batch again.
 fn again(arguments: &Arguments) -> String {
+    let since = told(arguments.since).replace(' ', "");
+    Shown(format_args!("reveille watch --since {since} {}", quoted(&arguments.batch))).to_string()
+}
+
+/// A batch as an argument of a command in a shell.
+fn quoted(batch: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/@+,".contains(character);
-    let batch = arguments.batch.as_str();
-    let batch = if !batch.is_empty() && batch.chars().all(is_plain) && !batch.starts_with('-') {
+    if !batch.is_empty() && batch.chars().all(is_plain) && !batch.starts_with('-') {
         batch.to_owned()
     } else {
         format!("-- '{}'", batch.replace('\'', r"'\''"))
-    };
-    let since = told(arguments.since).replace(' ', "");
-    Shown(format_args!("reveille watch --since {since} {batch}")).to_string()
+    }
 }
 
 async fn passed(timeout: Option<Duration>) {

@@ -2,6 +2,9 @@
 //!
 //! A stream has no end that could be seen, so the reader publishes a message of its own and reads until that comes. After
 //! a lost connection all is read again, into a copy of what is known, so that nothing is in force twice or in between.
+//!
+//! Lanes come first: a connection is opened once each of them has its own, and none where RabbitMQ limits the channels of a
+//! user or a node.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -19,7 +22,8 @@ use super::Control;
 use crate::broker::connection::ConnectError;
 use crate::broker::names::COMMAND;
 use crate::broker::{
-    ConnectionKind, Names, Outgoing, Position, PublishError, Publisher, Stream, StreamError, Traffic, connect,
+    ConnectionKind, Connections, Names, Outgoing, Position, PublishError, Publisher, Stream, StreamError, Traffic,
+    connect, limit_of_channels,
 };
 use crate::config::Broker;
 use crate::events::{Applied, CONTENT_TYPE, Command, Data, Event};
@@ -30,6 +34,8 @@ use crate::retry::half_jitter;
 const MARK: &str = "io.reveille.control.read.v1";
 /// How long RabbitMQ may take over the next message while the stream is read to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether lanes need the connection.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Backoff before the next try: first and last ceiling.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -60,13 +66,25 @@ enum FollowError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
-    Broker(#[from] lapin::Error),
-    #[error(transparent)]
     Stream(#[from] StreamError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error("RabbitMQ sent nothing for {PATIENCE:?}")]
     Silent,
+    #[error("RabbitMQ limits channels, and lanes need them")]
+    Limited,
+}
+
+impl FollowError {
+    fn is_limit(&self) -> bool {
+        match self {
+            Self::Limited => true,
+            Self::Stream(StreamError::Broken(error)) | Self::Publish(PublishError::Broken(error)) => {
+                limit_of_channels(error).is_some()
+            }
+            _ => false,
+        }
+    }
 }
 
 impl std::fmt::Debug for Follower {
@@ -83,10 +101,10 @@ struct Given {
 }
 
 impl Follower {
-    /// Reads and follows the commands for as long as the process lives.
-    pub async fn follow(&self) -> Infallible {
+    /// Reads and follows the commands for as long as the process lives, beside the `connections` of lanes.
+    pub async fn follow(&self, connections: &Connections) -> Infallible {
         tokio::select! {
-            never = self.read() => never,
+            never = self.read(connections) => never,
             never = self.watch_ends() => never,
         }
     }
@@ -113,13 +131,25 @@ impl Follower {
         }
     }
 
-    async fn read(&self) -> Infallible {
+    async fn read(&self, connections: &Connections) -> Infallible {
         // Applied before, by the ids of their events.
         let mut applied = HashSet::new();
         let (mut failures, mut said) = (0_u32, String::new());
         loop {
-            let Err(error) = self.read_once(&mut applied, &mut failures).await;
+            while !connections.are_enough() && !connections.are_limited() {
+                sleep(LOOK_EVERY).await;
+            }
+            let Err(error) = tokio::select! {
+                () = limited(connections) => Err(FollowError::Limited),
+                ended = self.read_once(&mut applied, &mut failures) => ended,
+            };
             (self.show)(false);
+            if error.is_limit() {
+                warn!("commands, as by `reveille pause`, take no effect here: RabbitMQ allows too few channels");
+                // Nothing is left to wait for.
+                self.control.known.send_replace(true);
+                return pending().await;
+            }
             failures = failures.saturating_add(1);
             let error = error.to_string();
             if error != said {
@@ -207,6 +237,13 @@ impl Follower {
 
 /// The routing key of `control.applied` at the exchange of outcomes: its first word is no lane's name.
 const APPLIED_KEY: &str = "_control.applied";
+
+/// Waits until RabbitMQ limits channels.
+async fn limited(connections: &Connections) {
+    while !connections.are_limited() {
+        sleep(LOOK_EVERY).await;
+    }
+}
 
 /// An event of the process, not of a lane.
 fn of_process(data: Data, exchange: String, key: &str) -> (Event, Outgoing) {

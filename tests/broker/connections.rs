@@ -42,13 +42,14 @@ async fn all_held(daemon: &Daemon, lanes: usize) {
     eventually("all lanes are held", async || (held(daemon).await.len() == lanes).then_some(())).await;
 }
 
-/// The processes of the daemon's connections, but for that of queries, as the broker names them.
+/// The processes of the connections of the daemon's lanes, as the broker names them.
 fn connections(vhost: &Vhost) -> Vec<String> {
     let listed = vhost.node.ctl(&["list_connections", "--no-table-headers", "pid", "vhost", "client_properties"]);
+    let others = ["queries", "control", "scheduler"].map(|kind| format!("reveille {kind} "));
     let ours = |line: &&str| {
         line.contains(&format!("\t{}\t", vhost.name))
             && line.contains("reveille")
-            && !line.contains("reveille queries ")
+            && !others.iter().any(|other| line.contains(other))
     };
     listed.lines().filter(ours).map(|line| line.split('\t').next().expect("a pid").to_owned()).collect()
 }

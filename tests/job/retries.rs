@@ -95,7 +95,7 @@ async fn a_lane_fault_leaves_its_jobs_unharmed() {
         (stage.daemon.metric(r#"reveille_lane_paused{lane="prod",reason="keys"}"#).await == 1.0).then_some(())
     })
     .await;
-    eventually("several tries", async || (stage.sim.log().await.len() > 2).then_some(())).await;
+    eventually("several tries", async || (stage.sim.wire().await.len() > 2).then_some(())).await;
     stage.sim.faults(json!([])).await;
     let outcome = stage.outcome().await;
     assert_eq!((&outcome["outcome"], &outcome["attempts"]), (&json!("started"), &json!(1)));

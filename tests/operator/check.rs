@@ -108,7 +108,7 @@ async fn where_all_is_well_every_check_passes_and_nothing_is_left_behind() {
         ("broker.configure", "guest may configure"),
         ("broker.write", "guest may write"),
         ("broker.read", "guest may read"),
-        ("broker.topology", "all 47 exchanges and queues are there"),
+        ("broker.topology", "all 50 exchanges and queues are there"),
         ("keys.source", "sim-access-key from the environment"),
         ("api.dns", "127.0.0.1"),
         ("api.tcp", " is open"),
@@ -151,7 +151,7 @@ async fn an_empty_broker_is_said_to_get_its_topology_from_the_daemon_and_stays_e
     let before = contents(&vhost);
     let checked = check(&Config::write(&config(&vhost.url, &sim.url(), &Wishes::default())), &[]).await;
     assert_eq!(checked.code, Some(0), "{checked:#?}");
-    let words = ["47 of 47 exchanges and queues are missing: ", "the daemon declares them as it starts"];
+    let words = ["50 of 50 exchanges and queues are missing: ", "the daemon declares them as it starts"];
     checked.is("broker.topology", "warning", &words);
     checked.is("broker.configure", "passed", &[]);
     assert_eq!(contents(&vhost), before);
@@ -237,7 +237,7 @@ async fn a_queue_with_other_arguments_is_named() {
         "{}",
         ran.output
     );
-    assert!(found("warning broker.topology", "46 of 47 exchanges and queues are missing"), "{}", ran.output);
+    assert!(found("warning broker.topology", "49 of 50 exchanges and queues are missing"), "{}", ran.output);
     assert!(ran.output.ends_with("\nof 17 checks: 1 failed, 1 with a warning\n"), "{}", ran.output);
 }
 

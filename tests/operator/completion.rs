@@ -377,3 +377,22 @@ async fn a_next_holder_reads_the_log_only_from_the_oldest_open_batch_on() {
     log.completions(2).await;
     log.ends_with(&url, 2).await;
 }
+
+#[tokio::test]
+async fn where_too_many_jobs_of_a_batch_fail_the_rest_is_cancelled() {
+    let mut stage = Stage::with(Wishes { lane: "rate = 5\nburst = 1", ..Wishes::default() }).await;
+    let gone = (1..=3).map(|number| format!("i-gone000{number}"));
+    let lines: Vec<String> = gone.chain((1..=20).map(instance)).collect();
+    let arguments = ["submit", "--batch", "morning", "--max-failures", "10%", "--file", "-"];
+    let ran = run(stage.daemon.config.command(&arguments), &lines.join("\n")).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let ended = stage.outcomes(23).await;
+    let count = |outcome: &str| ended.values().filter(|job| job["outcome"] == outcome).count();
+    assert_eq!((count("failed"), count("started") + count("cancelled")), (3, 20));
+    let cancelled = ended.values().find(|job| job["outcome"] == "cancelled").expect("the lane is slow");
+    let why = "cancelled by reveille scheduler: 3 jobs have failed, and max_failures is 2";
+    assert_eq!((&cancelled["reason"], &cancelled["error_message"]), (&json!("by_command"), &json!(why)));
+    let completed = Log::read(&stage.vhost.url).await.completions(1).await;
+    assert_eq!(completed[0]["outcomes"]["cancelled"], count("cancelled"));
+    assert_eq!(stage.daemon.metric("reveille_batches_cancelled_total").await, 1.0);
+}

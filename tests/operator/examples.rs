@@ -65,7 +65,7 @@ fn build(program: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, built) = (format!("{EXAMPLES}/go/{program}/main.go"), folder.join(format!("example-go-{program}")));
     let unformatted =
-        Command::new("gofmt").args(["-l", &source]).output().expect("Go is installed: `make test` sees to it");
+        Command::new("gofmt").args(["-l", &source]).output().expect("Go is installed: `make test-go` sees to it");
     assert!(unformatted.status.success() && unformatted.stdout.is_empty(), "gofmt -d {source}");
     for arguments in [&["vet", &source][..], &["build", "-o", built.to_str().unwrap(), &source]] {
         let mut go = Command::new("go");
@@ -93,12 +93,22 @@ async fn line(child: &Child, instance: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_examples_send_jobs_and_react_to_their_outcomes_also_after_a_lost_connection() {
-    let languages = tokio::task::spawn_blocking(|| [Language::python(), Language::go()]).await.unwrap();
+async fn the_examples_in_python_send_jobs_and_react_to_their_outcomes_also_after_a_lost_connection() {
+    send_and_react(&[Language::python()]).await;
+}
+
+#[tokio::test]
+#[ignore = "installing Go and building its libraries takes minutes: `make test-go`"]
+async fn the_examples_in_go_send_jobs_and_react_to_their_outcomes_also_after_a_lost_connection() {
+    let go = tokio::task::spawn_blocking(Language::go).await.unwrap();
+    send_and_react(&[go]).await;
+}
+
+async fn send_and_react(languages: &[Language]) {
     let stage = Stage::on(Vhost::alone(), Wishes::default()).await;
     let url = &stage.vhost.url;
     let mut reactions = Vec::new();
-    for language in &languages {
+    for language in languages {
         let [all, failed] = ["all", "failed"].map(|queue| format!("{}-{queue}", language.name));
         reactions.push((language, language.react(url, &all, "prod.*"), language.react(url, &failed, "*.failed")));
         for queue in [all, failed] {

@@ -5,7 +5,23 @@ use std::process::Command;
 use crate::support::child::{Ran, run};
 use crate::support::files::Folder;
 
-const COMMANDS: [&str; 6] = ["run", "submit", "topology", "watch", "completions", "man"];
+const COMMANDS: [&str; 14] = [
+    "run",
+    "check",
+    "submit",
+    "watch",
+    "batches",
+    "status",
+    "pause",
+    "resume",
+    "cancel",
+    "snooze",
+    "dead",
+    "topology",
+    "completions",
+    "man",
+];
+const OF_DEAD: [&str; 4] = ["list", "show", "replay", "discard"];
 
 async fn reveille(arguments: &[&str], columns: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
@@ -71,6 +87,7 @@ async fn man_pages_are_written_into_a_folder_or_it_is_said_why_not() {
     pages.sort();
     let mut expected: Vec<String> = COMMANDS.iter().map(|command| format!("reveille-{command}.1")).collect();
     expected.push("reveille.1".to_owned());
+    expected.extend(OF_DEAD.map(|command| format!("reveille-dead-{command}.1")));
     expected.sort();
     assert_eq!(pages, expected);
     let submit = std::fs::read_to_string(folder.path("share/man1/reveille-submit.1")).unwrap();

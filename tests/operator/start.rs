@@ -173,7 +173,7 @@ async fn more_queues_than_the_vhost_may_have_are_refused_and_nothing_is_to_be_de
     let mut daemon = Daemon::start(&config(&vhost.url, "http://127.0.0.1:9", &Wishes::default()));
     assert_eq!(daemon.child.ended().await.code(), Some(2));
     let output = daemon.child.output();
-    assert!(output.contains("these lanes need 25 queues: raise the limit"), "{output}");
+    assert!(output.contains("these lanes need 27 queues: raise the limit"), "{output}");
     assert!(output.contains("set_vhost_limits") && !output.contains("delete"), "{output}");
 }
 
@@ -226,7 +226,7 @@ async fn the_topology_that_is_printed_is_the_one_that_is_declared() {
     for queue in definitions["queues"].as_array().unwrap() {
         stage.queues.count(queue["name"].as_str().unwrap()).await;
     }
-    assert_eq!(definitions["queues"].as_array().unwrap().len(), 25);
+    assert_eq!(definitions["queues"].as_array().unwrap().len(), 27);
     let (output, _) = run(stage.daemon.config.command(&["topology"]));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.lines().any(|line| line.starts_with("queue     reveille.due.prod")), "{table}");

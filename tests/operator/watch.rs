@@ -180,3 +180,17 @@ async fn what_a_watch_lacks_is_named() {
     assert!(ran.errors.contains("the user needs permission to read reveille.outcomes.log"), "{}", ran.errors);
     assert!(!ran.errors.contains("hush"), "{}", ran.errors);
 }
+
+#[tokio::test]
+async fn a_paused_lane_is_told_while_its_batch_is_watched() {
+    let stage = Stage::set().await;
+    let command = async |arguments: &[&str]| run(stage.daemon.config.command(arguments), "").await;
+    assert_eq!(command(&["pause", "prod", "--as", "ops"]).await.code, Some(0));
+    submit(&stage.daemon, "morning", &instances(1..=3)).await;
+    let mut watching = Child::start(stage.daemon.config.command(&["watch", "morning"]));
+    let paused = "lane prod is paused, and its jobs wait: by ops; until ";
+    eventually("it is told", async || watching.output().contains(paused).then_some(())).await;
+    assert_eq!(command(&["resume", "prod"]).await.code, Some(0));
+    assert_eq!(watching.ended().await.code(), Some(0), "{}", watching.output());
+    assert!(watching.output().contains("lane prod is not paused any more"), "{}", watching.output());
+}

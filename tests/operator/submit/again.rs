@@ -49,7 +49,7 @@ async fn the_same_command_again_starts_nothing_twice_while_jobs_wait_and_after_t
     let (waiting, announcements) = events(&mut stage, 22).await;
     assert_eq!(announcements.len(), 2);
     assert_eq!(announcements[0]["id"], announcements[1]["id"]);
-    let calls = stage.sim.calls_made().await;
+    let calls = stage.sim.log().await.len();
     // A shared call with an instance that is gone is refused, and its instances are called again.
     assert!(in_batches() || calls == 11, "{calls} calls");
 
@@ -66,7 +66,7 @@ async fn the_same_command_again_starts_nothing_twice_while_jobs_wait_and_after_t
         assert_eq!(same, 3, "{event}");
     }
     stage.sim.every_machine_started_once(10).await;
-    assert_eq!(stage.sim.calls_made().await, calls);
+    assert_eq!(stage.sim.log().await.len(), calls);
     assert_eq!(stage.dead().await.len(), 1);
 
     let watched = run(stage.daemon.config.command(&["watch", "morning"]), "").await;
