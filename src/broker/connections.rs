@@ -321,6 +321,11 @@ impl Connections {
         state.waiting == 0 && state.open.iter().any(|link| link.connection.is_open())
     }
 
+    /// Whether a limit was met within the last ten minutes that counts the channels of all connections of a user or a node.
+    pub fn are_limited_now(&self) -> bool {
+        self.0.state().allowance.channels(Instant::now()).is_some()
+    }
+
     /// Whether a limit was ever met that counts the channels of all connections of a user or a node.
     pub fn are_limited(&self) -> bool {
         self.0.state().allowance.is_limited()

@@ -90,7 +90,13 @@ impl Given {
                 PATIENCE.as_secs()
             )),
             None if seen == 0 => tell("no replica has said that it knows of it; it is in force once one reads it"),
-            _ => return true,
+            None => {
+                tell(format_args!(
+                    "how many replicas there are is not seen; so many have said that it has taken effect: {seen}"
+                ));
+                return true;
+            }
+            Some(_) => return true,
         }
         self.replicas == Some(0)
     }

@@ -34,6 +34,8 @@ use crate::retry::half_jitter;
 const MARK: &str = "io.reveille.control.read.v1";
 /// How long RabbitMQ may take over the next message while the stream is read to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a limit of channels is believed that this connection met.
+const LIMITED: Duration = Duration::from_secs(10 * 60);
 /// How often it is looked whether lanes need the connection.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Backoff before the next try: first and last ceiling.
@@ -115,6 +117,8 @@ impl Follower {
         loop {
             let now = Timestamp::now();
             let end = state.borrow_and_update().next_end(now);
+            // One may have ended just before.
+            (self.changed)();
             let passed = async {
                 match end {
                     Some(end) => {
@@ -125,7 +129,7 @@ impl Follower {
                 }
             };
             tokio::select! {
-                () = passed => (self.changed)(),
+                () = passed => {}
                 Ok(()) = state.changed() => {}
             }
         }
@@ -135,9 +139,14 @@ impl Follower {
         // Applied before, by the ids of their events.
         let mut applied = HashSet::new();
         let (mut failures, mut said) = (0_u32, String::new());
+        let mut is_left = false;
         loop {
-            while !connections.are_enough() && !connections.are_limited() {
+            if connections.are_limited_now() || !connections.are_enough() {
+                if connections.are_limited_now() {
+                    self.leave_to_lanes(&mut is_left);
+                }
                 sleep(LOOK_EVERY).await;
+                continue;
             }
             let Err(error) = tokio::select! {
                 () = limited(connections) => Err(FollowError::Limited),
@@ -145,11 +154,11 @@ impl Follower {
             };
             (self.show)(false);
             if error.is_limit() {
-                warn!("commands, as by `reveille pause`, take no effect here: RabbitMQ allows too few channels");
-                // Nothing is left to wait for.
-                self.control.known.send_replace(true);
-                return pending().await;
+                self.leave_to_lanes(&mut is_left);
+                sleep(LIMITED).await;
+                continue;
             }
+            is_left = false;
             failures = failures.saturating_add(1);
             let error = error.to_string();
             if error != said {
@@ -158,6 +167,15 @@ impl Follower {
             }
             sleep(half_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
         }
+    }
+
+    /// Leaves the channels to lanes, for a while.
+    fn leave_to_lanes(&self, is_left: &mut bool) {
+        if !std::mem::replace(is_left, true) {
+            warn!("commands, as by `reveille pause`, take no effect here for now: RabbitMQ allows too few channels");
+        }
+        // Nothing is left to wait for.
+        self.control.known.send_replace(true);
     }
 
     /// Reads and follows over one connection. `failures` is reset once the end was reached.
@@ -176,8 +194,11 @@ impl Follower {
                 break;
             }
             let Some(given) = given(event) else { continue };
+            if !read.insert(given.id.clone()) {
+                continue;
+            }
             state.apply(given.command.clone(), given.at, now);
-            if read.insert(given.id.clone()) && !is_first && !applied.contains(&given.id) {
+            if !is_first && !applied.contains(&given.id) {
                 news.push(given);
             }
         }
@@ -240,7 +261,7 @@ const APPLIED_KEY: &str = "_control.applied";
 
 /// Waits until RabbitMQ limits channels.
 async fn limited(connections: &Connections) {
-    while !connections.are_limited() {
+    while !connections.are_limited_now() {
         sleep(LOOK_EVERY).await;
     }
 }

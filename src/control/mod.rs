@@ -16,6 +16,7 @@ pub mod follow;
 mod state;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -39,6 +40,8 @@ pub struct Control {
     known: watch::Sender<bool>,
     /// Until when lanes wait for that.
     patience: OnceLock<Instant>,
+    /// It was told that they do not any more.
+    is_told: AtomicBool,
 }
 
 impl Control {
@@ -47,8 +50,8 @@ impl Control {
         let until = *self.patience.get_or_init(|| Instant::now() + PATIENCE);
         let mut known = self.known.subscribe();
         let known = known.wait_for(|known| *known);
-        if timeout_at(until, known).await.is_err() {
-            warn!("the commands cannot be read: the lane is served without them");
+        if timeout_at(until, known).await.is_err() && !self.is_told.swap(true, Ordering::Relaxed) {
+            warn!("the commands cannot be read: lanes are served without them");
         }
     }
 

@@ -13,6 +13,7 @@
 //! from when the daemon first parked it. Clocks differ, so a job counts as earlier up to [`MARGIN`] after the command. A
 //! new message without a timestamp may have waited in its queue for long: it counts as earlier for [`UNDATED`].
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
@@ -93,13 +94,14 @@ impl State {
             }
             Action::ResumeLane { lane } => drop(self.pauses.remove(&lane)),
             Action::CancelBatch { batch_id, lane } => {
-                insert(&mut self.batches, (batch_id, lane), order, |order| order.at);
+                insert(&mut self.batches, (batch_id, lane), order);
             }
             Action::CancelInstance { instance_id } => {
-                insert(&mut self.instances, instance_id, order, |order| order.at);
+                insert(&mut self.instances, instance_id, order);
             }
             Action::Snooze { instance_id, until } => {
-                insert(&mut self.snoozes, instance_id, (order, until.min(latest)), |(order, _)| order.at);
+                make_room(&mut self.snoozes, |(order, _)| order.at);
+                self.snoozes.insert(instance_id, (order, until.min(latest)));
             }
         }
     }
@@ -139,15 +141,32 @@ impl State {
     }
 }
 
-/// Inserts, and drops the earlier half where there are too many.
-fn insert<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, at: impl Fn(&V) -> Timestamp) {
-    if map.len() >= LIMIT {
-        let mut times: Vec<Timestamp> = map.values().map(&at).collect();
-        let (_, median, _) = times.select_nth_unstable(LIMIT / 2);
-        let median = *median;
-        map.retain(|_, value| at(value) > median);
+/// Inserts an order, unless a later one is there: a copy of an early command can come after it.
+fn insert<K: Eq + Hash>(orders: &mut HashMap<K, Order>, key: K, order: Order) {
+    if orders.get(&key).is_some_and(|present| present.at > order.at) {
+        return;
     }
-    map.insert(key, value);
+    make_room(orders, |order| order.at);
+    orders.insert(key, order);
+}
+
+/// Drops the earlier half where there are too many.
+fn make_room<K, V>(map: &mut HashMap<K, V>, at: impl Fn(&V) -> Timestamp) {
+    if map.len() < LIMIT {
+        return;
+    }
+    let mut times: Vec<Timestamp> = map.values().map(&at).collect();
+    let (_, median, _) = times.select_nth_unstable(LIMIT / 2);
+    let median = *median;
+    let mut surplus = LIMIT / 2 - times.iter().filter(|time| **time < median).count();
+    map.retain(|_, value| match at(value).cmp(&median) {
+        Ordering::Less => false,
+        Ordering::Equal if surplus > 0 => {
+            surplus -= 1;
+            false
+        }
+        Ordering::Equal | Ordering::Greater => true,
+    });
 }
 
 impl Order {
@@ -251,12 +270,13 @@ mod tests {
         let mut state = State::default();
         let (given, now) = (at("07:00:00"), at("12:00:00"));
         state.apply(command(Action::CancelBatch { batch_id: "b".to_owned(), lane: None }), given, given);
-        let is_cancelled = |batch, submitted| state.cancellation("prod", &job(batch), submitted, now).is_some();
-        assert!(is_cancelled(Some("b"), Some(at("06:00:00"))));
-        assert!(is_cancelled(Some("b"), Some(at("07:01:00"))), "clocks differ");
-        assert!(!is_cancelled(Some("b"), Some(at("07:01:01"))));
-        assert!(is_cancelled(Some("b"), None), "it may have waited since then");
-        assert!(!is_cancelled(Some("c"), None) && !is_cancelled(None, None));
+        let is_cancelled =
+            |state: &State, batch, submitted| state.cancellation("prod", &job(batch), submitted, now).is_some();
+        assert!(is_cancelled(&state, Some("b"), Some(at("06:00:00"))));
+        assert!(is_cancelled(&state, Some("b"), Some(at("07:01:00"))), "clocks differ");
+        assert!(!is_cancelled(&state, Some("b"), Some(at("07:01:01"))));
+        assert!(is_cancelled(&state, Some("b"), None), "it may have waited since then");
+        assert!(!is_cancelled(&state, Some("c"), None) && !is_cancelled(&state, None, None));
         let tomorrow = given + UNDATED + SignedDuration::from_secs(1);
         assert!(state.cancellation("prod", &job(Some("b")), None, tomorrow).is_none());
         assert!(state.cancellation("prod", &job(Some("b")), Some(given), tomorrow).is_some());
@@ -266,6 +286,11 @@ mod tests {
         state.apply(command(one), given, given);
         let is_in = |lane| state.cancellation(lane, &job(Some("c")), Some(given), now).is_some();
         assert!(is_in("prod") && !is_in("other"));
+        state.apply(command(Action::CancelBatch { batch_id: "b".to_owned(), lane: None }), at("06:00:00"), given);
+        assert!(
+            is_cancelled(&state, Some("b"), Some(given)),
+            "a copy of an early command does not replace a later one"
+        );
         state.apply(command(Action::CancelInstance { instance_id: instance("i-0000") }), given, given);
         assert!(state.cancellation("prod", &job(None), Some(given), now).is_some());
     }
@@ -295,6 +320,7 @@ mod tests {
             state.apply(command(Action::CancelBatch { batch_id: format!("b-{number}"), lane: None }), time, time);
         }
         let has = |number: usize| state.batches.contains_key(&(format!("b-{number}"), None));
-        assert!(!has(0) && !has(LIMIT / 2) && has(LIMIT / 2 + 1) && has(LIMIT));
+        assert!(!has(0) && !has(LIMIT / 2 - 1) && has(LIMIT / 2) && has(LIMIT));
+        assert_eq!(state.batches.len(), LIMIT / 2 + 1);
     }
 }

@@ -38,7 +38,8 @@ pub(super) async fn follow(lane: &Lane, checked: &watch::Sender<bool>) -> Infall
         lane.control.known().await;
         lane.gate.breaker().is_not_by_hand().await;
         let access_key_id = keys.borrow_and_update().access_key_id.clone();
-        let check = KeyCheck::read(&api.check_keys().await);
+        let Some(answer) = api.check_keys().await else { continue };
+        let check = KeyCheck::read(&answer);
         show(&lane.metrics, Some(&check));
         // Their texts may have an id of each call.
         if last.as_ref().map(KeyCheck::name) != Some(check.name()) {

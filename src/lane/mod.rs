@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
@@ -91,10 +91,12 @@ impl Role for LaneRole {
         let first_call = Instant::now() + OVERLAP;
         lane.gate.begin(OVERLAP);
         let session = Arc::new(Session::new(lane.clone(), term.connection));
+        let is_announced = Notify::new();
         let checked = watch::Sender::new(false);
         let mut was_checked = checked.subscribe();
         let before = async {
             let announced = announce(&session).await?;
+            is_announced.notify_one();
             let replay = history::replay(&lane.history, lane.reader.read_back(lane.name()), &announced);
             tokio::join!(replay, lane.control.known());
             // No delivery is in hand before calls are allowed: it would be suspected if the process ended now.
@@ -113,7 +115,7 @@ impl Role for LaneRole {
         };
         tokio::select! {
             served = serving => served,
-            failed = tell_pauses(&session) => failed.map(|never| match never {}).map_err(Interrupted::from),
+            failed = tell_pauses(&session, &is_announced) => failed.map(|never| match never {}).map_err(Interrupted::from),
             never = lane.gate.show_rate() => match never {},
             never = lane.calls.polls.make() => match never {},
             never = keys::follow(lane, &checked) => match never {},
@@ -122,8 +124,9 @@ impl Role for LaneRole {
     }
 }
 
-/// Publishes when the lane is paused, and when it works again.
-async fn tell_pauses(session: &Session) -> Result<Infallible, lapin::Error> {
+/// Publishes when the lane is paused, and when it works again, once it is announced.
+async fn tell_pauses(session: &Session, is_announced: &Notify) -> Result<Infallible, lapin::Error> {
+    is_announced.notified().await;
     let breaker = session.lane.gate.breaker();
     let mut told = None;
     loop {

@@ -7,7 +7,7 @@
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::AMQPValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -82,7 +82,8 @@ impl Order {
         };
         let old = letter.facts.job_id.as_deref();
         let id = id(old, letter.facts.dead_at, anew);
-        let mut headers = FieldTable::default();
+        // A replay that is repeated is a copy of the first.
+        let mut headers = job::once();
         if let Some(old) = old {
             headers.insert(REPLAY_OF.into(), AMQPValue::LongString(old.into()));
         }

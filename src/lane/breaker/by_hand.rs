@@ -24,10 +24,11 @@ impl ByHand {
         self.present.as_ref().map(|(cause, _)| cause)
     }
 
-    /// Begins a pause, or gives the present one another cause. Returns whether that is another one than before.
-    pub(super) fn pause(&mut self, cause: Cause, now: Timestamp) -> bool {
+    /// Begins a pause that was ordered then, or gives the present one another cause. Returns whether that is another one than
+    /// before.
+    pub(super) fn pause(&mut self, cause: Cause, ordered: Timestamp) -> bool {
         let is_new = self.cause() != Some(&cause);
-        let since = self.present.take().map_or(now, |(_, since)| since);
+        let since = self.present.take().map_or(ordered, |(_, since)| since);
         self.present = Some((cause, since));
         is_new
     }

@@ -155,13 +155,12 @@ impl Breaker {
         self.circuit().remember_failing(instance);
     }
 
-    /// Pauses the lane by hand, or gives such a pause another cause: no call is made, whatever the circuit says. Returns
-    /// whether that is another one than before.
-    pub fn pause_by_hand(&self, cause: Cause) -> bool {
+    /// Pauses the lane by hand, as ordered `since` then, or gives such a pause another cause: no call is made, whatever the
+    /// circuit says. Returns whether that is another one than before.
+    pub fn pause_by_hand(&self, cause: Cause, since: Timestamp) -> bool {
+        let is_new = self.by_hand().pause(cause, since.min(Timestamp::now()));
         // Jobs that failed on a trial would wait for its end.
         self.interrupt();
-        let is_new = self.by_hand().pause(cause, Timestamp::now());
-        self.changed.send_replace(());
         is_new
     }
 
@@ -197,6 +196,11 @@ impl Breaker {
     /// Waits until the lane is paused by hand for another cause than `cause`, or not any more.
     pub async fn is_by_hand_otherwise(&self, cause: &Cause) {
         self.until(|| self.by_hand().cause() != Some(cause)).await;
+    }
+
+    /// Waits until the lane is paused by hand.
+    pub async fn is_by_hand(&self) {
+        self.until(|| self.by_hand().cause().is_some()).await;
     }
 
     /// Waits until the lane is not paused by hand.

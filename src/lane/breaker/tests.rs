@@ -576,10 +576,12 @@ fn time_that_was_paused_twice_counts_once() {
 async fn a_pause_by_hand_is_one_whatever_the_circuit_says() {
     let breaker = Breaker::new(20.0, 20);
     let cause = |text: &str| Cause { kind: CauseKind::ByHand, text: text.to_owned() };
-    assert!(breaker.pause_by_hand(cause("first")) && !breaker.pause_by_hand(cause("first")));
+    // Ordered long before this process began.
+    let since = Timestamp::now() - Duration::from_secs(3600);
+    assert!(breaker.pause_by_hand(cause("first"), since) && !breaker.pause_by_hand(cause("first"), since));
     assert!(breaker.is_open() && breaker.withheld() == 0);
     breaker.opened().await;
-    assert!(breaker.pause_by_hand(cause("second")));
+    assert!(breaker.pause_by_hand(cause("second"), Timestamp::now()));
     breaker.is_by_hand_otherwise(&cause("first")).await;
     assert_eq!(breaker.trouble().map(|cause| cause.kind), Some(CauseKind::ByHand));
     // What goes on meanwhile is found again afterwards.
@@ -588,5 +590,6 @@ async fn a_pause_by_hand_is_one_whatever_the_circuit_says() {
     assert_eq!(breaker.cause(), Some(cause("second")));
     assert!(breaker.resume().is_some() && breaker.resume().is_none());
     assert_eq!(breaker.cause().map(|cause| cause.kind), Some(CauseKind::Endpoint));
-    assert!(breaker.paused_between(Timestamp::UNIX_EPOCH, Timestamp::MAX) > Duration::ZERO);
+    let paused = breaker.paused_between(Timestamp::UNIX_EPOCH, Timestamp::now());
+    assert!(paused >= Duration::from_secs(3600), "{paused:?}");
 }

@@ -112,11 +112,12 @@ impl Api {
     }
 
     /// Probes the API, over a new connection: one from before the pause may be dead.
-    async fn probe(&self) -> Result<Answer, NoAnswer> {
-        let permit = self.gate.enter_to_probe().await;
+    /// `None`: the lane is paused by hand.
+    async fn probe(&self) -> Option<Result<Answer, NoAnswer>> {
+        let permit = self.gate.enter_to_probe().await?;
         let probe = timeout(PROBE_TIMEOUT, self.fresh.probe());
         let probe = async { probe.await.unwrap_or(Err(NoAnswer::TimedOut)) };
-        self.timed(permit, Operation::Probe, probe).await.0
+        Some(self.timed(permit, Operation::Probe, probe).await.0)
     }
 
     /// Notifies when keys are replaced: await `changed()`.
@@ -130,24 +131,26 @@ impl Api {
     }
 
     /// Asks for the shortest list, which shows whether the keys are accepted; once more if that has corrected our clock. A
-    /// paused lane can ask as well. Over a new connection, like a probe.
-    pub(in crate::lane) async fn check_keys(&self) -> Result<Answer, NoAnswer> {
+    /// paused lane can ask as well. Over a new connection, like a probe. `None`: the lane is paused by hand.
+    pub(in crate::lane) async fn check_keys(&self) -> Option<Result<Answer, NoAnswer>> {
         let mut is_corrected = false;
         loop {
-            let permit = self.gate.enter_to_probe().await;
+            let permit = self.gate.enter_to_probe().await?;
             let (result, _slot) = self.timed(permit, Operation::Check, self.fresh.probe()).await;
             match &result {
                 Ok(answer) if !is_corrected && answer.date.is_some() && verdict::is_clock_skew(answer) => {
                     is_corrected = true;
                 }
-                _ => return result,
+                _ => return Some(result),
             }
         }
     }
 
     /// Probes the API of a paused lane.
     pub(in crate::lane) async fn probe_pause(&self) {
-        self.gate.record_probe(&self.probe().await);
+        if let Some(result) = self.probe().await {
+            self.gate.record_probe(&result);
+        }
     }
 
     /// Probes the API, once for all calls that wait for the result.
@@ -155,8 +158,11 @@ impl Api {
         let breaker = self.gate.breaker();
         let answers = breaker.answers();
         let _probing = self.probing.lock().await;
-        if breaker.answers() == answers && !breaker.is_open() {
-            self.gate.record_check(&self.probe().await);
+        if breaker.answers() == answers
+            && !breaker.is_open()
+            && let Some(result) = self.probe().await
+        {
+            self.gate.record_check(&result);
         }
     }
 

@@ -175,10 +175,13 @@ impl Gate {
         }
     }
 
-    /// Waits for the permit to a probe, which a paused lane can have too.
-    pub(in crate::lane) async fn enter_to_probe(&self) -> Permit {
-        self.limited().await;
-        Permit { slot: Slot::apart() }
+    /// Waits for the permit to a probe, which a paused lane can have too, unless it is paused by hand.
+    pub(in crate::lane) async fn enter_to_probe(&self) -> Option<Permit> {
+        tokio::select! {
+            biased;
+            () = self.breaker.is_by_hand() => None,
+            () = self.limited() => Some(Permit { slot: Slot::apart() }),
+        }
     }
 
     /// The right to call for an instance without capacity while others wait; a permit is needed as well.
@@ -270,7 +273,7 @@ impl Gate {
                 if after > HICCUP {
                     self.limiter.slow_start();
                 }
-                self.show_paused(None);
+                self.show_paused(self.breaker.cause().as_ref());
                 info!("the lane works again");
             }
         }
@@ -281,7 +284,7 @@ impl Gate {
         let _entered = self.span.enter();
         if let Some(pause) = pause {
             let text = pause.describe(&self.lane);
-            if self.breaker.pause_by_hand(Cause { kind: CauseKind::ByHand, text: text.clone() }) {
+            if self.breaker.pause_by_hand(Cause { kind: CauseKind::ByHand, text: text.clone() }, pause.since) {
                 warn!(cause = text, "lane paused by hand, its jobs wait unharmed");
             }
         } else if let Some(after) = self.breaker.resume() {
