@@ -6,14 +6,13 @@
 
 use std::collections::HashMap;
 
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use tracing::{debug, error};
 
 use super::channels::Lent;
 use super::client::ConnectionKind;
 use super::connection::{Connection, connect};
 use super::errors::is_not_found;
+use super::inspect::count;
 use super::topology::Topology;
 use crate::config::Broker;
 
@@ -62,8 +61,7 @@ impl Looks<'_> {
 
     async fn is_there(&mut self, queue: &str) -> anyhow::Result<bool> {
         let lent = self.lend().await?;
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match lent.channel().queue_declare(queue.into(), passive, FieldTable::default()).await {
+        match count(lent.channel(), queue).await {
             Ok(_) => {
                 lent.keep();
                 Ok(true)

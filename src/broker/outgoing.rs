@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use lapin::types::ShortString;
+
+use crate::events::{CONTENT_TYPE, Event};
 
 /// A message to be published. It is always persistent and mandatory.
 #[derive(Debug)]
@@ -15,6 +18,17 @@ pub struct Outgoing {
     pub properties: BasicProperties,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl Outgoing {
+    /// An event, under its id.
+    pub fn event(event: &Event, exchange: String, key: String) -> Self {
+        let mut properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
+        if let Ok(id) = ShortString::try_new(event.id.as_str()) {
+            properties = properties.with_message_id(id);
+        }
+        Self { exchange, key, properties, body: event.to_bytes() }
+    }
 }
 
 /// Why a message was not confirmed.

@@ -41,6 +41,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connection::Connection;
 use super::delivery::{Delivery, Message, Unacked};
 use super::errors::is_locked;
+use super::inspect::{Counts, count};
 use super::publisher::Confirmed;
 
 /// Messages of a window at most, if they are small.
@@ -195,11 +196,10 @@ pub async fn ready(connection: &Connection, queue: &str) -> Result<usize, lapin:
 }
 
 async fn ready_over(channel: &Channel, queue: &str) -> Result<usize, lapin::Error> {
-    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     for look in 1.. {
-        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-        if declared.message_count() > 0 || look == LOOKS {
-            return Ok(declared.message_count() as usize);
+        let Counts { messages, .. } = count(channel, queue).await?;
+        if messages > 0 || look == LOOKS {
+            return Ok(messages as usize);
         }
         sleep(PAUSE).await;
     }

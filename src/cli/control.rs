@@ -6,20 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, tell};
+use super::{Failure, lanes, tell};
 use crate::broker::names::COMMAND;
 use crate::broker::{
-    self, Connection, ConnectionKind, Names, Outgoing, Position, PublishError, Stream, StreamError, Traffic,
+    self, Connection, ConnectionKind, Look, Names, Outgoing, Position, PublishError, Stream, StreamError, Traffic,
 };
 use crate::config::{Config, LaneName};
-use crate::events::{Action, Applied, BY_LIMIT, CONTENT_TYPE, Command, Data, Event, REASON_LIMIT};
+use crate::events::{Action, Applied, BY_LIMIT, Command, Data, Event, REASON_LIMIT};
 use crate::replica::host;
-use crate::similar;
 
 /// How long to wait until all replicas have said that the command has taken effect.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -104,9 +100,7 @@ impl Given {
 
 /// A connection for commands.
 pub(super) async fn open(config: &Config) -> Result<(Connection, Names), Failure> {
-    let connection = broker::connect(&config.broker, ConnectionKind::Command).await.map_err(|error| {
-        if error.is_refusal() { Failure::Usage(error.to_string()) } else { Failure::Unreachable(error.to_string()) }
-    })?;
+    let connection = broker::connect(&config.broker, ConnectionKind::Command).await?;
     Ok((connection, Names::new(&config.broker.prefix)))
 }
 
@@ -117,29 +111,15 @@ pub(super) async fn lane(
     names: &Names,
     config: &Config,
 ) -> Result<LaneName, Failure> {
-    let known: Vec<&str> = config.lanes.iter().map(|lane| lane.name.as_str()).collect();
-    let hint = || if known.is_empty() { String::new() } else { similar::hint(name, &known) };
-    let lane = LaneName::parse(name)
-        .ok_or_else(|| Failure::Usage(format!("{name:?} is no lane name: expected a-z 0-9 -{}", hint())))?;
-    match consumers(connection, &names.baton_of(&lane)).await {
-        Ok(_) => Ok(lane),
-        // Before RabbitMQ 4.3 everybody may look.
-        Err(error) if broker::is_access_refused(&error) => Ok(lane),
-        Err(error) if broker::is_not_found(&error) => Err(Failure::Usage(format!(
+    let lane = lanes::parse(name, config)?;
+    match broker::look(connection, &names.baton_of(&lane)).await.map_err(|error| lost(&error))? {
+        Look::There(_) | Look::Refused => Ok(lane),
+        Look::Missing => Err(Failure::Usage(format!(
             "there is no lane {lane} at {}{}; a lane exists once `reveille run` has run with it",
             config.broker.address(),
-            hint()
+            lanes::unknown(&lane, config)
         ))),
-        Err(error) => Err(lost(&error)),
     }
-}
-
-/// How many consumers a queue has.
-async fn consumers(connection: &Connection, queue: &str) -> Result<u32, lapin::Error> {
-    let channel = connection.channel().await?;
-    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-    Ok(declared.consumer_count())
 }
 
 /// Gives a command, and waits until the replicas have said that it has taken effect.
@@ -150,10 +130,9 @@ pub(super) async fn give(
     author: &Author,
 ) -> Result<Given, Failure> {
     let name = action.name();
-    let replicas = match consumers(connection, &names.replicas()).await {
-        Ok(replicas) => Some(replicas),
-        Err(error) if broker::is_access_refused(&error) || broker::is_not_found(&error) => None,
-        Err(error) => return Err(lost(&error)),
+    let replicas = match broker::look(connection, &names.replicas()).await.map_err(|error| lost(&error))? {
+        Look::There(counts) => Some(counts.consumers),
+        Look::Missing | Look::Refused => None,
     };
     let now = Timestamp::now();
     let log = names.outcomes_log();
@@ -168,12 +147,9 @@ pub(super) async fn give(
         Err(error) => return Err(Failure::Unreachable(error.to_string())),
     };
     let command = Command { action, by: author.by(), reason: author.reason.clone() };
-    let event = Event { source: "/reveille".to_owned(), ..Event::new("", Data::Command(command), now) };
-    let properties =
-        BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
-    let (exchange, key, body) = (names.control(), format!("{COMMAND}.{name}"), event.to_bytes());
-    let publisher = connection.publisher(Traffic::Jobs, 1);
-    let published = publisher.try_publish(Arc::new(Outgoing { exchange, key, properties, body })).await;
+    let event = Event::of_process(Data::Command(command), now);
+    let outgoing = Outgoing::event(&event, names.control(), format!("{COMMAND}.{name}"));
+    let published = connection.publisher(Traffic::Jobs, 1).try_publish(Arc::new(outgoing)).await;
     published.map(drop).map_err(|error| refused(names, error))?;
     let (Some(mut log), None | Some(1..)) = (log, replicas) else {
         return Ok(Given { applied: Vec::new(), replicas });

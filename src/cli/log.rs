@@ -123,8 +123,7 @@ impl Log {
     pub(super) fn failure(&self, error: LogError) -> Failure {
         let Self { broker, name, .. } = self;
         match error {
-            LogError::Connect(error) if error.is_refusal() => Failure::Usage(error.to_string()),
-            LogError::Connect(error) => Failure::Unreachable(error.to_string()),
+            LogError::Connect(error) => error.into(),
             LogError::Stream(StreamError::Broken(error)) if broker::is_access_refused(&error) => Failure::Usage(
                 format!("cannot read the log of outcomes: {error}; the user needs permission to read {name}"),
             ),

@@ -8,6 +8,7 @@ mod completions;
 mod control;
 mod dead;
 mod descriptors;
+mod lanes;
 mod log;
 mod man;
 mod pause;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::broker::connection::ConnectError;
 use crate::config::{self, Config, Purpose};
 use crate::text::{Lines, Shown};
 
@@ -141,6 +143,12 @@ impl Failure {
 impl From<config::Problems> for Failure {
     fn from(problems: config::Problems) -> Self {
         Self::Problems(problems.to_string())
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        if error.is_refusal() { Self::Usage(error.to_string()) } else { Self::Unreachable(error.to_string()) }
     }
 }
 

@@ -119,9 +119,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let to = format!("lane {lane} as batch {}{start}", Shown(&batch));
     tell(format_args!("submitting {jobs} to {to}"));
 
-    let connection = broker::connect(&config.broker, ConnectionKind::Submit).await.map_err(|error| {
-        if error.is_refusal() { Failure::Usage(error.to_string()) } else { Failure::Unreachable(error.to_string()) }
-    })?;
+    let connection = broker::connect(&config.broker, ConnectionKind::Submit).await?;
     let names = Names::new(&config.broker.prefix);
     if let Some(standing) = lane::look(&connection, &names, &lane, &checked, config).await? {
         standing.notes(&lane, &checked, settings).into_iter().for_each(tell);

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -26,7 +25,7 @@ use crate::broker::{
     connect, limit_of_channels,
 };
 use crate::config::Broker;
-use crate::events::{Applied, CONTENT_TYPE, Command, Data, Event};
+use crate::events::{Applied, Command, Data, Event};
 use crate::replica::Replica;
 use crate::retry::half_jitter;
 
@@ -230,7 +229,8 @@ impl Follower {
     /// Publishes the message that stands for the end of the stream, and returns its id.
     async fn mark(&self, publisher: &Publisher) -> Result<String, FollowError> {
         let mark = Data::Unknown { kind: MARK.to_owned(), data: serde_json::Value::Null };
-        let (event, outgoing) = of_process(mark, self.names.control(), &format!("{COMMAND}.control.read"));
+        let event = Event::of_process(mark, Timestamp::now());
+        let outgoing = Outgoing::event(&event, self.names.control(), format!("{COMMAND}.control.read"));
         let _confirmed = within(publisher.try_publish(Arc::new(outgoing))).await??;
         Ok(event.id)
     }
@@ -246,7 +246,8 @@ impl Follower {
         }
         let (command, replica, lanes) = (action.name().to_owned(), Replica::this(), (self.held)());
         let applied = Data::ControlApplied(Applied { command_id: id.clone(), command, replica, lanes, by, reason });
-        let (_, outgoing) = of_process(applied, self.names.outcomes(), APPLIED_KEY);
+        let event = Event::of_process(applied, Timestamp::now());
+        let outgoing = Outgoing::event(&event, self.names.outcomes(), APPLIED_KEY.to_owned());
         let publisher = publisher.clone();
         publishing.spawn(async move {
             if let Err(error) = publisher.try_publish(Arc::new(outgoing)).await {
@@ -264,15 +265,6 @@ async fn limited(connections: &Connections) {
     while !connections.are_limited_now() {
         sleep(LOOK_EVERY).await;
     }
-}
-
-/// An event of the process, not of a lane.
-fn of_process(data: Data, exchange: String, key: &str) -> (Event, Outgoing) {
-    let event = Event { source: "/reveille".to_owned(), ..Event::new("", data, Timestamp::now()) };
-    let properties =
-        BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
-    let body = event.to_bytes();
-    (event, Outgoing { exchange, key: key.to_owned(), properties, body })
 }
 
 async fn within<T>(reading: impl Future<Output = T>) -> Result<T, FollowError> {

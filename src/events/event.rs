@@ -75,6 +75,11 @@ impl Event {
         }
     }
 
+    /// An event of a process, and of no lane, with an id that no other has.
+    pub fn of_process(data: Data, now: Timestamp) -> Self {
+        Self { source: "/reveille".to_owned(), ..Self::new("", data, now) }
+    }
+
     /// An event of the scheduler's with an id that no other has.
     pub fn of_scheduler(data: Data, now: Timestamp) -> Self {
         Self { source: "/reveille/scheduler".to_owned(), ..Self::new("", data, now) }

@@ -23,7 +23,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
@@ -34,7 +33,7 @@ use self::parts::Session;
 pub use self::parts::{Lane, Settings};
 pub use self::status::statuses;
 use crate::broker::{Connections, Outgoing, Place};
-use crate::events::{CONTENT_TYPE, Data, Event, LaneHeld, LanePaused, LaneResumed};
+use crate::events::{Data, Event, LaneHeld, LanePaused, LaneResumed};
 use crate::ownership::{Interrupted, Lease, OVERLAP, Role, Standing, Term};
 use crate::replica::Replica;
 use crate::telemetry::{LaneState, Readiness};
@@ -153,9 +152,6 @@ async fn announce(session: &Session) -> Result<String, lapin::Error> {
 async fn publish(session: &Session, data: Data, key: &str) -> Result<String, lapin::Error> {
     let lane = &session.lane;
     let event = Event::new(lane.name(), data, Timestamp::now());
-    let properties =
-        BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
     let (exchange, key) = (lane.settings.names.outcomes(), format!("{}.{key}", lane.name()));
-    let body = event.to_bytes();
-    session.outbox.event(Outgoing { exchange, key, properties, body }).await.map(|_confirmed| event.id)
+    session.outbox.event(Outgoing::event(&event, exchange, key)).await.map(|_confirmed| event.id)
 }

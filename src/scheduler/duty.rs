@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -20,7 +19,7 @@ use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::Broker;
-use crate::events::{CONTENT_TYPE, Data, Event, SchedulerHeld};
+use crate::events::{Data, Event, SchedulerHeld};
 use crate::ownership::Interrupted;
 use crate::replica::Replica;
 use crate::retry::half_jitter;
@@ -95,10 +94,7 @@ impl<'a> Outbox<'a> {
     /// # Errors
     /// The connection broke.
     async fn publish(&self, exchange: String, key: String, event: &Event) -> Result<(), lapin::Error> {
-        let id = event.id.as_str().into();
-        let properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(id);
-        let body = event.to_bytes();
-        self.publisher.publish(Outgoing { exchange, key, properties, body }).await.map(drop)
+        self.publisher.publish(Outgoing::event(event, exchange, key)).await.map(drop)
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.

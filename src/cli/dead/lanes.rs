@@ -2,9 +2,6 @@
 
 use std::collections::HashMap;
 
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
-
 use super::queue::DeadQueue;
 use crate::broker;
 use crate::cli::{Failure, tell};
@@ -44,9 +41,8 @@ impl Lanes {
 }
 
 async fn is_there(queue: &DeadQueue, name: &str) -> Result<bool, Failure> {
-    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     let channel = queue.connection.channel().await.map_err(|error| queue.failure(&error))?;
-    match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
+    match broker::count(&channel, name).await {
         Ok(_) => {
             channel.close(200, "done".into()).await.map_err(|error| queue.failure(&error))?;
             Ok(true)

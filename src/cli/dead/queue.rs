@@ -67,9 +67,7 @@ pub(super) struct Look {
 impl DeadQueue {
     /// Connects, and locks the queue until the connection ends.
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
-        let connection = broker::connect(&config.broker, ConnectionKind::Dead).await.map_err(|error| {
-            if error.is_refusal() { Failure::Usage(error.to_string()) } else { Failure::Unreachable(error.to_string()) }
-        })?;
+        let connection = broker::connect(&config.broker, ConnectionKind::Dead).await?;
         let names = Names::new(&config.broker.prefix);
         let queue = Self { connection, name: names.dead(), names, address: config.broker.address() };
         match walk::lock(&queue.connection, &queue.names.dead_lock()).await {

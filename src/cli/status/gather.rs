@@ -30,9 +30,7 @@ pub(super) async fn gather(config: &Config) -> (Facts, Option<Failure>) {
         Ok(connection) => connection,
         Err(error) => {
             facts.problems.push(error.to_string());
-            let refused = error.is_refusal();
-            let failure = if refused { Failure::Usage } else { Failure::Unreachable }(error.to_string());
-            return (facts, Some(failure));
+            return (facts, Some(error.into()));
         }
     };
     facts.is_reachable = true;

@@ -3,32 +3,25 @@
 use std::fmt;
 
 use jiff::SignedDuration;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use serde::Serialize;
 
 use super::errors::failed;
 use super::read::Checked;
 use crate::broker::{self, Connection, Names};
-use crate::cli::{Failure, tell};
+use crate::cli::{Failure, lanes, tell};
 use crate::config::{Config, Lane, LaneName};
-use crate::similar;
 
 /// The lane of this name, or the only one of the configuration.
 ///
 /// # Errors
 /// It is no name of a lane, or there are several lanes.
 pub(super) fn choose(name: Option<&str>, config: &Config) -> Result<LaneName, Failure> {
-    let known = || config.lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>();
     match (name, &config.lanes[..]) {
-        (Some(name), _) => LaneName::parse(name).ok_or_else(|| {
-            let hint = similar::hint(name, &known());
-            Failure::Usage(format!("{name:?} is no lane name: expected a-z 0-9 -{hint}"))
-        }),
+        (Some(name), _) => lanes::parse(name, config),
         (None, [only]) => Ok(only.name.clone()),
         (None, _) => Err(Failure::Usage(format!(
             "the configuration has several lanes: choose one with --lane; there are {}",
-            known().join(", ")
+            lanes::known(config).join(", ")
         ))),
     }
 }
@@ -61,10 +54,9 @@ pub(super) async fn look(
 ) -> Result<Option<Standing>, Failure> {
     let unseen = |error| failed(names, "cannot look for the lane's queues; no job was submitted", &error);
     let channel = connection.channel().await.map_err(unseen)?;
-    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     let mut standing = Standing::default();
     for (queue, is_used, lacking) in [
-        (names.jobs_of(lane), jobs.has_others, format!("there is no lane {lane}{}", unknown(lane, config))),
+        (names.jobs_of(lane), jobs.has_others, format!("there is no lane {lane}{}", lanes::unknown(lane, config))),
         (names.urgent_of(lane), jobs.has_urgent, format!("lane {lane} takes no urgent jobs")),
         (names.baton_of(lane), true, format!("lane {lane} is not set up yet")),
     ] {
@@ -72,10 +64,10 @@ pub(super) async fn look(
         if !is_used {
             continue;
         }
-        match channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await {
-            Ok(found) if queue == names.urgent_of(lane) => standing.urgent = found.message_count(),
-            Ok(found) if queue == names.jobs_of(lane) => standing.waiting += found.message_count(),
-            Ok(found) => standing.is_run = found.consumer_count() > 0,
+        match broker::count(&channel, &queue).await {
+            Ok(found) if queue == names.urgent_of(lane) => standing.urgent = found.messages,
+            Ok(found) if queue == names.jobs_of(lane) => standing.waiting += found.messages,
+            Ok(found) => standing.is_run = found.consumers > 0,
             Err(error) if error.is_amqp_soft_error() && !broker::is_access_refused(&error) => {
                 return Err(Failure::Usage(format!(
                     "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
@@ -92,16 +84,10 @@ pub(super) async fn look(
         }
     }
     // Declared with the others; an older daemon's may be missing.
-    if let Ok(due) = channel.queue_declare(names.due_of(lane).as_str().into(), passive, FieldTable::default()).await {
-        standing.waiting = standing.waiting.saturating_add(due.message_count());
+    if let Ok(due) = broker::count(&channel, &names.due_of(lane)).await {
+        standing.waiting = standing.waiting.saturating_add(due.messages);
     }
     Ok(Some(standing))
-}
-
-/// What follows the name of a lane that is not there: the one that was meant, or all of the configuration.
-fn unknown(lane: &LaneName, config: &Config) -> String {
-    let known: Vec<&str> = config.lanes.iter().map(|lane| lane.name.as_str()).collect();
-    if known.contains(&lane.as_str()) { String::new() } else { similar::hint(lane.as_str(), &known) }
 }
 
 impl Standing {

@@ -28,7 +28,7 @@ use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishEr
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
-use crate::events::{Batch, CONTENT_TYPE, Data, Event};
+use crate::events::{Batch, Data, Event};
 use crate::job::{Job, Priority, once};
 use crate::retry::half_jitter;
 use crate::text::Shown;
@@ -195,14 +195,7 @@ impl Route<'_> {
         if let Some(part) = checked.parts.get(batch) {
             event.id = self.identity.of_part(batch, part).to_string();
         }
-        let properties =
-            BasicProperties::default().with_content_type(CONTENT_TYPE.into()).with_message_id(event.id.as_str().into());
-        Outgoing {
-            exchange: self.names.outcomes(),
-            key: format!("{lane}.submitted"),
-            properties,
-            body: event.to_bytes(),
-        }
+        Outgoing::event(&event, self.names.outcomes(), format!("{lane}.submitted"))
     }
 }
 

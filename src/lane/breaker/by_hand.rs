@@ -1,21 +1,16 @@
 //! A pause that was ordered: the breaker is forced open, whatever its circuit says.
 
-use std::collections::VecDeque;
-
 use jiff::Timestamp;
 
 use super::cause::Cause;
-
-/// Pauses remembered. Beyond that, the oldest count as time in which jobs failed.
-const REMEMBERED: usize = 256;
+use super::pauses::Pauses;
 
 /// The pauses by hand of a lane.
 #[derive(Debug, Default)]
 pub(super) struct ByHand {
     /// Why, and since when.
     present: Option<(Cause, Timestamp)>,
-    /// From when to when.
-    past: VecDeque<(Timestamp, Timestamp)>,
+    past: Pauses,
 }
 
 impl ByHand {
@@ -36,15 +31,12 @@ impl ByHand {
     /// Ends the pause. Returns since when it was, if there was one.
     pub(super) fn resume(&mut self, now: Timestamp) -> Option<Timestamp> {
         let (_, since) = self.present.take()?;
-        if self.past.len() >= REMEMBERED {
-            self.past.pop_front();
-        }
-        self.past.push_back((since, now));
+        self.past.add(since, now);
         Some(since)
     }
 
     /// From when to when the lane was paused by hand, one after the other; the present pause until `now`.
     pub(super) fn pauses(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
-        self.past.iter().copied().chain(self.present.iter().map(move |(_, since)| (*since, now)))
+        self.past.until(now, self.present.as_ref().map(|(_, since)| *since))
     }
 }

@@ -25,12 +25,13 @@
 //! - **A poll is neither evidence for starts nor a trial**: permission to list does not show permission to start. A
 //!   poll that fails or meets a lane fault pauses the lane as any call does.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::cause::{Cause, CauseKind, Signal};
+use super::pauses::Pauses;
 use crate::bce::InstanceId;
 
 /// Instances without an answer in a row, none of them known as failing, that are an outage. Where six calls in ten fail
@@ -50,8 +51,6 @@ const FAILED_PROBES: u32 = 12;
 const DOUBT: usize = 5;
 /// Failing instances remembered, of some 50 bytes each. Beyond that, some count as new again.
 const KNOWN: usize = 50_000;
-/// Pauses remembered. Beyond that, the oldest count as time in which jobs failed.
-const REMEMBERED: usize = 256;
 
 /// Whether the lane may call, and the evidence for it.
 #[derive(Debug)]
@@ -67,8 +66,8 @@ pub struct Circuit {
     answers: u64,
     /// How often the lane was paused, or stayed paused after a trial.
     openings: u64,
-    /// Past pauses that had a reason: from when to when.
-    pauses: VecDeque<(Timestamp, Timestamp)>,
+    /// Past pauses that had a reason.
+    pauses: Pauses,
 }
 
 /// The state of the circuit.
@@ -190,7 +189,7 @@ impl Circuit {
             doubts: BTreeSet::new(),
             answers: 0,
             openings: 0,
-            pauses: VecDeque::new(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -266,7 +265,7 @@ impl Circuit {
     /// From when to when the lane was paused with reason, as far as known, one after the other; the present pause until
     /// `now`.
     pub fn pauses(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
-        self.pauses.iter().copied().chain(self.pause().map(|pause| (pause.since, now)))
+        self.pauses.until(now, self.pause().map(|pause| pause.since))
     }
 
     /// Why the lane does not work as it should: it is paused, or on trial.
@@ -466,10 +465,7 @@ impl Circuit {
             return None;
         };
         if had_reason {
-            if self.pauses.len() >= REMEMBERED {
-                self.pauses.pop_front();
-            }
-            self.pauses.push_back((pause.since, now));
+            self.pauses.add(pause.since, now);
         }
         // If the clock was set back meanwhile, the pause may have been long.
         Some(Change::Works(Duration::try_from(now.duration_since(pause.since)).unwrap_or(Duration::MAX)))

@@ -32,6 +32,7 @@
 mod by_hand;
 mod cause;
 mod circuit;
+mod pauses;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,6 +45,7 @@ use self::by_hand::ByHand;
 pub use self::cause::{Cause, CauseKind, Signal};
 use self::circuit::Circuit;
 pub use self::circuit::{Attribution, Change, Evidence};
+use self::pauses::time_in;
 use super::verdict::{self, Verdict};
 use crate::bce::{Answer, InstanceId, NoAnswer};
 
@@ -272,19 +274,6 @@ impl Breaker {
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// How much of the time between two instants is in `pauses`, some of which may overlap.
-fn time_in(pauses: impl Iterator<Item = (Timestamp, Timestamp)>, from: Timestamp, to: Timestamp) -> Duration {
-    let mut pauses: Vec<_> = pauses.collect();
-    pauses.sort_unstable();
-    let (mut sum, mut counted) = (Duration::ZERO, from);
-    for (began, ended) in pauses {
-        let (began, ended) = (began.max(counted), ended.min(to));
-        sum += Duration::try_from(ended.duration_since(began)).unwrap_or_default();
-        counted = counted.max(ended);
-    }
-    sum
 }
 
 #[cfg(test)]
