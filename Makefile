@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
+.PHONY: help demo check test transcripts test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -18,6 +18,10 @@ test: ## format, lints and all tests, on a private RabbitMQ and a private Promet
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test -- --test-threads=8 # they wait more than they work
+
+transcripts: ## docs/transcripts.md anew, by running its commands
+	@tests/support/setup broker
+	REVEILLE_TRANSCRIPTS=write cargo test --test suite operator::transcripts
 
 test-go: ## the examples in Go, built against the distribution's amqp091-go
 	@tests/support/setup broker go

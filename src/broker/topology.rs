@@ -337,16 +337,12 @@ impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.queues.iter().map(|queue| queue.name.len()).max().unwrap_or(0);
         for exchange in &self.exchanges {
-            writeln!(
-                f,
-                "exchange  {:width$}  {} {}",
-                exchange.name,
-                exchange.kind.as_str(),
-                list(&exchange.arguments)
-            )?;
+            let (kind, arguments) = (exchange.kind.as_str(), list(&exchange.arguments));
+            writeln!(f, "{}", format!("exchange  {:width$}  {kind} {arguments}", exchange.name).trim_end())?;
         }
         for queue in &self.queues {
-            writeln!(f, "queue     {:width$}  {}", queue.name, list(&queue.arguments))?;
+            let arguments = list(&queue.arguments);
+            writeln!(f, "{}", format!("queue     {:width$}  {arguments}", queue.name).trim_end())?;
         }
         for binding in &self.bindings {
             let target = binding.target.as_str();

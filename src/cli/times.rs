@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 
 use super::Failure;
 use crate::config::duration;
@@ -38,8 +38,8 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
     })
 }
 
-/// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
-/// `start`.
+/// The instant that `text` names: a timestamp, a length of time from `start` on, up to the next whole second, or the next
+/// such time of day after `start`.
 ///
 /// # Errors
 /// What is wrong with the text, as it goes on behind it.
@@ -55,7 +55,9 @@ pub(super) fn instant(text: &str, start: Timestamp, zone: Option<&TimeZone>) -> 
     }
     let length: SignedDuration =
         text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| format!("is no time: {EXPECTED}"))?;
-    start.checked_add(length).map_err(|_| "is too far away: expected at most a year".to_owned())
+    let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
+    let instant = start.checked_add(length).and_then(|instant| instant.round(whole));
+    instant.map_err(|_| "is too far away: expected at most a year".to_owned())
 }
 
 /// The end of something that begins `now`, as `option` names it: within the next 30 days.

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::child::{Ran, run};
 use crate::support::files::Folder;
 
-const COMMANDS: [&str; 14] = [
+pub const COMMANDS: [&str; 14] = [
     "run",
     "check",
     "submit",
@@ -21,7 +21,7 @@ const COMMANDS: [&str; 14] = [
     "completions",
     "man",
 ];
-const OF_DEAD: [&str; 4] = ["list", "show", "replay", "discard"];
+pub const OF_DEAD: [&str; 4] = ["list", "show", "replay", "discard"];
 
 async fn reveille(arguments: &[&str], columns: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));

@@ -16,4 +16,5 @@ mod start;
 mod status;
 mod stop;
 mod submit;
+mod transcripts;
 mod watch;

@@ -135,7 +135,7 @@ impl fmt::Display for Plan<'_> {
         }
         f.write_char('\n')?;
         if let Some(running) = self.states.as_ref().and_then(|states| states.get("running")) {
-            writeln!(f, "{running} run already")?;
+            writeln!(f, "{running} {} already", if *running == 1 { "runs" } else { "run" })?;
         }
         if let Some(not_before) = self.not_before {
             writeln!(f, "not to start before {not_before}")?;
