@@ -46,6 +46,7 @@ pub mod ownership;
 pub mod query;
 pub mod replica;
 pub mod retry;
+pub mod schedule;
 pub mod scheduler;
 pub mod similar;
 pub mod stop;
