@@ -5,6 +5,7 @@ mod broker;
 mod lane;
 mod near_miss;
 mod reader;
+mod schedule;
 mod secret;
 mod tls;
 mod url;
@@ -23,6 +24,8 @@ use self::lane::read_lanes;
 pub use self::lane::{Lane, LaneName};
 pub use self::reader::{Problem, Problems, duration};
 use self::reader::{Raw, Reader, Table};
+use self::schedule::read_schedules;
+pub use self::schedule::{Machines, Schedule};
 pub use self::secret::holds_secrets;
 pub use self::tls::{FileFault, TlsFiles};
 pub use self::url::{SMALLEST_FRAME, USUAL_FRAME};
@@ -36,6 +39,8 @@ pub struct Config {
     pub broker: Arc<Broker>,
     /// `[[lane]]`, at least one, each with a name of its own.
     pub lanes: Vec<Lane>,
+    /// `[[schedule]]`, each with a name of its own.
+    pub schedules: Vec<Schedule>,
     /// `[retry]`
     pub retry: Retry,
     /// `[http]`
@@ -122,7 +127,12 @@ pub fn read(
 ) -> Result<Config, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let proxies = Proxies::read(&environment);
-    let mut reader = Reader::new(file, environment, &["broker", "retry", "http", "shutdown"], &["lane", "answer"])?;
+    let mut reader = Reader::new(
+        file,
+        environment,
+        &["broker", "retry", "http", "shutdown"],
+        &["lane", "answer", "calendar", "schedule"],
+    )?;
     let broker = read_broker(reader.table("broker"));
     let retry = read_retry(reader.table("retry"));
     let http = read_http(reader.table("http"));
@@ -131,8 +141,9 @@ pub fn read(
     let mut lanes = read_lanes(&mut reader, &proxies, purpose);
     let is_whole = lanes.len() == listed;
     read_answers(&mut reader, &mut lanes, is_whole);
+    let schedules = read_schedules(&mut reader, &lanes, is_whole);
     let warnings = reader.finish()?;
-    Ok(Config { broker: Arc::new(broker), lanes, retry, http, shutdown, warnings })
+    Ok(Config { broker: Arc::new(broker), lanes, schedules, retry, http, shutdown, warnings })
 }
 
 fn read_retry(mut table: Table<'_>) -> Retry {

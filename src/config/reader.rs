@@ -324,6 +324,17 @@ impl Raw {
         }
     }
 
+    /// A list of strings; from the environment a string, with commas between them.
+    pub fn texts(&self) -> Option<Vec<String>> {
+        match &self.value {
+            Value::Array(members) => members.iter().map(|member| member.as_str().map(str::to_owned)).collect(),
+            Value::String(text) if self.from_environment => {
+                Some(text.split(',').map(|member| member.trim().to_owned()).collect())
+            }
+            _ => None,
+        }
+    }
+
     /// A duration above zero: `500ms`, `25s`, `2m`, `1h30m`.
     pub fn duration(&self) -> Option<Duration> {
         duration(self.text()?)

@@ -1,5 +1,7 @@
 //! Defaults, precedence, and a row for every kind of problem.
 
+mod schedule;
+
 use std::fs;
 
 use super::*;
