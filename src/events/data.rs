@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Outcome;
 use super::control::{Applied, Command, LanePaused, LaneResumed};
+use super::schedule::{ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
 use crate::bce::{Answer, InstanceId};
 use crate::replica::Replica;
 
@@ -18,6 +19,9 @@ const LANE_HELD: &str = "io.reveille.lane.held.v1";
 const LANE_PAUSED: &str = "io.reveille.lane.paused.v1";
 const LANE_RESUMED: &str = "io.reveille.lane.resumed.v1";
 const CONTROL_APPLIED: &str = "io.reveille.control.applied.v1";
+const SCHEDULE_KNOWN: &str = "io.reveille.schedule.known.v1";
+const SCHEDULE_FIRED: &str = "io.reveille.schedule.fired.v1";
+const SCHEDULE_MISSED: &str = "io.reveille.schedule.missed.v1";
 const SCHEDULER_HELD: &str = "io.reveille.scheduler.held.v1";
 
 /// What an event says, by its type.
@@ -39,6 +43,12 @@ pub enum Data {
     Command(Command),
     /// `io.reveille.control.applied.v1`
     ControlApplied(Applied),
+    /// `io.reveille.schedule.known.v1`
+    ScheduleKnown(ScheduleKnown),
+    /// `io.reveille.schedule.fired.v1`
+    ScheduleFired(ScheduleFired),
+    /// `io.reveille.schedule.missed.v1`
+    ScheduleMissed(ScheduleMissed),
     /// `io.reveille.scheduler.held.v1`
     SchedulerHeld(SchedulerHeld),
     /// Of another type, or not what its type says: kept as it is.
@@ -62,6 +72,9 @@ impl Data {
             Self::LaneResumed(_) => LANE_RESUMED.into(),
             Self::Command(command) => command.action.kind().into(),
             Self::ControlApplied(_) => CONTROL_APPLIED.into(),
+            Self::ScheduleKnown(_) => SCHEDULE_KNOWN.into(),
+            Self::ScheduleFired(_) => SCHEDULE_FIRED.into(),
+            Self::ScheduleMissed(_) => SCHEDULE_MISSED.into(),
             Self::SchedulerHeld(_) => SCHEDULER_HELD.into(),
             Self::Unknown { kind, .. } => kind.into(),
         }
@@ -79,6 +92,9 @@ impl Data {
             LANE_PAUSED => LanePaused::deserialize(&data).map(Self::LanePaused),
             LANE_RESUMED => LaneResumed::deserialize(&data).map(Self::LaneResumed),
             CONTROL_APPLIED => Applied::deserialize(&data).map(Self::ControlApplied),
+            SCHEDULE_KNOWN => ScheduleKnown::deserialize(&data).map(Self::ScheduleKnown),
+            SCHEDULE_FIRED => ScheduleFired::deserialize(&data).map(Self::ScheduleFired),
+            SCHEDULE_MISSED => ScheduleMissed::deserialize(&data).map(Self::ScheduleMissed),
             SCHEDULER_HELD => SchedulerHeld::deserialize(&data).map(Self::SchedulerHeld),
             _ => Box::<JobEvent>::deserialize(&data).map(Self::Job),
         };
@@ -98,6 +114,9 @@ impl Serialize for Data {
             Self::LaneResumed(resumed) => resumed.serialize(serializer),
             Self::Command(command) => command.serialize(serializer),
             Self::ControlApplied(applied) => applied.serialize(serializer),
+            Self::ScheduleKnown(known) => known.serialize(serializer),
+            Self::ScheduleFired(fired) => fired.serialize(serializer),
+            Self::ScheduleMissed(missed) => missed.serialize(serializer),
             Self::SchedulerHeld(held) => held.serialize(serializer),
             Self::Unknown { data, .. } => data.serialize(serializer),
         }
@@ -231,4 +250,7 @@ pub struct SchedulerHeld {
     /// The offset in the log of outcomes from which on the next replica has to read it: all that came before is done. `None`:
     /// this replica has just begun to read.
     pub resume_from: Option<u64>,
+    /// The schedules as they stand, so that they are known though the log has forgotten when they were last fired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleState>,
 }

@@ -265,7 +265,7 @@ mod tests {
         let new = [
             Data::BatchSubmitted(batch),
             Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }),
-            Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: None }),
+            Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: None, schedules: Vec::new() }),
             Data::BatchCompleted(Box::new(completed("morning"))),
         ];
         let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
@@ -325,7 +325,11 @@ mod tests {
                 Event {
                     id: "id".to_owned(),
                     ..Event::of_scheduler(
-                        Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: Some(7) }),
+                        Data::SchedulerHeld(SchedulerHeld {
+                            replica: replica(),
+                            resume_from: Some(7),
+                            schedules: Vec::new(),
+                        }),
                         now(),
                     )
                 },

@@ -9,9 +9,11 @@ mod control;
 mod data;
 mod event;
 mod outcome;
+mod schedule;
 
 pub use self::announced::{Announced, Announcement};
 pub use self::control::{Action, Applied, BY_LIMIT, Command, LanePaused, LaneResumed, REASON_LIMIT};
 pub use self::data::{Batch, BatchCompleted, Data, JobEvent, LaneHeld, SchedulerHeld};
 pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
 pub use self::outcome::{CancelReason, Outcome, Phase, Reason};
+pub use self::schedule::{MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};

@@ -1,12 +1,12 @@
 //! Which due time is to be fired now, and which were missed.
 
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::Timetable;
 
-/// Missed due times that are counted one by one: a week of one each minute. The log, by which one knows of them, keeps no more.
+/// Due times of longer ago are forgotten: as the log keeps events.
+const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Missed due times that are counted one by one: one each minute for as long.
 pub const MOST_MISSED: usize = 7 * 24 * 60;
 
 /// What is due of a schedule.
@@ -18,18 +18,15 @@ pub struct Due {
     pub missed: Vec<Timestamp>,
 }
 
-/// What is due of the times after `since` and up to `now`: the newest, unless it is more than `grace` late. The others are
-/// missed.
-pub fn due(timetable: &Timetable, since: Timestamp, now: Timestamp, grace: Duration) -> Due {
-    let keeps = SignedDuration::from_hours(7 * 24);
-    let mut last = since.max(now.checked_sub(keeps).unwrap_or(Timestamp::MIN));
+/// What is due of the times after `since` and up to `now`: the newest, unless it is too late for it. The others are missed.
+pub fn due(timetable: &Timetable, since: Timestamp, now: Timestamp, is_in_time: impl FnOnce(Timestamp) -> bool) -> Due {
+    let mut last = since.max(now.checked_sub(KEPT).unwrap_or(Timestamp::MIN));
     let mut passed = Vec::new();
     while let Some(next) = timetable.after(last).filter(|next| *next <= now) {
         passed.push(next);
         last = next;
     }
-    let is_in_time = |due: &Timestamp| now.duration_since(*due).unsigned_abs() <= grace;
-    let fire = passed.pop_if(|newest| is_in_time(newest));
+    let fire = passed.pop_if(|newest| is_in_time(*newest));
     passed.drain(..passed.len().saturating_sub(MOST_MISSED));
     Due { fire, missed: passed }
 }

@@ -1,5 +1,4 @@
-use std::time::Duration;
-
+use jiff::SignedDuration;
 use jiff::civil::Weekday;
 
 use super::*;
@@ -181,8 +180,8 @@ fn what_is_no_line_or_zone_is_told_with_the_remedy() {
 fn the_newest_due_time_is_fired_if_it_is_in_time_and_the_others_are_missed() {
     let timetable = Timetable::new("30 7 * * *", zone("Asia/Shanghai").unwrap(), None).unwrap();
     let at = |text: &str| format!("2026-11-{text}:00+08:00").parse::<Timestamp>().unwrap();
-    let grace = Duration::from_secs(30 * 60);
-    let due = |since: &str, now: &str| due(&timetable, at(since), at(now), grace);
+    let within = |now: Timestamp| move |due: Timestamp| now.duration_since(due) <= SignedDuration::from_mins(30);
+    let due = |since: &str, now: &str| due(&timetable, at(since), at(now), within(at(now)));
     assert_eq!(due("24T07:30", "25T07:29"), Due::default());
     assert_eq!(due("24T07:30", "25T07:30"), Due { fire: Some(at("25T07:30")), missed: vec![] });
     assert_eq!(due("24T07:30", "25T08:00"), Due { fire: Some(at("25T07:30")), missed: vec![] });
@@ -194,6 +193,6 @@ fn the_newest_due_time_is_fired_if_it_is_in_time_and_the_others_are_missed() {
     assert_eq!(due("25T07:30", "25T06:30"), Due::default());
     // However long nothing ran, a week counts.
     let minutely = Timetable::new("* * * * *", TimeZone::UTC, None).unwrap();
-    let long = super::due(&minutely, Timestamp::UNIX_EPOCH, at("25T07:30"), grace);
+    let long = super::due(&minutely, Timestamp::UNIX_EPOCH, at("25T07:30"), |_| true);
     assert_eq!((long.fire, long.missed.len()), (Some(at("25T07:30")), MOST_MISSED - 1));
 }

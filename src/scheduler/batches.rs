@@ -283,7 +283,7 @@ impl Batches {
 
 /// Whether `key` is the routing key under which reveille publishes what happens in the lane: RabbitMQ lets a user publish under some
 /// keys and not under others, and what stands in an event it does not read.
-fn is_key(key: &str, lane: &str, what: &str) -> bool {
+pub(super) fn is_key(key: &str, lane: &str, what: &str) -> bool {
     key.strip_prefix(lane).and_then(|rest| rest.strip_prefix('.')) == Some(what)
 }
 

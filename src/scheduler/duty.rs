@@ -99,7 +99,7 @@ impl<'a> Outbox<'a> {
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
     async fn write_down(&self, resume_from: Option<u64>) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from };
+        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules: Vec::new() };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }

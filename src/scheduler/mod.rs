@@ -15,6 +15,7 @@
 //! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Jobs are cancelled by what the log says, but
 //! only those of a batch with an announcement that says how many may fail. Memory is bounded whatever is in the log.
 
+mod agenda;
 mod batches;
 mod duty;
 

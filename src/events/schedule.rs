@@ -1,0 +1,74 @@
+//! What is said of schedules.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A schedule is seen for the first time, or with another line or zone than before: it has no past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleKnown {
+    /// Its name.
+    pub schedule: String,
+    /// Its lane.
+    pub lane: String,
+    /// Its cron line and zone.
+    pub line: String,
+}
+
+/// All jobs of a due time are submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleFired {
+    /// Its name.
+    pub schedule: String,
+    /// Its lane.
+    pub lane: String,
+    /// When it was due.
+    pub due: Timestamp,
+    /// The batch of the jobs.
+    pub batch_id: String,
+    /// How many there are.
+    pub size: usize,
+}
+
+/// Due times have passed that are not fired any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleMissed {
+    /// Its name.
+    pub schedule: String,
+    /// Its lane.
+    pub lane: String,
+    /// Why.
+    pub reason: MissedReason,
+    /// For a person.
+    pub text: String,
+    /// How many there are.
+    pub count: usize,
+    /// The first of them.
+    pub first_due: Timestamp,
+    /// The last of them.
+    pub last_due: Timestamp,
+}
+
+/// Why due times are not fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedReason {
+    /// No replica ran the scheduler until the grace was over.
+    Late,
+    /// A later one was due as well.
+    Superseded,
+    /// The schedule was paused by hand.
+    Paused,
+    /// Its machines could not be named, or its jobs not be submitted, until the grace was over.
+    Failed,
+}
+
+/// How far the due times of a schedule are dealt with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleState {
+    /// Its name.
+    pub schedule: String,
+    /// Its cron line and zone.
+    pub line: String,
+    /// Everything that was due until then is fired or missed.
+    pub until: Timestamp,
+}
