@@ -14,6 +14,7 @@ mod man;
 mod pause;
 mod report;
 mod run;
+mod schedules;
 mod signals;
 mod snooze;
 mod status;
@@ -95,6 +96,8 @@ enum Command {
     Snooze(snooze::Arguments),
     /// List, show, replay or discard dead letters: jobs that failed, and messages that could not be read.
     Dead(dead::Arguments),
+    /// Show what is due when, and how it went.
+    Schedules(schedules::Arguments),
     /// Print the exchanges, queues and bindings the daemon declares.
     Topology(topology::Arguments),
     /// Print a completion script for a shell.
@@ -220,6 +223,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Cancel(cancel) => in_runtime(talk(path), async |config| cancel::run(&cancel, &config).await),
         Command::Snooze(snooze) => in_runtime(talk(path), async |config| snooze::run(&snooze, &config).await),
         Command::Dead(dead) => in_runtime(talk(path), async |config| dead::run(&dead, &config).await),
+        Command::Schedules(schedules) => {
+            in_runtime(talk(path), async |config| schedules::run(&schedules, &config).await)
+        }
         Command::Topology(topology) => talk(path)().and_then(|config| topology::run(topology, &config)),
         Command::Completions(completions) => completions::run(completions, Arguments::command()),
         Command::Man(man) => man::run(&man, Arguments::command()),
