@@ -17,3 +17,4 @@ mod status;
 mod stop;
 mod submit;
 mod watch;
+mod waves;
