@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
+use crate::events::Wave;
 
 pub use self::cloud_event::{Envelope, Reading, START_REQUESTED, read};
 pub use self::park::ParkCause;
@@ -23,10 +24,10 @@ pub use self::progress::{Boot, Progress, job_id, once};
 /// Largest body of a job, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 /// The fields of a job.
-pub const FIELDS: [&str; 8] =
-    ["instance_id", "batch_id", "conflict", "confirm", "not_before", "deadline", "priority", "labels"];
+pub const FIELDS: [&str; 9] =
+    ["instance_id", "batch_id", "wave", "conflict", "confirm", "not_before", "deadline", "priority", "labels"];
 /// Longest id of a job, in bytes.
-const ID_LIMIT: usize = 255;
+pub const ID_LIMIT: usize = 255;
 /// Longest id of a batch, in bytes.
 pub const BATCH_ID_LIMIT: usize = 128;
 const LABELS_LIMIT: usize = 16;
@@ -108,6 +109,9 @@ pub struct Job {
     /// Groups jobs; at most 128 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_id: Option<String>,
+    /// The wave of its batch: it waits until all jobs of the waves before have ended. The first where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
     /// The 409 policy; the lane's where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<Conflict>,
@@ -160,6 +164,7 @@ impl Job {
         Self {
             instance_id,
             batch_id: None,
+            wave: None,
             conflict: None,
             confirm: None,
             not_before: None,
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn every_field_is_listed() {
         let job = Job::parse(
-            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","conflict":"accept","confirm":"running","priority":"urgent",
+            br#"{"instance_id":"i-YufwpQAe","batch_id":"b","wave":2,"conflict":"accept","confirm":"running","priority":"urgent",
                 "not_before":"2026-11-25T07:30:00+08:00","deadline":"2026-11-25T00:00:00Z","labels":{"team":"ops"}}"#,
         );
         let job = serde_json::to_value(job.unwrap()).unwrap();
@@ -295,6 +300,19 @@ mod tests {
             (r#"{"instance_id":"i-0000","confirm":"soon"}"#, "confirm: unknown variant `soon`"),
             (r#"{"instance_id":"i-0000","deadline":"tomorrow"}"#, "deadline: "),
             (r#"{"instance_id":"i-0000","labels":{"a":1}}"#, "labels.a: invalid type"),
+            (
+                r#"{"instance_id":"i-0000","batch_id":"b","wave":0}"#,
+                "wave: invalid value: integer `0`, expected a whole",
+            ),
+            (
+                r#"{"instance_id":"i-0000","batch_id":"b","wave":4294967296}"#,
+                "expected a whole number from 1 to 4294967295",
+            ),
+            (
+                r#"{"instance_id":"i-0000","batch_id":"b","wave":-1}"#,
+                "wave: invalid type: integer `-1`, expected a whole number from 1",
+            ),
+            (r#"{"instance_id":"i-0000","batch_id":"b","wave":"2"}"#, "wave: invalid type: string \"2\""),
             (r#"{"instance_id":"i-0000"} more"#, "trailing characters"),
             (r#"{"instance_id":"i-0000","instance_id":"i-0001"}"#, "duplicate field"),
         ] {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::events::{Data, Event, JobEvent};
 use crate::text::Shown;
@@ -21,10 +22,13 @@ pub(super) fn ended(event: &[u8]) -> Option<JobEvent> {
     }
 }
 
+/// Outcome and reason.
+pub(super) type Row = (String, String);
+
 /// The outcomes so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    counts: BTreeMap<(String, String), usize>,
+    counts: BTreeMap<Arc<Row>, usize>,
     /// The first machines that are not up, by instance.
     down: Vec<(String, JobEvent)>,
     /// How many there are.
@@ -36,10 +40,13 @@ pub(super) struct Report {
 pub(super) struct Down<'a>(pub &'a str, pub &'a JobEvent);
 
 impl Report {
-    pub(super) fn add(&mut self, instance: String, ended: JobEvent) {
+    /// Adds a job that has ended, and returns the row in which it is counted.
+    pub(super) fn add(&mut self, instance: String, ended: JobEvent) -> Arc<Row> {
         let row = (ended.outcome.clone(), ended.reason.clone().unwrap_or_default());
         let has_row = self.counts.len() < ROWS || self.counts.contains_key(&row);
-        *self.counts.entry(if has_row { row } else { ("others".to_owned(), String::new()) }).or_default() += 1;
+        let row = if has_row { row } else { ("others".to_owned(), String::new()) };
+        let row = self.counts.get_key_value(&row).map_or_else(|| Arc::new(row), |(known, _)| known.clone());
+        *self.counts.entry(row.clone()).or_default() += 1;
         if !ended.is_up() {
             self.down_count += 1;
             let place = self.down.partition_point(|(other, _)| *other <= instance);
@@ -48,12 +55,26 @@ impl Report {
                 self.down.truncate(MACHINES_SHOWN);
             }
         }
+        row
+    }
+
+    /// Takes a job that is not up out again, with the row in which it was counted.
+    pub(super) fn take_back(&mut self, job_id: &str, row: &Row) {
+        if let Some(count) = self.counts.get_mut(row) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(row);
+            }
+            self.down_count -= 1;
+            self.down.retain(|(_, ended)| ended.job_id != job_id);
+        }
     }
 
     /// How many jobs ended with each outcome, whatever the reason.
     pub(super) fn outcomes(&self) -> BTreeMap<&str, usize> {
         let mut outcomes = BTreeMap::new();
-        for ((outcome, _), count) in &self.counts {
+        for (row, count) in &self.counts {
+            let (outcome, _) = &**row;
             *outcomes.entry(outcome.as_str()).or_default() += count;
         }
         outcomes
@@ -76,7 +97,7 @@ fn width<'a>(least: usize, texts: impl Iterator<Item = &'a String>) -> usize {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |(outcome, reason): &(String, String)| (Shown(outcome).to_string(), Shown(reason).to_string());
+        let shown = |(outcome, reason): &Row| (Shown(outcome).to_string(), Shown(reason).to_string());
         let rows: Vec<_> = self.counts.iter().map(|(row, count)| (shown(row), count)).collect();
         let first = width(14, rows.iter().map(|((outcome, _), _)| outcome));
         let second = width(22, rows.iter().map(|((_, reason), _)| reason));
@@ -137,7 +158,7 @@ mod tests {
     #[test]
     fn only_final_outcomes_count() {
         assert!(ended(&event("started", false, json!({}))).is_none());
-        let batch = Batch { batch_id: "b".to_owned(), size: 1, lane: "l".to_owned(), max_failures: None };
+        let batch = Batch::new("b".to_owned(), 1, "l".to_owned());
         let submitted = Event::new("l", Data::BatchSubmitted(batch), jiff::Timestamp::UNIX_EPOCH);
         assert!(ended(&submitted.to_bytes()).is_none());
         assert!(ended(b"noise").is_none());

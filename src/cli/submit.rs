@@ -10,8 +10,8 @@ mod lane;
 mod read;
 mod select;
 mod send;
-mod threshold;
 mod wait;
+mod waves;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ use self::identity::Identity;
 use self::read::{Format, Input};
 use self::select::Selection;
 use self::send::Route;
-use self::threshold::MaxFailures;
 use super::signals::Signals;
 use super::{Failure, Output, tell};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
+use crate::events::MaxFailures;
 use crate::text::Shown;
 
 const EXAMPLES: &str = "\
@@ -41,6 +41,7 @@ Examples:
   reveille submit --lane prod-bj --urgent --confirm running --wait i-YufwpQAe
   reveille submit --lane prod-bj --select tag=wake:morning --dry-run
   reveille submit --lane prod-bj --batch morning --file fleet.csv --max-failures 5%
+  reveille submit --lane prod-bj --batch patched --file fleet.csv --ramp
   produce-ids | reveille submit --lane prod-bj --file -";
 
 /// What `reveille submit` takes.
@@ -66,7 +67,7 @@ pub(super) struct Arguments {
     lane: Option<String>,
     #[command(flatten)]
     options: Options,
-    /// Cancel the rest of a batch once more of its jobs than this have failed: a number, or a part of it (5%).
+    /// Cancel the rest of a batch once more of its jobs than this have failed: a number, or a part of it (5%); 0 with --ramp.
     #[arg(long, value_name = "N|P%", value_parser = MaxFailures::parse)]
     max_failures: Option<MaxFailures>,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
@@ -107,29 +108,37 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let defaults = arguments.options.check(Timestamp::now())?;
     let start = defaults.not_before.map(|start| format!(", not to start before {start}")).unwrap_or_default();
     let (batch, moving_deadline) = (defaults.batch.clone(), defaults.moving_deadline);
-    let identity = Identity { lane: lane.clone(), moving_deadline };
+    let identity = Identity { lane: lane.clone(), moving_deadline, ramp: defaults.ramp };
     let (not_before, settings) = (defaults.not_before, config.lanes.iter().find(|known| known.name == lane));
     let ids = arguments.ids(settings, &lane).await?;
     let mut input = Input::new(ids, &arguments.files, arguments.format, defaults, identity.clone())?;
     let checked = Arc::new(input.check()?);
     if arguments.dry_run {
-        return dry_run::run(&lane, settings, not_before, input, &checked, arguments.output).await;
+        let waves = checked.waves(identity.ramp);
+        return dry_run::run(&lane, settings, not_before, waves, input, &checked, arguments.output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
-    let to = format!("lane {lane} as batch {}{start}", Shown(&batch));
+    let waves = match checked.waves(identity.ramp)[..] {
+        [] => String::new(),
+        [(_, ref waves)] => format!(", {waves}"),
+        [..] => ", in waves".to_owned(),
+    };
+    let to = format!("lane {lane} as batch {}{start}{waves}", Shown(&batch));
     tell(format_args!("submitting {jobs} to {to}"));
 
     let connection = broker::connect(&config.broker, ConnectionKind::Submit).await?;
     let names = Names::new(&config.broker.prefix);
     if let Some(standing) = lane::look(&connection, &names, &lane, &checked, config).await? {
-        standing.notes(&lane, &checked, settings).into_iter().for_each(tell);
+        standing.notes(&lane, &checked, settings, identity.ramp).into_iter().for_each(tell);
     }
     // Subscribed before the first job goes out, so that no outcome is missed.
     let events = if arguments.wait { Some(wait::subscribe(&connection, &names, &lane).await?) } else { None };
 
     let mut signals = Signals::open()?;
-    let route =
-        Route { broker: &config.broker, names: &names, identity: &identity, max_failures: arguments.max_failures };
+    // The first step that fails ends a ramp.
+    let max_failures = arguments.max_failures.or(identity.ramp.then_some(MaxFailures::Jobs(0)));
+    let announced_at = Timestamp::now();
+    let route = Route { broker: &config.broker, names: &names, identity: &identity, max_failures, announced_at };
     let connection = match send::send(route, connection, input, &checked, &mut signals).await? {
         ControlFlow::Continue(connection) => connection,
         ControlFlow::Break(code) => return Ok(ExitCode::from(code)),

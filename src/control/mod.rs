@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use self::state::State;
-pub use self::state::{Cancellation, LASTS, Pause};
+pub use self::state::{Cancellation, LASTS, Pause, WaveAhead};
 use crate::bce::InstanceId;
 use crate::job::Job;
 
@@ -63,6 +63,11 @@ impl Control {
     /// Why a job of `lane` is not to be called at all. `submitted`: when, if that is known.
     pub fn cancellation(&self, lane: &str, job: &Job, submitted: Option<Timestamp>) -> Option<Cancellation> {
         self.state.borrow().cancellation(lane, job, submitted, Timestamp::now())
+    }
+
+    /// Whether a job of `lane` has to wait for earlier waves of its batch. `stamped`: the time that its message has.
+    pub fn wave_ahead(&self, lane: &str, job: &Job, stamped: Option<Timestamp>) -> Option<WaveAhead> {
+        self.state.borrow().wave_ahead(lane, job, stamped, Timestamp::now())
     }
 
     /// Why an instance is not to be called now.

@@ -5,6 +5,7 @@
 //! | pause | all of the lane: they wait | until it is resumed, until its own end, or for 30 days |
 //! | cancel | those that were submitted before | 30 days |
 //! | snooze | all of the instance that would be called | until its own end, or for 30 days |
+//! | start a wave | those of the batch that were announced at its time, up to that wave | 30 days |
 //!
 //! Nothing lasts longer than the stream keeps the command ([`LASTS`]), so that a replica that starts anew agrees with one
 //! that runs on.
@@ -12,6 +13,10 @@
 //! **Submitted before**: when a job was submitted is known from the message's `timestamp`, which the producer sets, or
 //! from when the daemon first parked it. Clocks differ, so a job counts as earlier up to [`MARGIN`] after the command. A
 //! new message without a timestamp may have waited in its queue for long: it counts as earlier for [`UNDATED`].
+//!
+//! **Announced at**: a name of a batch comes again, and the command that started its waves yesterday is still known. So a job of
+//! a later wave goes by those commands alone that name the second in its message's `timestamp`, which is that of the
+//! announcement. No other clock has a part in it.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -21,7 +26,7 @@ use std::hash::Hash;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::bce::InstanceId;
-use crate::events::{Action, CancelReason, Command};
+use crate::events::{Action, CancelReason, Command, Wave};
 use crate::job::Job;
 use crate::text::Shown;
 
@@ -31,7 +36,7 @@ pub const LASTS: SignedDuration = SignedDuration::from_hours(30 * 24);
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 /// How long a cancellation is for jobs that do not say when they were submitted.
 const UNDATED: SignedDuration = SignedDuration::from_hours(24);
-/// Cancellations of batches, of instances, and snoozes: so many of each are in force at a time, some 30 MB. Beyond that, the
+/// Cancellations of batches, of instances, snoozes, and batches with waves: so many of each are in force at a time, some 40 MB. Beyond that, the
 /// earlier half of them ends.
 const LIMIT: usize = 100_000;
 
@@ -75,6 +80,32 @@ pub struct State {
     instances: HashMap<InstanceId, Order>,
     /// Snoozed ones, with the end of each.
     snoozes: HashMap<InstanceId, (Order, Timestamp)>,
+    waves: HashMap<Announced, Started>,
+}
+
+/// The jobs of a batch that were announced together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Announced {
+    batch: String,
+    lane: String,
+    /// In seconds since 1970.
+    at: i64,
+}
+
+/// How far a batch may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Started {
+    wave: Wave,
+    /// Jobs of later waves.
+    waiting: usize,
+    at: Timestamp,
+}
+
+/// A job has to wait for the waves before its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaveAhead {
+    /// How many jobs of its batch wait with it, as far as that is known.
+    pub waiting: usize,
 }
 
 impl State {
@@ -95,6 +126,14 @@ impl State {
             Action::ResumeLane { lane } => drop(self.pauses.remove(&lane)),
             Action::CancelBatch { batch_id, lane } => {
                 insert(&mut self.batches, (batch_id, lane), order);
+            }
+            Action::StartWave { batch_id, lane, wave, announced_at, waiting } => {
+                let announced = Announced { batch: batch_id, lane, at: announced_at.as_second() };
+                // A copy of an early command can come after a later one.
+                if self.waves.get(&announced).is_none_or(|present| present.wave <= wave) {
+                    make_room(&mut self.waves, |started| started.at);
+                    self.waves.insert(announced, Started { wave, waiting, at });
+                }
             }
             Action::CancelInstance { instance_id } => {
                 insert(&mut self.instances, instance_id, order);
@@ -132,6 +171,20 @@ impl State {
         let order = of_batch(None).into_iter().chain(of_batch(Some(lane))).chain(self.instances.get(&job.instance_id));
         let order = order.filter(|order| order.is_for_one_submitted(submitted, now)).max_by_key(|order| order.at)?;
         Some(Cancellation { reason: CancelReason::ByCommand, text: format!("cancelled by {order}") })
+    }
+
+    /// Whether a job of `lane` has to wait for earlier waves of its batch. `stamped`: the time that its message has.
+    pub fn wave_ahead(&self, lane: &str, job: &Job, stamped: Option<Timestamp>, now: Timestamp) -> Option<WaveAhead> {
+        let wave = job.wave.filter(|wave| *wave > Wave::FIRST)?;
+        let batch = job.batch_id.clone()?;
+        let started = stamped.and_then(|stamped| {
+            let announced = Announced { batch, lane: lane.to_owned(), at: stamped.as_second() };
+            self.waves.get(&announced).filter(|started| now.duration_since(started.at) <= LASTS)
+        });
+        match started {
+            Some(started) if wave <= started.wave => None,
+            started => Some(WaveAhead { waiting: started.map_or(0, |started| started.waiting) }),
+        }
     }
 
     /// Why an instance is not to be called now.
@@ -295,6 +348,35 @@ mod tests {
         assert!(state.cancellation("prod", &job(None), Some(given), now).is_some());
     }
 
+    fn start_wave(batch: &str, wave: u32, announced_at: Timestamp) -> Command {
+        let (batch_id, lane, wave) = (batch.to_owned(), "prod".to_owned(), Wave::new(wave).unwrap());
+        command(Action::StartWave { batch_id, lane, wave, announced_at, waiting: 7 })
+    }
+
+    #[test]
+    fn a_job_waits_until_its_wave_was_started_for_those_that_were_announced_with_it() {
+        let (announced, now) = (at("07:00:00.75"), at("08:00:00"));
+        let mut state = State::default();
+        let of = |wave| Job { wave: Wave::new(wave), ..job(Some("b")) };
+        // As the timestamp of a message has it.
+        let stamped = Some(at("07:00:00"));
+        let ahead = |state: &State, wave, stamped| state.wave_ahead("prod", &of(wave), stamped, now);
+        assert_eq!(ahead(&state, 2, stamped), Some(WaveAhead { waiting: 0 }), "nothing is known");
+        assert_eq!((ahead(&state, 1, None), ahead(&state, 0, None)), (None, None), "the first waits for nothing");
+        state.apply(start_wave("b", 3, announced), at("07:10:00"), now);
+        state.apply(start_wave("b", 2, announced), at("07:05:00"), now);
+        assert_eq!((ahead(&state, 2, stamped), ahead(&state, 3, stamped)), (None, None), "a copy takes nothing back");
+        assert_eq!(ahead(&state, 4, stamped), Some(WaveAhead { waiting: 7 }));
+        for (other, stamp) in [("later", Some(at("07:00:01"))), ("earlier", Some(at("06:59:59"))), ("undated", None)] {
+            assert!(ahead(&state, 2, stamp).is_some(), "{other}");
+        }
+        assert!(state.wave_ahead("test", &of(2), stamped, now).is_some(), "another lane");
+        let other = Job { batch_id: Some("c".to_owned()), ..of(2) };
+        assert!(state.wave_ahead("prod", &other, stamped, now).is_some(), "another batch");
+        let later = at("07:10:00").saturating_add(LASTS).unwrap() + SignedDuration::from_secs(1);
+        assert!(state.wave_ahead("prod", &of(2), stamped, later).is_some(), "as a replica that starts then has it");
+    }
+
     #[test]
     fn a_snooze_ends_at_its_time_and_can_be_ended_before() {
         let mut state = State::default();
@@ -322,5 +404,10 @@ mod tests {
         let has = |number: usize| state.batches.contains_key(&(format!("b-{number}"), None));
         assert!(!has(0) && !has(LIMIT / 2 - 1) && has(LIMIT / 2) && has(LIMIT));
         assert_eq!(state.batches.len(), LIMIT / 2 + 1);
+        for number in 0..=LIMIT {
+            let time = now + SignedDuration::from_millis(number.try_into().unwrap());
+            state.apply(start_wave(&format!("b-{number}"), u32::MAX, Timestamp::MIN), time, time);
+        }
+        assert_eq!(state.waves.len(), LIMIT / 2 + 1);
     }
 }

@@ -70,6 +70,11 @@ impl Announced {
         heard
     }
 
+    /// Whether an announcement with this id was heard.
+    pub fn has(&self, id: &str) -> bool {
+        self.parts.contains_key(&self.hasher.hash_one(id))
+    }
+
     /// Jobs of all parts, at most [`usize::MAX`]. `None`: none was announced.
     pub fn jobs(&self) -> Option<usize> {
         (!self.parts.is_empty()).then(|| usize::try_from(self.jobs).unwrap_or(usize::MAX))

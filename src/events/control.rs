@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Wave;
 use crate::bce::InstanceId;
 use crate::replica::Replica;
 
 const LANE_PAUSE: &str = "io.reveille.lane.pause.v1";
 const LANE_RESUME: &str = "io.reveille.lane.resume.v1";
 const BATCH_CANCEL: &str = "io.reveille.batch.cancel.v1";
+const BATCH_WAVE: &str = "io.reveille.batch.wave.v1";
 const INSTANCE_CANCEL: &str = "io.reveille.instance.cancel.v1";
 const INSTANCE_SNOOZE: &str = "io.reveille.instance.snooze.v1";
 
@@ -55,6 +57,19 @@ pub enum Action {
         /// `None`: in every lane.
         lane: Option<String>,
     },
+    /// The jobs of the batch may start, up to this wave.
+    StartWave {
+        /// As the jobs name it.
+        batch_id: String,
+        /// The lane of the jobs.
+        lane: String,
+        /// The last wave that may start.
+        wave: Wave,
+        /// When the jobs were announced. It is for those alone whose messages have this time, to the second.
+        announced_at: Timestamp,
+        /// How many jobs of later waves wait.
+        waiting: usize,
+    },
     /// The same for the jobs of an instance.
     CancelInstance {
         /// The instance.
@@ -76,6 +91,7 @@ impl Action {
             Self::PauseLane { .. } => LANE_PAUSE,
             Self::ResumeLane { .. } => LANE_RESUME,
             Self::CancelBatch { .. } => BATCH_CANCEL,
+            Self::StartWave { .. } => BATCH_WAVE,
             Self::CancelInstance { .. } => INSTANCE_CANCEL,
             Self::Snooze { .. } => INSTANCE_SNOOZE,
         }
@@ -96,6 +112,7 @@ impl fmt::Display for Action {
             Self::PauseLane { lane, until: None } | Self::ResumeLane { lane } => write!(f, "lane {lane}"),
             Self::CancelBatch { batch_id, lane: Some(lane) } => write!(f, "batch {batch_id} of lane {lane}"),
             Self::CancelBatch { batch_id, lane: None } => write!(f, "batch {batch_id}"),
+            Self::StartWave { batch_id, lane, wave, .. } => write!(f, "wave {wave} of batch {batch_id} of lane {lane}"),
             Self::CancelInstance { instance_id } => write!(f, "instance {instance_id}"),
             Self::Snooze { instance_id, until } => write!(f, "instance {instance_id}, until {until}"),
         }
@@ -113,6 +130,12 @@ struct Written {
     instance_id: Option<InstanceId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wave: Option<Wave>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    announced_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting: Option<usize>,
     by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -122,10 +145,11 @@ impl Command {
     /// What an event of type `kind` says with `data`. `None`: it is no command that this version knows, or a text is
     /// longer than a command's may be.
     pub(super) fn read(kind: &str, data: &Value) -> Option<Self> {
-        if ![LANE_PAUSE, LANE_RESUME, BATCH_CANCEL, INSTANCE_CANCEL, INSTANCE_SNOOZE].contains(&kind) {
+        if ![LANE_PAUSE, LANE_RESUME, BATCH_CANCEL, BATCH_WAVE, INSTANCE_CANCEL, INSTANCE_SNOOZE].contains(&kind) {
             return None;
         }
-        let Written { lane, batch_id, instance_id, until, by, reason } = Written::deserialize(data).ok()?;
+        let Written { lane, batch_id, instance_id, until, wave, announced_at, waiting, by, reason } =
+            Written::deserialize(data).ok()?;
         let is_short = |text: &Option<String>, limit| text.as_ref().is_none_or(|text| text.len() <= limit);
         if by.len() > BY_LIMIT
             || !is_short(&reason, REASON_LIMIT)
@@ -138,6 +162,13 @@ impl Command {
             LANE_PAUSE => Action::PauseLane { lane: lane?, until },
             LANE_RESUME => Action::ResumeLane { lane: lane? },
             BATCH_CANCEL => Action::CancelBatch { batch_id: batch_id?, lane },
+            BATCH_WAVE => Action::StartWave {
+                batch_id: batch_id?,
+                lane: lane?,
+                wave: wave?,
+                announced_at: announced_at?,
+                waiting: waiting.unwrap_or_default(),
+            },
             INSTANCE_CANCEL => Action::CancelInstance { instance_id: instance_id? },
             _ => Action::Snooze { instance_id: instance_id?, until: until? },
         };
@@ -148,11 +179,29 @@ impl Command {
 impl Serialize for Command {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (by, reason) = (self.by.clone(), self.reason.clone());
-        let none = Written { lane: None, batch_id: None, instance_id: None, until: None, by, reason };
+        let none = Written {
+            lane: None,
+            batch_id: None,
+            instance_id: None,
+            until: None,
+            wave: None,
+            announced_at: None,
+            waiting: None,
+            by,
+            reason,
+        };
         let written = match self.action.clone() {
             Action::PauseLane { lane, until } => Written { lane: Some(lane), until, ..none },
             Action::ResumeLane { lane } => Written { lane: Some(lane), ..none },
             Action::CancelBatch { batch_id, lane } => Written { batch_id: Some(batch_id), lane, ..none },
+            Action::StartWave { batch_id, lane, wave, announced_at, waiting } => Written {
+                batch_id: Some(batch_id),
+                lane: Some(lane),
+                wave: Some(wave),
+                announced_at: Some(announced_at),
+                waiting: Some(waiting),
+                ..none
+            },
             Action::CancelInstance { instance_id } => Written { instance_id: Some(instance_id), ..none },
             Action::Snooze { instance_id, until } => {
                 Written { instance_id: Some(instance_id), until: Some(until), ..none }

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::Outcome;
 use super::control::{Applied, Command, LanePaused, LaneResumed};
 use super::schedule::{ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use super::waves::sizes;
+use super::{MaxFailures, Outcome, Wave};
 use crate::bce::{Answer, InstanceId};
 use crate::replica::Replica;
 
@@ -137,6 +138,12 @@ pub struct JobEvent {
     /// As the job says.
     pub batch_id: Option<String>,
     /// As the job says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
+    /// The id of the job of which this one is a replay; at most 255 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
+    /// As the job says.
     pub labels: Option<BTreeMap<String, String>>,
     /// The name of an [`Outcome`], or one that only another version has.
     pub outcome: String,
@@ -204,7 +211,28 @@ pub struct Batch {
     pub lane: String,
     /// How many jobs may fail before the rest of the batch is cancelled; `None`: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_failures: Option<usize>,
+    pub max_failures: Option<MaxFailures>,
+    /// How many of the jobs are of which wave, [`MOST_WAVES`](super::MOST_WAVES) at most. Those of none are of the first.
+    #[serde(default, deserialize_with = "sizes", skip_serializing_if = "BTreeMap::is_empty")]
+    pub waves: BTreeMap<Wave, usize>,
+}
+
+impl Batch {
+    /// A batch without waves.
+    pub fn new(batch_id: String, size: usize, lane: String) -> Self {
+        Self { batch_id, size, lane, max_failures: None, waves: BTreeMap::new() }
+    }
+
+    /// The size of each wave, where the jobs of no wave are of the first.
+    pub fn sizes(&self) -> BTreeMap<Wave, usize> {
+        let mut sizes = self.waves.clone();
+        let rest = sizes.values().fold(self.size, |rest, size| rest.saturating_sub(*size));
+        if rest > 0 || sizes.is_empty() {
+            let first = sizes.entry(Wave::FIRST).or_default();
+            *first = first.saturating_add(rest);
+        }
+        sizes
+    }
 }
 
 /// As many distinct jobs of a batch have ended as were announced.

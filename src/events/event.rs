@@ -148,10 +148,13 @@ pub fn is_traceparent(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::bce::{Answer, InstanceId};
     use crate::events::{
-        Action, Applied, Batch, Command, LaneHeld, LanePaused, LaneResumed, Outcome, Reason, SchedulerHeld,
+        Action, Applied, Batch, Command, LaneHeld, LanePaused, LaneResumed, MaxFailures, Outcome, Reason,
+        SchedulerHeld, Wave,
     };
     use crate::replica::Replica;
 
@@ -166,6 +169,8 @@ mod tests {
             lane: "prod".to_owned(),
             instance_id: None,
             batch_id: None,
+            wave: None,
+            replay_of: None,
             labels: None,
             outcome: outcome.as_str().to_owned(),
             reason: (!outcome.reason().is_empty()).then(|| outcome.reason().to_owned()),
@@ -183,12 +188,19 @@ mod tests {
     }
 
     /// One of each kind.
-    fn commands() -> [Command; 6] {
+    fn commands() -> [Command; 7] {
         let (lane, instance_id) = ("prod".to_owned(), InstanceId::parse("i-0000").unwrap());
         [
             Action::PauseLane { lane: lane.clone(), until: Some(now()) },
             Action::ResumeLane { lane: lane.clone() },
-            Action::CancelBatch { batch_id: "morning".to_owned(), lane: Some(lane) },
+            Action::CancelBatch { batch_id: "morning".to_owned(), lane: Some(lane.clone()) },
+            Action::StartWave {
+                batch_id: "morning".to_owned(),
+                lane,
+                wave: Wave::FIRST,
+                announced_at: now(),
+                waiting: 3,
+            },
             Action::CancelBatch { batch_id: "morning".to_owned(), lane: None },
             Action::CancelInstance { instance_id: instance_id.clone() },
             Action::Snooze { instance_id, until: now() },
@@ -199,20 +211,30 @@ mod tests {
     #[test]
     fn what_is_no_command_of_ours_is_of_an_unknown_type() {
         let long = "x".repeat(501);
+        let wave =
+            |wave: Value| json!({"batch_id": "b", "lane": "prod", "wave": wave, "announced_at": now(), "by": "ops"});
         for (name, data) in [
-            ("lane.pause", serde_json::json!({"by": "ops"})),
-            ("lane.pause", serde_json::json!({"lane": "prod"})),
-            ("lane.pause", serde_json::json!({"lane": "prod", "by": "ops", "until": "tomorrow"})),
-            ("lane.pause", serde_json::json!({"lane": "prod", "by": "ops", "reason": long})),
-            ("lane.pause", serde_json::json!({"lane": "prod", "by": long})),
-            ("lane.pause", serde_json::json!({"lane": long, "by": "ops"})),
-            ("batch.cancel", serde_json::json!({"batch_id": long, "by": "ops"})),
-            ("instance.cancel", serde_json::json!({"instance_id": "../", "by": "ops"})),
-            ("instance.snooze", serde_json::json!({"instance_id": "i-0000", "by": "ops"})),
-            ("lane.explode", serde_json::json!({"lane": "prod", "by": "ops"})),
+            ("lane.pause", json!({"by": "ops"})),
+            ("lane.pause", json!({"lane": "prod"})),
+            ("lane.pause", json!({"lane": "prod", "by": "ops", "until": "tomorrow"})),
+            ("lane.pause", json!({"lane": "prod", "by": "ops", "reason": long})),
+            ("lane.pause", json!({"lane": "prod", "by": long})),
+            ("lane.pause", json!({"lane": long, "by": "ops"})),
+            ("batch.cancel", json!({"batch_id": long, "by": "ops"})),
+            ("instance.cancel", json!({"instance_id": "../", "by": "ops"})),
+            ("instance.snooze", json!({"instance_id": "i-0000", "by": "ops"})),
+            ("batch.wave", json!({"batch_id": "b", "lane": "prod", "announced_at": now(), "by": "ops"})),
+            ("batch.wave", json!({"batch_id": "b", "lane": "prod", "wave": 2, "by": "ops"})),
+            ("batch.wave", json!({"batch_id": "b", "wave": 2, "announced_at": now(), "by": "ops"})),
+            ("batch.wave", wave(json!(0))),
+            ("batch.wave", wave(json!(-1))),
+            ("batch.wave", wave(json!(4_294_967_296_u64))),
+            ("batch.wave", wave(json!("2"))),
+            ("batch.wave", wave(json!(2.5))),
+            ("lane.explode", json!({"lane": "prod", "by": "ops"})),
         ] {
             let kind = format!("io.reveille.{name}.v1");
-            let body = serde_json::json!({"specversion": "1.0", "id": "c", "source": "/", "type": kind, "time": now(),
+            let body = json!({"specversion": "1.0", "id": "c", "source": "/", "type": kind, "time": now(),
                 "data": data});
             let read = Event::read(body.to_string().as_bytes()).unwrap();
             assert!(matches!(&read.data, Data::Unknown { kind: unknown, .. } if *unknown == kind), "{read:?}");
@@ -251,6 +273,8 @@ mod tests {
             correlation_id: Some("ask-7".to_owned()),
             instance_id: Some(InstanceId::parse("i-0000").unwrap()),
             batch_id: Some("morning".to_owned()),
+            wave: Some(Wave::FIRST),
+            replay_of: Some("j-0".to_owned()),
             labels: Some([("a".to_owned(), "\u{1b}\"".to_owned())].into()),
             ambiguous: true,
             ..job(outcome)
@@ -261,7 +285,7 @@ mod tests {
 
     #[test]
     fn each_event_is_read_as_it_was_written() {
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
+        let batch = Batch::new("morning".to_owned(), 3, "prod".to_owned());
         let new = [
             Data::BatchSubmitted(batch),
             Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }),
@@ -295,19 +319,23 @@ mod tests {
     #[test]
     fn what_is_written_is_what_consumers_know() {
         let about = |lane: &str, data| Event { id: "id".to_owned(), ..Event::new(lane, data, now()) };
-        let batch = Batch { batch_id: "morning".to_owned(), size: 3, lane: "prod".to_owned(), max_failures: None };
+        let batch = Batch::new("morning".to_owned(), 3, "prod".to_owned());
+        let waves = [(Wave::FIRST, 1), (Wave::new(7).unwrap(), 2)].into();
         for (event, written) in [
             (
                 full(Outcome::Failed(Reason::NotFound)),
-                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","correlation_id":"ask-7","lane":"prod","instance_id":"i-0000","batch_id":"morning","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
+                r#"{"specversion":"1.0","id":"j-1/start/2026-11-25T07:30:00Z","source":"/reveille/lanes/prod","type":"io.reveille.instance.failed.v1","subject":"i-0000","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"job_id":"j-1","correlation_id":"ask-7","lane":"prod","instance_id":"i-0000","batch_id":"morning","wave":1,"replay_of":"j-0","labels":{"a":"\u001b\""},"outcome":"failed","reason":"not_found","final":true,"attempts":1,"http_status":404,"error_code":"NoSuchObject","error_message":"gone","bce_request_id":"r-1","ambiguous":true,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
                 Event::of_job(job(Outcome::Running), Phase::Confirm, None, None),
                 r#"{"specversion":"1.0","id":"j-1/confirm","source":"/reveille/lanes/prod","type":"io.reveille.instance.running.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"job_id":"j-1","correlation_id":null,"lane":"prod","instance_id":null,"batch_id":null,"labels":null,"outcome":"running","reason":null,"final":true,"attempts":1,"http_status":null,"error_code":null,"error_message":null,"bce_request_id":null,"ambiguous":false,"received_at":"2026-11-25T07:30:00Z","finished_at":"2026-11-25T07:30:00Z","duration_ms":0}}"#,
             ),
             (
-                about("prod", Data::BatchSubmitted(Batch { max_failures: Some(2), ..batch.clone() })),
-                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":2}}"#,
+                about(
+                    "prod",
+                    Data::BatchSubmitted(Batch { max_failures: Some(MaxFailures::Percent(5)), waves, ..batch.clone() }),
+                ),
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":"5%","waves":{"1":1,"7":2}}}"#,
             ),
             (
                 about("prod", Data::BatchSubmitted(batch)),

@@ -8,12 +8,16 @@ mod announced;
 mod control;
 mod data;
 mod event;
+mod max_failures;
 mod outcome;
 mod schedule;
+mod waves;
 
 pub use self::announced::{Announced, Announcement};
 pub use self::control::{Action, Applied, BY_LIMIT, Command, LanePaused, LaneResumed, REASON_LIMIT};
 pub use self::data::{Batch, BatchCompleted, Data, JobEvent, LaneHeld, SchedulerHeld};
 pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
+pub use self::max_failures::MaxFailures;
 pub use self::outcome::{CancelReason, Outcome, Phase, Reason};
 pub use self::schedule::{MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+pub use self::waves::{MOST_WAVES, Wave, Waves};

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use uuid::Builder;
 
 use super::{BODY_LIMIT, ID_LIMIT, Job, Unreadable, body, explain, malformed};
-use crate::events::{CONTENT_TYPE, is_traceparent};
+use crate::events::{CONTENT_TYPE, Wave, is_traceparent};
 use crate::headers::Headers;
 
 /// The type of an event that is a job.
@@ -52,6 +52,21 @@ pub struct Envelope {
 
 /// Reads a message: a bare job, or an event with a job.
 pub fn read(properties: &BasicProperties, body: &[u8]) -> Reading {
+    let Reading { job, envelope } = read_any(properties, body);
+    Reading { job: job.and_then(in_a_batch), envelope }
+}
+
+/// A job that waits for others has to say for which.
+fn in_a_batch(job: Job) -> Result<Job, Unreadable> {
+    match job.wave {
+        Some(wave) if wave > Wave::FIRST && job.batch_id.is_none() => Err(malformed(format!(
+            "wave {wave} is that of a batch, and the job names none: expected a batch_id, or no wave"
+        ))),
+        _ => Ok(job),
+    }
+}
+
+fn read_any(properties: &BasicProperties, body: &[u8]) -> Reading {
     match format(properties) {
         Some(format) if format == CONTENT_TYPE => return structured(body),
         Some(format) => {
@@ -321,6 +336,16 @@ mod tests {
         }
         let wrong = problem(&BasicProperties::default(), br#"{"specversion":"1.0","instance_id":7}"#);
         assert!(wrong.starts_with("instance_id: invalid type"), "{wrong}");
+    }
+
+    #[test]
+    fn a_job_of_a_later_wave_says_of_which_batch() {
+        let bare = |more: &str| format!(r#"{{"instance_id":"i-0000",{more}}}"#);
+        let wrong = problem(&BasicProperties::default(), bare(r#""wave":2"#).as_bytes());
+        assert_eq!(wrong, "wave 2 is that of a batch, and the job names none: expected a batch_id, or no wave");
+        for right in [r#""wave":1"#, r#""wave":2,"batch_id":"b""#] {
+            assert!(read(&BasicProperties::default(), bare(right).as_bytes()).job.is_ok(), "{right}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum ParkCause {
     GaveWay,
     /// Before its `not_before`.
     NotBefore,
+    /// Until its wave may start.
+    Wave,
     /// Until the next poll of its instance.
     Confirm,
     /// The poll could not be made in time.
@@ -29,7 +31,7 @@ pub enum ParkCause {
 
 impl ParkCause {
     /// All causes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Transient,
         Self::Throttled,
         Self::Paused,
@@ -37,6 +39,7 @@ impl ParkCause {
         Self::NoCapacity,
         Self::GaveWay,
         Self::NotBefore,
+        Self::Wave,
         Self::Confirm,
         Self::PollPostponed,
         Self::Copy,
@@ -53,6 +56,7 @@ impl ParkCause {
             Self::NoCapacity => "no_capacity",
             Self::GaveWay => "gave_way",
             Self::NotBefore => "not_before",
+            Self::Wave => "wave",
             Self::Confirm => "confirm",
             Self::PollPostponed => "poll_postponed",
             Self::Copy => "copy",

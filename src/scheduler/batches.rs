@@ -5,23 +5,30 @@
 //! opens a batch of its own under the same name, and so do the jobs that end from then on belong to that one. All this follows from
 //! the order of the log and from nothing else, so each replica that reads the log comes to the same events.
 //!
-//! An announcement can say how many jobs may fail. Where more of them do while the batch is open, a command to cancel the rest is due,
-//! once: jobs that failed, expired or were rejected count, and not those that were cancelled. The latest announcement that says a
-//! number counts.
+//! A replay of a job that failed is no further job of the batch: its end takes the place of that of the old one.
 //!
-//! **Memory.** A hash for each ended job of an open batch, some 20 bytes: about 80 MB for [`MOST_REMEMBERED`]. Anybody who may
+//! **Commands.** An announcement can say how many jobs may fail. Where more of them do while the batch is open, a command to cancel
+//! the rest is due, once: jobs that failed, expired or were rejected count, and not those that were cancelled. The latest
+//! announcement that says a number counts, and a part is of all that are announced then.
+//!
+//! Where an announcement has waves, a command to start the first one is due at once, and for each later one when all jobs of those
+//! before have ended, unless the rest was cancelled. Each announcement of a batch has commands of its own: a name comes again.
+//!
+//! **Memory.** A hash for each ended job of an open batch, some 20 bytes, and as much again for one that failed: about 80 MB for
+//! [`MOST_REMEMBERED`]. Anybody who may
 //! publish outcomes can announce batches that never end. So the batch that was opened first is forgotten where there are too many
 //! of them, or too many of their jobs; and so is one of which nothing was heard for as long as the log keeps an event.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod open;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::open::Open;
 use crate::config::LaneName;
-use crate::events::{
-    Action, Announced, Announcement, Batch, BatchCompleted, Command, Data, Event, JobEvent, batch_key,
-};
+use crate::events::{Batch, Data, Event, JobEvent};
 use crate::job::BATCH_ID_LIMIT;
 
 /// Jobs and announcements of all open batches together.
@@ -30,13 +37,8 @@ const MOST_REMEMBERED: usize = 4_000_000;
 const MOST_OPEN: usize = 10_000;
 /// Announcements of completed batches, of which copies may follow.
 const MOST_CLOSED: usize = 10_000;
-/// Kinds of outcomes of one batch, and the length of a name of them. There are fewer, but for events that were forged.
-const MOST_KINDS: usize = 64;
-const LONGEST_NAME: usize = 64;
-/// What stands for a kind beyond those.
-const OTHER: &str = "other";
-/// The outcome of what a command cancelled.
-const CANCELLED: &str = "cancelled";
+/// Commands of completed batches that are not given yet: they are for copies of jobs, and beyond these none are kept.
+const MOST_LAST: usize = 10_000;
 /// As the log keeps events.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -48,8 +50,10 @@ pub(super) struct Batches {
     order: BTreeMap<u64, Name>,
     /// Jobs and announcements of all of them.
     remembered: usize,
-    /// Commands to cancel the rest of an open batch.
-    cancels: BTreeMap<Name, Event>,
+    /// Open batches that may have commands to be given.
+    due: BTreeSet<Name>,
+    /// Commands of batches that are done.
+    last: VecDeque<(Name, Event)>,
     /// Announcements of batches that are not open any more, the latest last.
     closed: VecDeque<Announcing>,
     /// Its keys are random, so that nobody can choose ids with equal hashes.
@@ -79,30 +83,6 @@ pub(super) struct Name {
     pub(super) batch: String,
 }
 
-#[derive(Debug)]
-struct Open {
-    /// Offset of the announcement that opened it.
-    offset: u64,
-    /// Its [`batch_key`].
-    key: String,
-    submitted_at: Timestamp,
-    announced: Announced,
-    /// Those that are no copies.
-    announcements: Vec<Announcing>,
-    /// Hashes of the ids of ended jobs.
-    ended: HashSet<u64>,
-    up: usize,
-    failed: usize,
-    max_failures: Option<usize>,
-    /// The command to cancel the rest was due.
-    is_cancelled: bool,
-    /// By outcome and reason.
-    kinds: BTreeMap<(String, String), usize>,
-    first_event_at: Option<Timestamp>,
-    last_event_at: Option<Timestamp>,
-    heard: Timestamp,
-}
-
 /// What an event has led to.
 #[derive(Debug, PartialEq)]
 pub(super) enum Heard {
@@ -124,7 +104,8 @@ impl Batches {
             open: HashMap::new(),
             order: BTreeMap::new(),
             remembered: 0,
-            cancels: BTreeMap::new(),
+            due: BTreeSet::new(),
+            last: VecDeque::new(),
             closed: VecDeque::new(),
             hasher: RandomState::new(),
             limits,
@@ -172,6 +153,7 @@ impl Batches {
         if batch.batch_id.len() > BATCH_ID_LIMIT || LaneName::parse(&batch.lane).is_none() {
             return None;
         }
+        let (sizes, max_failures) = (batch.sizes(), batch.max_failures);
         let name = Name { lane: batch.lane, batch: batch.batch_id };
         let announcing = Announcing { id: self.hasher.hash_one((&name, &id)), size: batch.size, at };
         if !self.open.contains_key(&name) && self.is_late(announcing) {
@@ -181,31 +163,14 @@ impl Batches {
             Some(open) => open,
             None => {
                 self.order.insert(offset, name.clone());
-                self.open.entry(name.clone()).or_insert(Open {
-                    offset,
-                    key: batch_key(&name.lane, &name.batch, &id, at),
-                    submitted_at: at,
-                    announced: Announced::default(),
-                    announcements: Vec::new(),
-                    ended: HashSet::new(),
-                    up: 0,
-                    failed: 0,
-                    max_failures: None,
-                    is_cancelled: false,
-                    kinds: BTreeMap::new(),
-                    first_event_at: None,
-                    last_event_at: None,
-                    heard: at.min(now),
-                })
+                self.open.entry(name.clone()).or_insert(Open::new(offset, &name, &id, at, at.min(now)))
             }
         };
         open.heard = open.heard.max(at.min(now));
-        open.max_failures = batch.max_failures.or(open.max_failures);
-        if open.announced.hear(&id, batch.size, at) != Announcement::Copy {
-            open.announcements.push(announcing);
-            self.remembered += 1;
-        }
-        self.complete_or_cancel(&name, at.min(now))
+        let before = open.remembered();
+        open.announce(&id, announcing, &sizes, max_failures);
+        self.remembered += open.remembered() - before;
+        self.conclude(&name, at.min(now))
     }
 
     /// Whether this is a copy or a correction of an announcement of a batch that is not open any more. The same again, made at
@@ -219,50 +184,50 @@ impl Batches {
         let name = Name { batch: job.batch_id.clone()?, lane: job.lane.clone() };
         let open = self.open.get_mut(&name)?;
         open.heard = open.heard.max(at.min(now));
-        open.first_event_at = Some(open.first_event_at.map_or(at, |first| first.min(at)));
-        open.last_event_at = Some(open.last_event_at.map_or(at, |last| last.max(at)));
-        if !job.is_final || !open.ended.insert(self.hasher.hash_one(&job.job_id)) {
-            return None;
-        }
-        self.remembered += 1;
-        let is_up = job.is_up();
-        open.up += usize::from(is_up);
-        open.failed += usize::from(!is_up && job.outcome != CANCELLED);
-        open.count(job.outcome, job.reason.unwrap_or_default());
-        self.complete_or_cancel(&name, at.min(now))
+        let before = open.remembered();
+        open.job(job, at, &self.hasher);
+        // A replay that is heard takes the place of a failure.
+        self.remembered = self.remembered + open.remembered() - before;
+        self.conclude(&name, at.min(now))
     }
 
-    fn complete_or_cancel(&mut self, name: &Name, at: Timestamp) -> Option<Heard> {
-        let completed = self.complete(name);
-        if let Some(open) = self.open.get_mut(name)
-            && let Some(command) = open.cancel(name, at)
+    /// What follows for a batch of which something was heard `at` a time.
+    fn conclude(&mut self, name: &Name, at: Timestamp) -> Option<Heard> {
+        let open = self.open.get_mut(name)?;
+        let may_be_due = open.conclude(name, at);
+        if !open.is_done() {
+            if may_be_due {
+                self.due.insert(name.clone());
+            }
+            return None;
+        }
+        let mut open = self.close(name)?;
+        // Its jobs have ended, but copies of them may wait for their wave.
+        while self.last.len() < MOST_LAST
+            && let Some(command) = open.start_command(name)
         {
-            self.cancels.insert(name.clone(), command);
+            self.last.push_back((name.clone(), command));
         }
-        completed
-    }
-
-    /// The next command to cancel the rest of a batch of which too many jobs have failed.
-    pub(super) fn pop_cancel(&mut self) -> Option<(Name, Event)> {
-        self.cancels.pop_first()
-    }
-
-    /// The batch's completion, if it is done. It is not open any more then.
-    fn complete(&mut self, name: &Name) -> Option<Heard> {
-        let open = self.open.get(name)?;
-        if open.announced.jobs()? > open.ended.len() {
-            return None;
-        }
-        let open = self.close(name)?;
         let Name { lane, batch } = name.clone();
         Some(Heard::Completed(Box::new(open.completed(lane, batch))))
+    }
+
+    /// The next command to be given: to start a wave, or to cancel the rest of a batch of which too many jobs have failed.
+    pub(super) fn pop_command(&mut self) -> Option<(Name, Event)> {
+        while let Some(name) = self.due.first() {
+            if let Some(command) = self.open.get_mut(name).and_then(|open| open.pop_command(name)) {
+                return Some((name.clone(), command));
+            }
+            self.due.pop_first();
+        }
+        self.last.pop_front()
     }
 
     fn close(&mut self, name: &Name) -> Option<Open> {
         let open = self.open.remove(name)?;
         self.order.remove(&open.offset);
-        self.cancels.remove(name);
-        self.remembered -= open.announcements.len() + open.ended.len();
+        self.due.remove(name);
+        self.remembered -= open.remembered();
         self.closed.extend(&open.announcements);
         let surplus = self.closed.len().saturating_sub(MOST_CLOSED);
         self.closed.drain(..surplus);
@@ -285,53 +250,6 @@ impl Batches {
 /// keys and not under others, and what stands in an event it does not read.
 pub(super) fn is_key(key: &str, lane: &str, what: &str) -> bool {
     key.strip_prefix(lane).and_then(|rest| rest.strip_prefix('.')) == Some(what)
-}
-
-impl Open {
-    /// The command to cancel the rest, if it is due and was not before. All copies are equal, and so is what they cancel: jobs that
-    /// were submitted up to `at`.
-    fn cancel(&mut self, Name { lane, batch }: &Name, at: Timestamp) -> Option<Event> {
-        let (failed, most) = (self.failed, self.max_failures?);
-        if failed <= most || self.is_cancelled {
-            return None;
-        }
-        self.is_cancelled = true;
-        let reason = format!("{failed} jobs have failed, and max_failures is {most}");
-        let action = Action::CancelBatch { batch_id: batch.clone(), lane: Some(lane.clone()) };
-        let command = Data::Command(Command { action, by: "reveille scheduler".to_owned(), reason: Some(reason) });
-        Some(Event { id: format!("{}/cancel", self.key), ..Event::of_scheduler(command, at) })
-    }
-
-    fn count(&mut self, outcome: String, reason: String) {
-        let kind = (outcome, reason);
-        let is_usual = kind.0.len() <= LONGEST_NAME && kind.1.len() <= LONGEST_NAME;
-        let is_kept = is_usual && (self.kinds.len() < MOST_KINDS || self.kinds.contains_key(&kind));
-        let kind = if is_kept { kind } else { (OTHER.to_owned(), OTHER.to_owned()) };
-        *self.kinds.entry(kind).or_default() += 1;
-    }
-
-    fn completed(self, lane: String, batch_id: String) -> Event {
-        let (mut outcomes, mut reasons) = (BTreeMap::new(), BTreeMap::new());
-        for ((outcome, reason), count) in self.kinds {
-            *outcomes.entry(outcome).or_default() += count;
-            if !reason.is_empty() {
-                *reasons.entry(reason).or_default() += count;
-            }
-        }
-        let completed = BatchCompleted {
-            batch_id,
-            lane,
-            size: self.announced.jobs().unwrap_or_default(),
-            ended: self.ended.len(),
-            up: self.up,
-            outcomes,
-            reasons,
-            submitted_at: self.submitted_at,
-            first_event_at: self.first_event_at,
-            last_event_at: self.last_event_at,
-        };
-        Event::of_completion(&self.key, completed)
-    }
 }
 
 #[cfg(test)]

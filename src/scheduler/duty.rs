@@ -9,17 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::batches::{Batches, Heard};
+use super::batches::{Batches, Heard, Name};
 use crate::broker::connection::ConnectError;
 use crate::broker::names::COMMAND;
 use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::Broker;
-use crate::events::{Data, Event, SchedulerHeld};
+use crate::events::{Action, Command, Data, Event, SchedulerHeld};
 use crate::ownership::Interrupted;
 use crate::replica::Replica;
 use crate::retry::half_jitter;
@@ -35,6 +36,8 @@ const LOOK_BACK: u64 = 2 * WRITE_EVERY;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Completions that wait for the end of the replay: the log may have them.
 const MOST_UNPUBLISHED: usize = 1_000;
+/// Commands on their way to RabbitMQ at a time. One that it refuses is tried again until it is taken.
+const GIVING: usize = 32;
 /// Between two looks for batches of which nothing is heard any more.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Backoff before the log is read anew: first ceiling, and the largest.
@@ -71,30 +74,38 @@ impl<E: Into<LogError>> From<E> for Problem {
 #[derive(Debug)]
 pub(super) struct Outbox<'a> {
     publisher: Publisher,
+    /// Where commands are refused, completions go on.
+    commands: Publisher,
     names: &'a Names,
 }
 
+/// A command that was given.
+type Given = Result<(Name, Command), lapin::Error>;
+
 impl<'a> Outbox<'a> {
     pub(super) fn new(connection: &Connection, names: &'a Names) -> Self {
-        Self { publisher: connection.publisher(Traffic::Outcomes, 1), names }
+        let publisher = || connection.publisher(Traffic::Outcomes, 1);
+        Self { publisher: publisher(), commands: publisher(), names }
     }
 
-    /// Publishes an event among the outcomes.
-    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
-        self.publish(self.names.outcomes(), key, event).await
-    }
-
-    /// Gives a command.
-    async fn cancel(&self, command: &Event) -> Result<(), lapin::Error> {
-        self.publish(self.names.control(), format!("{COMMAND}.batch.cancel"), command).await
-    }
-
-    /// Publishes until the broker confirms.
+    /// Publishes an event among the outcomes, until the broker confirms it.
     ///
     /// # Errors
     /// The connection broke.
-    async fn publish(&self, exchange: String, key: String, event: &Event) -> Result<(), lapin::Error> {
-        self.publisher.publish(Outgoing::event(event, exchange, key)).await.map(drop)
+    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+        self.publisher.publish(Outgoing::event(event, self.names.outcomes(), key)).await.map(drop)
+    }
+
+    /// Gives a command in the background, until the broker confirms it. `None`: the event is no command.
+    fn give(&self, name: Name, event: Event) -> Option<impl Future<Output = Given> + use<>> {
+        let Data::Command(command) = &event.data else { return None };
+        let key = format!("{COMMAND}.{}", command.action.name());
+        let (outgoing, command) = (Outgoing::event(&event, self.names.control(), key), command.clone());
+        let publisher = self.commands.clone();
+        Some(async move {
+            let _confirmed = publisher.publish(outgoing).await?;
+            Ok((name, command))
+        })
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
@@ -115,6 +126,7 @@ pub(super) struct Duty<'a> {
     batches: Batches,
     /// Completions that are not known to be published, by id.
     unpublished: BTreeMap<String, Event>,
+    giving: JoinSet<Given>,
     /// Offset of the next message to be read, once that is known.
     next: Option<u64>,
     written: Written,
@@ -139,8 +151,8 @@ impl Written {
 impl<'a> Duty<'a> {
     pub(super) fn new(broker: &'a Arc<Broker>, outbox: Outbox<'a>, metrics: &'a SchedulerMetrics) -> Self {
         let log = outbox.names.outcomes_log();
-        let (unpublished, next, written) = Default::default();
-        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, next, written }
+        let (unpublished, giving, next, written) = Default::default();
+        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, next, written }
     }
 
     /// Reads the log, and publishes, until the term's connection breaks.
@@ -188,10 +200,11 @@ impl<'a> Duty<'a> {
         let mut look = interval(LOOK_EVERY);
         loop {
             self.publish().await?;
-            self.cancel().await?;
+            self.give();
             self.write_down(next).await?;
             tokio::select! {
                 entry = stream.next() => next = self.take(entry?),
+                Some(given) = self.giving.join_next() => self.has_given(given).map_err(Problem::Outbox)?,
                 _ = look.tick() => self.forget_silent(),
             }
         }
@@ -263,16 +276,33 @@ impl<'a> Duty<'a> {
         Ok(())
     }
 
-    /// Has the rest of each batch cancelled of which too many jobs have failed.
-    async fn cancel(&mut self) -> Result<(), Problem> {
-        while let Some((name, command)) = self.batches.pop_cancel() {
-            self.outbox.cancel(&command).await.map_err(Problem::Outbox)?;
-            warn!(
-                lane = name.lane,
-                batch = name.batch,
-                "the rest of the batch is cancelled: too many of its jobs have failed"
-            );
-            self.metrics.cancelled.inc();
+    /// Gives the commands that are due.
+    fn give(&mut self) {
+        while self.giving.len() < GIVING
+            && let Some((name, command)) = self.batches.pop_command()
+        {
+            if let Some(giving) = self.outbox.give(name, command) {
+                self.giving.spawn(giving);
+            }
+        }
+    }
+
+    fn has_given(&mut self, given: Result<Given, JoinError>) -> Result<(), lapin::Error> {
+        let (Name { lane, batch }, Command { action, reason, .. }) = match given {
+            Ok(given) => given?,
+            Err(error) => {
+                warn!("a command of the scheduler was not given: {error}");
+                return Ok(());
+            }
+        };
+        match action {
+            Action::StartWave { wave, waiting, .. } => {
+                info!(lane, batch, "wave {wave} of the batch may start; {waiting} jobs wait for later ones");
+            }
+            _ => {
+                warn!(lane, batch, reason, "the rest of the batch is cancelled: too many of its jobs have failed");
+                self.metrics.cancelled.inc();
+            }
         }
         Ok(())
     }

@@ -18,3 +18,4 @@ mod stop;
 mod submit;
 mod transcripts;
 mod watch;
+mod waves;

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::cli::{Failure, times};
 use crate::job::{self, BATCH_ID_LIMIT, Confirm, Conflict, Job, Priority};
+
+/// How far ahead jobs with waves may start: the scheduler gives up a batch of which it hears nothing for seven days.
+const FOLLOWED: SignedDuration = SignedDuration::from_hours(6 * 24);
 
 /// The options for jobs.
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,11 @@ pub(super) struct Options {
     /// The time zone of times of day, as in Asia/Shanghai.
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
+    /// Start the jobs of a batch in waves of 1, 2, 4, 8 and so on, in the order of the input: each once all jobs of the one before
+    /// have ended. The first failure ends it, unless --max-failures says otherwise, and a job is done once its instance runs,
+    /// unless --confirm says otherwise.
+    #[arg(long)]
+    ramp: bool,
     /// A label of jobs that have none of this name. Can be given more than once.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -54,6 +62,8 @@ pub(super) struct Defaults {
     priority: Option<Priority>,
     confirm: Option<Confirm>,
     conflict: Option<Conflict>,
+    /// Jobs have waves by their place.
+    pub(super) ramp: bool,
     labels: BTreeMap<String, String>,
     now: Timestamp,
 }
@@ -100,8 +110,10 @@ impl Options {
             moving_deadline: deadline.filter(|_| is_moving),
             deadline,
             priority: self.urgent.then_some(Priority::Urgent),
-            confirm: self.confirm,
+            // A step is to be up before the next one.
+            confirm: self.confirm.or(self.ramp.then_some(Confirm::Running)),
             conflict: self.conflict,
+            ramp: self.ramp,
             labels,
             now,
         })
@@ -140,7 +152,24 @@ impl Defaults {
         }
         job::check(&job).map_err(|error| error.to_string())?;
         times::check(job.not_before, job.deadline, self.now)?;
+        self.check_wave(&job)?;
         Ok(job)
+    }
+}
+
+impl Defaults {
+    fn check_wave(&self, job: &Job) -> Result<(), String> {
+        if let Some(wave) = job.wave.filter(|_| self.ramp) {
+            return Err(format!("wave {wave} and --ramp, which gives each job its wave: leave one of them out"));
+        }
+        let latest = self.now.saturating_add(FOLLOWED).unwrap_or(Timestamp::MAX);
+        match job.not_before.filter(|start| *start > latest) {
+            Some(start) if self.ramp || job.wave.is_some() => Err(format!(
+                "not_before {start} of a job with a wave: expected {latest} at the latest, as a batch is followed for seven \
+                 days from its last event"
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -203,6 +232,29 @@ mod tests {
         ] {
             let defaults = of(options).unwrap();
             assert_eq!(defaults.moving_deadline.is_some(), moves, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_ramp_is_up_step_by_step_and_gives_each_job_its_wave() {
+        let ramp = of(&["--ramp"]).unwrap();
+        assert_eq!(ramp.complete(job("")).unwrap().confirm, Some(Confirm::Running));
+        let accepted = of(&["--ramp", "--confirm", "accepted"]).unwrap();
+        assert_eq!(accepted.complete(job("")).unwrap().confirm, Some(Confirm::Accepted));
+        let told = ramp.complete(job(r#","wave":3"#)).unwrap_err();
+        assert!(told.contains("wave 3 and --ramp"), "{told}");
+    }
+
+    #[test]
+    fn a_wave_that_starts_after_its_batch_is_given_up_is_refused() {
+        let (soon, late) = (r#","not_before":"2026-11-30T23:00:00Z""#, r#","not_before":"2026-12-01T00:00:01Z""#);
+        let (plain, ramp) = (of(&[]).unwrap(), of(&["--ramp"]).unwrap());
+        let wave = |start| job(&format!(r#"{start},"wave":1"#));
+        assert!(plain.complete(wave(soon)).is_ok() && plain.complete(job(late)).is_ok());
+        assert!(ramp.complete(job(soon)).is_ok());
+        for told in [plain.complete(wave(late)), ramp.complete(job(late))] {
+            let told = told.unwrap_err();
+            assert!(told.contains("expected 2026-12-01T00:00:00Z at the latest"), "{told}");
         }
     }
 

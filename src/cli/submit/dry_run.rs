@@ -24,6 +24,9 @@ struct Plan<'a> {
     /// The number of jobs of each batch.
     batches: BTreeMap<&'a str, usize>,
     jobs: usize,
+    /// How the batches that start in waves do.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    waves: BTreeMap<&'a str, String>,
     /// As the options say.
     not_before: Option<Timestamp>,
     /// How many instances are in which state; `null` where they could not be asked for.
@@ -48,6 +51,7 @@ pub(super) async fn run(
     name: &LaneName,
     lane: Option<&Lane>,
     not_before: Option<Timestamp>,
+    waves: Vec<(&str, String)>,
     mut input: Input,
     checked: &Checked,
     output: Output,
@@ -72,6 +76,7 @@ pub(super) async fn run(
         lane: name.as_str(),
         batches: checked.parts.iter().map(|(batch, part)| (batch.as_str(), part.size)).collect(),
         jobs: checked.size(),
+        waves: waves.into_iter().collect(),
         not_before,
         states,
         cost: lane.map(|lane| Cost::of(checked.size() as u64, lane)),
@@ -136,6 +141,9 @@ impl fmt::Display for Plan<'_> {
         f.write_char('\n')?;
         if let Some(running) = self.states.as_ref().and_then(|states| states.get("running")) {
             writeln!(f, "{running} {} already", if *running == 1 { "runs" } else { "run" })?;
+        }
+        for (batch, waves) in &self.waves {
+            writeln!(f, "batch {}: {waves}", Shown(batch))?;
         }
         if let Some(not_before) = self.not_before {
             writeln!(f, "not to start before {not_before}")?;

@@ -5,12 +5,15 @@
 //! a job twice. An announcement is named by its batch and the ids of its jobs, in whichever order.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
+use super::waves::ramp_of;
 use crate::config::LaneName;
+use crate::events::{MOST_WAVES, Wave};
 use crate::job::Job;
 
 /// Names the jobs of one command.
@@ -19,13 +22,17 @@ pub(super) struct Identity {
     pub(super) lane: LaneName,
     /// The deadline that the options give, if it counts from now.
     pub(super) moving_deadline: Option<Timestamp>,
+    /// The jobs have waves by their place, which does not name them.
+    pub(super) ramp: bool,
 }
 
 /// The jobs of one batch in a command.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Part {
     /// How many there are.
     pub(super) size: usize,
+    /// How many of them are of which wave. Those of none are left out.
+    waves: BTreeMap<Wave, usize>,
     /// The sum of their ids, modulo 2^128.
     sum: u128,
 }
@@ -38,7 +45,8 @@ impl Identity {
             named.to_mut().deadline = None;
         }
         let body = serde_json::to_vec(&*named).expect("a job holds nothing that JSON cannot");
-        name(&[b"job", self.lane.as_str().as_bytes(), &body])
+        let kind: &[u8] = if self.ramp { b"ramp" } else { b"job" };
+        name(&[kind, self.lane.as_str().as_bytes(), &body])
     }
 
     /// The id of the announcement of this part of a batch.
@@ -49,15 +57,41 @@ impl Identity {
 }
 
 impl Part {
-    pub(super) fn add(&mut self, job: Uuid) {
+    /// Adds a job.
+    ///
+    /// # Errors
+    /// It is of one wave too many.
+    pub(super) fn add(&mut self, job: Uuid, wave: Option<Wave>) -> Result<(), String> {
+        if let Some(wave) = wave {
+            if self.waves.len() == MOST_WAVES && !self.waves.contains_key(&wave) {
+                return Err(format!(
+                    "wave {wave} is one more than the {MOST_WAVES} that a batch can have: use fewer numbers"
+                ));
+            }
+            *self.waves.entry(wave).or_default() += 1;
+        }
         self.size += 1;
         self.sum = self.sum.wrapping_add(job.as_u128());
+        Ok(())
     }
 
     /// Takes a job out that was added before.
-    pub(super) fn remove(&mut self, job: Uuid) {
+    pub(super) fn remove(&mut self, job: Uuid, wave: Option<Wave>) {
         self.size -= 1;
         self.sum = self.sum.wrapping_sub(job.as_u128());
+        if let Some(wave) = wave
+            && let Some(jobs) = self.waves.get_mut(&wave)
+        {
+            *jobs -= 1;
+            if *jobs == 0 {
+                self.waves.remove(&wave);
+            }
+        }
+    }
+
+    /// How many jobs are of which wave.
+    pub(super) fn waves(&self, ramp: bool) -> BTreeMap<Wave, usize> {
+        if ramp { ramp_of(self.size) } else { self.waves.clone() }
     }
 }
 
@@ -80,7 +114,8 @@ mod tests {
 
     fn identity(lane: &str, moving_deadline: Option<&str>) -> Identity {
         let lane = LaneName::parse(lane).unwrap();
-        Identity { lane, moving_deadline: moving_deadline.map(|deadline| deadline.parse().unwrap()) }
+        let moving_deadline = moving_deadline.map(|deadline| deadline.parse().unwrap());
+        Identity { lane, moving_deadline, ramp: false }
     }
 
     fn job(more: &str) -> Job {
@@ -113,17 +148,31 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_has_no_more_waves_than_an_announcement_can_say() {
+        let mut part = Part::default();
+        let wave = |number| Wave::new(number);
+        for number in 1..=100 {
+            part.add(Uuid::nil(), wave(number * 10)).unwrap();
+        }
+        assert!(part.add(Uuid::nil(), wave(7)).unwrap_err().starts_with("wave 7 is one more than the 100 that"));
+        part.add(Uuid::nil(), wave(10)).unwrap();
+        part.add(Uuid::nil(), None).unwrap();
+        part.remove(Uuid::nil(), wave(20));
+        assert_eq!((part.size, part.waves(false).len(), part.waves(false)[&wave(10).unwrap()]), (101, 99, 2));
+    }
+
+    #[test]
     fn a_part_is_named_by_its_jobs_in_whichever_order() {
         let identity = identity("prod", None);
         let [a, b] = ["", r#","batch_id":"b""#].map(|more| identity.of(&job(more)));
         let part = |jobs: &[Uuid]| {
             let mut part = Part::default();
-            jobs.iter().for_each(|job| part.add(*job));
+            jobs.iter().for_each(|job| part.add(*job, None).unwrap());
             part
         };
         assert_eq!(part(&[a, b]), part(&[b, a]));
         let mut less = part(&[a, b, b]);
-        less.remove(b);
+        less.remove(b, None);
         assert_eq!(less, part(&[a, b]));
         let names = [&[a][..], &[b], &[a, b], &[]].map(|jobs| identity.of_part("b", &part(jobs)));
         assert!((1..4).all(|end| !names[..end].contains(&names[end])));

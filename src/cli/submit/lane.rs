@@ -35,6 +35,8 @@ pub(super) struct Standing {
     urgent: u32,
     /// Whether a replica runs the lane, or stands by.
     is_run: bool,
+    /// Whether no replica runs the scheduler, or stands by.
+    is_unscheduled: bool,
 }
 
 /// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
@@ -87,17 +89,26 @@ pub(super) async fn look(
     if let Ok(due) = broker::count(&channel, &names.due_of(lane)).await {
         standing.waiting = standing.waiting.saturating_add(due.messages);
     }
+    if let Ok(scheduler) = broker::count(&channel, &names.scheduler_baton()).await {
+        standing.is_unscheduled = scheduler.consumers == 0;
+    }
     Ok(Some(standing))
 }
 
 impl Standing {
     /// What a person should know before jobs are submitted: a line each. `lane`: its settings, if the configuration has it.
-    pub(super) fn notes(&self, name: &LaneName, jobs: &Checked, lane: Option<&Lane>) -> Vec<String> {
+    pub(super) fn notes(&self, name: &LaneName, jobs: &Checked, lane: Option<&Lane>, ramp: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.is_run {
             notes.push(format!(
                 "no daemon runs lane {name}: its jobs wait in RabbitMQ until `reveille run` runs with it"
             ));
+        }
+        if self.is_run && self.is_unscheduled && !jobs.waves(ramp).is_empty() {
+            notes.push(
+                "no replica runs the scheduler: waves after the first wait until one does (reveille_scheduler_held)"
+                    .to_owned(),
+            );
         }
         // Urgent jobs wait for urgent ones alone.
         let ahead = if jobs.has_others { self.waiting.saturating_add(self.urgent) } else { self.urgent };

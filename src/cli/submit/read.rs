@@ -21,8 +21,10 @@ use self::table::Table;
 use self::text::Text;
 use super::defaults::Defaults;
 use super::identity::{Identity, Part};
+use super::waves;
 use crate::cli::{Failure, tell};
 use crate::config::LaneName;
+use crate::events::Wave;
 use crate::job::{Job, Priority};
 
 /// How a file is written.
@@ -103,6 +105,12 @@ impl Checked {
     pub(super) fn size(&self) -> usize {
         self.ids.len()
     }
+
+    /// The batches that start in waves, with these for people.
+    pub(super) fn waves(&self, ramp: bool) -> Vec<(&str, String)> {
+        let parts = self.parts.iter();
+        parts.filter_map(|(batch, part)| Some((batch.as_str(), waves::told(&part.waves(ramp), part.size)?))).collect()
+    }
 }
 
 impl Input {
@@ -147,7 +155,11 @@ impl Input {
         self.each(|found| {
             match found {
                 Found::Problem(problem) => faults.push(problem),
-                Found::Job(_, job) => checked.add(&job, identity.of(&job)),
+                Found::Job(place, job) => {
+                    if let Err(problem) = checked.add(&job, identity.of(&job)) {
+                        faults.push(format_args!("{place}: {problem}"));
+                    }
+                }
             }
             ControlFlow::Continue(())
         });
@@ -183,7 +195,7 @@ impl Input {
                     Entry::Occupied(entry) => {
                         repeated.push(format_args!("{}: {place}, and before at {}", job.instance_id, entry.get()));
                         if let Some(part) = checked.parts.get_mut(batch_of(&job)) {
-                            part.remove(id);
+                            part.remove(id, job.wave);
                         }
                     }
                 }
@@ -205,12 +217,13 @@ impl Input {
         let identity = self.identity.clone();
         let (mut sent, mut end) = (HashSet::new(), Ok(()));
         let (mut count, mut is_over) = (0, false);
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
         self.each(|found| match found {
             Found::Problem(problem) => {
                 end = Err(problem);
                 ControlFlow::Break(())
             }
-            Found::Job(place, job) => {
+            Found::Job(place, mut job) => {
                 let id = identity.of(&job);
                 if checked.ids.binary_search(&id.as_u128()).is_err() {
                     end = Err(format!("{place}: {} was not there before", job.instance_id));
@@ -220,6 +233,9 @@ impl Input {
                     return ControlFlow::Continue(());
                 }
                 count += 1;
+                if identity.ramp {
+                    job.wave = Some(Wave::of_ramp(next_place(&mut places, batch_of(&job))));
+                }
                 let next = take(id, job);
                 is_over = next.is_break();
                 next
@@ -273,15 +289,29 @@ impl Input {
 }
 
 impl Checked {
-    fn add(&mut self, job: &Job, id: Uuid) {
+    fn add(&mut self, job: &Job, id: Uuid) -> Result<(), String> {
         self.ids.push(id.as_u128());
         let urgent = job.priority == Some(Priority::Urgent);
         self.has_urgent |= urgent;
         self.has_others |= !urgent;
         let batch = batch_of(job);
         match self.parts.get_mut(batch) {
-            Some(part) => part.add(id),
-            None => self.parts.entry(batch.to_owned()).or_default().add(id),
+            Some(part) => part.add(id, job.wave),
+            None => self.parts.entry(batch.to_owned()).or_default().add(id, job.wave),
+        }
+    }
+}
+
+/// The place of the next job in its batch, from 0 on.
+fn next_place(places: &mut BTreeMap<String, usize>, batch: &str) -> usize {
+    match places.get_mut(batch) {
+        Some(place) => {
+            *place += 1;
+            *place
+        }
+        None => {
+            places.insert(batch.to_owned(), 0);
+            0
         }
     }
 }

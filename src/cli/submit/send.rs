@@ -23,12 +23,11 @@ use super::bar::progress_bar;
 use super::errors::refused;
 use super::identity::Identity;
 use super::read::{Checked, Input, batch_of};
-use super::threshold::MaxFailures;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic, urgent_key};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
-use crate::events::{Batch, Data, Event};
+use crate::events::{Batch, Data, Event, MaxFailures, Wave};
 use crate::job::{Job, Priority, once};
 use crate::retry::half_jitter;
 use crate::text::Shown;
@@ -58,6 +57,8 @@ pub(super) struct Route<'a> {
     pub(super) names: &'a Names,
     pub(super) identity: &'a Identity,
     pub(super) max_failures: Option<MaxFailures>,
+    /// The time of the announcements, and of the messages of all jobs: by it a command to start a wave names them.
+    pub(super) announced_at: Timestamp,
 }
 
 /// Why sending is over.
@@ -77,6 +78,7 @@ enum Over {
 #[derive(Debug, Clone)]
 struct Item {
     batch: Arc<str>,
+    wave: Option<Wave>,
     message: Arc<Outgoing>,
 }
 
@@ -89,8 +91,8 @@ struct Sending<'a> {
     flight: Flight,
     /// Not confirmed before the connection broke.
     again: Vec<Item>,
-    /// Confirmed jobs by batch.
-    sent: BTreeMap<Arc<str>, usize>,
+    /// Confirmed jobs by batch and wave.
+    sent: BTreeMap<Arc<str>, BTreeMap<Option<Wave>, usize>>,
     bar: ProgressBar,
     /// Connections since the last confirm.
     fruitless: u32,
@@ -108,9 +110,9 @@ pub(super) async fn send(
     signals: &mut Signals,
 ) -> Result<ControlFlow<u8, Connection>, Failure> {
     let publisher = connection.publisher(Traffic::Jobs, GROUPS);
-    let sizes = checked.parts.iter().map(|(batch, part)| (batch.as_str(), part.size));
-    for (batch, size) in sizes {
-        let announcement = route.announcement(checked, batch, size);
+    for (batch, part) in &checked.parts {
+        let waves = part.waves(route.identity.ramp);
+        let announcement = route.announcement(checked, batch, part.size, waves, route.announced_at);
         let announced = publisher.try_publish(Arc::new(announcement)).await;
         announced
             .map(drop)
@@ -126,13 +128,13 @@ pub(super) async fn send(
         bar: progress_bar(checked.size(), "submitting"),
         fruitless: 0,
     };
-    let mut items = read(input, checked.clone(), route.names.jobs());
+    let mut items = read(input, checked.clone(), route.names.jobs(), route.announced_at);
     let over = tokio::select! {
         biased;
         code = signals.next() => Over::Stopped(code),
         over = sending.all(&mut items) => over,
     };
-    let sent: usize = sending.sent.values().sum();
+    let sent = sending.sent();
     let over = match over {
         Over::Sent if sent != checked.size() => Over::Changed(format!("{sent} jobs were read")),
         over => over,
@@ -146,7 +148,12 @@ pub(super) async fn send(
 }
 
 /// Reads the jobs a second time, in a thread of its own, no faster than they are sent. The last item says how that ended.
-fn read(mut input: Input, checked: Arc<Checked>, exchange: String) -> mpsc::Receiver<Result<Item, String>> {
+fn read(
+    mut input: Input,
+    checked: Arc<Checked>,
+    exchange: String,
+    announced_at: Timestamp,
+) -> mpsc::Receiver<Result<Item, String>> {
     let (sender, items) = mpsc::channel(IN_FLIGHT);
     spawn_blocking(move || {
         let mut batch: Arc<str> = "".into();
@@ -157,9 +164,9 @@ fn read(mut input: Input, checked: Arc<Checked>, exchange: String) -> mpsc::Rece
                 batch = batch_of(&job).into();
             }
             let key = if job.priority == Some(Priority::Urgent) { urgent_key(&lane) } else { lane.to_string() };
-            let message =
-                Arc::new(Outgoing { exchange: exchange.clone(), key, properties: properties(id), body: body(&job) });
-            match sender.blocking_send(Ok(Item { batch: batch.clone(), message })) {
+            let properties = properties(id, announced_at);
+            let message = Arc::new(Outgoing { exchange: exchange.clone(), key, properties, body: body(&job) });
+            match sender.blocking_send(Ok(Item { batch: batch.clone(), wave: job.wave, message })) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             }
@@ -172,12 +179,12 @@ fn read(mut input: Input, checked: Arc<Checked>, exchange: String) -> mpsc::Rece
     items
 }
 
-fn properties(id: Uuid) -> BasicProperties {
+fn properties(id: Uuid, announced_at: Timestamp) -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())
         .with_message_id(id.to_string().into())
-        // A cancellation is for the jobs that were submitted before it.
-        .with_timestamp(u64::try_from(Timestamp::now().as_second()).unwrap_or(0))
+        // A cancellation is for the jobs that were submitted before it, and a wave for those that were announced then.
+        .with_timestamp(u64::try_from(announced_at.as_second()).unwrap_or(0))
         .with_headers(once())
 }
 
@@ -187,11 +194,17 @@ fn body(job: &Job) -> Vec<u8> {
 
 impl Route<'_> {
     /// The announcement of a batch, or of the size that it has after all.
-    fn announcement(&self, checked: &Checked, batch: &str, size: usize) -> Outgoing {
-        let lane = &self.identity.lane;
-        let max_failures = self.max_failures.map(|max_failures| max_failures.of(size));
-        let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_string(), max_failures };
-        let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), Timestamp::now());
+    fn announcement(
+        &self,
+        checked: &Checked,
+        batch: &str,
+        size: usize,
+        waves: BTreeMap<Wave, usize>,
+        at: Timestamp,
+    ) -> Outgoing {
+        let (lane, max_failures) = (&self.identity.lane, self.max_failures);
+        let announced = Batch { max_failures, waves, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
+        let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), at);
         if let Some(part) = checked.parts.get(batch) {
             event.id = self.identity.of_part(batch, part).to_string();
         }
@@ -256,9 +269,14 @@ impl Sending<'_> {
     }
 
     fn count(&mut self, item: Item) {
-        *self.sent.entry(item.batch).or_default() += 1;
+        *self.sent.entry(item.batch).or_default().entry(item.wave).or_default() += 1;
         self.bar.inc(1);
         self.fruitless = 0;
+    }
+
+    /// Confirmed jobs.
+    fn sent(&self) -> usize {
+        self.sent.values().flat_map(BTreeMap::values).sum()
     }
 
     fn tell(&self, line: &str) {
@@ -306,7 +324,7 @@ impl Sending<'_> {
                 () = &mut deadline => break,
             }
         }
-        let sent: usize = self.sent.values().sum();
+        let sent = self.sent();
         let is_corrected = match over {
             Over::Away(_) => false,
             _ => timeout(CLOSING, self.correct(checked)).await.unwrap_or(false),
@@ -343,9 +361,11 @@ impl Sending<'_> {
     /// Announces how many jobs of each batch were sent. Returns whether the broker has confirmed it.
     async fn correct(&self, checked: &Checked) -> bool {
         for (batch, part) in &checked.parts {
-            let sent = self.sent.get(batch.as_str()).copied().unwrap_or(0);
-            if sent < part.size {
-                let correction = self.route.announcement(checked, batch, sent);
+            let sent = self.sent.get(batch.as_str());
+            let size = sent.map_or(0, |sent| sent.values().sum());
+            if size < part.size {
+                let waves = sent.into_iter().flatten().filter_map(|(wave, jobs)| Some(((*wave)?, *jobs))).collect();
+                let correction = self.route.announcement(checked, batch, size, waves, Timestamp::now());
                 if self.publisher.try_publish(Arc::new(correction)).await.is_err() {
                     return false;
                 }

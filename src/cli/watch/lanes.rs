@@ -57,7 +57,7 @@ mod tests {
     use crate::events::{Batch, LaneHeld, LanePaused, LaneResumed};
 
     fn announced(batch: &str, lane: &str) -> Data {
-        Data::BatchSubmitted(Batch { batch_id: batch.to_owned(), size: 1, lane: lane.to_owned(), max_failures: None })
+        Data::BatchSubmitted(Batch::new(batch.to_owned(), 1, lane.to_owned()))
     }
 
     fn paused(lane: &str, text: &str) -> Data {

@@ -1,16 +1,18 @@
 //! How far a batch is, by the events of the log. Pure: no clock, no terminal, no broker.
 //!
-//! Memory grows by hashes of a job's id, some 40 bytes for each job at most, and by nothing else that an event says.
+//! Memory grows by hashes of a job's id, some 40 bytes for each job at most, by the sizes of waves, and by nothing else that an event
+//! says.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::rate::Rate;
-use crate::cli::report::Report;
-use crate::events::{Announced, Announcement, Data, Event, JobEvent};
+use crate::cli::report::{Report, Row};
+use crate::events::{Announced, Announcement, Batch, Data, Event, JobEvent, Wave, Waves};
 use crate::text::Shown;
 
 /// How long the log is quiet about a batch after its last job before the batch counts as done: a further announcement of it
@@ -24,11 +26,14 @@ pub(in crate::cli) struct Progress {
     /// When the batch was announced for the first time, or before that when the watch began.
     began: Timestamp,
     announced: Announced,
+    waves: Waves,
     reading: Reading,
     report: Report,
     /// Hashes of the ids of ended jobs. The hasher's keys are random, so that nobody can choose ids with equal hashes. Among a
     /// million ids, two have one by chance once in thirty million watches.
     seen: HashSet<u64>,
+    /// The same of those that failed, and can be replayed.
+    failures: HashMap<u64, Arc<Row>>,
     /// The same of jobs whose start was accepted, and which have not ended.
     accepted: HashSet<u64>,
     hasher: RandomState,
@@ -84,9 +89,11 @@ impl Progress {
             batch: batch.to_owned(),
             began: now,
             announced: Announced::default(),
+            waves: Waves::default(),
             reading: Reading::Replay,
             report: Report::default(),
             seen: HashSet::new(),
+            failures: HashMap::new(),
             accepted: HashSet::new(),
             hasher: RandomState::new(),
             rate: Rate::default(),
@@ -101,7 +108,7 @@ impl Progress {
         match event.data {
             Data::BatchSubmitted(batch) if batch.batch_id == self.batch => {
                 self.heard = now;
-                self.announce(&event.id, batch.size, event.time, now)
+                self.announce(&event.id, &batch, event.time, now)
             }
             Data::Job(job) if job.batch_id.as_ref() == Some(&self.batch) => {
                 self.heard = now;
@@ -111,14 +118,20 @@ impl Progress {
         }
     }
 
-    fn announce(&mut self, id: &str, size: usize, at: Timestamp, now: Timestamp) -> Heard {
-        let announced_before = self.announced.jobs();
-        match self.announced.hear(id, size, at) {
+    fn announce(&mut self, id: &str, batch: &Batch, at: Timestamp, now: Timestamp) -> Heard {
+        let (announced_before, size) = (self.announced.jobs(), batch.size);
+        let announcement = self.announced.hear(id, size, at);
+        if announcement != Announcement::Copy {
+            self.waves.announce(id, &batch.sizes(), at);
+        }
+        match announcement {
             Announcement::Copy => return Heard::Nothing,
             Announcement::Again if announced_before.is_some_and(|jobs| self.ended() >= jobs) => {
                 // Each job ends once more, with the outcome it had if the daemon remembers that.
                 self.announced = Announced::default();
                 self.announced.hear(id, size, at);
+                self.waves = Waves::default();
+                self.waves.announce(id, &batch.sizes(), at);
             }
             // `submit` publishes no job before its announcement is confirmed: jobs that ended are not among the announced ones.
             Announcement::Part if announced_before.is_none() => {}
@@ -133,6 +146,7 @@ impl Progress {
     /// Forgets all jobs, and returns how many of them had ended.
     fn forget(&mut self) -> usize {
         self.seen.clear();
+        self.failures.clear();
         self.accepted.clear();
         self.rate = Rate::default();
         std::mem::take(&mut self.report).jobs()
@@ -150,11 +164,23 @@ impl Progress {
             return Heard::Nothing;
         }
         self.accepted.remove(&id);
+        match &job.replay_of {
+            None => self.waves.end(job.wave.unwrap_or(Wave::FIRST)),
+            // Its end takes the place of the old one, if that counts here.
+            Some(old) => match self.failures.remove(&self.hasher.hash_one(("job", old))) {
+                Some(row) => self.report.take_back(old, &row),
+                None => return Heard::Nothing,
+            },
+        }
         self.rate.add(at);
         let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
         let is_down = self.announced().is_some() && !job.is_up();
         let heard = if is_down { Heard::Down(instance.clone(), Box::new(job.clone())) } else { Heard::Nothing };
-        self.report.add(instance, job);
+        let can_be_replayed = job.outcome == "failed";
+        let row = self.report.add(instance, job);
+        if can_be_replayed {
+            self.failures.insert(id, row);
+        }
         heard
     }
 
@@ -214,6 +240,12 @@ impl Progress {
             }
             None if self.reading == Reading::Live => parts.push("not announced yet".to_owned()),
             None => {}
+        }
+        if let Some(wave) = self.waves.current()
+            && let (place, count @ 2..) = self.waves.place(wave)
+            && !self.waves.have_ended()
+        {
+            parts.push(format!("wave {place} of {count}"));
         }
         if !self.accepted.is_empty() {
             parts.push(format!("{} accepted, not seen running yet", self.accepted.len()));

@@ -8,12 +8,12 @@ use lapin::BasicProperties;
 use tracing::{Span, debug, error_span, info, warn};
 
 use super::held::Held;
-use super::{Admitted, First, Task, Unread, capacity, failing_for};
-use crate::broker::{Delivery, Message};
+use super::{Admitted, First, SHORTEST_DELAY, Task, Unread, capacity, failing_for, wave};
+use crate::broker::{Delivery, Message, REPLAY_OF};
 use crate::dead_letter::DeadLetter;
 use crate::events::{Outcome, Reason, is_traceparent};
 use crate::headers::Headers;
-use crate::job::{self, Progress, is_past};
+use crate::job::{self, ParkCause, Progress, elapsed, is_past};
 use crate::lane::history::Order;
 use crate::lane::parts::Lane;
 use crate::lane::quarantine::POISONED_AT;
@@ -52,7 +52,9 @@ impl Admitted {
             tell_put_back(lane.name(), &letter);
         }
         let mark = order.mark();
-        let submitted = submitted(&message.properties, &progress, is_copy);
+        let stamped = stamped(&message.properties);
+        let submitted = submitted(stamped, &progress, is_copy);
+        let is_replay = Headers(message.properties.headers().as_ref()).has(REPLAY_OF);
         let traceparent = traceparent(&message).or(envelope.traceparent);
         let held = |progress, mark| Held { message, unacked, in_hand, progress, traceparent, mark, is_put_aside, span };
         let job = match read {
@@ -66,6 +68,12 @@ impl Admitted {
         };
         // RabbitMQ counts all returns, and puts aside a message that has too many: a fresh copy has none.
         let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
+        if let First::Call | First::Anew = first
+            && !is_replay
+            && let Some(delay) = until_its_wave(lane, &job, &progress, stamped, now)
+        {
+            first = First::Wait(delay, ParkCause::Wave);
+        }
         let mut spare = None;
         if let First::Call = first
             && progress.no_capacity
@@ -84,7 +92,7 @@ impl Admitted {
             }
         }
         // The replica that had it before may have made a call, unless it is too early for one even now.
-        progress.touched |= redelivered && !matches!(first, First::Wait(_));
+        progress.touched |= redelivered && !matches!(first, First::Wait(..));
         debug!(first = first.as_str(), "delivery");
         let is_once = progress.once;
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
@@ -145,10 +153,32 @@ fn order(lane: &Lane, message: &Message, progress: &Progress, is_copy: bool) -> 
     })
 }
 
+/// The time that a message has by its producer.
+fn stamped(properties: &BasicProperties) -> Option<Timestamp> {
+    properties.timestamp().and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok())
+}
+
+/// How long a job waits until it looks again whether its wave may start. `None`: it may, or its deadline has passed. A job that
+/// had its turn before goes on: it may have been called, or it was put back from among the dead letters.
+fn until_its_wave(
+    lane: &Lane,
+    job: &job::Job,
+    progress: &Progress,
+    stamped: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let ahead = lane.control.wave_ahead(lane.name(), job, stamped)?;
+    let had_its_turn = progress.touched || progress.put_back.is_some();
+    if had_its_turn || is_past(job.deadline, now) {
+        return None;
+    }
+    let look = wave::next_look(elapsed(progress.received_at, now), ahead.waiting);
+    Some(look.min(capacity::left(job.deadline, now)).max(SHORTEST_DELAY))
+}
+
 /// When a job was submitted: as its producer says, and before the daemon first parked it. A letter that was put back has
 /// the timestamp of when it was first submitted, or a newer one.
-fn submitted(properties: &BasicProperties, progress: &Progress, is_copy: bool) -> Option<Timestamp> {
-    let stamped = properties.timestamp().and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok());
+fn submitted(stamped: Option<Timestamp>, progress: &Progress, is_copy: bool) -> Option<Timestamp> {
     let is_older = |stamped: Timestamp| progress.put_back.is_some_and(|dead_at| stamped < dead_at);
     let stamped = stamped.filter(|stamped| !is_older(*stamped));
     stamped.into_iter().chain(is_copy.then_some(progress.received_at)).min()
@@ -160,7 +190,7 @@ pub(super) fn first(job: &job::Job, progress: &Progress, now: Timestamp) -> Firs
         return First::Poll(boot.clone());
     }
     match job.not_before.and_then(|not_before| Duration::try_from(not_before.duration_since(now)).ok()) {
-        Some(wait) if !wait.is_zero() && !is_past(job.deadline, now) => First::Wait(wait),
+        Some(wait) if !wait.is_zero() && !is_past(job.deadline, now) => First::Wait(wait, ParkCause::NotBefore),
         _ => First::Call,
     }
 }

@@ -10,9 +10,10 @@ use tracing::{Span, debug, info, warn};
 
 use super::decide::Conclusion;
 use crate::bce::Answer;
-use crate::broker::{Confirmed, Message, Outgoing, Reply, Unacked, delay};
+use crate::broker::{Confirmed, Message, Outgoing, REPLAY_OF, Reply, Unacked, delay};
 use crate::dead_letter::DeadLetter;
 use crate::events::{CONTENT_TYPE, Event, JobEvent, Outcome};
+use crate::headers::Headers;
 use crate::job::{self, ParkCause, Progress};
 use crate::lane::history::Mark;
 use crate::lane::parts::{Lane, Session};
@@ -154,6 +155,8 @@ impl Held {
             lane: lane.name().to_owned(),
             instance_id: job.map(|job| job.instance_id.clone()),
             batch_id: job.and_then(|job| job.batch_id.clone()),
+            wave: job.and_then(|job| job.wave),
+            replay_of: self.replay_of().map(str::to_owned),
             labels: job.map(|job| job.labels.clone()),
             outcome: conclusion.outcome.as_str().to_owned(),
             reason: (!reason.is_empty()).then(|| reason.to_owned()),
@@ -174,6 +177,11 @@ impl Held {
             Some(answer) => event.with_answer(answer),
             None => event,
         }
+    }
+
+    /// The job of which this one is a replay.
+    fn replay_of(&self) -> Option<&str> {
+        Headers(self.message.properties.headers().as_ref()).text(REPLAY_OF).filter(|id| id.len() <= job::ID_LIMIT)
     }
 
     /// Publishes the whole message as a dead letter, with its outcome in headers.

@@ -22,6 +22,7 @@ mod held;
 mod poll;
 #[cfg(test)]
 mod tests;
+mod wave;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +93,8 @@ pub(super) struct Task {
 enum First {
     Call,
     Poll(Boot),
-    Wait(Duration),
+    /// Too early for a call, for this reason.
+    Wait(Duration, ParkCause),
     /// Its instance had no capacity the last time, and others want to be called.
     GiveWay(Duration),
     /// Parked as a fresh copy: it was returned too often, by no fault of its own.
@@ -105,7 +107,7 @@ impl First {
         match self {
             Self::Call => "call",
             Self::Poll(_) => "poll",
-            Self::Wait(_) => "wait",
+            Self::Wait(..) => "wait",
             Self::GiveWay(_) => "give_way",
             Self::Anew => "put_back",
         }
@@ -190,7 +192,7 @@ impl Task {
         match self.first {
             First::Poll(_) => None,
             // A snooze may be over by then.
-            First::Wait(_) => control.cancellation(lane.name(), &self.job, self.submitted),
+            First::Wait(..) => control.cancellation(lane.name(), &self.job, self.submitted),
             First::Call | First::GiveWay(_) | First::Anew => {
                 cancellation(control, lane.name(), &self.job, self.submitted)
             }
@@ -232,7 +234,7 @@ impl Task {
             _ if let Some(cancellation) = self.cancellation(lane) => self.cancelled(lane, cancellation),
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
-            First::Wait(delay) => self.later(false, *delay, ParkCause::NotBefore),
+            First::Wait(delay, cause) => self.later(false, *delay, *cause),
             First::GiveWay(delay) => self.give_way(*delay),
             First::Anew => self.later(false, SHORTEST_DELAY, ParkCause::PutBack),
         }

@@ -52,7 +52,7 @@ fn decided_after(paused: Duration, verdict: Verdict, progress: &Progress) -> Nex
 fn a_job_waits_until_not_before() {
     assert_eq!(first(&job(r#"{"instance_id":"i-0000"}"#), &progress(), now()), First::Call);
     let early = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:02Z"}"#);
-    assert_eq!(first(&early, &progress(), now()), First::Wait(Duration::from_secs(2)));
+    assert_eq!(first(&early, &progress(), now()), First::Wait(Duration::from_secs(2), ParkCause::NotBefore));
     let due = job(r#"{"instance_id":"i-0000","not_before":"2026-11-25T07:30:00Z","deadline":"2026-11-25T07:30:00Z"}"#);
     assert_eq!(first(&due, &progress(), now()), First::Call);
     let (late, never) = (r#""deadline":"2026-11-25T07:29:59Z""#, r#""not_before":"2026-11-25T07:30:02Z""#);

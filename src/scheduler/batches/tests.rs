@@ -1,5 +1,8 @@
+use super::open::{CANCELLED, MOST_KINDS};
 use super::*;
-use crate::events::{Outcome, Phase, Reason};
+use crate::events::{
+    Action, BatchCompleted, CancelReason, Command, MaxFailures, Outcome, Phase, Reason, Wave, batch_key,
+};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -50,14 +53,14 @@ impl Log {
     fn announce_with(&mut self, id: &str, batch: &str, size: usize, max_failures: usize) -> Vec<Heard> {
         let mut event = announcement(id, "prod", batch, size, self.now());
         if let Data::BatchSubmitted(announced) = &mut event.data {
-            announced.max_failures = Some(max_failures);
+            announced.max_failures = Some(MaxFailures::Jobs(max_failures));
         }
         self.hear(event)
     }
 
     /// The batches whose rest is to be cancelled now, with the ids of the commands.
     fn cancels(&mut self) -> Vec<(String, String)> {
-        std::iter::from_fn(|| self.batches.pop_cancel()).map(|(name, command)| (name.batch, command.id)).collect()
+        std::iter::from_fn(|| self.batches.pop_command()).map(|(name, command)| (name.batch, command.id)).collect()
     }
 
     fn end(&mut self, job: &str, batch: &str, outcome: Outcome) -> Vec<Heard> {
@@ -67,7 +70,7 @@ impl Log {
 }
 
 fn announcement(id: &str, lane: &str, batch: &str, size: usize, now: Timestamp) -> Event {
-    let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_owned(), max_failures: None };
+    let announced = Batch::new(batch.to_owned(), size, lane.to_owned());
     Event { id: id.to_owned(), ..Event::new(lane, Data::BatchSubmitted(announced), now) }
 }
 
@@ -78,6 +81,8 @@ fn event(job: &str, lane: &str, batch: Option<&str>, outcome: Outcome, is_final:
         instance_id: None,
         batch_id: batch.map(str::to_owned),
         correlation_id: None,
+        wave: None,
+        replay_of: None,
         labels: None,
         outcome: outcome.as_str().to_owned(),
         reason: Some(outcome.reason().to_owned()).filter(|reason| !reason.is_empty()),
@@ -250,7 +255,7 @@ fn the_rest_of_a_batch_is_cancelled_once_when_more_jobs_have_failed_than_may() {
     log.hear(cancelled);
     assert_eq!(log.cancels(), [], "two have failed");
     log.end("5", "morning", Outcome::Rejected);
-    let (name, command) = log.batches.pop_cancel().unwrap();
+    let (name, command) = log.batches.pop_command().unwrap();
     assert_eq!(name, Name { lane: "prod".to_owned(), batch: "morning".to_owned() });
     let key = batch_key("prod", "morning", "a", at(0));
     assert_eq!(
@@ -316,9 +321,9 @@ fn the_oldest_batches_are_forgotten_where_there_are_too_many_or_too_many_jobs() 
     assert_eq!(log.announce("c", "c", 100), [Heard::Forgotten(name("a"))]);
     // Two announcements and eight jobs.
     for job in 0..8 {
-        assert_eq!(log.end(&job.to_string(), "c", NOT_FOUND), NOTHING);
+        assert_eq!(log.end(&job.to_string(), "c", Outcome::Started), NOTHING);
     }
-    assert_eq!(log.end("8", "c", NOT_FOUND), [Heard::Forgotten(name("b"))]);
+    assert_eq!(log.end("8", "c", Outcome::Started), [Heard::Forgotten(name("b"))]);
     assert_eq!(log.announce("d", "c", 1), [Heard::Forgotten(name("c"))]);
     assert_eq!((log.batches.open(), log.batches.remembered), (0, 0));
     let announcements = (0..9).map(|number| number.to_string());
@@ -369,4 +374,199 @@ fn what_was_forged_is_bounded() {
     assert!(id.len() < 100 && done.outcomes.len() + done.reasons.len() <= MOST_KINDS + 2, "{done:?}");
     assert_eq!(done.outcomes.values().sum::<usize>(), 200);
     assert!(done.outcomes["other"] > 66 && done.reasons["other"] > 66, "{done:?}");
+}
+
+/// An announcement of the lane `prod` with these sizes of waves, from 1 on.
+fn in_waves(id: &str, sizes: &[usize], now: Timestamp) -> Event {
+    let mut event = announcement(id, "prod", "morning", sizes.iter().sum(), now);
+    if let Data::BatchSubmitted(announced) = &mut event.data {
+        announced.waves = (1..).map(wave).zip(sizes.iter().copied()).collect();
+    }
+    event
+}
+
+fn wave(number: u32) -> Wave {
+    Wave::new(number).unwrap()
+}
+
+impl Log {
+    fn end_in_wave(&mut self, job: &str, number: u32, outcome: Outcome) -> Vec<Heard> {
+        let mut event = event(job, "prod", Some("morning"), outcome, true, self.now());
+        if let Data::Job(job) = &mut event.data {
+            job.wave = Some(wave(number));
+        }
+        self.hear(event)
+    }
+
+    fn end_replay(&mut self, job: &str, old: &str, outcome: Outcome) -> Vec<Heard> {
+        let mut event = event(job, "prod", Some("morning"), outcome, true, self.now());
+        if let Data::Job(job) = &mut event.data {
+            job.replay_of = Some(old.to_owned());
+        }
+        self.hear(event)
+    }
+
+    /// The waves that are to be started now: each with the second of its announcement, and how many jobs wait for later ones.
+    fn starts(&mut self) -> Vec<(Wave, i64, usize)> {
+        let commands = std::iter::from_fn(|| self.batches.pop_command());
+        let starts = commands.map(|(_, event)| match event.data {
+            Data::Command(Command { action: Action::StartWave { wave, announced_at, waiting, .. }, .. }) => {
+                (wave, announced_at.as_second() - at(0).as_second(), waiting)
+            }
+            other => panic!("{other:?}"),
+        });
+        starts.collect()
+    }
+}
+
+#[test]
+fn a_wave_is_started_once_when_all_before_it_have_ended() {
+    let mut log = Log::new();
+    let announced = in_waves("a", &[1, 2, 1], log.now());
+    log.hear(announced.clone());
+    assert_eq!(log.starts(), [(wave(1), 0, 3)]);
+    log.hear(announced);
+    assert_eq!(log.starts(), [], "a copy");
+    log.end_in_wave("1", 1, NOT_FOUND);
+    assert_eq!(log.starts(), [(wave(2), 0, 1)], "it goes on whatever the outcome");
+    log.end_in_wave("2", 2, Outcome::Started);
+    log.end_in_wave("2", 2, Outcome::Started);
+    assert_eq!(log.starts(), [], "a copy is no further end");
+    log.end_in_wave("3", 2, Outcome::Started);
+    assert_eq!(log.starts(), [(wave(3), 0, 0)]);
+    let (_, done) = completed(log.end_in_wave("4", 3, Outcome::Started));
+    assert_eq!((done.ended, log.starts()), (4, vec![]));
+}
+
+#[test]
+fn a_batch_without_waves_has_no_command() {
+    let mut log = Log::new();
+    log.announce("a", "morning", 2);
+    let first_alone = in_waves("b", &[2], log.now());
+    log.hear(first_alone);
+    log.end("1", "morning", Outcome::Started);
+    assert_eq!(log.starts(), []);
+}
+
+#[test]
+fn what_ends_out_of_its_wave_ends_no_other_and_completes_nothing_early() {
+    let mut log = Log::new();
+    let announced = in_waves("a", &[1, 1, 1], log.now());
+    log.hear(announced);
+    // Jobs that nobody announced, or of yesterday.
+    for stray in ["x", "y", "z"] {
+        assert_eq!(log.end_in_wave(stray, 1, Outcome::Started), NOTHING);
+    }
+    assert_eq!(log.end_in_wave("w", u32::MAX, Outcome::Started), NOTHING);
+    assert_eq!(log.starts(), [(wave(2), 0, 1)], "the latest is given where nobody took an earlier one");
+    assert_eq!(log.end_in_wave("2", 2, Outcome::Started), NOTHING);
+    assert_eq!(log.starts(), [(wave(3), 0, 0)]);
+    let (_, done) = completed(log.end_in_wave("3", 3, Outcome::Started));
+    assert_eq!((done.size, done.ended), (3, 6));
+}
+
+#[test]
+fn each_announcement_of_a_batch_begins_with_its_first_wave() {
+    let mut log = Log::new();
+    let first = in_waves("a", &[1, 1], log.now());
+    log.hear(first);
+    log.end_in_wave("1", 1, Outcome::Started);
+    assert_eq!(log.starts(), [(wave(2), 0, 0)]);
+    let second = in_waves("b", &[1, 1], log.now());
+    log.hear(second);
+    assert_eq!(log.starts(), [(wave(1), 2, 2)]);
+    log.end_in_wave("2", 1, Outcome::Started);
+    assert_eq!(log.starts(), [(wave(2), 2, 0)]);
+    for job in ["3", "4"] {
+        log.end_in_wave(job, 2, Outcome::Started);
+    }
+    assert_eq!((log.batches.open(), log.starts()), (0, vec![]));
+
+    // The same again, of which the jobs end as they did: copies of the last wave may wait for it.
+    let again = in_waves("a", &[1, 1], log.now());
+    log.hear(again);
+    log.end_in_wave("1", 1, Outcome::Started);
+    completed(log.end_in_wave("3", 2, Outcome::Started));
+    assert_eq!(log.starts(), [(wave(2), 6, 0)]);
+}
+
+#[test]
+fn a_size_that_is_corrected_starts_the_next_wave_and_has_no_jobs_of_its_own() {
+    let mut log = Log::new();
+    let announced = in_waves("a", &[2, 2], log.now());
+    log.hear(announced);
+    log.end_in_wave("1", 1, Outcome::Started);
+    log.starts();
+    let corrected = in_waves("a", &[1, 1], log.now());
+    log.hear(corrected);
+    assert_eq!(log.starts(), [(wave(2), 0, 0)]);
+    assert_eq!(completed(log.end_in_wave("2", 2, Outcome::Started)).1.size, 2);
+}
+
+#[test]
+fn a_ramp_stops_at_the_first_failure_and_its_next_wave_is_not_started() {
+    let mut log = Log::new();
+    let mut announced = in_waves("a", &[1, 2, 4], log.now());
+    if let Data::BatchSubmitted(batch) = &mut announced.data {
+        batch.max_failures = Some(MaxFailures::Jobs(0));
+    }
+    log.hear(announced);
+    log.end_in_wave("1", 1, Outcome::Started);
+    log.starts();
+    log.end_in_wave("2", 2, Outcome::Started);
+    // The last one of its wave.
+    log.end_in_wave("3", 2, NOT_FOUND);
+    let (_, cancel) = log.batches.pop_command().unwrap();
+    let Data::Command(Command { action: Action::CancelBatch { .. }, reason, .. }) = cancel.data else { panic!() };
+    assert_eq!(reason.unwrap(), "1 job has failed, and max_failures is 0");
+    for job in ["4", "5", "6"] {
+        log.end_in_wave(job, 3, Outcome::Cancelled(CancelReason::ByCommand));
+    }
+    assert_eq!(log.starts(), []);
+    completed(log.end_in_wave("7", 3, Outcome::Cancelled(CancelReason::ByCommand)));
+    assert_eq!(log.starts(), []);
+}
+
+#[test]
+fn a_replay_is_no_further_job_and_takes_the_place_of_the_one_that_failed() {
+    let mut log = Log::new();
+    log.announce_with("a", "morning", 4, 1);
+    log.end("1", "morning", Outcome::Started);
+    log.end("2", "morning", NOT_FOUND);
+    assert_eq!(log.end_replay("r", "2", NOT_FOUND), NOTHING);
+    assert_eq!(log.cancels(), [], "one machine failed, twice");
+    for _ in 0..2 {
+        assert_eq!(log.end_replay("s", "r", Outcome::Started), NOTHING);
+    }
+    assert_eq!(log.end_replay("t", "unknown", NOT_FOUND), NOTHING, "of another batch of this name");
+    log.end("3", "morning", NOT_FOUND);
+    assert_eq!(log.cancels(), []);
+    let (_, done) = completed(log.end("4", "morning", Outcome::Started));
+    assert_eq!((done.ended, done.up, &done.outcomes["started"]), (4, 3, &3));
+    assert_eq!((done.outcomes["failed"], done.reasons["not_found"]), (1, 1));
+    assert_eq!(log.batches.remembered, 0);
+}
+
+#[test]
+fn a_part_is_of_all_jobs_that_are_announced() {
+    let mut log = Log::new();
+    let percent = |id: &str, size, now| {
+        let mut event = announcement(id, "prod", "morning", size, now);
+        if let Data::BatchSubmitted(batch) = &mut event.data {
+            batch.max_failures = Some(MaxFailures::Percent(10));
+        }
+        event
+    };
+    for (id, size) in [("a", 90), ("b", 10), ("b", 5)] {
+        let announced = percent(id, size, log.now());
+        log.hear(announced);
+    }
+    for job in 0..9 {
+        log.end(&job.to_string(), "morning", NOT_FOUND);
+    }
+    assert_eq!(log.cancels(), [], "9 of 95");
+    log.end("9", "morning", NOT_FOUND);
+    let (_, cancel) = log.batches.pop_command().unwrap();
+    let Data::Command(Command { reason, .. }) = cancel.data else { panic!() };
+    assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95");
 }

@@ -10,7 +10,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn announcement(batch: &str, lane: &str, size: usize, time: Timestamp) -> Event {
-    let batch = events::Batch { batch_id: batch.to_owned(), size, lane: lane.to_owned(), max_failures: None };
+    let batch = events::Batch::new(batch.to_owned(), size, lane.to_owned());
     Event::new(lane, Data::BatchSubmitted(batch), time)
 }
 

@@ -147,6 +147,14 @@ fn column(name: &str, id: &str, absent: &[&str]) -> Result<Column, String> {
     }
 }
 
+/// What a cell says of a field. A number in it is one; what is none is refused as it is.
+fn value(field: &str, cell: &str) -> Value {
+    match cell.parse::<u64>() {
+        Ok(number) if field == "wave" => number.into(),
+        _ => cell.into(),
+    }
+}
+
 /// Reads a row. An empty cell counts as absent.
 fn job(columns: &[Column], row: &StringRecord) -> Result<Job, String> {
     if row.len() != columns.len() {
@@ -158,7 +166,7 @@ fn job(columns: &[Column], row: &StringRecord) -> Result<Job, String> {
     let (mut fields, mut labels) = (Map::new(), Map::new());
     for (column, cell) in columns.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
         match column {
-            Column::Field(name) => fields.insert((*name).to_owned(), cell.into()),
+            Column::Field(name) => fields.insert((*name).to_owned(), value(name, cell)),
             Column::Label(name) => labels.insert(name.clone(), cell.into()),
         };
     }
@@ -193,10 +201,10 @@ mod tests {
 
     #[test]
     fn known_columns_are_fields_and_all_others_labels() {
-        let header = "team,instance_id,deadline,conflict,confirm,priority,batch_id,not_before,labels.priority";
-        let row = "ops,i-0000,9999-12-31T23:59:59Z,fail,running,urgent,b,2026-11-25T07:30:00+08:00,high";
+        let header = "team,instance_id,wave,deadline,conflict,confirm,priority,batch_id,not_before,labels.priority";
+        let row = "ops,i-0000,3,9999-12-31T23:59:59Z,fail,running,urgent,b,2026-11-25T07:30:00+08:00,high";
         let expected = whole(
-            r#"{"instance_id":"i-0000","deadline":"9999-12-31T23:59:59Z","conflict":"fail","confirm":"running",
+            r#"{"instance_id":"i-0000","wave":3,"deadline":"9999-12-31T23:59:59Z","conflict":"fail","confirm":"running",
                 "priority":"urgent","batch_id":"b","not_before":"2026-11-24T23:30:00Z",
                 "labels":{"team":"ops","priority":"high"}}"#,
         );
@@ -246,6 +254,8 @@ mod tests {
             ("Deadline", "deadline"),
             ("dead_line", "deadline"),
             ("batch", "batch_id"),
+            ("Wave", "wave"),
+            ("waves", "wave"),
         ] {
             let (line, told) = problem(&format!("instance_id,{name}\ni-0000,x"));
             assert_eq!(line, 1);
@@ -276,6 +286,11 @@ mod tests {
             assert!(read(&text, b',').iter().any(|(_, job)| job.is_ok()), "{text}");
         }
         assert!(problem(&format!("instance_id,team\ni-0000,{}", "x".repeat(ROW_LIMIT))).1.contains("at most 8192"));
+        for (cell, value) in [("0", "integer `0`"), ("4294967296", "integer `4294967296`"), ("-1", "string \"-1\"")] {
+            let (_, told) = problem(&format!("instance_id,wave\ni-0000,{cell}"));
+            let ends = told.ends_with(&format!("{value}, expected a whole number from 1 to 4294967295"));
+            assert!(told.starts_with("wave: invalid ") && ends, "{told}");
+        }
         let (_, told) = problem("instance_id,conflict\ni-0000,maybe");
         assert_eq!(told, "conflict: unknown variant `maybe`, expected one of `fail`, `accept`, `verify`");
         assert!(read("", b',').is_empty() && read("instance_id,team\n", b',').is_empty());

@@ -25,9 +25,14 @@ impl Drop for Folder {
 }
 
 fn input(ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, Failure> {
+    input_with(&["--batch", "b"], ids, files, format)
+}
+
+fn input_with(options: &[&str], ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, Failure> {
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-    let identity = Identity { lane: LaneName::parse("prod").unwrap(), moving_deadline: None };
-    Input::new(ids, files, format, defaults::of(&["--batch", "b"]).unwrap(), identity)
+    let defaults = defaults::of(options).unwrap();
+    let identity = Identity { lane: LaneName::parse("prod").unwrap(), moving_deadline: None, ramp: defaults.ramp };
+    Input::new(ids, files, format, defaults, identity)
 }
 
 fn jobs(mut input: Input) -> Result<Vec<Job>, Failure> {
@@ -49,6 +54,34 @@ fn read(ids: &[&str], files: &[PathBuf]) -> Result<Vec<Job>, Failure> {
 
 fn ids(jobs: &[Job]) -> Vec<&str> {
     jobs.iter().map(|job| job.instance_id.as_str()).collect()
+}
+
+#[test]
+fn a_ramp_goes_by_the_order_of_each_batch_and_counts_a_repeated_job_once() {
+    let own = r#"{"instance_id":"i-0009","batch_id":"own"}"#;
+    let ids = ["i-0000", "i-0001", own, "i-0000", "i-0002", "i-0003"];
+    let mut input = input_with(&["--batch", "b", "--ramp"], &ids, &[], None).unwrap();
+    let checked = input.check().unwrap();
+    assert_eq!(checked.waves(true), [("b", "in 3 waves of 1, 2, 1 jobs".to_owned())]);
+    let waves = jobs(input).unwrap().into_iter().map(|job| (job.instance_id.to_string(), job.wave));
+    let expected = [("i-0000", 1), ("i-0001", 2), ("i-0009", 1), ("i-0002", 2), ("i-0003", 3)];
+    assert_eq!(waves.collect::<Vec<_>>(), expected.map(|(id, wave)| (id.to_owned(), Wave::new(wave))));
+}
+
+#[test]
+fn waves_that_are_too_many_or_are_none_are_named_with_their_line() {
+    let folder = Folder::new();
+    let rows: String = (1..=101).map(|wave| format!("i-0{wave:03},{wave}\n")).collect();
+    let file = folder.put("a.csv", &format!("instance_id,wave\n{rows}i-0000,0\ni-0001,x\n"));
+    let Err(Failure::Problems(text)) = read(&[], std::slice::from_ref(&file)) else { panic!() };
+    for expected in [
+        "3 wrong",
+        "line 102: wave 101 is one more than the 100 that a batch can have: use fewer numbers",
+        "line 103: wave: invalid value: integer `0`, expected a whole number from 1 to 4294967295",
+        "line 104: wave: invalid type: string \"x\", expected a whole number",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
 }
 
 #[test]
@@ -112,7 +145,7 @@ fn a_job_that_is_repeated_is_named_with_both_places() {
     let mut checked = input.check().unwrap();
     assert_eq!((checked.size(), checked.parts["b"].size), (2, 2));
     for _ in 0..2 {
-        checked.parts.values_mut().for_each(|part| part.add(Uuid::nil()));
+        checked.parts.values_mut().for_each(|part| part.add(Uuid::nil(), None).unwrap());
     }
     let file = file.display();
     let expected = format!(

@@ -13,7 +13,7 @@ fn begin() -> Progress {
 }
 
 fn announcement(id: &str, batch: &str, size: usize, time: Timestamp) -> Event {
-    let batch = Batch { batch_id: batch.to_owned(), size, lane: "prod".to_owned(), max_failures: None };
+    let batch = Batch::new(batch.to_owned(), size, "prod".to_owned());
     Event { id: id.to_owned(), ..Event::new("prod", Data::BatchSubmitted(batch), time) }
 }
 
@@ -45,6 +45,53 @@ fn sizes_add_up_and_each_job_and_announcement_counts_once() {
     assert_eq!((instance.as_str(), ended.reason.as_deref()), ("i-20000", Some("not_found")));
     assert_eq!((progress.announced(), progress.ended()), (Some(3), 2));
     assert!(!progress.report().all_up());
+}
+
+#[test]
+fn a_replay_takes_the_place_of_the_job_that_failed() {
+    let mut progress = begin();
+    let replay = |id: &str, old: &str, outcome: &str| {
+        let mut event = job(id, outcome, true, at(0));
+        if let Data::Job(job) = &mut event.data {
+            job.replay_of = Some(old.to_owned());
+        }
+        event
+    };
+    progress.hear(announcement("a", "morning", 3, at(0)), at(0));
+    progress.hear(job("1", "started", true, at(0)), at(0));
+    progress.hear(job("2", "failed", true, at(0)), at(0));
+    assert!(matches!(progress.hear(replay("r", "2", "failed"), at(0)), Heard::Down(..)), "it failed again");
+    assert_eq!((progress.ended(), progress.report().outcomes()), (2, [("failed", 1), ("started", 1)].into()));
+    for event in [replay("s", "r", "started"), replay("s", "r", "started"), replay("t", "0", "started")] {
+        assert_eq!(progress.hear(event, at(0)), Heard::Nothing);
+    }
+    assert_eq!((progress.ended(), progress.report().outcomes()), (2, [("started", 2)].into()), "one is still to end");
+    assert!(progress.report().all_up() && !progress.report().to_string().contains("not up"));
+}
+
+#[test]
+fn the_wave_that_runs_is_named() {
+    let mut progress = begin();
+    let mut announced = announcement("a", "morning", 3, at(0));
+    let second = Wave::new(20).unwrap();
+    if let Data::BatchSubmitted(batch) = &mut announced.data {
+        batch.waves = [(Wave::new(10).unwrap(), 1), (second, 2)].into();
+    }
+    let of = |id: &str, wave| {
+        let mut event = job(id, "started", true, at(0));
+        if let Data::Job(job) = &mut event.data {
+            job.wave = Wave::new(wave);
+        }
+        event
+    };
+    progress.hear(announced, at(0));
+    progress.reads(Reading::Live, at(0));
+    assert_eq!(progress.line(at(0)), "0 of 3 ended; wave 1 of 2; 0s");
+    progress.hear(of("1", 10), at(0));
+    assert!(progress.line(at(0)).contains("1 of 3 ended: 1 started; wave 2 of 2; "), "{}", progress.line(at(0)));
+    progress.hear(of("2", 20), at(0));
+    progress.hear(of("3", 20), at(0));
+    assert!(!progress.line(at(0)).contains("wave"), "{}", progress.line(at(0)));
 }
 
 #[test]
