@@ -11,12 +11,12 @@ mod read;
 mod select;
 mod send;
 mod threshold;
-mod wait;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -28,6 +28,8 @@ use self::select::Selection;
 use self::send::Route;
 use self::threshold::MaxFailures;
 use super::signals::Signals;
+use super::times::length;
+use super::watch::{Ready, Submission, Submitted};
 use super::{Failure, Output, tell};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
@@ -72,6 +74,12 @@ pub(super) struct Arguments {
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
+    /// How long --wait waits at most, once all is submitted; then exit with 124.
+    #[arg(long, value_name = "TIME", value_parser = length, requires = "wait")]
+    timeout: Option<Duration>,
+    /// With --wait, write every machine that did not come up to this file, one JSON object on each line.
+    #[arg(long, value_name = "FILE", requires = "wait")]
+    failures_file: Option<PathBuf>,
     /// Submit nothing, and say what would be: how many jobs, the states of their instances, the calls, and how long they take.
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -121,24 +129,31 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
 
     let connection = broker::connect(&config.broker, ConnectionKind::Submit).await?;
     let names = Names::new(&config.broker.prefix);
-    if let Some(standing) = lane::look(&connection, &names, &lane, &checked, config).await? {
+    let standing = lane::look(&connection, &names, &lane, &checked, config).await?;
+    if let Some(standing) = &standing {
         standing.notes(&lane, &checked, settings).into_iter().for_each(tell);
     }
-    // Subscribed before the first job goes out, so that no outcome is missed.
-    let events = if arguments.wait { Some(wait::subscribe(&connection, &names, &lane).await?) } else { None };
+    // Opened before the first job goes out: what is wrong with it is no half submission, and no outcome is missed.
+    let ready = if arguments.wait {
+        let ready = Ready::open(config, arguments.timeout, arguments.failures_file.as_deref()).await;
+        Some(ready.map_err(errors::nothing_submitted)?)
+    } else {
+        None
+    };
 
     let mut signals = Signals::open()?;
     let route =
         Route { broker: &config.broker, names: &names, identity: &identity, max_failures: arguments.max_failures };
-    let connection = match send::send(route, connection, input, &checked, &mut signals).await? {
-        ControlFlow::Continue(connection) => connection,
+    let sent = match send::send(route, connection, input, &checked, &mut signals).await? {
+        ControlFlow::Continue(sent) => sent,
         ControlFlow::Break(code) => return Ok(ExitCode::from(code)),
     };
     tell(format_args!("{jobs} submitted to {to}"));
-    let code = match events {
-        Some(events) => wait::wait(events, &checked.ids, &batch, &mut signals).await?,
-        None => ExitCode::SUCCESS,
-    };
-    connection.close().await;
-    Ok(code)
+    sent.connection.close().await;
+    let Some(ready) = ready else { return Ok(ExitCode::SUCCESS) };
+    let batches = checked.parts.keys().cloned().collect();
+    let ids = Arc::try_unwrap(checked).map_or_else(|checked| checked.ids.clone(), |checked| checked.ids);
+    let jobs = Submission { jobs: ids, announced: sent.announced, is_heard: false };
+    let paused = standing.and_then(|standing| standing.paused);
+    ready.wait(Submitted { jobs, batch, batches, lane, paused }, &mut signals).await
 }

@@ -25,7 +25,7 @@ mod requester;
 mod responder;
 mod status;
 
-pub use self::requester::{AskError, Asked, ask};
+pub use self::requester::{AskError, Asked, ask, ask_statuses};
 pub use self::responder::Responder;
 pub use self::status::{LaneStatus, Standing, Statuses, answer};
 use crate::broker::names::ASK;

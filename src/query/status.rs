@@ -138,6 +138,16 @@ impl Statuses {
         self.0.values().filter(|parts| parts.is_complete()).count()
     }
 
+    /// What the replica that holds `lane` said of it, if that came.
+    pub fn holder_of(&self, lane: &str) -> Option<&LaneStatus> {
+        self.lanes().find(|status| status.lane == lane && status.is_held())
+    }
+
+    /// What replicas said of lanes so far.
+    pub fn lanes(&self) -> impl Iterator<Item = &LaneStatus> {
+        self.0.values().flat_map(|parts| parts.lanes.values().flatten())
+    }
+
     /// What each replica said, in part where parts are missing.
     pub fn into_replicas(self) -> Vec<(Replica, Vec<LaneStatus>)> {
         self.0.into_iter().map(|(replica, parts)| (replica, parts.lanes.into_values().flatten().collect())).collect()

@@ -96,7 +96,16 @@ struct Sending<'a> {
     fruitless: u32,
 }
 
-/// Announces and sends the jobs of `input`. Returns the connection over which the last one went.
+/// All jobs were sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The connection over which the last one went.
+    pub(super) connection: Connection,
+    /// The id and the time of the last announcement, which was confirmed before the first job was sent.
+    pub(super) announced: (String, Timestamp),
+}
+
+/// Announces and sends the jobs of `input`.
 ///
 /// # Errors
 /// Not all jobs were sent; it says how many were, and how to go on. Where a signal ended it, the exit code is returned.
@@ -106,15 +115,16 @@ pub(super) async fn send(
     input: Input,
     checked: &Arc<Checked>,
     signals: &mut Signals,
-) -> Result<ControlFlow<u8, Connection>, Failure> {
+) -> Result<ControlFlow<u8, Sent>, Failure> {
     let publisher = connection.publisher(Traffic::Jobs, GROUPS);
-    let sizes = checked.parts.iter().map(|(batch, part)| (batch.as_str(), part.size));
-    for (batch, size) in sizes {
-        let announcement = route.announcement(checked, batch, size);
-        let announced = publisher.try_publish(Arc::new(announcement)).await;
+    let mut last = (String::new(), Timestamp::UNIX_EPOCH);
+    for (batch, part) in &checked.parts {
+        let announcement = route.announcement(checked, batch, part.size);
+        let announced = publisher.try_publish(Arc::new(route.outgoing(&announcement))).await;
         announced
             .map(drop)
             .map_err(|error| refused(route.names, "cannot announce the batch; no job was submitted", error))?;
+        last = (announcement.id, announcement.time);
     }
     let mut sending = Sending {
         route,
@@ -140,7 +150,7 @@ pub(super) async fn send(
     drop(items);
     sending.bar.finish_and_clear();
     match over {
-        Over::Sent => Ok(ControlFlow::Continue(sending.connection)),
+        Over::Sent => Ok(ControlFlow::Continue(Sent { connection: sending.connection, announced: last })),
         over => sending.close(over, checked).await.map(ControlFlow::Break),
     }
 }
@@ -187,7 +197,7 @@ fn body(job: &Job) -> Vec<u8> {
 
 impl Route<'_> {
     /// The announcement of a batch, or of the size that it has after all.
-    fn announcement(&self, checked: &Checked, batch: &str, size: usize) -> Outgoing {
+    fn announcement(&self, checked: &Checked, batch: &str, size: usize) -> Event {
         let lane = &self.identity.lane;
         let max_failures = self.max_failures.map(|max_failures| max_failures.of(size));
         let announced = Batch { batch_id: batch.to_owned(), size, lane: lane.to_string(), max_failures };
@@ -195,7 +205,11 @@ impl Route<'_> {
         if let Some(part) = checked.parts.get(batch) {
             event.id = self.identity.of_part(batch, part).to_string();
         }
-        Outgoing::event(&event, self.names.outcomes(), format!("{lane}.submitted"))
+        event
+    }
+
+    fn outgoing(&self, announcement: &Event) -> Outgoing {
+        Outgoing::event(announcement, self.names.outcomes(), format!("{}.submitted", self.identity.lane))
     }
 }
 
@@ -346,6 +360,7 @@ impl Sending<'_> {
             let sent = self.sent.get(batch.as_str()).copied().unwrap_or(0);
             if sent < part.size {
                 let correction = self.route.announcement(checked, batch, sent);
+                let correction = self.route.outgoing(&correction);
                 if self.publisher.try_publish(Arc::new(correction)).await.is_err() {
                     return false;
                 }
