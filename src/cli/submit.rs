@@ -5,13 +5,14 @@ mod bar;
 mod defaults;
 mod dry_run;
 mod errors;
+mod holder;
 mod identity;
 mod lane;
 mod read;
-mod select;
 mod send;
 mod threshold;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,13 +25,13 @@ use self::api::Api;
 use self::defaults::Options;
 use self::identity::Identity;
 use self::read::{Format, Input};
-use self::select::Selection;
 use self::send::Route;
 use self::threshold::MaxFailures;
 use super::signals::Signals;
 use super::times::length;
 use super::watch::{Ready, Submission, Submitted};
 use super::{Failure, Output, tell};
+use crate::bce::{InstanceId, InstanceState, Selection};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::text::Shown;
@@ -94,21 +95,28 @@ impl Arguments {
         if self.dry_run || self.select.is_some() { Purpose::Ask } else { Purpose::Talk }
     }
 
-    /// The instances named, or selected.
-    async fn ids(&self, lane: Option<&Lane>, name: &LaneName) -> Result<Vec<String>, Failure> {
-        let Some(selection) = &self.select else { return Ok(self.ids.clone()) };
-        let lane = lane.ok_or_else(|| {
-            Failure::Usage(format!(
-                "--select asks the API of lane {name}, and the configuration does not have that lane"
-            ))
-        })?;
-        let found = Api::of(lane)?.select(selection).await?;
+    /// The instances named, or selected; with states where the lane's holder has told them.
+    async fn ids(&self, lane: Option<&Lane>, name: &LaneName, config: &Config) -> Result<Named, Failure> {
+        let Some(selection) = &self.select else { return Ok((self.ids.clone(), None)) };
+        let own =
+            lane.map_or_else(|| Err(Failure::Usage(format!("the configuration does not have lane {name}"))), Api::of);
+        let (found, states) = match own {
+            Ok(api) => (api.select(selection).await?, None),
+            Err(why) => {
+                tell(format_args!("the replica that runs lane {name} is asked for its instances, as {why}"));
+                let states = holder::select(config, name, selection).await?;
+                (states.keys().cloned().collect(), Some(states))
+            }
+        };
         if found.is_empty() {
             return Err(Failure::Usage(format!("no instance of lane {name} meets --select {selection}")));
         }
-        Ok(found.into_iter().map(|instance| instance.to_string()).collect())
+        Ok((found.into_iter().map(|instance| instance.to_string()).collect(), states))
     }
 }
+
+/// Instances that were named, with states where these are known.
+type Named = (Vec<String>, Option<BTreeMap<InstanceId, InstanceState>>);
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let lane = lane::choose(arguments.lane.as_deref(), config)?;
@@ -117,11 +125,12 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let (batch, moving_deadline) = (defaults.batch.clone(), defaults.moving_deadline);
     let identity = Identity { lane: lane.clone(), moving_deadline };
     let (not_before, settings) = (defaults.not_before, config.lanes.iter().find(|known| known.name == lane));
-    let ids = arguments.ids(settings, &lane).await?;
+    let (ids, states) = arguments.ids(settings, &lane, config).await?;
     let mut input = Input::new(ids, &arguments.files, arguments.format, defaults, identity.clone())?;
     let checked = Arc::new(input.check()?);
     if arguments.dry_run {
-        return dry_run::run(&lane, settings, not_before, input, &checked, arguments.output).await;
+        let output = arguments.output;
+        return dry_run::run(&lane, settings, not_before, input, &checked, states, output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let to = format!("lane {lane} as batch {}{start}", Shown(&batch));

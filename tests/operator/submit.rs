@@ -1,6 +1,7 @@
 //! `reveille submit`.
 
 mod again;
+mod holder;
 mod lanes;
 mod lost;
 mod select;

@@ -2,6 +2,7 @@
 
 use crate::support::child::run;
 use crate::support::daemon::{Config, Daemon};
+use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes, config};
 
 #[tokio::test]
@@ -38,6 +39,11 @@ async fn a_lane_that_only_replicas_know_is_named_where_another_was_meant() {
     let other = Daemon::start(&more);
     other.ready().await;
     let bare = Config::write(&format!("[broker]\nurl = {:?}\n", stage.vhost.url));
+    eventually("both replicas answer", async || {
+        let status = run(bare.command(&["status"]), "").await.output;
+        (status.contains("prod ") && status.contains("test-gz ")).then_some(())
+    })
+    .await;
     for (arguments, told) in [
         (&["submit", "i-sim00001", "--lane", "prdo"][..], "there is no lane prdo at "),
         (&["submit", "i-sim00001", "--lane", "prdo"], "has run with it; did you mean prod?\n"),
