@@ -36,6 +36,8 @@ pub enum Operation {
     Check,
     /// `POST /v2/instance/listByInstanceId`
     States,
+    /// `GET /v2/instance`, a page of it.
+    List,
     /// `PUT /v2/instance/batchAction?start`
     StartBatch,
 }
@@ -49,6 +51,7 @@ impl Operation {
             Self::Probe => "probe",
             Self::Check => "check",
             Self::States => "states",
+            Self::List => "list",
             Self::StartBatch => "start_batch",
         }
     }

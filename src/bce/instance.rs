@@ -63,6 +63,25 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
+    /// All there are.
+    const ALL: [Self; 5] = [Self::Running, Self::Starting, Self::Stopped, Self::Ended, Self::Passing];
+
+    /// The word for it, for people and programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Starting => "starting",
+            Self::Stopped => "stopped",
+            Self::Ended => "ended",
+            Self::Passing => "passing",
+        }
+    }
+
+    /// The state of this [`InstanceState::word`]; one that only another version has is a passing one.
+    pub fn of_word(word: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.word() == word).unwrap_or(Self::Passing)
+    }
+
     /// Reads the API's `status` string.
     pub fn parse(status: &str) -> Self {
         match status {
@@ -102,6 +121,14 @@ mod tests {
             let error = InstanceId::parse(text).unwrap_err().to_string();
             assert!(error.contains("i-YufwpQAe"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_state_is_read_from_its_word() {
+        for state in InstanceState::ALL {
+            assert_eq!(InstanceState::of_word(state.word()), state);
+        }
+        assert_eq!(InstanceState::of_word("asleep"), InstanceState::Passing);
     }
 
     #[test]

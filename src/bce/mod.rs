@@ -16,6 +16,7 @@ pub mod key_file;
 pub mod keys;
 pub mod list;
 pub mod proxy;
+pub mod selection;
 pub mod sign;
 mod tls;
 
@@ -29,3 +30,4 @@ pub use instance::{InstanceId, InstanceState};
 pub use key_file::KeyFile;
 pub use list::{Listed, Page};
 pub use proxy::{Proxies, Proxy, ProxyFault};
+pub use selection::Selection;

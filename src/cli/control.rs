@@ -115,9 +115,9 @@ pub(super) async fn lane(
     match broker::look(connection, &names.baton_of(&lane)).await.map_err(|error| lost(&error))? {
         Look::There(_) | Look::Refused => Ok(lane),
         Look::Missing => Err(Failure::Usage(format!(
-            "there is no lane {lane} at {}{}; a lane exists once `reveille run` has run with it",
+            "there is no lane {lane} at {}; a lane exists once `reveille run` has run with it{}",
             config.broker.address(),
-            lanes::unknown(&lane, config)
+            lanes::unknown(&lane, connection, names, config).await
         ))),
     }
 }

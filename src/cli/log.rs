@@ -76,6 +76,15 @@ impl Log {
         self.open_by(|_| from).await
     }
 
+    /// Begins to read at the last message, or at one that RabbitMQ wrote together with it: whatever is written after the call is
+    /// read.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub(super) async fn open_at_end(&self) -> Result<Opened, LogError> {
+        self.open_by(|last| Position::Offset(last.map_or(0, |last| last.offset))).await
+    }
+
     /// The same, from where `choose` says by the last message.
     async fn open_by(&self, choose: impl FnOnce(Option<&Entry>) -> Position) -> Result<Opened, LogError> {
         let connection = broker::connect(&self.broker, self.kind).await?;

@@ -1,5 +1,6 @@
 //! The commands, each in its file, and what they share.
 
+mod answers;
 mod batches;
 mod cancel;
 mod check;

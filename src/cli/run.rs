@@ -13,15 +13,15 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, Span, error_span, info, warn};
 
+use super::answers::Answers;
 use super::{Failure, descriptors};
 use crate::broker::{BrokerState, Connections, Names, Reader, Replies, Topology};
 use crate::config::{self, Config};
 use crate::control::Control;
 use crate::control::follow::Follower;
-use crate::lane::{self, Lane, LaneRole, Settings};
+use crate::lane::{Lane, LaneRole, Settings};
 use crate::ownership::{self, Role, Sharing};
-use crate::query::{self, Query, Responder};
-use crate::replica::Replica;
+use crate::query::Responder;
 use crate::scheduler::Scheduler;
 use crate::stop::Stop;
 use crate::tasks;
@@ -144,16 +144,14 @@ impl Daemon {
         let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, &self.metrics);
         let alone = Sharing::of_one(&self.names, &self.metrics);
         self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
-        let (responder, this) = (Responder::new(self.config.broker.clone(), self.names.clone()), Replica::this());
-        let answer = async |query| match query {
-            Query::Status => query::answer(&this, lane::statuses(&self.lanes, &self.readiness)),
-        };
+        let responder = Responder::new(self.config.broker.clone(), self.names.clone());
+        let answers = Answers::new(self.lanes.clone(), self.readiness.clone());
         tokio::select! {
             Ok(()) = tasks::all(&mut roles) => {}
             never = connections.keep_declared() => match never {},
             never = sharing.keep_even(connections, &self.stop) => match never {},
             never = commands.follow(connections) => match never {},
-            never = responder.run(connections, answer) => match never {},
+            never = responder.run(connections, |query, body| answers.to(query, body)) => match never {},
             () = self.stop_is_overdue(connections) => {
                 warn!("not all lanes could be given back in time: what is in flight goes back to its queue");
             }

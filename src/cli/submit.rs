@@ -5,18 +5,19 @@ mod bar;
 mod defaults;
 mod dry_run;
 mod errors;
+mod holder;
 mod identity;
 mod lane;
 mod read;
-mod select;
 mod send;
-mod wait;
 mod waves;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -24,10 +25,12 @@ use self::api::Api;
 use self::defaults::Options;
 use self::identity::Identity;
 use self::read::{Format, Input};
-use self::select::Selection;
 use self::send::Route;
 use super::signals::Signals;
+use super::times::length;
+use super::watch::{Ready, Submission, Submitted};
 use super::{Failure, Output, tell};
+use crate::bce::{InstanceId, InstanceState, Selection};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::events::MaxFailures;
@@ -73,6 +76,12 @@ pub(super) struct Arguments {
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
+    /// How long --wait waits at most, once all is submitted; then exit with 124.
+    #[arg(long, value_name = "TIME", value_parser = length, requires = "wait")]
+    timeout: Option<Duration>,
+    /// With --wait, write every machine that did not come up to this file, one JSON object on each line.
+    #[arg(long, value_name = "FILE", requires = "wait")]
+    failures_file: Option<PathBuf>,
     /// Submit nothing, and say what would be: how many jobs, the states of their instances, the calls, and how long they take.
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -87,21 +96,28 @@ impl Arguments {
         if self.dry_run || self.select.is_some() { Purpose::Ask } else { Purpose::Talk }
     }
 
-    /// The instances named, or selected.
-    async fn ids(&self, lane: Option<&Lane>, name: &LaneName) -> Result<Vec<String>, Failure> {
-        let Some(selection) = &self.select else { return Ok(self.ids.clone()) };
-        let lane = lane.ok_or_else(|| {
-            Failure::Usage(format!(
-                "--select asks the API of lane {name}, and the configuration does not have that lane"
-            ))
-        })?;
-        let found = Api::of(lane)?.select(selection).await?;
+    /// The instances named, or selected; with states where the lane's holder has told them.
+    async fn ids(&self, lane: Option<&Lane>, name: &LaneName, config: &Config) -> Result<Named, Failure> {
+        let Some(selection) = &self.select else { return Ok((self.ids.clone(), None)) };
+        let own =
+            lane.map_or_else(|| Err(Failure::Usage(format!("the configuration does not have lane {name}"))), Api::of);
+        let (found, states) = match own {
+            Ok(api) => (api.select(selection).await?, None),
+            Err(why) => {
+                tell(format_args!("the replica that runs lane {name} is asked for its instances, as {why}"));
+                let states = holder::select(config, name, selection).await?;
+                (states.keys().cloned().collect(), Some(states))
+            }
+        };
         if found.is_empty() {
             return Err(Failure::Usage(format!("no instance of lane {name} meets --select {selection}")));
         }
-        Ok(found.into_iter().map(|instance| instance.to_string()).collect())
+        Ok((found.into_iter().map(|instance| instance.to_string()).collect(), states))
     }
 }
+
+/// Instances that were named, with states where these are known.
+type Named = (Vec<String>, Option<BTreeMap<InstanceId, InstanceState>>);
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let lane = lane::choose(arguments.lane.as_deref(), config)?;
@@ -110,12 +126,12 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let (batch, moving_deadline) = (defaults.batch.clone(), defaults.moving_deadline);
     let identity = Identity { lane: lane.clone(), moving_deadline, ramp: defaults.ramp };
     let (not_before, settings) = (defaults.not_before, config.lanes.iter().find(|known| known.name == lane));
-    let ids = arguments.ids(settings, &lane).await?;
+    let (ids, states) = arguments.ids(settings, &lane, config).await?;
     let mut input = Input::new(ids, &arguments.files, arguments.format, defaults, identity.clone())?;
     let checked = Arc::new(input.check()?);
     if arguments.dry_run {
-        let waves = checked.waves(identity.ramp);
-        return dry_run::run(&lane, settings, not_before, waves, input, &checked, arguments.output).await;
+        let (waves, output) = (checked.waves(identity.ramp), arguments.output);
+        return dry_run::run(&lane, settings, not_before, waves, input, &checked, states, output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let waves = match checked.waves(identity.ramp)[..] {
@@ -128,26 +144,33 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
 
     let connection = broker::connect(&config.broker, ConnectionKind::Submit).await?;
     let names = Names::new(&config.broker.prefix);
-    if let Some(standing) = lane::look(&connection, &names, &lane, &checked, config).await? {
+    let standing = lane::look(&connection, &names, &lane, &checked, config).await?;
+    if let Some(standing) = &standing {
         standing.notes(&lane, &checked, settings, identity.ramp).into_iter().for_each(tell);
     }
-    // Subscribed before the first job goes out, so that no outcome is missed.
-    let events = if arguments.wait { Some(wait::subscribe(&connection, &names, &lane).await?) } else { None };
+    // Opened before the first job goes out: what is wrong with it is no half submission, and no outcome is missed.
+    let ready = if arguments.wait {
+        let ready = Ready::open(config, arguments.timeout, arguments.failures_file.as_deref()).await;
+        Some(ready.map_err(errors::nothing_submitted)?)
+    } else {
+        None
+    };
 
     let mut signals = Signals::open()?;
     // The first step that fails ends a ramp.
     let max_failures = arguments.max_failures.or(identity.ramp.then_some(MaxFailures::Jobs(0)));
     let announced_at = Timestamp::now();
     let route = Route { broker: &config.broker, names: &names, identity: &identity, max_failures, announced_at };
-    let connection = match send::send(route, connection, input, &checked, &mut signals).await? {
-        ControlFlow::Continue(connection) => connection,
+    let sent = match send::send(route, connection, input, &checked, &mut signals).await? {
+        ControlFlow::Continue(sent) => sent,
         ControlFlow::Break(code) => return Ok(ExitCode::from(code)),
     };
     tell(format_args!("{jobs} submitted to {to}"));
-    let code = match events {
-        Some(events) => wait::wait(events, &checked.ids, &batch, &mut signals).await?,
-        None => ExitCode::SUCCESS,
-    };
-    connection.close().await;
-    Ok(code)
+    sent.connection.close().await;
+    let Some(ready) = ready else { return Ok(ExitCode::SUCCESS) };
+    let batches = checked.parts.keys().cloned().collect();
+    let ids = Arc::try_unwrap(checked).map_or_else(|checked| checked.ids.clone(), |checked| checked.ids);
+    let jobs = Submission { jobs: ids, announced: sent.announced, is_heard: false };
+    let paused = standing.and_then(|standing| standing.paused);
+    ready.wait(Submitted { jobs, batch, batches, lane, paused }, &mut signals).await
 }

@@ -35,6 +35,8 @@ impl fmt::Display for LaneName {
 pub struct Lane {
     /// Also its routing key.
     pub name: LaneName,
+    /// It stands in for lanes, since the configuration has none.
+    pub is_implied: bool,
     /// The address of its API.
     pub endpoint: Endpoint,
     /// The source of its keys.
@@ -147,6 +149,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
             codes: Codes::default(),
         },
         name: name?,
+        is_implied: is_default,
         endpoint: endpoint?,
         credentials,
     };

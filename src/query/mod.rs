@@ -1,7 +1,7 @@
 //! Queries: what only a running replica knows, asked over RabbitMQ.
 //!
 //! ```text
-//! requester ──── ask.status ───► exchange <prefix>.control ──► a queue of each replica ──► responder
+//! requester ───── ask.… ───────► exchange <prefix>.control ──► a queue of each replica ──► responder
 //!     ▲                                                                                       │
 //!     └────────────────────────── direct reply-to, the default exchange ◄─────────────────────┘
 //! ```
@@ -15,18 +15,22 @@
 //! - has a connection of its own for them, which takes one channel and is given up while a lane lacks a connection, or once
 //!   RabbitMQ was found to limit channels: RabbitMQ closes the whole connection over some values of `reply_to`;
 //! - has RabbitMQ keep the newest few, and none for longer than their asker waits ([`responder`]);
-//! - takes one at a time, and at most twenty a second;
+//! - takes one at a time, and at most twenty a second, with a few answers under way;
 //! - sends answers to direct reply-to addresses alone, so that no client has it publish to a queue that the client itself may
 //!   not write to.
 //!
-//! Answers are no more than what `/readyz` and `/metrics` show. An answer fits into 64 KiB, or comes in parts.
+//! An answer fits into 64 KiB, or comes in parts. That to `ask.status` is no more than what `/readyz` and `/metrics` show.
+//! `ask.select` has the holder of a lane list instances with the lane's keys, at the rate of polls, so it shows what the
+//! account has: its routing key is one to permit apart ([`select`]).
 
+mod parts;
 mod requester;
 mod responder;
+pub mod select;
 mod status;
 
-pub use self::requester::{AskError, Asked, ask};
-pub use self::responder::Responder;
+pub use self::requester::{AskError, Asked, ask, ask_statuses};
+pub use self::responder::{Answer, Responder};
 pub use self::status::{LaneStatus, Standing, Statuses, answer};
 use crate::broker::names::ASK;
 
@@ -35,16 +39,19 @@ use crate::broker::names::ASK;
 pub enum Query {
     /// The state of the replica's lanes: see [`answer`].
     Status,
+    /// Instances of a lane that meet conditions: see [`select`].
+    Select,
 }
 
 impl Query {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::Status];
+    pub const ALL: [Self; 2] = [Self::Status, Self::Select];
 
     /// The last word of the routing key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Select => "select",
         }
     }
 

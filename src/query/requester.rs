@@ -1,11 +1,14 @@
 //! Sends a query, and receives its answers.
 
+use std::time::Duration;
+
 use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
 use lapin::types::{FieldTable, ShortString};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::Query;
+use super::{Query, Statuses};
 use crate::broker::{Connection, Names, Subscription};
 
 /// RabbitMQ's name for the channel that consumes it: "direct reply-to", which needs no queue and no permission
@@ -32,18 +35,41 @@ pub struct Asked {
     id: ShortString,
 }
 
-/// Sends `query` to all replicas, over a channel of its own.
+/// Asks all replicas for the state of their lanes, until the answers are `enough`. Returns those that came, and whether they
+/// are: not, where they took longer than `within`.
+///
+/// # Errors
+/// [`AskError`], beside the answers that came before.
+pub async fn ask_statuses(
+    connection: &Connection,
+    names: &Names,
+    within: Duration,
+    enough: impl Fn(&Statuses) -> bool,
+) -> (Statuses, Result<bool, AskError>) {
+    let mut statuses = Statuses::default();
+    let asking = async {
+        let mut asked = ask(connection, names, Query::Status, b"").await?;
+        while !enough(&statuses) {
+            statuses.take(&asked.next().await?);
+        }
+        Ok(true)
+    };
+    let asked = timeout(within, asking).await.unwrap_or(Ok(false));
+    (statuses, asked)
+}
+
+/// Sends `query` with this body to all replicas, over a channel of its own.
 ///
 /// # Errors
 /// [`AskError`]. RabbitMQ's refusal of the query itself comes from [`Asked::next`].
-pub async fn ask(connection: &Connection, names: &Names, query: Query) -> Result<Asked, AskError> {
+pub async fn ask(connection: &Connection, names: &Names, query: Query, body: &[u8]) -> Result<Asked, AskError> {
     let channel = connection.channel().await?;
     let unacked = BasicConsumeOptions { no_ack: true, ..Default::default() };
     let answers = Subscription::open(channel, DIRECT, unacked, FieldTable::default()).await?;
     let id: ShortString = Uuid::now_v7().to_string().into();
     let properties = BasicProperties::default().with_reply_to(DIRECT.into()).with_correlation_id(id.clone());
     let (exchange, key) = (names.control(), query.routing_key());
-    let (options, body) = (BasicPublishOptions::default(), b"");
+    let options = BasicPublishOptions::default();
     answers.channel().basic_publish(exchange.into(), key.into(), options, body, properties).await?;
     Ok(Asked { answers, id })
 }

@@ -5,13 +5,15 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, SelectAll};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -25,10 +27,12 @@ use crate::retry::half_jitter;
 
 /// Queries that wait in the queue at most; of more, the oldest are dropped.
 const WAITING: i64 = 16;
-/// Bytes of those. A query has no body.
+/// Bytes of those. A query has a few hundred.
 const WAITING_BYTES: i64 = 64 * 1024;
 /// How long a query waits in the queue, in milliseconds: its asker has given up by then.
 const EXPIRES: i64 = 2_000;
+/// Answers under way at a time; meanwhile further queries wait, or expire.
+const ANSWERS: usize = 8;
 /// Queries on their way to this replica.
 const IN_HAND: u16 = 4;
 /// Between two queries: at most twenty a second are taken.
@@ -45,6 +49,16 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A connection that lasted this long resets the backoff.
 const GOOD_WHILE: Duration = Duration::from_secs(60);
+
+/// An answer: the bodies of its messages, as they come. Nothing more is done for it once it is dropped.
+pub type Answer = BoxStream<'static, Vec<u8>>;
+
+/// Where an answer goes.
+#[derive(Debug, Clone)]
+struct Address {
+    reply_to: ShortString,
+    id: Option<ShortString>,
+}
 
 /// Receives the queries to this replica.
 #[derive(Debug)]
@@ -76,10 +90,9 @@ impl Responder {
         Self { broker, names }
     }
 
-    /// Receives queries while [`Connections::are_enough`], and sends what `answer` returns: the bodies of one message or
-    /// more. What is wrong is logged once in a row, and tried again; but where RabbitMQ limits channels, the one for queries
+    /// Receives queries while [`Connections::are_enough`], and sends what `answer` returns to a query with its body. What is wrong is logged once in a row, and tried again; but where RabbitMQ limits channels, the one for queries
     /// is left to lanes, replies and `submit` for good. Never ends.
-    pub async fn run(&self, connections: &Connections, answer: impl AsyncFn(Query) -> Vec<Vec<u8>>) -> Infallible {
+    pub async fn run(&self, connections: &Connections, answer: impl Fn(Query, &[u8]) -> Answer) -> Infallible {
         let mut failures = 0;
         loop {
             while !connections.are_enough() && !connections.are_limited() {
@@ -107,7 +120,7 @@ impl Responder {
     async fn serve(
         &self,
         connections: &Connections,
-        answer: impl AsyncFn(Query) -> Vec<Vec<u8>>,
+        answer: impl Fn(Query, &[u8]) -> Answer,
     ) -> Result<Infallible, Stopped> {
         if connections.are_limited() {
             return Err(Stopped::Limited);
@@ -122,12 +135,14 @@ impl Responder {
         &self,
         connection: &Connection,
         connections: &Connections,
-        answer: impl AsyncFn(Query) -> Vec<Vec<u8>>,
+        answer: impl Fn(Query, &[u8]) -> Answer,
     ) -> Result<Infallible, Stopped> {
         // RabbitMQ may still have the queue of an earlier connection.
         let queue = self.names.replica(Uuid::now_v7());
         let mut queries = in_time(self.subscribe(connection, &queue)).await?;
         let mut bound = Instant::now();
+        let mut ready = Instant::now();
+        let mut answers = SelectAll::new();
         loop {
             if connections.are_limited() {
                 return Err(Stopped::Limited);
@@ -139,10 +154,24 @@ impl Responder {
                 in_time(self.bind(queries.channel(), &queue)).await?;
                 bound = Instant::now();
             }
-            let Ok(query) = timeout(LOOK_EVERY, queries.next()).await else { continue };
-            let query = query.ok_or(Stopped::Ended)??;
-            in_time(respond(queries.channel(), query, &answer)).await?;
-            sleep(PAUSE).await;
+            let next = async {
+                sleep_until(ready).await;
+                queries.next().await
+            };
+            tokio::select! {
+                query = next, if answers.len() < ANSWERS => {
+                    let query = query.ok_or(Stopped::Ended)??;
+                    in_time(query.acker.ack(BasicAckOptions::default())).await?;
+                    ready = Instant::now() + PAUSE;
+                    if let Some((known, to)) = read(&query) {
+                        answers.push(answer(known, &query.data).map(move |body| (to.clone(), body)).boxed());
+                    }
+                }
+                Some((to, body)) = answers.next(), if !answers.is_empty() => {
+                    in_time(send(queries.channel(), to, &body)).await?;
+                }
+                () = sleep(LOOK_EVERY) => {}
+            }
         }
     }
 
@@ -171,23 +200,18 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, lapin::Error>>) -> Res
     Ok(timeout(PATIENCE, asked).await.map_err(|_| Stopped::TimedOut)??)
 }
 
-/// Answers a query that this version knows and whose asker has a direct reply-to address.
-async fn respond(
-    channel: &Channel,
-    query: Delivery,
-    answer: impl AsyncFn(Query) -> Vec<Vec<u8>>,
-) -> Result<(), lapin::Error> {
-    query.acker.ack(BasicAckOptions::default()).await?;
-    let Some(known) = Query::read(query.routing_key.as_str()) else { return Ok(()) };
+/// A query that this version knows, and whose asker has a direct reply-to address.
+fn read(query: &Delivery) -> Option<(Query, Address)> {
+    let known = Query::read(query.routing_key.as_str())?;
     let is_direct = |to: &ShortString| to.as_str().strip_prefix(DIRECT).is_some_and(|rest| rest.starts_with('.'));
-    let Some(reply_to) = query.properties.reply_to().clone().filter(is_direct) else { return Ok(()) };
+    let reply_to = query.properties.reply_to().clone().filter(is_direct)?;
+    Some((known, Address { reply_to, id: query.properties.correlation_id().clone() }))
+}
+
+async fn send(channel: &Channel, to: Address, body: &[u8]) -> Result<(), lapin::Error> {
     let mut properties = BasicProperties::default().with_content_type("application/json".into());
-    if let Some(id) = query.properties.correlation_id() {
-        properties = properties.with_correlation_id(id.clone());
+    if let Some(id) = to.id {
+        properties = properties.with_correlation_id(id);
     }
-    for body in answer(known).await {
-        let options = BasicPublishOptions::default();
-        channel.basic_publish("".into(), reply_to.clone(), options, &body, properties.clone()).await?;
-    }
-    Ok(())
+    channel.basic_publish("".into(), to.reply_to, BasicPublishOptions::default(), body, properties).await.map(drop)
 }

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::parts::{self, bytes};
 use crate::replica::Replica;
 use crate::telemetry::LaneState;
 
-/// Most bytes of the lanes in one part of an answer. A message of up to 64 KiB is read ([`broker`](crate::broker)).
-const PART: usize = 48 * 1024;
 /// Longest cause of a pause, in characters: it quotes what the API answered.
 const CAUSE_LIMIT: usize = 500;
 /// Most replicas whose answers are kept, and most parts of one answer: more than anybody runs.
@@ -81,24 +80,10 @@ struct Part {
 
 /// The answer of `replica`, as the bodies of one message or more.
 pub fn answer(replica: &Replica, lanes: Vec<LaneStatus>) -> Vec<Vec<u8>> {
-    let mut split: Vec<Vec<LaneStatus>> = vec![Vec::new()];
-    let mut room = PART;
-    for lane in lanes {
-        let size = bytes(&lane).len() + 1;
-        if size > room {
-            split.push(Vec::new());
-            room = PART;
-        }
-        room = room.saturating_sub(size);
-        split.last_mut().expect("it is never empty").push(lane);
-    }
+    let split = parts::split(lanes);
     let parts = split.len();
     let part = |(part, lanes)| bytes(&Part { replica: replica.clone(), part, parts, lanes });
     split.into_iter().enumerate().map(part).collect()
-}
-
-fn bytes(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("it holds nothing but texts, numbers and lists")
 }
 
 /// The answers of all replicas, as their parts come in.
@@ -136,6 +121,16 @@ impl Statuses {
     /// How many replicas have answered in full.
     pub fn complete(&self) -> usize {
         self.0.values().filter(|parts| parts.is_complete()).count()
+    }
+
+    /// What the replica that holds `lane` said of it, if that came.
+    pub fn holder_of(&self, lane: &str) -> Option<&LaneStatus> {
+        self.lanes().find(|status| status.lane == lane && status.is_held())
+    }
+
+    /// What replicas said of lanes so far.
+    pub fn lanes(&self) -> impl Iterator<Item = &LaneStatus> {
+        self.0.values().flat_map(|parts| parts.lanes.values().flatten())
     }
 
     /// What each replica said, in part where parts are missing.

@@ -245,7 +245,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         ("daemon", vec![Declare("other"), Publish("amq.topic", "x"), Read("ops.outcomes")]),
         ("producer", vec![Publish("reveille.outcomes", "prod.submitted"), Declare("ops.mine"), Declare("")]),
         ("submit", vec![Declare("ops.mine"), Declare("")]),
-        ("submit-wait", vec![Declare("ops.mine"), Read("ops.outcomes")]),
+        ("submit-wait", vec![Declare("ops.mine"), Declare(""), Read("ops.outcomes")]),
         ("watch", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         ("operator", vec![Publish("reveille.jobs", "prod"), Declare("ops.mine"), Declare("")]),
         (
@@ -279,7 +279,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
         if user == "operator" {
             tries.retain(|attempt| !matches!(attempt, Publish("reveille.control", _)));
         }
-        if !["daemon", "watch", "operator", "status"].contains(&user) {
+        if !["daemon", "watch", "operator", "status", "submit-wait"].contains(&user) {
             tries.push(Read("reveille.outcomes.log"));
         }
         let connection = scene.connect(user).await;

@@ -20,7 +20,6 @@ const ACK: &[u8] = &[0, 60, 0, 80];
 const CONSUME: &[u8] = &[0, 60, 0, 20];
 const CANCEL: &[u8] = &[0, 60, 0, 30];
 const OPEN: &[u8] = &[0, 20, 0, 10];
-const BIND: &[u8] = &[0, 50, 0, 20];
 /// With a reserved field, the exchange and the routing key.
 const PUBLISH_BATON: &[u8] = b"\0\x3c\0\x28\0\0\0\x13reveille.baton.prod";
 const PUBLISH_END: &[u8] = b"\0\x3c\0\x28\0\0\x11reveille.outcomes\x0bprod.failed";
@@ -43,9 +42,8 @@ pub struct Lossy {
     pub batons: Arc<Loss>,
     /// Events of failed jobs. RabbitMQ closes the connection over the rest of such a message.
     pub ends: Arc<Loss>,
-    /// The client's openings of channels, and bindings: it waits for an answer then.
+    /// The client's openings of channels: it waits for an answer then.
     pub opens: Arc<Loss>,
-    pub binds: Arc<Loss>,
     cut: watch::Sender<()>,
 }
 
@@ -127,19 +125,11 @@ impl Lossy {
             batons: Loss::of(PUBLISH_BATON),
             ends: Loss::of(PUBLISH_END),
             opens: Loss::of(OPEN),
-            binds: Loss::of(BIND),
             cut,
         };
-        let of_client = [
-            &proxy.acks,
-            &proxy.own_cancels,
-            &proxy.subscriptions,
-            &proxy.batons,
-            &proxy.ends,
-            &proxy.opens,
-            &proxy.binds,
-        ]
-        .map(Arc::clone);
+        let of_client =
+            [&proxy.acks, &proxy.own_cancels, &proxy.subscriptions, &proxy.batons, &proxy.ends, &proxy.opens]
+                .map(Arc::clone);
         let of_broker = [&proxy.confirms, &proxy.cancels].map(Arc::clone);
         let (address, cut) = (address.to_owned(), proxy.cut.clone());
         tokio::spawn(async move {

@@ -13,7 +13,7 @@ use crate::broker::{self, Connection, ConnectionKind, Counts, Look, Names, is_ac
 use crate::cli::Failure;
 use crate::cli::log::Log;
 use crate::config::{Config, LaneName};
-use crate::query::{AskError, Query, Statuses, ask};
+use crate::query::{AskError, Statuses, ask_statuses};
 
 /// How long replicas have to answer.
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -87,29 +87,23 @@ impl Facts {
 
     /// Asks all replicas, until as many have answered as RabbitMQ counts.
     async fn ask(&mut self, connection: &Connection, names: &Names) {
-        let mut statuses = Statuses::default();
         let wanted = self.counted.filter(|counted| *counted > 0);
-        let asking = async {
-            let mut asked = ask(connection, names, Query::Status).await?;
-            while wanted.is_none_or(|wanted| statuses.complete() < wanted) {
-                statuses.take(&asked.next().await?);
-            }
-            Ok::<_, AskError>(())
-        };
-        let problem = match timeout(ANSWERS, asking).await {
-            Ok(Ok(())) => None,
-            Ok(Err(AskError::Broken(error))) if is_access_refused(&error) => Some(format!(
+        let enough = |statuses: &Statuses| wanted.is_some_and(|wanted| statuses.complete() >= wanted);
+        let (statuses, asked) = ask_statuses(connection, names, ANSWERS, enough).await;
+        let problem = match asked {
+            Ok(true) => None,
+            Err(AskError::Broken(error)) if is_access_refused(&error) => Some(format!(
                 "the user may not ask replicas: {error}; it needs permission to write {}",
                 names.control()
             )),
-            Ok(Err(AskError::Broken(error))) if is_not_found(&error) => {
+            Err(AskError::Broken(error)) if is_not_found(&error) => {
                 Some(format!("replicas cannot be asked: {error}; `reveille run` declares what is missing"))
             }
-            Ok(Err(error)) => Some(format!("replicas cannot be asked: {error}")),
-            Err(_) if connection.is_blocked() => {
+            Err(error) => Some(format!("replicas cannot be asked: {error}")),
+            Ok(false) if connection.is_blocked() => {
                 Some("RabbitMQ takes no messages, for want of memory or disk: replicas cannot be asked".to_owned())
             }
-            Err(_) => {
+            Ok(false) => {
                 let (answered, counted) = (statuses.complete(), wanted.unwrap_or(0));
                 (answered < counted).then(|| {
                     format!(

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::select::Selection;
-use crate::bce::{Answer, Client, InstanceId, InstanceState, Listed, MOST_IDS, NoAnswer};
+use crate::bce::{Answer, Client, InstanceId, InstanceState, Listed, MOST_IDS, NoAnswer, Selection};
 use crate::cli::Failure;
 use crate::config::{Lane, LaneName};
 use crate::lane::quota::Limiter;
-use crate::lane::verdict;
+use crate::lane::verdict::{self, Listing};
 use crate::retry::half_jitter;
 
 /// How often a call is made that fails or is throttled.
@@ -102,24 +101,18 @@ impl Api {
             let made = Instant::now();
             let result = call().await;
             tries += 1;
-            let lane = &self.lane;
-            let failure = match result {
-                Ok((answer, Some(read))) if answer.is_success() => {
+            if let Ok((answer, _)) = &result
+                && answer.status == 429
+            {
+                self.limiter.throttled(made, answer.retry_after);
+            }
+            let failure = match verdict::of_list(what, self.lane.as_str(), result) {
+                Listing::Read(read) => {
                     self.limiter.passed(made);
                     return Ok(read);
                 }
-                Ok((answer, _)) => {
-                    let code = answer.code.as_deref().unwrap_or("no code");
-                    let told = format!("cannot {what} of lane {lane}: the API answers HTTP {} {code}", answer.status);
-                    match answer.status {
-                        429 => self.limiter.throttled(made, answer.retry_after),
-                        408 | 500.. | 200..300 => {}
-                        _ if answer.from_proxy || verdict::is_clock_skew(&answer) => {}
-                        _ => return Err(Failure::Usage(format!("{told}: the lane's keys need permission to list"))),
-                    }
-                    Failure::Unreachable(told)
-                }
-                Err(error) => Failure::Unreachable(format!("cannot {what} of lane {lane}: {error}")),
+                Listing::Again(told) => Failure::Unreachable(told),
+                Listing::Refused(told) => return Err(Failure::Usage(told)),
             };
             if tries >= MOST_TRIES {
                 return Err(failure);

@@ -43,7 +43,8 @@ struct Found {
     state: &'static str,
 }
 
-/// Prints what would be submitted. `lane`: its settings, if the configuration has it.
+/// Prints what would be submitted. `lane`: its settings, if the configuration has it. `states`: those of all instances, where
+/// they are known.
 ///
 /// # Errors
 /// The API does not answer.
@@ -54,10 +55,12 @@ pub(super) async fn run(
     waves: Vec<(&str, String)>,
     mut input: Input,
     checked: &Checked,
+    states: Option<BTreeMap<InstanceId, InstanceState>>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let instances = match lane.map(Api::of) {
-        Some(Ok(api)) => Some(states(&api, &mut input, checked).await?),
+        _ if let Some(states) = states => Some(found(states)),
+        Some(Ok(api)) => Some(ask(&api, &mut input, checked).await?),
         Some(Err(failure)) => {
             tell(format_args!("without states of the instances: {failure}"));
             None
@@ -93,7 +96,7 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn states(api: &Api, input: &mut Input, checked: &Checked) -> Result<Vec<Found>, Failure> {
+async fn ask(api: &Api, input: &mut Input, checked: &Checked) -> Result<Vec<Found>, Failure> {
     let mut instances = BTreeSet::new();
     let read = input.jobs(checked, |_, job| {
         instances.insert(job.instance_id);
@@ -106,20 +109,14 @@ async fn states(api: &Api, input: &mut Input, checked: &Checked) -> Result<Vec<F
     bar.finish_and_clear();
     let states = states?;
     let found = instances.into_iter().map(|instance_id| Found {
-        state: states.get(&instance_id).map_or("not_found", |state| word(*state)),
+        state: states.get(&instance_id).map_or("not_found", |state| state.word()),
         instance_id,
     });
     Ok(found.collect())
 }
 
-fn word(state: InstanceState) -> &'static str {
-    match state {
-        InstanceState::Running => "running",
-        InstanceState::Starting => "starting",
-        InstanceState::Stopped => "stopped",
-        InstanceState::Ended => "ended",
-        InstanceState::Passing => "passing",
-    }
+fn found(states: BTreeMap<InstanceId, InstanceState>) -> Vec<Found> {
+    states.into_iter().map(|(instance_id, state)| Found { instance_id, state: state.word() }).collect()
 }
 
 /// For people.

@@ -17,13 +17,19 @@ pub(super) fn refused(names: &Names, what: &str, error: PublishError) -> Failure
 pub(super) fn failed(names: &Names, what: &str, error: &lapin::Error) -> Failure {
     if broker::is_access_refused(error) {
         let (jobs, outcomes) = (names.jobs(), names.outcomes());
-        Failure::Usage(format!(
-            "{what}: {error}; the user needs permission to write {jobs} and {outcomes}, and with --wait to read \
-             {outcomes} and to configure, write and read amq.gen"
-        ))
+        Failure::Usage(format!("{what}: {error}; the user needs permission to write {jobs} and {outcomes}"))
     } else if error.is_amqp_soft_error() {
         Failure::Other(anyhow::Error::new(error.clone()).context(what.to_owned()))
     } else {
         Failure::Unreachable(format!("{what}: the connection to RabbitMQ is lost: {error}"))
+    }
+}
+
+/// The same failure, before anything was sent.
+pub(super) fn nothing_submitted(failure: Failure) -> Failure {
+    match failure {
+        Failure::Usage(problem) => Failure::Usage(format!("{problem}; no job was submitted")),
+        Failure::Unreachable(problem) => Failure::Unreachable(format!("{problem}; no job was submitted")),
+        other => other,
     }
 }

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::errors::failed;
 use super::read::Checked;
-use crate::broker::{self, Connection, Names};
+use crate::broker::{self, Connection, Look, Names};
+use crate::cli::watch::{is_paused, not_run};
 use crate::cli::{Failure, lanes, tell};
 use crate::config::{Config, Lane, LaneName};
+use crate::query::{Statuses, ask_statuses};
 
 /// The lane of this name, or the only one of the configuration.
 ///
@@ -26,7 +28,7 @@ pub(super) fn choose(name: Option<&str>, config: &Config) -> Result<LaneName, Fa
     }
 }
 
-/// The queues of a lane as they are found.
+/// A lane as it is found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Jobs that wait for their first call, and jobs that are due again. Those in the delay ladder are not known.
@@ -37,6 +39,8 @@ pub(super) struct Standing {
     is_run: bool,
     /// Whether no replica runs the scheduler, or stands by.
     is_unscheduled: bool,
+    /// Why the lane makes no calls, if its holder says so.
+    pub(super) paused: Option<String>,
 }
 
 /// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
@@ -58,7 +62,7 @@ pub(super) async fn look(
     let channel = connection.channel().await.map_err(unseen)?;
     let mut standing = Standing::default();
     for (queue, is_used, lacking) in [
-        (names.jobs_of(lane), jobs.has_others, format!("there is no lane {lane}{}", lanes::unknown(lane, config))),
+        (names.jobs_of(lane), jobs.has_others, format!("there is no lane {lane}")),
         (names.urgent_of(lane), jobs.has_urgent, format!("lane {lane} takes no urgent jobs")),
         (names.baton_of(lane), true, format!("lane {lane} is not set up yet")),
     ] {
@@ -71,8 +75,12 @@ pub(super) async fn look(
             Ok(found) if queue == names.jobs_of(lane) => standing.waiting += found.messages,
             Ok(found) => standing.is_run = found.consumers > 0,
             Err(error) if error.is_amqp_soft_error() && !broker::is_access_refused(&error) => {
+                // Where a lane lacks but one queue, it is known.
+                let is_known = queue == names.urgent_of(lane)
+                    && matches!(broker::look(connection, &names.jobs_of(lane)).await, Ok(Look::There(_)));
+                let hint = if is_known { String::new() } else { lanes::unknown(lane, connection, names, config).await };
                 return Err(Failure::Usage(format!(
-                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it",
+                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it{hint}",
                     config.broker.address()
                 )));
             }
@@ -92,7 +100,17 @@ pub(super) async fn look(
     if let Ok(scheduler) = broker::count(&channel, &names.scheduler_baton()).await {
         standing.is_unscheduled = scheduler.consumers == 0;
     }
+    if standing.is_run {
+        standing.paused = pause(connection, names, lane).await;
+    }
     Ok(Some(standing))
+}
+
+/// Why the lane is paused, by its holder. `None` as well where the user may not ask it, or it does not answer in time.
+async fn pause(connection: &Connection, names: &Names, lane: &LaneName) -> Option<String> {
+    let is_told = |statuses: &Statuses| statuses.holder_of(lane.as_str()).is_some();
+    let (statuses, _) = ask_statuses(connection, names, lanes::ANSWERS, is_told).await;
+    statuses.holder_of(lane.as_str())?.cause.clone()
 }
 
 impl Standing {
@@ -100,9 +118,7 @@ impl Standing {
     pub(super) fn notes(&self, name: &LaneName, jobs: &Checked, lane: Option<&Lane>, ramp: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.is_run {
-            notes.push(format!(
-                "no daemon runs lane {name}: its jobs wait in RabbitMQ until `reveille run` runs with it"
-            ));
+            notes.push(not_run(name.as_str()));
         }
         if self.is_run && self.is_unscheduled && !jobs.waves(ramp).is_empty() {
             notes.push(
@@ -110,6 +126,7 @@ impl Standing {
                     .to_owned(),
             );
         }
+        notes.extend(self.paused.as_ref().map(|cause| is_paused(name.as_str(), cause)));
         // Urgent jobs wait for urgent ones alone.
         let ahead = if jobs.has_others { self.waiting.saturating_add(self.urgent) } else { self.urgent };
         if ahead > 0 {

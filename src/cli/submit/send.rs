@@ -98,7 +98,16 @@ struct Sending<'a> {
     fruitless: u32,
 }
 
-/// Announces and sends the jobs of `input`. Returns the connection over which the last one went.
+/// All jobs were sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The connection over which the last one went.
+    pub(super) connection: Connection,
+    /// The id and the time of the last announcement, which was confirmed before the first job was sent.
+    pub(super) announced: (String, Timestamp),
+}
+
+/// Announces and sends the jobs of `input`.
 ///
 /// # Errors
 /// Not all jobs were sent; it says how many were, and how to go on. Where a signal ended it, the exit code is returned.
@@ -108,15 +117,17 @@ pub(super) async fn send(
     input: Input,
     checked: &Arc<Checked>,
     signals: &mut Signals,
-) -> Result<ControlFlow<u8, Connection>, Failure> {
+) -> Result<ControlFlow<u8, Sent>, Failure> {
     let publisher = connection.publisher(Traffic::Jobs, GROUPS);
+    let mut last = (String::new(), Timestamp::UNIX_EPOCH);
     for (batch, part) in &checked.parts {
         let waves = part.waves(route.identity.ramp);
         let announcement = route.announcement(checked, batch, part.size, waves, route.announced_at);
-        let announced = publisher.try_publish(Arc::new(announcement)).await;
+        let announced = publisher.try_publish(Arc::new(route.outgoing(&announcement))).await;
         announced
             .map(drop)
             .map_err(|error| refused(route.names, "cannot announce the batch; no job was submitted", error))?;
+        last = (announcement.id, announcement.time);
     }
     let mut sending = Sending {
         route,
@@ -142,7 +153,7 @@ pub(super) async fn send(
     drop(items);
     sending.bar.finish_and_clear();
     match over {
-        Over::Sent => Ok(ControlFlow::Continue(sending.connection)),
+        Over::Sent => Ok(ControlFlow::Continue(Sent { connection: sending.connection, announced: last })),
         over => sending.close(over, checked).await.map(ControlFlow::Break),
     }
 }
@@ -201,14 +212,18 @@ impl Route<'_> {
         size: usize,
         waves: BTreeMap<Wave, usize>,
         at: Timestamp,
-    ) -> Outgoing {
+    ) -> Event {
         let (lane, max_failures) = (&self.identity.lane, self.max_failures);
         let announced = Batch { max_failures, waves, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
         let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), at);
         if let Some(part) = checked.parts.get(batch) {
             event.id = self.identity.of_part(batch, part).to_string();
         }
-        Outgoing::event(&event, self.names.outcomes(), format!("{lane}.submitted"))
+        event
+    }
+
+    fn outgoing(&self, announcement: &Event) -> Outgoing {
+        Outgoing::event(announcement, self.names.outcomes(), format!("{}.submitted", self.identity.lane))
     }
 }
 
@@ -366,6 +381,7 @@ impl Sending<'_> {
             if size < part.size {
                 let waves = sent.into_iter().flatten().filter_map(|(wave, jobs)| Some(((*wave)?, *jobs))).collect();
                 let correction = self.route.announcement(checked, batch, size, waves, Timestamp::now());
+                let correction = self.route.outgoing(&correction);
                 if self.publisher.try_publish(Arc::new(correction)).await.is_err() {
                     return false;
                 }

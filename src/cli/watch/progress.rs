@@ -9,6 +9,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::rate::Rate;
 use crate::cli::report::{Report, Row};
@@ -19,10 +20,12 @@ use crate::text::Shown;
 /// may stand right behind.
 const SETTLED: SignedDuration = SignedDuration::from_secs(1);
 
-/// A batch that is watched.
+/// A batch that is watched, or the jobs of one submission.
 #[derive(Debug)]
 pub(in crate::cli) struct Progress {
     batch: String,
+    /// `None`: all jobs of the batch count.
+    submission: Option<Submission>,
     /// When the batch was announced for the first time, or before that when the watch began.
     began: Timestamp,
     announced: Announced,
@@ -40,6 +43,25 @@ pub(in crate::cli) struct Progress {
     rate: Rate,
     /// When the last event of the batch came, or the replay ended.
     heard: Timestamp,
+}
+
+/// What a command has submitted: its jobs count, of whichever batch, and no others.
+#[derive(Debug)]
+pub(in crate::cli) struct Submission {
+    /// The ids of its jobs, sorted.
+    pub(in crate::cli) jobs: Vec<u128>,
+    /// Its last announcement, by id and time. No job was sent before that was confirmed, so that what stands before it in the
+    /// log is of an earlier submission of the same jobs.
+    pub(in crate::cli) announced: (String, Timestamp),
+    /// The announcement has come.
+    pub(in crate::cli) is_heard: bool,
+}
+
+impl Submission {
+    fn has(&self, job_id: &str) -> bool {
+        let id = Uuid::parse_str(job_id);
+        self.is_heard && id.is_ok_and(|id| self.jobs.binary_search(&id.as_u128()).is_ok())
+    }
 }
 
 /// Where in the log the reading is.
@@ -87,6 +109,7 @@ impl Progress {
     pub(in crate::cli) fn new(batch: &str, now: Timestamp) -> Self {
         Self {
             batch: batch.to_owned(),
+            submission: None,
             began: now,
             announced: Announced::default(),
             waves: Waves::default(),
@@ -101,20 +124,36 @@ impl Progress {
         }
     }
 
+    /// The jobs of a submission, which is shown as `batch`.
+    pub(super) fn of_submission(batch: &str, submission: Submission, now: Timestamp) -> Self {
+        Self { submission: Some(submission), ..Self::new(batch, now) }
+    }
+
     /// Takes the next event of the log.
     pub(in crate::cli) fn hear(&mut self, event: Event, now: Timestamp) -> Heard {
         // In a replay the rate is that of then. A clock that is ahead of ours makes no event of the future.
         let at = if self.reading == Reading::Live { now } else { event.time.min(now) };
         match event.data {
+            Data::BatchSubmitted(_) if let Some(submission) = &mut self.submission => {
+                submission.is_heard |= submission.announced == (event.id, event.time);
+                Heard::Nothing
+            }
             Data::BatchSubmitted(batch) if batch.batch_id == self.batch => {
                 self.heard = now;
                 self.announce(&event.id, &batch, event.time, now)
             }
-            Data::Job(job) if job.batch_id.as_ref() == Some(&self.batch) => {
+            Data::Job(job) if self.counts(&job) => {
                 self.heard = now;
                 self.job(*job, at)
             }
             _ => Heard::Nothing,
+        }
+    }
+
+    fn counts(&self, job: &JobEvent) -> bool {
+        match &self.submission {
+            Some(submission) => submission.has(&job.job_id),
+            None => job.batch_id.as_ref() == Some(&self.batch),
         }
     }
 
@@ -197,7 +236,10 @@ impl Progress {
         }
         let quiet = now.duration_since(self.heard);
         match self.announced() {
-            Some(jobs) => (self.ended() >= jobs && quiet >= SETTLED).then_some(End::Done),
+            // Nothing is added to a submission.
+            Some(jobs) => {
+                (self.ended() >= jobs && (quiet >= SETTLED || self.submission.is_some())).then_some(End::Done)
+            }
             None => patience.is_some_and(|patience| quiet >= patience).then_some(End::NotAnnounced),
         }
     }
@@ -215,9 +257,9 @@ impl Progress {
         self.report.jobs()
     }
 
-    /// Jobs that were announced, in all parts of the batch together.
+    /// Jobs that were announced, in all parts of the batch together, or submitted.
     pub(in crate::cli) fn announced(&self) -> Option<usize> {
-        self.announced.jobs()
+        self.submission.as_ref().map(|submission| submission.jobs.len()).or_else(|| self.announced.jobs())
     }
 
     /// Jobs whose start was accepted, and which have not ended.
@@ -230,8 +272,8 @@ impl Progress {
         State { reading, announced, ended: self.ended(), accepted: self.accepted() }
     }
 
-    /// A line of progress, the most important first: a narrow terminal shows the beginning of it.
-    pub(super) fn line(&self, now: Timestamp) -> String {
+    /// A line of progress, the most important first: a narrow terminal shows the beginning of it. `trouble`: why jobs wait.
+    pub(super) fn line(&self, trouble: Option<&str>, now: Timestamp) -> String {
         let mut parts = Vec::new();
         match self.announced() {
             Some(jobs) => parts.push(format!("{} of {jobs} ended{}", self.ended(), self.outcomes())),
@@ -250,6 +292,7 @@ impl Progress {
         if !self.accepted.is_empty() {
             parts.push(format!("{} accepted, not seen running yet", self.accepted.len()));
         }
+        parts.extend(trouble.map(str::to_owned));
         match self.reading {
             Reading::Replay => parts.push("reading the log".to_owned()),
             Reading::Away => parts.push("RabbitMQ is away".to_owned()),

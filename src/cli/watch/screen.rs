@@ -51,13 +51,13 @@ impl Screen {
         }
     }
 
-    /// Shows how far the batch is: to be called several times a second.
-    pub(super) fn show(&mut self, progress: &Progress, now: Timestamp) {
+    /// Shows how far the batch is, and why its jobs wait: to be called several times a second.
+    pub(super) fn show(&mut self, progress: &Progress, trouble: Option<&str>, now: Timestamp) {
         if self.flood_since.elapsed() >= FLOOD {
             self.rest_of_flood();
         }
         if self.bar.is_hidden() {
-            self.tell_progress(progress, now);
+            self.tell_progress(progress, trouble, now);
             return;
         }
         if let Some(jobs) = progress.announced() {
@@ -67,11 +67,11 @@ impl Screen {
             self.bar.set_length(jobs as u64);
             self.bar.set_position(progress.ended() as u64);
         }
-        self.bar.set_message(progress.line(now));
+        self.bar.set_message(progress.line(trouble, now));
         self.bar.tick();
     }
 
-    fn tell_progress(&mut self, progress: &Progress, now: Timestamp) {
+    fn tell_progress(&mut self, progress: &Progress, trouble: Option<&str>, now: Timestamp) {
         let state = progress.state();
         let is_due = self.told.is_none_or(|(at, told)| {
             let patience = if told == state { AT_MOST } else { AT_LEAST };
@@ -79,7 +79,7 @@ impl Screen {
         });
         if is_due {
             self.told = Some((Instant::now(), state));
-            tell(format_args!("{}: {}", Shown(progress.batch()), progress.line(now)));
+            tell(format_args!("{}: {}", Shown(progress.batch()), progress.line(trouble, now)));
         }
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::bce::{Answer, Client, CredentialSource, Credentials, InstanceId, InstanceState, NoAnswer, Operation, keys};
+use crate::bce::{
+    Answer, Client, CredentialSource, Credentials, InstanceId, InstanceState, NoAnswer, Operation, Page, keys,
+};
 use crate::lane::breaker::{Attribution, Evidence};
 use crate::lane::quota::{Gate, Paused, Permit, Slot};
 use crate::lane::verdict;
@@ -36,6 +38,9 @@ pub(super) type StartedBatch = (Answer, (Vec<InstanceId>, Option<Vec<InstanceId>
 
 /// The result of listing states, if they could be read.
 pub(super) type States = (Answer, Option<HashMap<InstanceId, InstanceState>>);
+
+/// The result of listing a page of instances, if it could be read.
+pub(in crate::lane) type Paged = (Answer, Option<Page>);
 
 /// The API as a lane calls it.
 #[derive(Debug)]
@@ -90,6 +95,11 @@ impl Api {
     /// Lists the states of `instances`.
     pub(super) async fn states(&self, permit: Permit, instances: &[InstanceId]) -> Made<States> {
         self.call(permit, Operation::States, || true, |client| client.states(instances)).await
+    }
+
+    /// Lists a page of the instances that meet all of `filters`, as [`Client::list`] does.
+    pub(super) async fn list(&self, permit: Permit, filters: &[(&str, &str)], marker: Option<&str>) -> Made<Paged> {
+        self.call(permit, Operation::List, || true, |client| client.list(filters, marker)).await
     }
 
     /// Describes an instance, in `slot` or in another one, and returns the slot. `None`: the lane is paused.

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::api::Api;
+use super::api::{Api, Paged};
 use crate::bce::{Answer, InstanceId, InstanceState, MOST_IDS, NoAnswer};
 use crate::lane::quota::{Permit, Share};
 use crate::lane::verdict::{self, Verdict};
@@ -175,6 +175,17 @@ impl Polls {
             () = sleep(PATIENCE) => {}
         }
         if self.queue.withdraw(number) { None } else { reply.await.ok() }
+    }
+
+    /// Lists a page of instances within the rate of polls, for a person. It says nothing of the lane: what is asked for may be
+    /// wrong. `None`: the lane is paused, or is not this replica's any more.
+    pub(in crate::lane) async fn list(
+        &self,
+        filters: &[(&str, &str)],
+        marker: Option<&str>,
+    ) -> Option<Result<Paged, NoAnswer>> {
+        let permit = self.api.gate().enter_to_poll(&self.share).await.ok()?;
+        self.api.list(permit, filters, marker).await.result
     }
 
     /// Makes polls for the jobs that wait, while the lane is held.

@@ -1,10 +1,13 @@
 //! What an answer means for a job: pure functions of the answer, the policy and the job's past.
 
+mod list;
+
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::list::{Listing, of_list};
 use crate::bce::{Answer, InstanceState, Meaning, NoAnswer};
 use crate::events::Reason;
 use crate::job::Conflict;

@@ -1,7 +1,8 @@
 //! The lane that jobs are submitted to, and what is said of it before.
 
 use crate::support::child::run;
-use crate::support::daemon::Config;
+use crate::support::daemon::{Config, Daemon};
+use crate::support::eventually;
 use crate::support::stage::{Stage, Wishes, config};
 
 #[tokio::test]
@@ -16,8 +17,8 @@ async fn the_only_lane_is_the_default_and_of_several_one_has_to_be_chosen() {
     let several = Config::write(&format!("{one}[[lane]]\nname = \"test-gz\"\nregion = \"gz\"\n"));
     for (arguments, told) in [
         (&["submit", "i-sim00001"][..], "several lanes: choose one with --lane; there are prod, test-gz"),
-        (&["submit", "i-sim00001", "--lane", "prdo"], "there is no lane prdo; did you mean prod?"),
-        (&["submit", "i-sim00001", "--lane", "weekend"], "there is no lane weekend; there are prod, test-gz"),
+        (&["submit", "i-sim00001", "--lane", "prdo"], "has run with it; did you mean prod?\n"),
+        (&["submit", "i-sim00001", "--lane", "weekend"], "has run with it; there are prod, test-gz\n"),
         (
             &["submit", "i-sim00001", "--lane", "Prod"],
             "\"Prod\" is no lane name: expected a-z 0-9 -; did you mean prod?",
@@ -29,6 +30,51 @@ async fn the_only_lane_is_the_default_and_of_several_one_has_to_be_chosen() {
         assert!(ran.errors.contains(told), "{}", ran.errors);
     }
     assert!(stage.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lane_that_only_replicas_know_is_named_where_another_was_meant() {
+    let stage = Stage::set().await;
+    let more = config(&stage.vhost.url, &stage.sim.url(), &Wishes::default()).replace("\"prod\"", "\"test-gz\"");
+    let other = Daemon::start(&more);
+    other.ready().await;
+    let bare = Config::write(&format!("[broker]\nurl = {:?}\n", stage.vhost.url));
+    eventually("both replicas answer", async || {
+        let status = run(bare.command(&["status"]), "").await.output;
+        (status.contains("prod ") && status.contains("test-gz ")).then_some(())
+    })
+    .await;
+    for (arguments, told) in [
+        (&["submit", "i-sim00001", "--lane", "prdo"][..], "there is no lane prdo at "),
+        (&["submit", "i-sim00001", "--lane", "prdo"], "has run with it; did you mean prod?\n"),
+        (&["submit", "i-sim00001", "--lane", "weekend"], "has run with it; there are prod, test-gz\n"),
+        (&["submit", "i-sim00001"], "there is no lane default at "),
+        (&["submit", "i-sim00001"], "has run with it; there are prod, test-gz\n"),
+        (&["pause", "tst-gz"], "has run with it; did you mean test-gz?\n"),
+    ] {
+        let ran = run(bare.command(arguments), "").await;
+        assert_eq!(ran.code, Some(2), "{}", ran.errors);
+        assert!(ran.errors.contains(told), "{told}: {}", ran.errors);
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_is_paused_is_said_before_anything_is_submitted_with_why_and_until_when() {
+    let mut stage = Stage::set().await;
+    let command = async |arguments: &[&str]| run(stage.daemon.config.command(arguments), "").await;
+    let pause = ["pause", "prod", "--as", "ops", "--reason", "patch\u{1b}ing", "--until", "2h"];
+    assert_eq!(command(&pause).await.code, Some(0));
+    let ran = command(&["submit", "i-sim00001"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let lines: Vec<&str> = ran.errors.lines().collect();
+    assert!(lines[0].starts_with("submitting 1 job to lane prod"), "{}", ran.errors);
+    let told = r"lane prod is paused, and its jobs wait: by ops: patch\u{1b}ing; until 2";
+    assert!(lines[1].starts_with(told), "{}", ran.errors);
+    assert!(lines[2].starts_with("1 job submitted"), "{}", ran.errors);
+    assert_eq!(command(&["resume", "prod"]).await.code, Some(0));
+    let ran = command(&["submit", "i-sim00002"]).await;
+    assert!(ran.code == Some(0) && !ran.errors.contains("paused"), "{}", ran.errors);
+    stage.outcomes(2).await;
 }
 
 #[tokio::test]

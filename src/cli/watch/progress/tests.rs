@@ -86,12 +86,12 @@ fn the_wave_that_runs_is_named() {
     };
     progress.hear(announced, at(0));
     progress.reads(Reading::Live, at(0));
-    assert_eq!(progress.line(at(0)), "0 of 3 ended; wave 1 of 2; 0s");
+    assert_eq!(progress.line(None, at(0)), "0 of 3 ended; wave 1 of 2; 0s");
     progress.hear(of("1", 10), at(0));
-    assert!(progress.line(at(0)).contains("1 of 3 ended: 1 started; wave 2 of 2; "), "{}", progress.line(at(0)));
+    assert!(progress.line(None, at(0)).contains("1 of 3 ended: 1 started; wave 2 of 2; "), "{}", progress.line(None, at(0)));
     progress.hear(of("2", 20), at(0));
     progress.hear(of("3", 20), at(0));
-    assert!(!progress.line(at(0)).contains("wave"), "{}", progress.line(at(0)));
+    assert!(!progress.line(None, at(0)).contains("wave"), "{}", progress.line(None, at(0)));
 }
 
 #[test]
@@ -101,11 +101,11 @@ fn an_accepted_start_is_progress_and_not_the_end() {
     progress.hear(job("1", "started", false, at(0)), at(0));
     progress.reads(Reading::Live, at(0));
     assert_eq!((progress.ended(), progress.end(at(60_000), None)), (0, None));
-    assert!(progress.line(at(0)).contains("1 accepted, not seen running yet"), "{}", progress.line(at(0)));
+    assert!(progress.line(None, at(0)).contains("1 accepted, not seen running yet"), "{}", progress.line(None, at(0)));
     progress.hear(job("1", "running", true, at(0)), at(60_000));
     // A copy of its first event.
     progress.hear(job("1", "started", false, at(0)), at(60_000));
-    assert_eq!(progress.line(at(60_000)), "1 of 1 ended: 1 running; 1.0/s; 1m");
+    assert_eq!(progress.line(None, at(60_000)), "1 of 1 ended: 1 running; 1.0/s; 1m");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_batch_that_is_not_announced_is_given_up_after_the_patience() {
     assert_eq!(progress.end(at(129_000), patience), None);
     assert_eq!(progress.end(at(159_000), patience), Some(End::NotAnnounced));
     assert_eq!(progress.end(at(159_000), None), None, "for ever");
-    assert!(progress.line(at(159_000)).starts_with("not announced yet, 1 ended: 1 failed; "));
+    assert!(progress.line(None, at(159_000)).starts_with("not announced yet, 1 ended: 1 failed; "));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn jobs_of_an_earlier_batch_of_the_name_end_no_batch() {
     assert_eq!(progress.hear(announcement("a", "morning", 1, at(0)), at(0)), Heard::Nothing);
     progress.reads(Reading::Live, at(0));
     assert_eq!((progress.end(at(60_000), None), progress.report().all_up()), (None, true));
-    assert_eq!(progress.line(at(0)), "0 of 1 ended; 0s");
+    assert_eq!(progress.line(None, at(0)), "0 of 1 ended; 0s");
 }
 
 #[test]
@@ -187,14 +187,14 @@ fn the_rate_of_a_replay_is_that_of_then_and_the_time_left_goes_by_it() {
         // Twenty a second, up to now.
         progress.hear(job(&number.to_string(), "started", true, at(580_050 + number * 50)), now);
     }
-    assert_eq!(progress.line(now), "400 of 1000 ended: 400 started; reading the log; 1m 40s");
+    assert_eq!(progress.line(None, now), "400 of 1000 ended: 400 started; reading the log; 1m 40s");
     progress.reads(Reading::Live, now);
-    assert_eq!(progress.line(now), "400 of 1000 ended: 400 started; 19/s, 32s left; 1m 40s");
+    assert_eq!(progress.line(None, now), "400 of 1000 ended: 400 started; 19/s, 32s left; 1m 40s");
     // None ends any more.
-    assert_eq!(progress.line(at(700_000)), "400 of 1000 ended: 400 started; 3m 20s");
+    assert_eq!(progress.line(None, at(700_000)), "400 of 1000 ended: 400 started; 3m 20s");
     // Live, the time is ours, whatever the daemon's clock says.
     progress.hear(job("x", "started", true, at(0)), at(700_000));
-    assert!(progress.line(at(700_000)).contains("; 2/min, "), "{}", progress.line(at(700_000)));
+    assert!(progress.line(None, at(700_000)).contains("; 2/min, "), "{}", progress.line(None, at(700_000)));
 }
 
 #[test]
@@ -205,8 +205,8 @@ fn clocks_that_differ_and_absurd_sizes_make_odd_lines_and_no_more() {
     progress.hear(job("1", "started", true, Timestamp::MIN), at(0));
     progress.hear(job("2", "started\u{1b}[2J\n", true, Timestamp::MAX), at(0));
     progress.reads(Reading::Live, at(0));
-    let line = progress.line(at(0));
+    let line = progress.line(None, at(0));
     assert!(line.starts_with(&format!("2 of {} ended: 1 started, 1 started\\u{{1b}}[2J\\n; ", usize::MAX)), "{line}");
     assert!(line.ends_with(" left; 0s"), "{line}");
-    assert_eq!(progress.line(Timestamp::MIN).lines().count(), 1);
+    assert_eq!(progress.line(None, Timestamp::MIN).lines().count(), 1);
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::bce::Listed;
+use super::list::Listed;
 use crate::similar;
 use crate::wildcard;
 
@@ -13,7 +13,7 @@ const KEYS: [&str; 3] = ["name", "tag", "zone"];
 
 /// Conditions, all of which an instance has to meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Selection {
+pub struct Selection {
     /// As it was given.
     text: String,
     conditions: Vec<Condition>,
@@ -80,13 +80,13 @@ impl Condition {
 
 impl Selection {
     /// Whether an instance meets all conditions.
-    pub(super) fn is_met_by(&self, instance: &Listed) -> bool {
+    pub fn is_met_by(&self, instance: &Listed) -> bool {
         self.conditions.iter().all(|condition| condition.is_met_by(instance))
     }
 
     /// The conditions that the API can check itself, as its parameters: fewer pages are listed then. What it sends is checked
     /// all the same, since several values of one parameter are alternatives to it, and commas part values.
-    pub(super) fn filters(&self) -> Vec<(&'static str, String)> {
+    pub fn filters(&self) -> Vec<(&'static str, String)> {
         let mut filters: Vec<(&'static str, String)> = Vec::new();
         for condition in &self.conditions {
             let filter = match condition {
