@@ -39,6 +39,7 @@ pub mod control;
 pub mod dead_letter;
 pub mod events;
 pub mod file;
+pub mod fleet;
 pub mod headers;
 pub mod job;
 pub mod lane;

@@ -34,6 +34,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::broker::connection::ConnectError;
 use crate::config::{self, Config, Purpose};
+use crate::fleet::InputFault;
 use crate::text::{Lines, Shown};
 
 const AFTER_HELP: &str = "\
@@ -147,6 +148,15 @@ impl Failure {
 impl From<config::Problems> for Failure {
     fn from(problems: config::Problems) -> Self {
         Self::Problems(problems.to_string())
+    }
+}
+
+impl From<InputFault> for Failure {
+    fn from(fault: InputFault) -> Self {
+        match fault {
+            InputFault::Usage(problem) => Self::Usage(problem),
+            InputFault::Problems(problems) => Self::Problems(problems),
+        }
     }
 }
 

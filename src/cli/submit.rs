@@ -2,15 +2,12 @@
 
 mod api;
 mod bar;
-mod defaults;
 mod dry_run;
 mod errors;
 mod holder;
-mod identity;
 mod lane;
-mod read;
+mod options;
 mod send;
-mod waves;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -22,9 +19,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::api::Api;
-use self::defaults::Options;
-use self::identity::Identity;
-use self::read::{Format, Input};
+use self::options::Options;
 use self::send::Route;
 use super::signals::Signals;
 use super::times::length;
@@ -34,6 +29,7 @@ use crate::bce::{InstanceId, InstanceState, Selection};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::events::MaxFailures;
+use crate::fleet::{Format, Identity, Input};
 use crate::text::Shown;
 
 const EXAMPLES: &str = "\
@@ -129,6 +125,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let (ids, states) = arguments.ids(settings, &lane, config).await?;
     let mut input = Input::new(ids, &arguments.files, arguments.format, defaults, identity.clone())?;
     let checked = Arc::new(input.check()?);
+    if let Some(told) = &checked.told {
+        tell(told);
+    }
     if arguments.dry_run {
         let (waves, output) = (checked.waves(identity.ramp), arguments.output);
         return dry_run::run(&lane, settings, not_before, waves, input, &checked, states, output).await;

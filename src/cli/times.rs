@@ -10,8 +10,6 @@ use super::Failure;
 use crate::config::duration;
 use crate::control::LASTS;
 
-/// The furthest that a time is ahead, unless it means never.
-const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
                         its offset, as in 2026-11-25T07:30:00+08:00";
 
@@ -97,34 +95,6 @@ fn next(time: Time, start: Timestamp, zone: &TimeZone) -> Result<Timestamp, Stri
     })
 }
 
-/// Checks the times of a job at `now`.
-///
-/// # Errors
-/// The time that cannot be meant, and the remedy.
-pub(super) fn check(not_before: Option<Timestamp>, deadline: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
-    for (field, time, instead) in [
-        ("not_before", not_before, "leave it out to start at once"),
-        ("deadline", deadline, "leave it out, or set it later"),
-    ] {
-        let Some(time) = time.filter(|time| *time != Timestamp::MAX) else { continue };
-        if time <= now {
-            return Err(format!("{field} {time} is past: {instead}"));
-        }
-        if time.duration_since(now) > FURTHEST {
-            return Err(format!(
-                "{field} {time} is more than a year ahead: set it earlier, or in a file to 9999-12-31T23:59:59Z for \
-                 never"
-            ));
-        }
-    }
-    match (not_before, deadline) {
-        (Some(start), Some(end)) if end < start => {
-            Err(format!("deadline {end} is before not_before {start}, so the job could only expire: set it later"))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,27 +150,6 @@ mod tests {
             let told = instant("02:30", at(evening), Some(&berlin)).unwrap_err();
             assert!(told.contains("is skipped or comes twice"), "{told}");
             assert!(instant("07:30", at(evening), Some(&berlin)).is_ok());
-        }
-    }
-
-    #[test]
-    fn times_that_cannot_be_meant_are_refused() {
-        let now = at("2026-11-25T00:00:00Z");
-        let never = Some(Timestamp::MAX);
-        let (past, soon, later) = (at("2025-11-25T07:30:00Z"), at("2026-11-25T07:30:00Z"), at("2026-11-25T09:00:00Z"));
-        let far = at("2027-11-27T00:00:00Z");
-        for (not_before, deadline) in [(None, None), (Some(soon), Some(later)), (Some(soon), never), (never, never)] {
-            assert_eq!(check(not_before, deadline, now), Ok(()));
-        }
-        for (not_before, deadline, expected) in [
-            (Some(past), None, "not_before 2025-11-25T07:30:00Z is past: leave it out"),
-            (None, Some(now), "deadline 2026-11-25T00:00:00Z is past"),
-            (Some(far), None, "not_before 2027-11-27T00:00:00Z is more than a year ahead"),
-            (None, Some(far), "deadline 2027-11-27T00:00:00Z is more than a year ahead"),
-            (Some(later), Some(soon), "deadline 2026-11-25T07:30:00Z is before not_before 2026-11-25T09:00:00Z"),
-        ] {
-            let told = check(not_before, deadline, now).unwrap_err();
-            assert!(told.starts_with(expected), "{told}");
         }
     }
 }

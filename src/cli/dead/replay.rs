@@ -20,6 +20,7 @@ use crate::broker::{self, Outgoing, PublishError, Publisher, Traffic};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, print, tell, times};
 use crate::config::Config;
+use crate::fleet::check_times;
 
 /// Jobs under way to the broker at a time.
 const IN_FLIGHT: usize = 64;
@@ -50,7 +51,7 @@ impl Arguments {
         let wrong = |problem: String| Failure::Usage(format!("--deadline {text:?} {problem}"));
         let zone = self.tz.as_deref().map(times::zone).transpose().map_err(Failure::Usage)?;
         let deadline = times::instant(text, now, zone.as_ref()).map_err(wrong)?;
-        times::check(None, Some(deadline), now).map_err(Failure::Usage)?;
+        check_times(None, Some(deadline), now).map_err(Failure::Usage)?;
         Ok(Some(deadline))
     }
 }

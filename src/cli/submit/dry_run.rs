@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::api::Api;
 use super::bar::progress_bar;
 use super::lane::Cost;
-use super::read::{Checked, Input};
 use crate::bce::{InstanceId, InstanceState};
 use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Lane, LaneName};
+use crate::fleet::{Checked, Input};
 use crate::text::Shown;
 
 /// What would be submitted.

@@ -6,11 +6,11 @@ use jiff::SignedDuration;
 use serde::Serialize;
 
 use super::errors::failed;
-use super::read::Checked;
 use crate::broker::{self, Connection, Look, Names};
 use crate::cli::watch::{is_paused, not_run};
 use crate::cli::{Failure, lanes, tell};
 use crate::config::{Config, Lane, LaneName};
+use crate::fleet::Checked;
 use crate::query::{Statuses, ask_statuses};
 
 /// The lane of this name, or the only one of the configuration.

@@ -21,13 +21,13 @@ use uuid::Uuid;
 
 use super::bar::progress_bar;
 use super::errors::refused;
-use super::identity::Identity;
-use super::read::{Checked, Input, batch_of};
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic, urgent_key};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
 use crate::events::{Batch, Data, Event, MaxFailures, Wave};
+use crate::fleet::Identity;
+use crate::fleet::{Checked, Input, batch_of};
 use crate::job::{Job, Priority, once};
 use crate::retry::half_jitter;
 use crate::text::Shown;

@@ -88,7 +88,11 @@ fn the_wave_that_runs_is_named() {
     progress.reads(Reading::Live, at(0));
     assert_eq!(progress.line(None, at(0)), "0 of 3 ended; wave 1 of 2; 0s");
     progress.hear(of("1", 10), at(0));
-    assert!(progress.line(None, at(0)).contains("1 of 3 ended: 1 started; wave 2 of 2; "), "{}", progress.line(None, at(0)));
+    assert!(
+        progress.line(None, at(0)).contains("1 of 3 ended: 1 started; wave 2 of 2; "),
+        "{}",
+        progress.line(None, at(0))
+    );
     progress.hear(of("2", 20), at(0));
     progress.hear(of("3", 20), at(0));
     assert!(!progress.line(None, at(0)).contains("wave"), "{}", progress.line(None, at(0)));

@@ -1,4 +1,3 @@
-use super::super::defaults;
 use super::*;
 
 /// Files in a folder of their own.
@@ -24,18 +23,19 @@ impl Drop for Folder {
     }
 }
 
-fn input(ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, Failure> {
+fn input(ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, InputFault> {
     input_with(&["--batch", "b"], ids, files, format)
 }
 
-fn input_with(options: &[&str], ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, Failure> {
+fn input_with(options: &[&str], ids: &[&str], files: &[PathBuf], format: Option<Format>) -> Result<Input, InputFault> {
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-    let defaults = defaults::of(options).unwrap();
+    let ramp = options.contains(&"--ramp");
+    let defaults = Defaults { ramp, ..Defaults::new("b".to_owned(), "2026-11-25T00:00:00Z".parse().unwrap()) };
     let identity = Identity { lane: LaneName::parse("prod").unwrap(), moving_deadline: None, ramp: defaults.ramp };
     Input::new(ids, files, format, defaults, identity)
 }
 
-fn jobs(mut input: Input) -> Result<Vec<Job>, Failure> {
+fn jobs(mut input: Input) -> Result<Vec<Job>, InputFault> {
     let (checked, mut jobs) = (input.check()?, Vec::new());
     let again = input.jobs(&checked, |_, job| {
         jobs.push(*job);
@@ -48,7 +48,7 @@ fn jobs(mut input: Input) -> Result<Vec<Job>, Failure> {
     Ok(jobs)
 }
 
-fn read(ids: &[&str], files: &[PathBuf]) -> Result<Vec<Job>, Failure> {
+fn read(ids: &[&str], files: &[PathBuf]) -> Result<Vec<Job>, InputFault> {
     jobs(input(ids, files, None)?)
 }
 
@@ -73,7 +73,7 @@ fn waves_that_are_too_many_or_are_none_are_named_with_their_line() {
     let folder = Folder::new();
     let rows: String = (1..=101).map(|wave| format!("i-0{wave:03},{wave}\n")).collect();
     let file = folder.put("a.csv", &format!("instance_id,wave\n{rows}i-0000,0\ni-0001,x\n"));
-    let Err(Failure::Problems(text)) = read(&[], std::slice::from_ref(&file)) else { panic!() };
+    let Err(InputFault::Problems(text)) = read(&[], std::slice::from_ref(&file)) else { panic!() };
     for expected in [
         "3 wrong",
         "line 102: wave 101 is one more than the 100 that a batch can have: use fewer numbers",
@@ -90,7 +90,7 @@ fn everything_wrong_is_reported_at_once_with_its_place() {
     let (first, second) = (folder.put("a", "i-0000\n\nno id\n"), folder.put("b", "# i-1\n{}\n"));
     let missing = folder.0.join("missing");
     let files = [first.clone(), missing.clone(), second.clone()];
-    let Err(Failure::Problems(text)) = read(&["i-0000", "", "# no", "i-%2f%2f"], &files) else { panic!() };
+    let Err(InputFault::Problems(text)) = read(&["i-0000", "", "# no", "i-%2f%2f"], &files) else { panic!() };
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
     for (line, expected) in lines.into_iter().zip([

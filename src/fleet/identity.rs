@@ -18,19 +18,20 @@ use crate::job::Job;
 
 /// Names the jobs of one command.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) lane: LaneName,
+pub struct Identity {
+    /// Where the jobs go.
+    pub lane: LaneName,
     /// The deadline that the options give, if it counts from now.
-    pub(super) moving_deadline: Option<Timestamp>,
+    pub moving_deadline: Option<Timestamp>,
     /// The jobs have waves by their place, which does not name them.
-    pub(super) ramp: bool,
+    pub ramp: bool,
 }
 
 /// The jobs of one batch in a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     /// How many there are.
-    pub(super) size: usize,
+    pub size: usize,
     /// How many of them are of which wave. Those of none are left out.
     waves: BTreeMap<Wave, usize>,
     /// The sum of their ids, modulo 2^128.
@@ -39,7 +40,7 @@ pub(super) struct Part {
 
 impl Identity {
     /// The id of a job, with its batch.
-    pub(super) fn of(&self, job: &Job) -> Uuid {
+    pub fn of(&self, job: &Job) -> Uuid {
         let mut named = Cow::Borrowed(job);
         if job.deadline.is_some() && job.deadline == self.moving_deadline {
             named.to_mut().deadline = None;
@@ -50,7 +51,7 @@ impl Identity {
     }
 
     /// The id of the announcement of this part of a batch.
-    pub(super) fn of_part(&self, batch: &str, part: &Part) -> Uuid {
+    pub fn of_part(&self, batch: &str, part: &Part) -> Uuid {
         let (size, sum) = ((part.size as u64).to_be_bytes(), part.sum.to_be_bytes());
         name(&[b"part", self.lane.as_str().as_bytes(), batch.as_bytes(), &size, &sum])
     }
@@ -61,7 +62,7 @@ impl Part {
     ///
     /// # Errors
     /// It is of one wave too many.
-    pub(super) fn add(&mut self, job: Uuid, wave: Option<Wave>) -> Result<(), String> {
+    pub fn add(&mut self, job: Uuid, wave: Option<Wave>) -> Result<(), String> {
         if let Some(wave) = wave {
             if self.waves.len() == MOST_WAVES && !self.waves.contains_key(&wave) {
                 return Err(format!(
@@ -76,7 +77,7 @@ impl Part {
     }
 
     /// Takes a job out that was added before.
-    pub(super) fn remove(&mut self, job: Uuid, wave: Option<Wave>) {
+    pub fn remove(&mut self, job: Uuid, wave: Option<Wave>) {
         self.size -= 1;
         self.sum = self.sum.wrapping_sub(job.as_u128());
         if let Some(wave) = wave
@@ -90,7 +91,7 @@ impl Part {
     }
 
     /// How many jobs are of which wave.
-    pub(super) fn waves(&self, ramp: bool) -> BTreeMap<Wave, usize> {
+    pub fn waves(&self, ramp: bool) -> BTreeMap<Wave, usize> {
         if ramp { ramp_of(self.size) } else { self.waves.clone() }
     }
 }

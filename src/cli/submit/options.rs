@@ -1,16 +1,14 @@
-//! What the command line says of jobs that do not say it themselves.
+//! The options of `reveille submit` for jobs that do not say it themselves.
 
 use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::cli::{Failure, times};
-use crate::job::{self, BATCH_ID_LIMIT, Confirm, Conflict, Job, Priority};
-
-/// How far ahead jobs with waves may start: the scheduler gives up a batch of which it hears nothing for seven days.
-const FOLLOWED: SignedDuration = SignedDuration::from_hours(6 * 24);
+use crate::fleet::{Defaults, check_times};
+use crate::job::{BATCH_ID_LIMIT, Confirm, Conflict, Priority};
 
 /// The options for jobs.
 #[derive(Debug, clap::Args)]
@@ -47,25 +45,6 @@ pub(super) struct Options {
     /// A label of jobs that have none of this name. Can be given more than once.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-}
-
-/// The options for jobs, checked.
-#[derive(Debug, Clone)]
-pub(super) struct Defaults {
-    /// The batch of jobs that name no other.
-    pub(super) batch: String,
-    /// When jobs start that do not say.
-    pub(super) not_before: Option<Timestamp>,
-    /// The deadline of jobs that do not say, if it counts from now: the next command has another one.
-    pub(super) moving_deadline: Option<Timestamp>,
-    deadline: Option<Timestamp>,
-    priority: Option<Priority>,
-    confirm: Option<Confirm>,
-    conflict: Option<Conflict>,
-    /// Jobs have waves by their place.
-    pub(super) ramp: bool,
-    labels: BTreeMap<String, String>,
-    now: Timestamp,
 }
 
 /// A parser for one of these `names`, which help and completions list, and of which clap names the nearest to another.
@@ -130,52 +109,14 @@ impl Options {
         };
         let not_before = time("--not-before", &self.not_before, now)?;
         let deadline = time("--deadline", &self.deadline, not_before.unwrap_or(now))?;
-        times::check(not_before, deadline, now)?;
+        check_times(not_before, deadline, now)?;
         Ok((not_before, deadline))
-    }
-}
-
-impl Defaults {
-    /// Fills in what `job` does not say, and checks the result.
-    ///
-    /// # Errors
-    /// What is wrong with the job, and the remedy.
-    pub(super) fn complete(&self, mut job: Job) -> Result<Job, String> {
-        job.batch_id.get_or_insert_with(|| self.batch.clone());
-        job.priority = job.priority.or(self.priority);
-        job.confirm = job.confirm.or(self.confirm);
-        job.conflict = job.conflict.or(self.conflict);
-        job.not_before = job.not_before.or(self.not_before);
-        job.deadline = job.deadline.or(self.deadline);
-        for (name, value) in &self.labels {
-            job.labels.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        job::check(&job).map_err(|error| error.to_string())?;
-        times::check(job.not_before, job.deadline, self.now)?;
-        self.check_wave(&job)?;
-        Ok(job)
-    }
-}
-
-impl Defaults {
-    fn check_wave(&self, job: &Job) -> Result<(), String> {
-        if let Some(wave) = job.wave.filter(|_| self.ramp) {
-            return Err(format!("wave {wave} and --ramp, which gives each job its wave: leave one of them out"));
-        }
-        let latest = self.now.saturating_add(FOLLOWED).unwrap_or(Timestamp::MAX);
-        match job.not_before.filter(|start| *start > latest) {
-            Some(start) if self.ramp || job.wave.is_some() => Err(format!(
-                "not_before {start} of a job with a wave: expected {latest} at the latest, as a batch is followed for seven \
-                 days from its last event"
-            )),
-            _ => Ok(()),
-        }
     }
 }
 
 /// The defaults of a command line.
 #[cfg(test)]
-pub(super) fn of(options: &[&str]) -> Result<Defaults, Failure> {
+fn of(options: &[&str]) -> Result<Defaults, Failure> {
     #[derive(clap::Parser)]
     struct CommandLine {
         #[command(flatten)]
@@ -189,6 +130,7 @@ pub(super) fn of(options: &[&str]) -> Result<Defaults, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Job;
 
     fn job(more: &str) -> Job {
         Job::parse(format!(r#"{{"instance_id":"i-0000"{more}}}"#).as_bytes()).unwrap()

@@ -8,7 +8,7 @@ use crate::events::Wave;
 const MOST_LISTED: usize = 12;
 
 /// The waves of a ramp of so many jobs.
-pub(super) fn ramp_of(size: usize) -> BTreeMap<Wave, usize> {
+pub fn ramp_of(size: usize) -> BTreeMap<Wave, usize> {
     let (mut waves, mut before) = (BTreeMap::new(), 0);
     while before < size {
         let jobs = (before + 1).min(size - before);
@@ -19,7 +19,7 @@ pub(super) fn ramp_of(size: usize) -> BTreeMap<Wave, usize> {
 }
 
 /// `in 3 waves of 1, 2, 4 jobs`. `None`: there is one wave, in which all jobs start. `size`: all jobs, those of no wave among them.
-pub(super) fn told(waves: &BTreeMap<Wave, usize>, size: usize) -> Option<String> {
+pub fn told(waves: &BTreeMap<Wave, usize>, size: usize) -> Option<String> {
     let mut waves = waves.clone();
     let rest = size.saturating_sub(waves.values().sum());
     if rest > 0 {

@@ -1,11 +1,6 @@
 //! Reads what is to be submitted: once to find all that is wrong with it, before anything is submitted, and once more to submit
 //! it. In between, 16 bytes are kept of each job.
 
-mod excerpt;
-mod lines;
-mod table;
-mod text;
-
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -16,20 +11,19 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use self::excerpt::Excerpt;
-use self::table::Table;
-use self::text::Text;
 use super::defaults::Defaults;
+use super::excerpt::Excerpt;
 use super::identity::{Identity, Part};
-use super::waves;
-use crate::cli::{Failure, tell};
+use super::table::Table;
+use super::text::Text;
+use super::{lines, waves};
 use crate::config::LaneName;
 use crate::events::Wave;
 use crate::job::{Job, Priority};
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub enum Format {
     /// An id, or a whole job in JSON, on each line.
     Lines,
     /// A table with commas.
@@ -52,7 +46,7 @@ impl Format {
 
 /// The jobs of a command line and of files, in this order.
 #[derive(Debug)]
-pub(super) struct Input {
+pub struct Input {
     ids: Vec<String>,
     files: Vec<(Text, Format)>,
     defaults: Defaults,
@@ -61,17 +55,30 @@ pub(super) struct Input {
 
 /// What a first reading has found.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub struct Checked {
     /// The ids of all jobs, sorted, each once.
-    pub(super) ids: Vec<u128>,
+    pub ids: Vec<u128>,
     /// Those of jobs that stand in the input several times.
     repeated: HashSet<u128>,
+    /// Those for people: a heading, and a line for each. `None`: there are none.
+    pub told: Option<String>,
     /// The batches that the jobs belong to.
-    pub(super) parts: BTreeMap<String, Part>,
+    pub parts: BTreeMap<String, Part>,
     /// Whether there are urgent jobs.
-    pub(super) has_urgent: bool,
+    pub has_urgent: bool,
     /// Whether there are others.
-    pub(super) has_others: bool,
+    pub has_others: bool,
+}
+
+/// Why nothing is submitted.
+#[derive(Debug, thiserror::Error)]
+pub enum InputFault {
+    /// What was named cannot be read like this.
+    #[error("{0}")]
+    Usage(String),
+    /// A heading, and a line for each problem, each already escaped.
+    #[error("{0}")]
+    Problems(String),
 }
 
 /// What is found at a place of the input.
@@ -102,12 +109,12 @@ impl fmt::Display for Place {
 
 impl Checked {
     /// How many jobs there are.
-    pub(super) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.ids.len()
     }
 
     /// The batches that start in waves, with these for people.
-    pub(super) fn waves(&self, ramp: bool) -> Vec<(&str, String)> {
+    pub fn waves(&self, ramp: bool) -> Vec<(&str, String)> {
         let parts = self.parts.iter();
         parts.filter_map(|(batch, part)| Some((batch.as_str(), waves::told(&part.waves(ramp), part.size)?))).collect()
     }
@@ -118,23 +125,23 @@ impl Input {
     ///
     /// # Errors
     /// Standard input is named twice.
-    pub(super) fn new(
+    pub fn new(
         ids: Vec<String>,
         files: &[PathBuf],
         format: Option<Format>,
         defaults: Defaults,
         identity: Identity,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, InputFault> {
         let file = |path: &PathBuf| (Text::of(path), format.unwrap_or_else(|| Format::of(path)));
         let files: Vec<_> = files.iter().map(file).collect();
         if files.iter().filter(|(text, _)| text.is_standard_input()).count() > 1 {
-            return Err(Failure::Usage("--file - is given twice: standard input can be read once".to_owned()));
+            return Err(InputFault::Usage("--file - is given twice: standard input can be read once".to_owned()));
         }
         Ok(Self { ids, files, defaults, identity })
     }
 
     /// Where the jobs go.
-    pub(super) fn lane(&self) -> &LaneName {
+    pub fn lane(&self) -> &LaneName {
         &self.identity.lane
     }
 
@@ -142,12 +149,13 @@ impl Input {
     ///
     /// # Errors
     /// Everything that is wrong, with its place.
-    pub(super) fn check(&mut self) -> Result<Checked, Failure> {
+    pub fn check(&mut self) -> Result<Checked, InputFault> {
         let identity = self.identity.clone();
         let mut faults = Excerpt::for_errors();
         let mut checked = Checked {
             ids: Vec::new(),
             repeated: HashSet::new(),
+            told: None,
             parts: BTreeMap::new(),
             has_urgent: false,
             has_others: false,
@@ -164,10 +172,10 @@ impl Input {
             ControlFlow::Continue(())
         });
         if faults.count() > 0 {
-            return Err(Failure::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
+            return Err(InputFault::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
         }
         if checked.ids.is_empty() {
-            return Err(Failure::Usage("nothing submitted: no instance was named".to_owned()));
+            return Err(InputFault::Usage("nothing submitted: no instance was named".to_owned()));
         }
         checked.ids.sort_unstable();
         let equal = checked.ids.windows(2).filter(|pair| pair[0] == pair[1]);
@@ -175,7 +183,7 @@ impl Input {
         if !checked.repeated.is_empty() {
             checked.ids.dedup();
             let repeated = self.leave_repeated_out(&mut checked);
-            tell(format_args!("submitted once, as these are the same in every field:{repeated}"));
+            checked.told = Some(format!("submitted once, as these are the same in every field:{repeated}"));
         }
         Ok(checked)
     }
@@ -209,7 +217,7 @@ impl Input {
     ///
     /// # Errors
     /// It is not what was `checked`: a file was changed in between.
-    pub(super) fn jobs(
+    pub fn jobs(
         &mut self,
         checked: &Checked,
         mut take: impl FnMut(Uuid, Box<Job>) -> ControlFlow<()>,
@@ -317,7 +325,7 @@ fn next_place(places: &mut BTreeMap<String, usize>, batch: &str) -> usize {
 }
 
 /// The batch of a job, which the defaults have filled in.
-pub(super) fn batch_of(job: &Job) -> &str {
+pub fn batch_of(job: &Job) -> &str {
     job.batch_id.as_deref().unwrap_or_default()
 }
 

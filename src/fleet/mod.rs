@@ -1,0 +1,15 @@
+//! The jobs that are submitted together: out of ids, lists, tables and whole jobs, named so that the same input names the same jobs
+//! again.
+
+mod defaults;
+mod excerpt;
+mod identity;
+mod input;
+mod lines;
+mod table;
+mod text;
+mod waves;
+
+pub use self::defaults::{Defaults, check_times};
+pub use self::identity::{Identity, Part};
+pub use self::input::{Checked, Format, Input, InputFault, batch_of};
