@@ -264,6 +264,14 @@ impl Table<'_> {
         self.read(key, |raw| parse(raw.text().ok_or("expected a text")?))
     }
 
+    /// As [`Table::optional`], where `parse` says itself what would be right.
+    pub fn checked<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        self.read(key, |raw| {
+            let text = raw.text().ok_or_else(|| format!("{} is wrong: expected a text", raw.value))?;
+            parse(text).map_err(|problem| format!("{text:?} is wrong: {problem}"))
+        })
+    }
+
     fn read<T>(&mut self, key: &'static str, parse: impl FnOnce(&Raw) -> Result<T, String>) -> Option<T> {
         self.known.push(key);
         let setting = self.settings.remove(key)?;

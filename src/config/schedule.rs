@@ -9,7 +9,8 @@ use jiff::civil::Weekday;
 
 use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName, is_name};
-use crate::bce::InstanceId;
+use crate::bce::{InstanceId, Selection};
+use crate::events::MaxFailures;
 use crate::job::{Confirm, Conflict};
 use crate::schedule::{Calendar, Days, Timetable, zone};
 
@@ -52,6 +53,8 @@ pub struct Schedule {
     pub confirm: Option<Confirm>,
     /// From the due time on; jobs end as `expired` after it. Above 0, to seven days.
     pub deadline: Option<Duration>,
+    /// How many of its jobs may fail before the rest is cancelled; any number where absent.
+    pub max_failures: Option<MaxFailures>,
     /// How late a due time may be fired: above 0, to seven days.
     pub misfire_grace: Duration,
 }
@@ -63,6 +66,8 @@ pub enum Machines {
     Listed(Vec<InstanceId>),
     /// Those in a file, as `submit --file` reads it.
     File(PathBuf),
+    /// Those that the lane's API lists, as `submit --select` chooses them.
+    Selected(Selection),
 }
 
 /// Reads all calendars and schedules. `is_whole`: every lane could be read; otherwise a schedule's lane may be among the others.
@@ -150,13 +155,18 @@ fn read_schedule(
     let conflict = table.optional("conflict", "fail, accept or verify", |raw| Conflict::parse(raw.text()?));
     let confirm = table.optional("confirm", "accepted or running", |raw| Confirm::parse(raw.text()?));
     let deadline = table.optional("deadline", LENGTH, up_to_a_week);
+    let max_failures =
+        table.optional("max_failures", "a number of jobs, as in 20, or a part of them, as in \"5%\"", |raw| {
+            let jobs = || raw.count().and_then(|jobs| usize::try_from(jobs).ok()).map(MaxFailures::Jobs);
+            jobs().or_else(|| MaxFailures::parse(raw.text()?).ok())
+        });
     let misfire_grace = table.or("misfire_grace", Duration::from_secs(30 * 60), LENGTH, up_to_a_week);
     if deadline.is_some_and(|deadline| deadline <= misfire_grace) {
         table.problem("deadline", format!("is no longer than misfire_grace, {misfire_grace:?}: jobs that are fired late would expire at once; expected a longer deadline, or a shorter misfire_grace"));
     }
     let line = format!("{} {}", line?.trim(), zone_name?);
     let (name, lane, timetable, machines) = (name?, lane?, timetable?, machines?);
-    Some(Schedule { name, lane, timetable, line, machines, conflict, confirm, deadline, misfire_grace })
+    Some(Schedule { name, lane, timetable, line, machines, conflict, confirm, deadline, max_failures, misfire_grace })
 }
 
 /// `None` if the calendar is wrong; within, `None` if there is none.
@@ -176,11 +186,15 @@ fn read_calendar(table: &mut Table<'_>, calendars: &BTreeMap<String, Arc<Calenda
 }
 
 fn read_machines(table: &mut Table<'_>) -> Option<Machines> {
-    let given = ["instances", "file"].into_iter().filter(|key| table.has(key)).count();
+    let given = ["instances", "file", "select"].into_iter().filter(|key| table.has(key)).count();
     let listed = table.optional("instances", INSTANCES, |raw| list(raw, |text| InstanceId::parse(text).ok()));
-    let file = table.optional("file", "the path of a list, as of submit --file", Raw::text_owned);
+    let file = table.optional("file", "the path of a list, as of submit --file", |raw| {
+        // Standard input is not the daemon's to read.
+        raw.text_owned().filter(|path| path != "-")
+    });
+    let selected = table.checked("select", |text| text.parse::<Selection>());
     if given != 1 {
-        table.problem("instances", "expected instances or file, one of them".to_owned());
+        table.problem("instances", "expected instances, file or select, one of them".to_owned());
         return None;
     }
     if let Some(listed) = &listed
@@ -191,7 +205,8 @@ fn read_machines(table: &mut Table<'_>) -> Option<Machines> {
             format!("has {} ids: expected 1 to {MOST_INSTANCES}; more fit into a file", listed.len()),
         );
     }
-    listed.map(Machines::Listed).or(file.map(|path| Machines::File(path.into())))
+    let file = file.map(|path| Machines::File(path.into()));
+    listed.map(Machines::Listed).or(file).or(selected.map(Machines::Selected))
 }
 
 fn required<T>(

@@ -62,6 +62,21 @@ pub enum MissedReason {
     Failed,
 }
 
+impl MissedReason {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Late, Self::Superseded, Self::Paused, Self::Failed];
+
+    /// The word for it, in metrics too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Superseded => "superseded",
+            Self::Paused => "paused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How far the due times of a schedule are dealt with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleState {

@@ -27,10 +27,12 @@ mod parts;
 mod requester;
 mod responder;
 pub mod select;
+mod selected;
 mod status;
 
 pub use self::requester::{AskError, Asked, ask, ask_statuses};
 pub use self::responder::{Answer, Responder};
+pub use self::selected::{SelectError, ask_selected};
 pub use self::status::{LaneStatus, Standing, Statuses, answer};
 use crate::broker::names::ASK;
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::HELD_KEY;
 use super::batches::is_key;
 use crate::config::Schedule;
-use crate::events::{Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use crate::events::{Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld};
 use crate::schedule::{Due, due};
 
 /// Schedules that are remembered: more than a configuration has. Anybody who may publish outcomes can make up others.
@@ -64,12 +65,13 @@ impl Agenda {
             Data::ScheduleMissed(ScheduleMissed { schedule, lane, last_due, .. }) if is_key(key, lane, "missed") => {
                 self.done(schedule, *last_due);
             }
+            Data::SchedulerHeld(SchedulerHeld { schedules, .. }) if key == HELD_KEY => self.take(schedules),
             _ => {}
         }
     }
 
     /// Takes what an earlier holder wrote down.
-    pub(super) fn take(&mut self, states: &[ScheduleState]) {
+    fn take(&mut self, states: &[ScheduleState]) {
         for ScheduleState { schedule, line, until } in states {
             self.know(schedule, line, *until);
         }
@@ -101,11 +103,13 @@ impl Agenda {
         }
     }
 
-    /// A due time could not be fired.
-    pub(super) fn failed(&mut self, schedule: &str, due: Timestamp, why: String) {
-        if let Some(known) = self.known.get_mut(schedule) {
-            known.failed = Some((due, why));
-        }
+    /// A due time could not be fired. Returns whether that is news.
+    pub(super) fn failed(&mut self, schedule: &str, due: Timestamp, why: String) -> bool {
+        let Some(known) = self.known.get_mut(schedule) else { return false };
+        let failed = Some((due, why));
+        let is_news = known.failed != failed;
+        known.failed = failed;
+        is_news
     }
 
     /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. A schedule for
@@ -193,6 +197,7 @@ mod tests {
             conflict: None,
             confirm: None,
             deadline: None,
+            max_failures: None,
             misfire_grace: 30 * MINUTE,
         }
     }

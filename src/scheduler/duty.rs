@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::HELD_KEY;
+use super::appointments::Appointments;
 use super::batches::{Batches, Heard, Name};
 use crate::broker::connection::ConnectError;
 use crate::broker::names::COMMAND;
 use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
-use crate::config::Broker;
-use crate::events::{Action, Command, Data, Event, SchedulerHeld};
+use crate::config::{Broker, Schedule};
+use crate::events::{Action, Command, Data, Event, ScheduleState, SchedulerHeld};
 use crate::ownership::Interrupted;
 use crate::replica::Replica;
 use crate::retry::half_jitter;
 use crate::telemetry::SchedulerMetrics;
 
-/// The routing key of what a holder writes down. No lane's begins like this.
-const HELD_KEY: &str = "_scheduler.held";
 /// After so many messages it is written down anew from where on the log has to be read …
 const WRITE_EVERY: u64 = 2_000;
 /// … and among so many last ones it is looked for: read in a tenth of a second.
@@ -40,6 +40,8 @@ const MOST_UNPUBLISHED: usize = 1_000;
 const GIVING: usize = 32;
 /// Between two looks for batches of which nothing is heard any more.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks for what is due.
+const TICK: Duration = Duration::from_secs(1);
 /// Backoff before the log is read anew: first ceiling, and the largest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -92,7 +94,7 @@ impl<'a> Outbox<'a> {
     ///
     /// # Errors
     /// The connection broke.
-    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+    pub(super) async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
         self.publisher.publish(Outgoing::event(event, self.names.outcomes(), key)).await.map(drop)
     }
 
@@ -109,8 +111,8 @@ impl<'a> Outbox<'a> {
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
-    async fn write_down(&self, resume_from: Option<u64>) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules: Vec::new() };
+    async fn write_down(&self, resume_from: Option<u64>, schedules: Vec<ScheduleState>) -> Result<(), lapin::Error> {
+        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }
@@ -127,6 +129,7 @@ pub(super) struct Duty<'a> {
     /// Completions that are not known to be published, by id.
     unpublished: BTreeMap<String, Event>,
     giving: JoinSet<Given>,
+    appointments: Appointments,
     /// Offset of the next message to be read, once that is known.
     next: Option<u64>,
     written: Written,
@@ -149,10 +152,16 @@ impl Written {
 }
 
 impl<'a> Duty<'a> {
-    pub(super) fn new(broker: &'a Arc<Broker>, outbox: Outbox<'a>, metrics: &'a SchedulerMetrics) -> Self {
+    pub(super) fn new(
+        broker: &'a Arc<Broker>,
+        outbox: Outbox<'a>,
+        schedules: Arc<[Schedule]>,
+        metrics: &'a SchedulerMetrics,
+    ) -> Self {
         let log = outbox.names.outcomes_log();
+        let appointments = Appointments::new(broker.clone(), outbox.names, schedules, &metrics.schedules);
         let (unpublished, giving, next, written) = Default::default();
-        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, next, written }
+        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, appointments, next, written }
     }
 
     /// Reads the log, and publishes, until the term's connection breaks.
@@ -161,7 +170,7 @@ impl<'a> Duty<'a> {
     /// [`Interrupted`].
     pub(super) async fn run(&mut self) -> Result<Infallible, Interrupted> {
         // After this the log is not empty, so it has an end that can be found.
-        self.outbox.write_down(None).await?;
+        self.outbox.write_down(None, Vec::new()).await?;
         let (mut failures, mut told) = (0, String::new());
         loop {
             let before = self.next;
@@ -197,7 +206,8 @@ impl<'a> Duty<'a> {
             }
         }
         info!(from, to = end, open = self.batches.open(), unpublished = self.unpublished.len(), "the log is read back");
-        let mut look = interval(LOOK_EVERY);
+        let (mut look, mut tick) = (interval(LOOK_EVERY), interval(TICK));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.publish().await?;
             self.give();
@@ -205,6 +215,10 @@ impl<'a> Duty<'a> {
             tokio::select! {
                 entry = stream.next() => next = self.take(entry?),
                 Some(given) = self.giving.join_next() => self.has_given(given).map_err(Problem::Outbox)?,
+                fired = self.appointments.next() => {
+                    self.appointments.took(&self.outbox, fired).await.map_err(Problem::Outbox)?;
+                }
+                _ = tick.tick() => self.appointments.look(&self.outbox).await.map_err(Problem::Outbox)?,
                 _ = look.tick() => self.forget_silent(),
             }
         }
@@ -235,6 +249,7 @@ impl<'a> Duty<'a> {
         self.next = Some(next);
         // What cannot be read is no event.
         if let Some(event) = Event::read(&entry.message.body) {
+            self.appointments.agenda.hear(&entry.key, &event.data, event.time);
             for heard in self.batches.hear(entry.offset, &entry.key, event, Timestamp::now()) {
                 match heard {
                     Heard::Completed(event) => drop(self.unpublished.insert(event.id.clone(), *event)),
@@ -311,7 +326,7 @@ impl<'a> Duty<'a> {
     async fn write_down(&mut self, next: u64) -> Result<(), Problem> {
         let now = Written { at: next, resume_from: self.batches.oldest().unwrap_or(next) };
         if self.written.is_outdated(now) {
-            self.outbox.write_down(Some(now.resume_from)).await.map_err(Problem::Outbox)?;
+            self.outbox.write_down(Some(now.resume_from), self.appointments.states()).await.map_err(Problem::Outbox)?;
             self.written = now;
         }
         Ok(())

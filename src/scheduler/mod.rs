@@ -16,8 +16,10 @@
 //! only those of a batch with an announcement that says how many may fail. Memory is bounded whatever is in the log.
 
 mod agenda;
+mod appointments;
 mod batches;
 mod duty;
+mod fire;
 
 use std::sync::Arc;
 
@@ -25,23 +27,27 @@ use tracing::info;
 
 use self::duty::{Duty, Outbox};
 use crate::broker::{Connections, Names, Place};
-use crate::config::Broker;
+use crate::config::{Broker, Schedule};
 use crate::ownership::{Interrupted, Lease, Role, Standing, Term};
 use crate::telemetry::{Metrics, SchedulerMetrics};
+
+/// The routing key of what a holder writes down. No lane's begins like this.
+const HELD_KEY: &str = "_scheduler.held";
 
 /// The scheduler as a role that one replica at a time holds.
 #[derive(Debug)]
 pub struct Scheduler {
     broker: Arc<Broker>,
     names: Names,
+    schedules: Arc<[Schedule]>,
     lease: Lease,
     metrics: SchedulerMetrics,
 }
 
 impl Scheduler {
     /// Nothing is connected yet.
-    pub fn new(broker: Arc<Broker>, names: &Names, metrics: &Metrics) -> Self {
-        Self { broker, names: names.clone(), lease: Lease::default(), metrics: metrics.scheduler.clone() }
+    pub fn new(broker: Arc<Broker>, names: &Names, schedules: Arc<[Schedule]>, metrics: &Metrics) -> Self {
+        Self { broker, names: names.clone(), schedules, lease: Lease::default(), metrics: metrics.scheduler.clone() }
     }
 }
 
@@ -70,13 +76,14 @@ impl Role for Scheduler {
         self.metrics.held.set((standing == Standing::Held).into());
         if standing != Standing::Held {
             self.metrics.open.set(0);
+            self.metrics.schedules.forget();
         }
     }
 
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         info!("scheduler held");
         let outbox = Outbox::new(term.connection, &self.names);
-        let mut duty = Duty::new(&self.broker, outbox, &self.metrics);
+        let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), &self.metrics);
         tokio::select! {
             biased;
             () = term.stop.requested() => Ok(()),

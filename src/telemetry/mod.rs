@@ -10,4 +10,4 @@ mod metrics;
 pub use health::{CONNECTED, LaneState, Readiness};
 pub use http::{MAX_CONNECTIONS, bind, serve};
 pub use logs::{init_logs, is_coloured};
-pub use metrics::{LaneMetrics, Metrics, SchedulerMetrics};
+pub use metrics::{LaneMetrics, Metrics, ScheduleMetrics, SchedulerMetrics};

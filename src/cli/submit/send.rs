@@ -13,22 +13,18 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout};
-use uuid::Uuid;
 
 use super::bar::progress_bar;
 use super::errors::refused;
-use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic, urgent_key};
+use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
-use crate::events::{Batch, Data, Event, MaxFailures, Wave};
-use crate::fleet::Identity;
-use crate::fleet::{Checked, Input, batch_of};
-use crate::job::{Job, Priority, once};
+use crate::events::{Event, MaxFailures, Wave};
+use crate::fleet::{Checked, Identity, Input, Part, announced, announcement, batch_of, message};
 use crate::retry::half_jitter;
 use crate::text::Shown;
 
@@ -122,7 +118,7 @@ pub(super) async fn send(
     let mut last = (String::new(), Timestamp::UNIX_EPOCH);
     for (batch, part) in &checked.parts {
         let waves = part.waves(route.identity.ramp);
-        let announcement = route.announcement(checked, batch, part.size, waves, route.announced_at);
+        let announcement = route.announcement(batch, part, part.size, waves, route.announced_at);
         let announced = publisher.try_publish(Arc::new(route.outgoing(&announcement))).await;
         announced
             .map(drop)
@@ -174,9 +170,7 @@ fn read(
             if *batch != *batch_of(&job) {
                 batch = batch_of(&job).into();
             }
-            let key = if job.priority == Some(Priority::Urgent) { urgent_key(&lane) } else { lane.to_string() };
-            let properties = properties(id, announced_at);
-            let message = Arc::new(Outgoing { exchange: exchange.clone(), key, properties, body: body(&job) });
+            let message = Arc::new(message(&exchange, &lane, id, &job, announced_at));
             match sender.blocking_send(Ok(Item { batch: batch.clone(), wave: job.wave, message })) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
@@ -190,40 +184,21 @@ fn read(
     items
 }
 
-fn properties(id: Uuid, announced_at: Timestamp) -> BasicProperties {
-    BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_message_id(id.to_string().into())
-        // A cancellation is for the jobs that were submitted before it, and a wave for those that were announced then.
-        .with_timestamp(u64::try_from(announced_at.as_second()).unwrap_or(0))
-        .with_headers(once())
-}
-
-fn body(job: &Job) -> Vec<u8> {
-    serde_json::to_vec(job).expect("a job holds nothing that JSON cannot")
-}
-
 impl Route<'_> {
     /// The announcement of a batch, or of the size that it has after all.
     fn announcement(
         &self,
-        checked: &Checked,
         batch: &str,
+        part: &Part,
         size: usize,
         waves: BTreeMap<Wave, usize>,
         at: Timestamp,
     ) -> Event {
-        let (lane, max_failures) = (&self.identity.lane, self.max_failures);
-        let announced = Batch { max_failures, waves, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
-        let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), at);
-        if let Some(part) = checked.parts.get(batch) {
-            event.id = self.identity.of_part(batch, part).to_string();
-        }
-        event
+        announcement(self.identity, batch, part, size, waves, self.max_failures, at)
     }
 
     fn outgoing(&self, announcement: &Event) -> Outgoing {
-        Outgoing::event(announcement, self.names.outcomes(), format!("{}.submitted", self.identity.lane))
+        announced(self.names.outcomes(), &self.identity.lane, announcement)
     }
 }
 
@@ -380,7 +355,7 @@ impl Sending<'_> {
             let size = sent.map_or(0, |sent| sent.values().sum());
             if size < part.size {
                 let waves = sent.into_iter().flatten().filter_map(|(wave, jobs)| Some(((*wave)?, *jobs))).collect();
-                let correction = self.route.announcement(checked, batch, size, waves, Timestamp::now());
+                let correction = self.route.announcement(batch, part, size, waves, Timestamp::now());
                 let correction = self.route.outgoing(&correction);
                 if self.publisher.try_publish(Arc::new(correction)).await.is_err() {
                     return false;

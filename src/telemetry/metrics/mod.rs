@@ -12,6 +12,7 @@ mod calls;
 mod jobs;
 mod lanes;
 mod scheduler;
+mod schedules;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use self::jobs::InFlight;
 use self::jobs::Jobs;
 use self::lanes::Lanes;
 pub use self::scheduler::SchedulerMetrics;
+pub use self::schedules::ScheduleMetrics;
 use crate::bce::{Operation, Word};
 use crate::events::Outcome;
 use crate::job::ParkCause;

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::Families;
+use super::{Families, ScheduleMetrics};
 
 /// The metrics of the scheduler.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct SchedulerMetrics {
     pub forgotten: IntCounter,
     /// Batches whose rest it had cancelled.
     pub cancelled: IntCounter,
+    /// Schedules.
+    pub schedules: ScheduleMetrics,
 }
 
 impl SchedulerMetrics {
@@ -37,6 +39,7 @@ impl SchedulerMetrics {
                 "reveille_batches_cancelled_total",
                 "Batches whose rest the scheduler had cancelled, since more of their jobs had failed than max_failures says.",
             )),
+            schedules: ScheduleMetrics::new(families),
         }
     }
 }
