@@ -229,7 +229,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and the beginning of each of its problems: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 63] = [
+const FAULTY_FILES: [(&str, &[&str]); 66] = [
     // Unknown names.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -307,7 +307,28 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     ),
     (
         "[[lane]]\nname = 'a'\nconflict = 'maybe'",
-        &["r.toml: lane[0].conflict: \"maybe\" is wrong: expected fail, accept"],
+        &["r.toml: lane[0].conflict: \"maybe\" is wrong: expected fail, accept or verify"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nconflict = 'verfy'\nconfirm = 'runing'\nrequest_id = 'optionel'",
+        &[
+            "r.toml: lane[0].conflict: \"verfy\" is wrong: expected fail, accept or verify; did you mean verify?",
+            "r.toml: lane[0].confirm: \"runing\" is wrong: expected accepted or running; did you mean running?",
+            "r.toml: lane[0].request_id: \"optionel\" is wrong: expected required or optional; did you mean optional?",
+        ],
+    ),
+    (
+        "[[lane]]\nname = 'prod-bj'\n[[answer]]\ncode = 'a'\nlane = 'prd-bj'\nmeaning = 'no-capacity'",
+        &[
+            "r.toml: answer[0].lane: there is no lane prd-bj: expected prod-bj; did you mean prod-bj?",
+            "r.toml: answer[0].meaning: \"no-capacity\" is wrong: expected retry, no_capacity, throttled, failed or \
+             lane_fault; did you mean no_capacity?",
+        ],
+    ),
+    (
+        "[broker]\nurl = 'amqp://h/?auth_mechanism=externl'",
+        &["r.toml: broker.url: has another auth_mechanism than there is: expected plain, amqplain or external; did \
+           you mean external?"],
     ),
     (
         "[[lane]]\nname = 'a'\nconfirm = 'soon'",
@@ -371,7 +392,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     (
         "[[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n[[answer]]\ncode = '*'\nlane = 'c'",
         &[
-            "r.toml: answer[0].lane: there is no lane c: expected one of a, b",
+            "r.toml: answer[0].lane: there is no lane c: expected a or b",
             "r.toml: answer[0].meaning: missing: exp",
             "r.toml: answer[0].code: \"*\" is wrong: expected 1 to 128 letters",
         ],
