@@ -141,7 +141,8 @@ impl Daemon {
             self.hold(role, connections, &sharing, span, &mut roles);
         }
         let commands = self.commands();
-        let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, &self.metrics);
+        let most_letters = self.config.dead_letters.max_length;
+        let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, &self.metrics, most_letters);
         let alone = Sharing::of_one(&self.names, &self.metrics);
         self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
         let (responder, this) = (Responder::new(self.config.broker.clone(), self.names.clone()), Replica::this());

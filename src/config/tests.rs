@@ -77,6 +77,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     let retry = config.retry;
     assert_eq!((retry.max_attempts, retry.initial), (8, SECOND / 2));
     assert_eq!((retry.max, retry.give_up_after), (120 * SECOND, 1800 * SECOND));
+    assert_eq!(config.dead_letters.max_length, None);
     assert_eq!(config.http.listen, SocketAddr::from(([127, 0, 0, 1], 9464)));
     assert_eq!(config.shutdown.grace, 25 * SECOND);
 }
@@ -117,6 +118,9 @@ fn a_full_file_is_read_to_its_last_key() {
         max = "1s"
         give_up_after = "1h30m"
 
+        [dead_letters]
+        max_length = 100000
+
         [http]
         listen = "[::]:80"
 
@@ -140,6 +144,7 @@ fn a_full_file_is_read_to_its_last_key() {
     assert_eq!((rehearsal.rate, rehearsal.conflict), (1e6, Conflict::Accept));
     assert_eq!((config.retry.max_attempts, config.retry.initial, config.retry.max), (1, SECOND, SECOND));
     assert_eq!(config.retry.give_up_after, 5400 * SECOND);
+    assert_eq!(config.dead_letters.max_length, Some(100_000));
     assert_eq!(config.http.listen.port(), 80);
     assert_eq!(config.shutdown.grace, 90 * SECOND);
 }
@@ -229,7 +234,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and the beginning of each of its problems: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 66] = [
+const FAULTY_FILES: [(&str, &[&str]); 69] = [
     // Unknown names.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -237,7 +242,7 @@ const FAULTY_FILES: [(&str, &[&str]); 66] = [
     ("[[lane]]\nname = 'a'\nsecret_access_key = 'hush'", &["r.toml: lane[0].secret_access_key: no such setting"]),
     ("[brokr]\nurl = 1", &["r.toml: brokr: no such table; did you mean broker?"]),
     ("[[lanes]]\nname = 'a'", &["r.toml: lanes: no such table; did you mean lane?"]),
-    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, http, shutdown, lane, answer"]),
+    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, dead_letters, http, shutdown, lane, answer"]),
     // The wrong type.
     ("broker = 'amqp://u:hush@h'", &["r.toml: broker: expected a table, [broker]"]),
     ("[[retry]]\nmax = '1s'", &["r.toml: retry: expected a table, [retry]"]),
@@ -405,6 +410,13 @@ const FAULTY_FILES: [(&str, &[&str]); 66] = [
         "[[answer]]\ncode = '*A*'\nmeaning = 'retry'\n[[answer]]\ncode = '*a*'\nmeaning = 'failed'",
         &["r.toml: answer[1].code: *a* has a rule above, which is asked first: expected another code or lane"],
     ),
+    // Dead letters.
+    (
+        "[dead_letters]\nmax_length = 0",
+        &["r.toml: dead_letters.max_length: 0 is wrong: expected a whole number from 1 to 1000000000; without it all"],
+    ),
+    ("[dead_letter]\nmax_length = 1", &["r.toml: dead_letter: no such table; did you mean dead_letters?"]),
+    ("[dead_letters]\nmax = 1", &["r.toml: dead_letters.max: no such setting; did you mean max_length?"]),
     // Retries, metrics and the shutdown.
     (
         "[retry]\nmax_attempts = -1",

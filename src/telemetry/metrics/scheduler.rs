@@ -17,6 +17,10 @@ pub struct SchedulerMetrics {
     pub forgotten: IntCounter,
     /// Batches whose rest it had cancelled.
     pub cancelled: IntCounter,
+    /// Dead letters in their queue that nothing holds; 0 if this replica does not hold it.
+    pub dead_letters: IntGauge,
+    /// Dead letters discarded, as there were too many.
+    pub letters_discarded: IntCounter,
 }
 
 impl SchedulerMetrics {
@@ -36,6 +40,14 @@ impl SchedulerMetrics {
             cancelled: families.with(IntCounter::new(
                 "reveille_batches_cancelled_total",
                 "Batches whose rest the scheduler had cancelled, since more of their jobs had failed than max_failures says.",
+            )),
+            dead_letters: families.single(
+                "reveille_dead_letters",
+                "Dead letters, but for those that a command holds; 0 where another replica runs the scheduler.",
+            ),
+            letters_discarded: families.with(IntCounter::new(
+                "reveille_dead_letters_discarded_total",
+                "Dead letters that were discarded, since there were more than dead_letters.max_length.",
             )),
         }
     }
