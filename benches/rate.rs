@@ -159,7 +159,7 @@ fn micros(seconds: f64) -> i64 {
 struct Jobs {
     account: Account,
     submitted: usize,
-    /// Calls that started nothing.
+    /// Calls for jobs that started nothing.
     others: usize,
     rate: f64,
     burst: u32,
@@ -173,9 +173,10 @@ impl Jobs {
         self.account.submit((first..=self.submitted).map(instance), json!({})).await;
     }
 
-    /// Waits until a call was made for each.
+    /// Waits until a call was made for each. The log, which is long, tells checks of the keys from these.
     async fn called(&self, sim: &Sim) {
-        while sim.calls_made().await < self.submitted + self.others {
+        let wanted = self.submitted + self.others;
+        while sim.calls_made().await < wanted || sim.log().await.len() < wanted {
             tokio::time::sleep(GLANCE * 10).await;
         }
     }
@@ -185,7 +186,7 @@ impl Jobs {
         while daemon.metric(STARTED).await < self.submitted as f64 {
             tokio::time::sleep(GLANCE * 10).await;
         }
-        self.others = sim.calls_made().await - self.submitted;
+        self.others = sim.log().await.len() - self.submitted;
     }
 }
 

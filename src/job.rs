@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::bce::InstanceId;
 use crate::bce::answer::shorten;
@@ -47,7 +47,7 @@ pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// What a 409 on a clean first touch means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conflict {
     /// The job failed: the instance was not stopped.
@@ -59,19 +59,12 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// Reads its name in settings and jobs.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "fail" => Some(Self::Fail),
-            "accept" => Some(Self::Accept),
-            "verify" => Some(Self::Verify),
-            _ => None,
-        }
-    }
+    /// By their names in settings, options and jobs.
+    pub const NAMED: [(&str, Self); 3] = [("fail", Self::Fail), ("accept", Self::Accept), ("verify", Self::Verify)];
 }
 
 /// When a job is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confirm {
     /// Once the API has accepted the start.
@@ -81,18 +74,12 @@ pub enum Confirm {
 }
 
 impl Confirm {
-    /// Reads its name in settings and jobs.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "accepted" => Some(Self::Accepted),
-            "running" => Some(Self::Running),
-            _ => None,
-        }
-    }
+    /// By their names in settings, options and jobs.
+    pub const NAMED: [(&str, Self); 2] = [("accepted", Self::Accepted), ("running", Self::Running)];
 }
 
 /// How soon a job is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// In order of arrival.
@@ -100,6 +87,22 @@ pub enum Priority {
     /// Before normal ones.
     Urgent,
 }
+
+impl Priority {
+    /// By their names in jobs.
+    pub const NAMED: [(&str, Self); 2] = [("normal", Self::Normal), ("urgent", Self::Urgent)];
+}
+
+macro_rules! read_by_name {
+    ($($kind:ident),*) => {$(
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                body::named(deserializer, &Self::NAMED)
+            }
+        }
+    )*};
+}
+read_by_name!(Conflict, Confirm, Priority);
 
 /// The body of a job message. Unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -296,7 +299,19 @@ mod tests {
             ("{}", "missing field `instance_id`"),
             (r#"{"instance_id":7}"#, "instance_id: invalid type: integer `7`"),
             (r#"{"instance_id":"i-../x"}"#, "instance_id: \"i-../x\" is no instance id"),
-            (r#"{"instance_id":"i-0000","conflict":"maybe"}"#, "conflict: unknown variant `maybe`"),
+            (
+                r#"{"instance_id":"i-0000","conflict":"maybe"}"#,
+                "conflict: unknown variant `maybe`, expected fail, accept or verify",
+            ),
+            (
+                r#"{"instance_id":"i-0000","conflict":"verfy"}"#,
+                "unknown variant `verfy`, expected fail, accept or verify; did you mean verify?",
+            ),
+            (r#"{"instance_id":"i-0000","conflict":7}"#, "conflict: invalid type: integer `7`, expected a string"),
+            (
+                r#"{"instance_id":"i-0000","priority":"urgnt"}"#,
+                "priority: unknown variant `urgnt`, expected normal or urgent; did you mean urgent?",
+            ),
             (r#"{"instance_id":"i-0000","confirm":"soon"}"#, "confirm: unknown variant `soon`"),
             (r#"{"instance_id":"i-0000","deadline":"tomorrow"}"#, "deadline: "),
             (r#"{"instance_id":"i-0000","labels":{"a":1}}"#, "labels.a: invalid type"),

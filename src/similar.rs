@@ -21,6 +21,16 @@ pub fn hint(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// What follows a value that is none of the `known` ones: all of them, and the one that was meant.
+pub fn expected(value: &str, known: &[&str]) -> String {
+    let listed = match known {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => known.concat(),
+    };
+    let meant = most_similar(value, known, ALIKE).map(|meant| format!("; did you mean {meant}?"));
+    format!("expected {listed}{}", meant.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +42,8 @@ mod tests {
         assert_eq!(hint("dedline", &known), "; did you mean deadline?");
         assert_eq!(hint("xyz", &known), "; there are deadline, not_before");
         assert_eq!(most_similar("not_befor", &known, 0.99), None);
+        assert_eq!(expected("dedline", &known), "expected deadline or not_before; did you mean deadline?");
+        assert_eq!(expected("xyz", &["a", "b", "c"]), "expected a, b or c");
+        assert_eq!((expected("", &["a"]), expected("a", &[])), ("expected a".to_owned(), "expected ".to_owned()));
     }
 }

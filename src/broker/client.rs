@@ -13,7 +13,7 @@ pub enum ConnectionKind {
     Log,
     /// Following the commands.
     Control,
-    /// Reading it for the scheduler.
+    /// For the scheduler: reading the log, discarding dead letters.
     Scheduler,
     /// Replies to producers.
     Replies,

@@ -141,8 +141,7 @@ impl Daemon {
             self.hold(role, connections, &sharing, span, &mut roles);
         }
         let commands = self.commands();
-        let schedules = self.config.schedules.clone().into();
-        let scheduler = Scheduler::new(self.config.broker.clone(), &self.names, schedules, &self.metrics);
+        let scheduler = Scheduler::new(&self.config, &self.names, &self.metrics);
         let alone = Sharing::of_one(&self.names, &self.metrics);
         self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
         let responder = Responder::new(self.config.broker.clone(), self.names.clone());

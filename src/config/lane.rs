@@ -63,6 +63,8 @@ pub struct Lane {
     pub reading: Reading,
 }
 
+const REQUEST_ID: [(&str, RequestId); 2] = [("required", RequestId::Required), ("optional", RequestId::Optional)];
+
 pub(super) fn read_lanes(reader: &mut Reader, proxies: &Proxies, purpose: Purpose) -> Vec<Lane> {
     let mut members = reader.members("lane");
     let only_default = members.is_empty();
@@ -124,8 +126,8 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
         burst: table.or("burst", 5, "a whole number from 1 to 100000", |raw| within(raw.count(), 1, 100_000)),
         concurrency: table.or("concurrency", 32, "a whole number from 1 to 1024", |raw| within(raw.count(), 1, 1024)),
         batch: table.or("batch", 1, "a whole number from 1 to 100", |raw| within(raw.count(), 1, 100)),
-        conflict: table.or("conflict", Conflict::Verify, "fail, accept or verify", |raw| Conflict::parse(raw.text()?)),
-        confirm: table.or("confirm", Confirm::Accepted, "accepted or running", |raw| Confirm::parse(raw.text()?)),
+        conflict: table.named("conflict", &Conflict::NAMED).unwrap_or(Conflict::Verify),
+        confirm: table.named("confirm", &Confirm::NAMED).unwrap_or(Confirm::Accepted),
         confirm_timeout: table.or("confirm_timeout", Duration::from_secs(10 * 60), LENGTH_OF_TIME, at_most_a_day),
         confirm_share: table.or("confirm_share", 0.1, "a part of the rate, from 0.01 to 1", |raw| {
             raw.number().filter(|share| (0.01..=1.0).contains(share))
@@ -138,13 +140,7 @@ fn read_lane(table: &mut Table<'_>, is_default: bool, purpose: Purpose) -> Optio
             }),
         },
         reading: Reading {
-            request_id: table.or("request_id", RequestId::Required, "required or optional", |raw| {
-                match raw.text()? {
-                    "required" => Some(RequestId::Required),
-                    "optional" => Some(RequestId::Optional),
-                    _ => None,
-                }
-            }),
+            request_id: table.named("request_id", &REQUEST_ID).unwrap_or_default(),
             // Rules are read once all lanes are known.
             codes: Codes::default(),
         },

@@ -43,6 +43,8 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[retry]`
     pub retry: Retry,
+    /// `[dead_letters]`
+    pub dead_letters: DeadLetters,
     /// `[http]`
     pub http: Http,
     /// `[shutdown]`
@@ -62,6 +64,13 @@ pub struct Retry {
     pub max: Duration,
     /// Time from the first failed attempt on.
     pub give_up_after: Duration,
+}
+
+/// How many dead letters are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetters {
+    /// The oldest of more are discarded; 1 to 1,000,000,000. `None`: all are kept.
+    pub max_length: Option<u32>,
 }
 
 /// Metrics and health.
@@ -127,14 +136,11 @@ pub fn read(
 ) -> Result<Config, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let proxies = Proxies::read(&environment);
-    let mut reader = Reader::new(
-        file,
-        environment,
-        &["broker", "retry", "http", "shutdown"],
-        &["lane", "answer", "calendar", "schedule"],
-    )?;
+    let tables = ["broker", "retry", "dead_letters", "http", "shutdown"];
+    let mut reader = Reader::new(file, environment, &tables, &["lane", "answer", "calendar", "schedule"])?;
     let broker = read_broker(reader.table("broker"));
     let retry = read_retry(reader.table("retry"));
+    let dead_letters = read_dead_letters(reader.table("dead_letters"));
     let http = read_http(reader.table("http"));
     let shutdown = read_shutdown(reader.table("shutdown"));
     let listed = reader.members("lane").len().max(1);
@@ -143,7 +149,8 @@ pub fn read(
     read_answers(&mut reader, &mut lanes, is_whole);
     let schedules = read_schedules(&mut reader, &lanes, is_whole);
     let warnings = reader.finish()?;
-    Ok(Config { broker: Arc::new(broker), lanes, schedules, retry, http, shutdown, warnings })
+    let broker = Arc::new(broker);
+    Ok(Config { broker, lanes, schedules, retry, dead_letters, http, shutdown, warnings })
 }
 
 fn read_retry(mut table: Table<'_>) -> Retry {
@@ -163,6 +170,13 @@ fn read_retry(mut table: Table<'_>) -> Retry {
     }
     table.finish();
     retry
+}
+
+fn read_dead_letters(mut table: Table<'_>) -> DeadLetters {
+    let expected = "a whole number from 1 to 1000000000; without it all are kept";
+    let max_length = table.optional("max_length", expected, |raw| within(raw.count(), 1, 1_000_000_000));
+    table.finish();
+    DeadLetters { max_length }
 }
 
 fn read_http(mut table: Table<'_>) -> Http {

@@ -259,6 +259,16 @@ impl Table<'_> {
         self.optional(key, expected, parse).unwrap_or(default)
     }
 
+    /// As [`Table::optional`], for one of these names.
+    pub fn named<T: Copy>(&mut self, key: &'static str, names: &[(&str, T)]) -> Option<T> {
+        self.read(key, |raw| {
+            let text = raw.text().unwrap_or_default();
+            let value = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+            let known = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+            value.ok_or_else(|| format!("{} is wrong: {}", raw.value, similar::expected(text, &known())))
+        })
+    }
+
     /// As [`Table::optional`], for a value that must not be shown: the problem has only the text of `parse`.
     pub fn secret<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.read(key, |raw| parse(raw.text().ok_or("expected a text")?))

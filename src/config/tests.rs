@@ -79,6 +79,7 @@ fn no_file_at_all_is_a_whole_configuration() {
     let retry = config.retry;
     assert_eq!((retry.max_attempts, retry.initial), (8, SECOND / 2));
     assert_eq!((retry.max, retry.give_up_after), (120 * SECOND, 1800 * SECOND));
+    assert_eq!(config.dead_letters.max_length, None);
     assert_eq!(config.http.listen, SocketAddr::from(([127, 0, 0, 1], 9464)));
     assert_eq!(config.shutdown.grace, 25 * SECOND);
 }
@@ -119,6 +120,9 @@ fn a_full_file_is_read_to_its_last_key() {
         max = "1s"
         give_up_after = "1h30m"
 
+        [dead_letters]
+        max_length = 100000
+
         [http]
         listen = "[::]:80"
 
@@ -142,6 +146,7 @@ fn a_full_file_is_read_to_its_last_key() {
     assert_eq!((rehearsal.rate, rehearsal.conflict), (1e6, Conflict::Accept));
     assert_eq!((config.retry.max_attempts, config.retry.initial, config.retry.max), (1, SECOND, SECOND));
     assert_eq!(config.retry.give_up_after, 5400 * SECOND);
+    assert_eq!(config.dead_letters.max_length, Some(100_000));
     assert_eq!(config.http.listen.port(), 80);
     assert_eq!(config.shutdown.grace, 90 * SECOND);
 }
@@ -231,7 +236,7 @@ fn an_address_of_ipv6_is_not_taken_for_localhost() {
 }
 
 /// A file, and the beginning of each of its problems: all of them, in this order.
-const FAULTY_FILES: [(&str, &[&str]); 63] = [
+const FAULTY_FILES: [(&str, &[&str]); 69] = [
     // Unknown names.
     ("[broker]\nprefx = 'r'", &["r.toml: broker.prefx: no such setting; did you mean prefix?"]),
     ("[[lane]]\nname = 'a'\nRate = 1", &["r.toml: lane[0].Rate: no such setting; did you mean rate?"]),
@@ -239,7 +244,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     ("[[lane]]\nname = 'a'\nsecret_access_key = 'hush'", &["r.toml: lane[0].secret_access_key: no such setting"]),
     ("[brokr]\nurl = 1", &["r.toml: brokr: no such table; did you mean broker?"]),
     ("[[lanes]]\nname = 'a'", &["r.toml: lanes: no such table; did you mean lane?"]),
-    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, http, shutdown, lane, answer"]),
+    ("zzz = 1", &["r.toml: zzz: no such table; there are broker, retry, dead_letters, http, shutdown, lane, answer"]),
     // The wrong type.
     ("broker = 'amqp://u:hush@h'", &["r.toml: broker: expected a table, [broker]"]),
     ("[[retry]]\nmax = '1s'", &["r.toml: retry: expected a table, [retry]"]),
@@ -309,7 +314,28 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     ),
     (
         "[[lane]]\nname = 'a'\nconflict = 'maybe'",
-        &["r.toml: lane[0].conflict: \"maybe\" is wrong: expected fail, accept"],
+        &["r.toml: lane[0].conflict: \"maybe\" is wrong: expected fail, accept or verify"],
+    ),
+    (
+        "[[lane]]\nname = 'a'\nconflict = 'verfy'\nconfirm = 'runing'\nrequest_id = 'optionel'",
+        &[
+            "r.toml: lane[0].conflict: \"verfy\" is wrong: expected fail, accept or verify; did you mean verify?",
+            "r.toml: lane[0].confirm: \"runing\" is wrong: expected accepted or running; did you mean running?",
+            "r.toml: lane[0].request_id: \"optionel\" is wrong: expected required or optional; did you mean optional?",
+        ],
+    ),
+    (
+        "[[lane]]\nname = 'prod-bj'\n[[answer]]\ncode = 'a'\nlane = 'prd-bj'\nmeaning = 'no-capacity'",
+        &[
+            "r.toml: answer[0].lane: there is no lane prd-bj: expected prod-bj; did you mean prod-bj?",
+            "r.toml: answer[0].meaning: \"no-capacity\" is wrong: expected retry, no_capacity, throttled, failed or \
+             lane_fault; did you mean no_capacity?",
+        ],
+    ),
+    (
+        "[broker]\nurl = 'amqp://h/?auth_mechanism=externl'",
+        &["r.toml: broker.url: has another auth_mechanism than there is: expected plain, amqplain or external; did \
+           you mean external?"],
     ),
     (
         "[[lane]]\nname = 'a'\nconfirm = 'soon'",
@@ -373,7 +399,7 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
     (
         "[[lane]]\nname = 'a'\n[[lane]]\nname = 'b'\n[[answer]]\ncode = '*'\nlane = 'c'",
         &[
-            "r.toml: answer[0].lane: there is no lane c: expected one of a, b",
+            "r.toml: answer[0].lane: there is no lane c: expected a or b",
             "r.toml: answer[0].meaning: missing: exp",
             "r.toml: answer[0].code: \"*\" is wrong: expected 1 to 128 letters",
         ],
@@ -386,6 +412,13 @@ const FAULTY_FILES: [(&str, &[&str]); 63] = [
         "[[answer]]\ncode = '*A*'\nmeaning = 'retry'\n[[answer]]\ncode = '*a*'\nmeaning = 'failed'",
         &["r.toml: answer[1].code: *a* has a rule above, which is asked first: expected another code or lane"],
     ),
+    // Dead letters.
+    (
+        "[dead_letters]\nmax_length = 0",
+        &["r.toml: dead_letters.max_length: 0 is wrong: expected a whole number from 1 to 1000000000; without it all"],
+    ),
+    ("[dead_letter]\nmax_length = 1", &["r.toml: dead_letter: no such table; did you mean dead_letters?"]),
+    ("[dead_letters]\nmax = 1", &["r.toml: dead_letters.max: no such setting; did you mean max_length?"]),
     // Retries, metrics and the shutdown.
     (
         "[retry]\nmax_attempts = -1",

@@ -4,6 +4,8 @@
 use lapin::uri::AMQPUri;
 use reqwest::Url;
 
+use crate::similar;
+
 /// A silent peer is noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 5;
 /// Longest name in AMQP 0-9-1, in bytes: lapin panics over a longer one.
@@ -78,6 +80,9 @@ fn check_form(text: &str) -> Result<(), String> {
 /// Options with an effect.
 const OPTIONS: [&str; 4] = ["heartbeat", "frame_max", "channel_max", "auth_mechanism"];
 
+/// What `auth_mechanism` can be.
+const MECHANISMS: [&str; 3] = ["plain", "amqplain", "external"];
+
 /// Options of other clients and of RabbitMQ's own URI specification, and what to use here instead.
 const ELSEWHERE: [(&[&str], &str); 9] = [
     (&["cacertfile", "cafile", "ca_file", "ca_certs", "cacerts", "ssl_ca_certs"], "set broker.ca_file"),
@@ -118,9 +123,10 @@ fn check_options(url: &Url) -> Result<(), String> {
             "heartbeat" => check_number(&option, &value, 1, u16::MAX.into())?,
             "frame_max" => check_number(&option, &value, SMALLEST_FRAME, LARGEST_FRAME)?,
             "channel_max" => check_number(&option, &value, 0, u16::MAX.into())?,
-            "auth_mechanism" if ["plain", "amqplain", "external"].contains(&&*value.to_lowercase()) => {}
+            "auth_mechanism" if MECHANISMS.contains(&&*value.to_lowercase()) => {}
             "auth_mechanism" => {
-                return Err("has another auth_mechanism than there is: expected plain, amqplain or external".to_owned());
+                let expected = similar::expected(&value.to_lowercase(), &MECHANISMS);
+                return Err(format!("has another auth_mechanism than there is: {expected}"));
             }
             _ => return Err(unknown(&option)),
         }

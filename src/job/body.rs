@@ -7,6 +7,8 @@ use jiff::fmt::temporal::Pieces;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::similar;
+
 /// The JSON of a body, without the byte-order mark that some producers write before it.
 pub(super) fn json(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
@@ -38,6 +40,17 @@ fn is_never(text: &str) -> bool {
     Pieces::parse(text).is_ok_and(|pieces| {
         pieces.date().year() == 9999 && pieces.time().is_some() && pieces.to_numeric_offset().is_some()
     })
+}
+
+/// One of these names.
+pub(super) fn named<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    names: &[(&'static str, T)],
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let value = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    let known = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    value.ok_or_else(|| D::Error::custom(format!("unknown variant `{text}`, {}", similar::expected(&text, &known()))))
 }
 
 /// A nil map counts as empty, and a label without a value as absent.

@@ -1,9 +1,10 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
 //! ([`batches`]), publishes that a batch is done, and has the rest of one cancelled of which too many jobs have failed ([`duty`]).
+//! Beside that it counts the dead letters, and discards the oldest where a setting bounds them ([`trim`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
-//! is held over a channel that lanes have to spare. Where RabbitMQ allows no replica one, no completion is published, and lanes run
-//! as ever.
+//! is held over a channel that lanes have to spare. Where RabbitMQ allows no replica one, no completion is published, no dead letter
+//! discarded, and lanes run as ever.
 //!
 //! **Once.** A completion has an id that follows from the batch's announcement, and says nothing but what follows from the log. So one
 //! that is published twice, by a holder that was killed and the next one, or by two holders at a time, is a copy that consumers know
@@ -20,14 +21,16 @@ mod appointments;
 mod batches;
 mod duty;
 mod fire;
+mod trim;
 
 use std::sync::Arc;
 
 use tracing::info;
 
 use self::duty::{Duty, Outbox};
+use self::trim::Trim;
 use crate::broker::{Connections, Names, Place};
-use crate::config::{Broker, Schedule};
+use crate::config::{Broker, Config, Schedule};
 use crate::ownership::{Interrupted, Lease, Role, Standing, Term};
 use crate::telemetry::{Metrics, SchedulerMetrics};
 
@@ -42,12 +45,20 @@ pub struct Scheduler {
     schedules: Arc<[Schedule]>,
     lease: Lease,
     metrics: SchedulerMetrics,
+    most_letters: Option<u32>,
 }
 
 impl Scheduler {
     /// Nothing is connected yet.
-    pub fn new(broker: Arc<Broker>, names: &Names, schedules: Arc<[Schedule]>, metrics: &Metrics) -> Self {
-        Self { broker, names: names.clone(), schedules, lease: Lease::default(), metrics: metrics.scheduler.clone() }
+    pub fn new(config: &Config, names: &Names, metrics: &Metrics) -> Self {
+        Self {
+            broker: config.broker.clone(),
+            names: names.clone(),
+            schedules: config.schedules.clone().into(),
+            lease: Lease::default(),
+            metrics: metrics.scheduler.clone(),
+            most_letters: config.dead_letters.max_length,
+        }
     }
 }
 
@@ -77,6 +88,7 @@ impl Role for Scheduler {
         if standing != Standing::Held {
             self.metrics.open.set(0);
             self.metrics.schedules.forget();
+            self.metrics.dead_letters.set(0);
         }
     }
 
@@ -84,11 +96,13 @@ impl Role for Scheduler {
         info!("scheduler held");
         let outbox = Outbox::new(term.connection, &self.names);
         let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), &self.metrics);
+        let trim = Trim::new(&self.broker, &self.names, &self.metrics, self.most_letters);
         tokio::select! {
             biased;
             () = term.stop.requested() => Ok(()),
             // What was not published before a stop, the next holder publishes.
             done = duty.run() => match done? {},
+            done = trim.run(term.connection) => match done? {},
         }
     }
 }

@@ -72,7 +72,10 @@ fn is_known(directive: &str) -> Result<bool, String> {
              search the log for them, as in job=\"...\"; {EXPECTED}"
         ));
     }
-    let target = directive.split('=').next().unwrap_or_default();
+    let (target, level) = directive.split_once('=').unwrap_or((directive, "trace"));
+    if !target.is_empty() && level.trim().is_empty() {
+        return Err(format!("{directive} has no level: {EXPECTED}"));
+    }
     let (name, module) = target.split_once("::").unwrap_or((target, ""));
     let module = module.split("::").next().unwrap_or_default();
     if CRATES.contains(&name) {
@@ -110,6 +113,8 @@ mod tests {
             ("lapine=off,info", "did you mean lapin?"),
             ("reveille::lnae=debug", "reveille::lnae=debug names nothing that logs; of reveille there are bce, broker"),
             ("reveille=loud", "expected a level (off"),
+            ("reveille=", "reveille= has no level"),
+            ("info,sqlx= ", "sqlx= has no level"),
             ("sqlx=warn", "nothing that logs here"),
             ("=", "nothing that logs here"),
             ("reveille[{", "has brackets"),

@@ -1,6 +1,8 @@
 //! The alerts of docs/operations.md, in a real Prometheus: each fires when it should, and none while all is well.
 
+use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, ToSpan};
+use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
 use serde_json::json;
 
@@ -22,8 +24,9 @@ const ABSENT: &str = "absent(";
 const LOST: &str = "reveille_queues_lost_total";
 const CONTROL: &str = "reveille_control_followed";
 const CUT_SHORT: &str = "reveille_delays_cut_short_total";
+const LETTERS: &str = "reveille_dead_letters";
 /// A unique part of each alert. Each is made to fire here.
-const ALL: [&str; 11] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL];
+const ALL: [&str; 12] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS];
 /// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
 /// As in the alert on the rate.
@@ -162,6 +165,18 @@ async fn a_queue_that_is_deleted_and_a_policy_over_the_ladder_raise_their_alerts
     stage.vhost.node.ctl(&[&policy[..], &["--apply-to", "queues"]].concat());
     let cut_short = prometheus.fires(&alert(CUT_SHORT)).await;
     assert_eq!((cut_short.len(), cut_short[0]["lane"].as_str()), (1, LANE));
+}
+
+#[tokio::test]
+async fn many_dead_letters_raise_their_alert() {
+    let (stage, prometheus) = watched("").await;
+    let letter = async |_| stage.queues.publish("", "reveille.dead", BasicProperties::default(), b"noise").await;
+    stream::iter((0..10_000).map(letter)).buffer_unordered(200).collect::<()>().await;
+    prometheus.fires("reveille_dead_letters == 10000").await;
+    only(&prometheus, &[]).await;
+    letter(0).await;
+    prometheus.fires(&alert(LETTERS)).await;
+    only(&prometheus, &[LETTERS]).await;
 }
 
 #[tokio::test]

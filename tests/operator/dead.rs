@@ -21,7 +21,7 @@ use crate::support::queues::Queues;
 use crate::support::stage::{LANE, Stage, Wishes, config};
 use crate::support::{eventually, instance};
 
-const DEAD: &str = "reveille.dead";
+pub(super) const DEAD: &str = "reveille.dead";
 
 async fn dead(config: &Config, arguments: &[&str]) -> Ran {
     run(config.command(&[&["dead"], arguments].concat()), "").await
@@ -34,7 +34,7 @@ async fn listed(config: &Config, arguments: &[&str]) -> Vec<Value> {
     ran.output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-async fn jobs_listed(config: &Config, arguments: &[&str]) -> Vec<String> {
+pub(super) async fn jobs_listed(config: &Config, arguments: &[&str]) -> Vec<String> {
     listed(config, arguments).await.iter().map(|letter| letter["job_id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -45,12 +45,18 @@ fn text(delivery: &Delivery, header: &str) -> Option<String> {
     }
 }
 
-fn id(delivery: &Delivery) -> String {
+pub(super) fn id(delivery: &Delivery) -> String {
     delivery.properties.message_id().as_ref().expect("an id").to_string()
 }
 
 /// Puts letters among the dead ones, as the daemon does: job `j-NUMBER` for the instance of this number, with `more` in its body.
-async fn put(queues: &Queues, numbers: impl Iterator<Item = usize>, reason: &str, dead_at: Timestamp, more: &Value) {
+pub(super) async fn put(
+    queues: &Queues,
+    numbers: impl Iterator<Item = usize>,
+    reason: &str,
+    dead_at: Timestamp,
+    more: &Value,
+) {
     let letters = numbers.map(async |number| {
         let mut headers = FieldTable::default();
         for (name, value) in
@@ -69,7 +75,7 @@ async fn put(queues: &Queues, numbers: impl Iterator<Item = usize>, reason: &str
 }
 
 /// A stage whose daemon has stopped, so that replays stay in the lane's queue.
-async fn at_rest(vhost: Option<Vhost>) -> Stage {
+pub(super) async fn at_rest(vhost: Option<Vhost>) -> Stage {
     let mut stage = match vhost {
         Some(vhost) => Stage::on(vhost, Wishes::default()).await,
         None => Stage::set().await,

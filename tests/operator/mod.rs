@@ -6,6 +6,7 @@ mod check;
 mod completion;
 mod control;
 mod dead;
+mod dead_bound;
 mod examples;
 mod files;
 mod help;

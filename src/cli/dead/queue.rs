@@ -1,8 +1,10 @@
 //! The queue of dead letters, which one command reads at a time.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Instant, sleep};
 
 use super::letter::Letter;
 use crate::broker::{self, Connection, ConnectionKind, Names, Walk, WalkError, walk};
@@ -10,6 +12,10 @@ use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Config;
 use crate::text::Shown;
+
+/// How long to wait for the lock, and how often to try: the daemon has it for a moment where it discards letters.
+const LOCKED_FOR: Duration = Duration::from_secs(5);
+const LOCK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The queue, locked.
 pub(super) struct DeadQueue {
@@ -70,16 +76,23 @@ impl DeadQueue {
         let connection = broker::connect(&config.broker, ConnectionKind::Dead).await?;
         let names = Names::new(&config.broker.prefix);
         let queue = Self { connection, name: names.dead(), names, address: config.broker.address() };
-        match walk::lock(&queue.connection, &queue.names.dead_lock()).await {
-            Ok(true) => Ok(queue),
-            Ok(false) => Err(anyhow::anyhow!(
-                "the dead letters at {} are being read by another `reveille dead` just now, so that each would miss what \
-                 the other holds; nothing was done: try again once that has ended",
-                queue.address
-            )
-            .into()),
-            Err(error) => Err(queue.failure(&error)),
+        let until = Instant::now() + LOCKED_FOR;
+        while !queue.lock().await? {
+            if Instant::now() >= until {
+                return Err(anyhow::anyhow!(
+                    "the dead letters at {} are being read by another `reveille dead` just now, so that each would miss \
+                     what the other holds; nothing was done: try again once that has ended",
+                    queue.address
+                )
+                .into());
+            }
+            sleep(LOCK_AGAIN).await;
         }
+        Ok(queue)
+    }
+
+    async fn lock(&self) -> Result<bool, Failure> {
+        walk::lock(&self.connection, &self.names.dead_lock()).await.map_err(|error| self.failure(&error))
     }
 
     /// How many letters are in the queue.

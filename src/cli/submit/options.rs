@@ -21,10 +21,10 @@ pub(super) struct Options {
     urgent: bool,
     /// When jobs that do not say are done: accepted, once the API has accepted the start, or running; else as the lane is
     /// set.
-    #[arg(long, value_name = "WHEN", value_parser = named(["accepted", "running"], Confirm::parse))]
+    #[arg(long, value_name = "WHEN", value_parser = named(Confirm::NAMED))]
     confirm: Option<Confirm>,
     /// What a 409 means for jobs that do not say: fail, accept or verify; else as the lane is set.
-    #[arg(long, value_name = "POLICY", value_parser = named(["fail", "accept", "verify"], Conflict::parse))]
+    #[arg(long, value_name = "POLICY", value_parser = named(Conflict::NAMED))]
     conflict: Option<Conflict>,
     /// Start jobs that do not say no sooner: in a length of time (30m), at the next such time of day (07:30, with --tz),
     /// or at a timestamp with its offset.
@@ -48,11 +48,12 @@ pub(super) struct Options {
 }
 
 /// A parser for one of these `names`, which help and completions list, and of which clap names the nearest to another.
-fn named<const N: usize, T>(names: [&'static str; N], parse: fn(&str) -> Option<T>) -> impl TypedValueParser<Value = T>
+fn named<const N: usize, T>(names: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
 where
-    T: Clone + Send + Sync + 'static,
+    T: Copy + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(names).try_map(move |name| parse(&name).ok_or("is no such name"))
+    let value = move |name: String| names.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+    PossibleValuesParser::new(names.map(|(name, _)| name)).try_map(move |name| value(name).ok_or("is no such name"))
 }
 
 fn label(text: &str) -> Result<(String, String), &'static str> {

@@ -19,6 +19,10 @@ pub struct SchedulerMetrics {
     pub cancelled: IntCounter,
     /// Schedules.
     pub schedules: ScheduleMetrics,
+    /// Dead letters in their queue that nothing holds; 0 if this replica does not hold it.
+    pub dead_letters: IntGauge,
+    /// Dead letters discarded, as there were too many.
+    pub letters_discarded: IntCounter,
 }
 
 impl SchedulerMetrics {
@@ -40,6 +44,14 @@ impl SchedulerMetrics {
                 "Batches whose rest the scheduler had cancelled, since more of their jobs had failed than max_failures says.",
             )),
             schedules: ScheduleMetrics::new(families),
+            dead_letters: families.single(
+                "reveille_dead_letters",
+                "Dead letters, but for those that a command holds; 0 where another replica runs the scheduler.",
+            ),
+            letters_discarded: families.with(IntCounter::new(
+                "reveille_dead_letters_discarded_total",
+                "Dead letters that were discarded, since there were more than dead_letters.max_length.",
+            )),
         }
     }
 }
