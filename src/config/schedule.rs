@@ -99,11 +99,7 @@ fn read_calendars(reader: &mut Reader) -> BTreeMap<String, Arc<Calendar>> {
         let name = required(&mut table, "name", NAME, "cn", read_name);
         let skipped = table.or("skip_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
         let added = table.or("extra_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
-        let names = WEEKDAYS.map(|(name, _)| name).join(", ");
-        let added_as = table.or("extra_as", Weekday::Friday, &format!("one of {names}"), |raw| {
-            let given = raw.text()?;
-            WEEKDAYS.iter().find(|(name, _)| *name == given).map(|(_, weekday)| *weekday)
-        });
+        let added_as = table.named("extra_as", &WEEKDAYS).unwrap_or(Weekday::Friday);
         if let Some(name) = name
             && calendars.insert(name.clone(), Arc::new(Calendar::new(skipped, &added, added_as))).is_some()
         {
@@ -152,8 +148,8 @@ fn read_schedule(
         Timetable::new(line, zone, calendar?).map_err(|fault| table.problem("cron", fault.to_string())).ok()
     });
     let machines = read_machines(table);
-    let conflict = table.optional("conflict", "fail, accept or verify", |raw| Conflict::parse(raw.text()?));
-    let confirm = table.optional("confirm", "accepted or running", |raw| Confirm::parse(raw.text()?));
+    let conflict = table.named("conflict", &Conflict::NAMED);
+    let confirm = table.named("confirm", &Confirm::NAMED);
     let deadline = table.optional("deadline", LENGTH, up_to_a_week);
     let max_failures =
         table.optional("max_failures", "a number of jobs, as in 20, or a part of them, as in \"5%\"", |raw| {

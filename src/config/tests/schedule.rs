@@ -73,7 +73,7 @@ fn what_is_wrong_with_a_schedule_is_told_with_the_remedy() {
             "[[calendar]]\nname = \"cn\"\nskip_dates = [\"2026-10-07..2026-10-01\"]".to_owned(),
             "expected a list of days",
         ),
-        ("[[calendar]]\nname = \"cn\"\nextra_as = \"Fri\"".to_owned(), "expected one of monday, tuesday"),
+        ("[[calendar]]\nname = \"cn\"\nextra_as = \"Fri\"".to_owned(), "expected monday, tuesday"),
         ("[[calendar]]\nname = \"cn\"\n[[calendar]]\nname = \"cn\"".to_owned(), "cn is taken by a calendar above"),
     ] {
         let problems = problems(&file, &[]);
