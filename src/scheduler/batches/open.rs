@@ -230,7 +230,7 @@ impl Open {
         };
         let of = match max_failures {
             MaxFailures::Jobs(_) => String::new(),
-            MaxFailures::Percent(_) => format!(" of {}", self.announced.jobs().unwrap_or_default()),
+            MaxFailures::Percent(_) => format!(" of {} jobs", self.announced.jobs().unwrap_or_default()),
         };
         let reason = format!("{failed}, and max_failures is {max_failures}{of}");
         let action = Action::CancelBatch { batch_id: batch.clone(), lane: Some(lane.clone()) };

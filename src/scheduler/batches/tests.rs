@@ -568,5 +568,5 @@ fn a_part_is_of_all_jobs_that_are_announced() {
     log.end("9", "morning", NOT_FOUND);
     let (_, cancel) = log.batches.pop_command().unwrap();
     let Data::Command(Command { reason, .. }) = cancel.data else { panic!() };
-    assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95");
+    assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95 jobs");
 }
