@@ -215,6 +215,29 @@ async fn a_broker_that_is_killed_between_waves_costs_nothing() {
     scene.sim.every_machine_started_once(WAVES.len() * EACH).await;
 }
 
+#[tokio::test]
+async fn a_wave_settles_before_the_next_one() {
+    const SETTLE: i64 = 4;
+    let mut stage = Stage::set().await;
+    let arguments = ["--ramp", "--confirm", "accepted", "--settle", "4s"];
+    submit(&stage.daemon.config, "patched", &arguments, &lines(1..=3)).await;
+    assert_eq!(stage.event().await["data"]["settle_seconds"], SETTLE);
+    stage.outcomes(3).await;
+    let ended = in_order(&stage.sim, &stage.vhost.url).await;
+    let (_, first, _) = ended[&instance(1)];
+    for call in stage.sim.log().await.into_iter().filter(|call| call.operation == "start").skip(1) {
+        assert!(call.unix_micros >= first + SETTLE * 1_000_000, "{call:?}");
+    }
+    for (wrong, told) in [
+        (["--settle", "4s", "--urgent"], "--settle is the time between two waves, and there is one"),
+        (["--settle", "25h", "--ramp"], "is longer than a day: expected 24h at most"),
+        (["--settle", "soon", "--ramp"], "expected a length of time, such as 90s"),
+    ] {
+        let ran = run(stage.daemon.config.command(&[&["submit", "i-sim00004"][..], &wrong].concat()), "").await;
+        assert!(ran.code == Some(2) && ran.errors.contains(told), "{}", ran.errors);
+    }
+}
+
 fn start_wave(id: &str, wave: &Value, announced_at: &str) -> Vec<u8> {
     let data = json!({"batch_id": "morning", "lane": "prod", "wave": wave, "announced_at": announced_at, "by": "ops"});
     let command = json!({"specversion": "1.0", "id": id, "source": "/ops", "type": "io.reveille.batch.wave.v1",

@@ -57,6 +57,7 @@ pub(super) struct Route<'a> {
     pub(super) names: &'a Names,
     pub(super) identity: &'a Identity,
     pub(super) max_failures: Option<MaxFailures>,
+    pub(super) settle_seconds: Option<u32>,
     /// The time of the announcements, and of the messages of all jobs: by it a command to start a wave names them.
     pub(super) announced_at: Timestamp,
 }
@@ -202,8 +203,9 @@ impl Route<'_> {
         waves: BTreeMap<Wave, usize>,
         at: Timestamp,
     ) -> Outgoing {
-        let (lane, max_failures) = (&self.identity.lane, self.max_failures);
-        let announced = Batch { max_failures, waves, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
+        let Self { identity: Identity { lane, .. }, max_failures, settle_seconds, .. } = *self;
+        let announced =
+            Batch { max_failures, waves, settle_seconds, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
         let mut event = Event::new(lane.as_str(), Data::BatchSubmitted(announced), at);
         if let Some(part) = checked.parts.get(batch) {
             event.id = self.identity.of_part(batch, part).to_string();
