@@ -134,13 +134,12 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         ));
     }
     if arguments.dry_run {
-        let waves = checked.waves(identity.ramp);
-        return dry_run::run(&lane, settings, not_before, waves, input, &checked, arguments.output).await;
+        return dry_run::run(&lane, settings, not_before, identity.ramp, input, &checked, arguments.output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let waves = match checked.waves(identity.ramp)[..] {
         [] => String::new(),
-        [(_, ref waves)] => format!(", {waves}"),
+        [(_, ref waves)] => format!(", {}", waves::told(waves)),
         [..] => ", in waves".to_owned(),
     };
     let to = format!("lane {lane} as batch {}{start}{waves}", Shown(&batch));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
@@ -162,6 +162,42 @@ async fn a_name_that_is_used_again_waits_for_its_own_waves() {
     let starts: Vec<String> =
         stage.sim.log().await.into_iter().filter(|call| call.operation == "start").map(|call| call.instance).collect();
     assert_eq!(starts[4..], [instance(5), instance(6)]);
+}
+
+#[tokio::test]
+async fn the_same_ramp_again_while_it_waits_starts_nothing_twice_and_leaves_nothing_behind() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    for _ in 0..2 {
+        submit(&stage.daemon.config, "patched", &["--ramp", "--confirm", "accepted"], &lines(1..=7)).await;
+        // By its second, commands know an announcement.
+        let second = Timestamp::now().as_second();
+        eventually("the next second", async || (Timestamp::now().as_second() > second).then_some(())).await;
+    }
+    stage.queues.has("reveille.jobs.prod", 14, 0).await;
+    stage.daemon.start_again();
+    assert_eq!(completed(&stage.vhost.url, "patched").await["up"], 7);
+    eventually("the copies have ended", async || {
+        broker::jobs_left(&stage.vhost.url).values().all(|jobs| *jobs == 0).then_some(())
+    })
+    .await;
+    in_order(&stage.sim, &stage.vhost.url).await;
+    stage.sim.every_machine_started_once(7).await;
+}
+
+#[tokio::test]
+async fn a_submission_says_that_later_waves_wait_where_no_replica_runs_the_scheduler() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    // In its place, something that holds the lane alone.
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let _holder = channel.basic_consume("reveille.baton.prod".into(), "".into(), options, none).await.unwrap();
+    let told = "no replica runs the scheduler: waves after the first wait until one does";
+    let ran = submit(&stage.daemon.config, "patched", &["--ramp"], &lines(1..=2)).await;
+    assert!(ran.errors.contains(told), "{}", ran.errors);
+    let ran = submit(&stage.daemon.config, "alone", &["--ramp"], &lines(3..=3)).await;
+    assert!(!ran.errors.contains(told), "there is one wave: {}", ran.errors);
 }
 
 #[tokio::test]

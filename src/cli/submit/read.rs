@@ -21,7 +21,6 @@ use self::table::Table;
 use self::text::Text;
 use super::defaults::Defaults;
 use super::identity::{Identity, Part};
-use super::waves;
 use crate::cli::{Failure, tell};
 use crate::config::LaneName;
 use crate::events::Wave;
@@ -106,10 +105,10 @@ impl Checked {
         self.ids.len()
     }
 
-    /// The batches that start in waves, with these for people.
-    pub(super) fn waves(&self, ramp: bool) -> Vec<(&str, String)> {
-        let parts = self.parts.iter();
-        parts.filter_map(|(batch, part)| Some((batch.as_str(), waves::told(&part.waves(ramp), part.size)?))).collect()
+    /// The batches that start in several waves, with the size of each wave.
+    pub(super) fn waves(&self, ramp: bool) -> Vec<(&str, BTreeMap<Wave, usize>)> {
+        let sizes = self.parts.iter().map(|(batch, part)| (batch.as_str(), part.sizes(ramp)));
+        sizes.filter(|(_, sizes)| sizes.len() > 1).collect()
     }
 }
 
