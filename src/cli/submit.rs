@@ -22,15 +22,18 @@ use self::api::Api;
 use self::options::Options;
 use self::send::Route;
 use super::signals::Signals;
-use super::times::length;
+use super::times::{self, length};
 use super::watch::{Ready, Submission, Submitted};
 use super::{Failure, Output, tell};
 use crate::bce::{InstanceId, InstanceState, Selection};
 use crate::broker::{self, ConnectionKind, Names};
 use crate::config::{Config, Lane, LaneName, Purpose};
 use crate::events::MaxFailures;
-use crate::fleet::{Format, Identity, Input};
+use crate::fleet::{Format, Identity, Input, told};
 use crate::text::Shown;
+
+/// The longest that a wave waits once it may start, in seconds.
+const LONGEST_SETTLE: u32 = 24 * 60 * 60;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +72,9 @@ pub(super) struct Arguments {
     /// Cancel the rest of a batch once more of its jobs than this have failed: a number, or a part of it (5%); 0 with --ramp.
     #[arg(long, value_name = "N|P%", value_parser = MaxFailures::parse)]
     max_failures: Option<MaxFailures>,
+    /// How long each wave after the first waits once all jobs before it have ended: up to 24h.
+    #[arg(long, value_name = "LENGTH", value_parser = settle)]
+    settle: Option<u32>,
     /// Wait until every job has ended, and exit with 1 if a machine stayed down.
     #[arg(long)]
     wait: bool,
@@ -114,6 +120,13 @@ impl Arguments {
 
 /// Instances that were named, with states where these are known.
 type Named = (Vec<String>, Option<BTreeMap<InstanceId, InstanceState>>);
+/// Whole seconds, rounded up.
+fn settle(text: &str) -> Result<u32, String> {
+    let length = times::length(text)?;
+    let seconds = length.as_secs().saturating_add(u64::from(length.subsec_nanos() > 0));
+    let settle = u32::try_from(seconds).ok().filter(|seconds| *seconds <= LONGEST_SETTLE);
+    settle.ok_or_else(|| "is longer than a day: expected 24h at most".to_owned())
+}
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let lane = lane::choose(arguments.lane.as_deref(), config)?;
@@ -128,14 +141,20 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     if let Some(told) = &checked.told {
         tell(told);
     }
+    if arguments.settle.is_some() && checked.waves(identity.ramp).is_empty() {
+        return Err(Failure::Usage(
+            "--settle is the time between two waves, and there is one: add --ramp, or the column or field wave"
+                .to_owned(),
+        ));
+    }
     if arguments.dry_run {
-        let (waves, output) = (checked.waves(identity.ramp), arguments.output);
-        return dry_run::run(&lane, settings, not_before, waves, input, &checked, states, output).await;
+        let (ramp, output) = (identity.ramp, arguments.output);
+        return dry_run::run(&lane, settings, not_before, ramp, input, &checked, states, output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let waves = match checked.waves(identity.ramp)[..] {
         [] => String::new(),
-        [(_, ref waves)] => format!(", {waves}"),
+        [(_, ref waves)] => format!(", {}", told(waves)),
         [..] => ", in waves".to_owned(),
     };
     let to = format!("lane {lane} as batch {}{start}{waves}", Shown(&batch));
@@ -159,7 +178,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     // The first step that fails ends a ramp.
     let max_failures = arguments.max_failures.or(identity.ramp.then_some(MaxFailures::Jobs(0)));
     let announced_at = Timestamp::now();
-    let route = Route { broker: &config.broker, names: &names, identity: &identity, max_failures, announced_at };
+    let (names, identity, settle_seconds) = (&names, &identity, arguments.settle);
+    let route = Route { broker: &config.broker, names, identity, max_failures, settle_seconds, announced_at };
     let sent = match send::send(route, connection, input, &checked, &mut signals).await? {
         ControlFlow::Continue(sent) => sent,
         ControlFlow::Break(code) => return Ok(ExitCode::from(code)),

@@ -1,4 +1,5 @@
-//! Commands of people and programs: a lane is paused or resumed by hand, jobs are cancelled, an instance is snoozed.
+//! Commands of people and programs: a lane is paused or resumed by hand, jobs are cancelled, an instance is snoozed, a wave of a batch
+//! is started.
 //!
 //! Commands are events, published to an exchange of their own and kept in a stream for 30 days. Whoever may write to the
 //! exchange can give them. Each replica reads the whole stream at its start and then follows it ([`follow`]), so all

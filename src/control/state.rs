@@ -96,16 +96,23 @@ struct Announced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Started {
     wave: Wave,
+    /// When that wave starts at the earliest.
+    not_before: Option<Timestamp>,
     /// Jobs of later waves.
     waiting: usize,
     at: Timestamp,
 }
 
-/// A job has to wait for the waves before its own.
+/// Why a job of a later wave has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WaveAhead {
-    /// How many jobs of its batch wait with it, as far as that is known.
-    pub waiting: usize,
+pub enum WaveAhead {
+    /// Jobs of the waves before have not ended.
+    Running {
+        /// How many jobs of its batch wait with it, as far as that is known.
+        waiting: usize,
+    },
+    /// Its wave starts then.
+    Until(Timestamp),
 }
 
 impl State {
@@ -127,12 +134,12 @@ impl State {
             Action::CancelBatch { batch_id, lane } => {
                 insert(&mut self.batches, (batch_id, lane), order);
             }
-            Action::StartWave { batch_id, lane, wave, announced_at, waiting } => {
+            Action::StartWave { batch_id, lane, wave, announced_at, not_before, waiting } => {
                 let announced = Announced { batch: batch_id, lane, at: announced_at.as_second() };
                 // A copy of an early command can come after a later one.
                 if self.waves.get(&announced).is_none_or(|present| present.wave <= wave) {
                     make_room(&mut self.waves, |started| started.at);
-                    self.waves.insert(announced, Started { wave, waiting, at });
+                    self.waves.insert(announced, Started { wave, not_before, waiting, at });
                 }
             }
             Action::CancelInstance { instance_id } => {
@@ -182,8 +189,11 @@ impl State {
             self.waves.get(&announced).filter(|started| now.duration_since(started.at) <= LASTS)
         });
         match started {
-            Some(started) if wave <= started.wave => None,
-            started => Some(WaveAhead { waiting: started.map_or(0, |started| started.waiting) }),
+            Some(started) if wave < started.wave => None,
+            Some(started) if wave == started.wave => {
+                started.not_before.filter(|not_before| now < *not_before).map(WaveAhead::Until)
+            }
+            started => Some(WaveAhead::Running { waiting: started.map_or(0, |started| started.waiting) }),
         }
     }
 
@@ -350,7 +360,7 @@ mod tests {
 
     fn start_wave(batch: &str, wave: u32, announced_at: Timestamp) -> Command {
         let (batch_id, lane, wave) = (batch.to_owned(), "prod".to_owned(), Wave::new(wave).unwrap());
-        command(Action::StartWave { batch_id, lane, wave, announced_at, waiting: 7 })
+        command(Action::StartWave { batch_id, lane, wave, announced_at, not_before: None, waiting: 7 })
     }
 
     #[test]
@@ -361,19 +371,29 @@ mod tests {
         // As the timestamp of a message has it.
         let stamped = Some(at("07:00:00"));
         let ahead = |state: &State, wave, stamped| state.wave_ahead("prod", &of(wave), stamped, now);
-        assert_eq!(ahead(&state, 2, stamped), Some(WaveAhead { waiting: 0 }), "nothing is known");
+        assert_eq!(ahead(&state, 2, stamped), Some(WaveAhead::Running { waiting: 0 }), "nothing is known");
         assert_eq!((ahead(&state, 1, None), ahead(&state, 0, None)), (None, None), "the first waits for nothing");
         state.apply(start_wave("b", 3, announced), at("07:10:00"), now);
         state.apply(start_wave("b", 2, announced), at("07:05:00"), now);
         assert_eq!((ahead(&state, 2, stamped), ahead(&state, 3, stamped)), (None, None), "a copy takes nothing back");
-        assert_eq!(ahead(&state, 4, stamped), Some(WaveAhead { waiting: 7 }));
+        assert_eq!(ahead(&state, 4, stamped), Some(WaveAhead::Running { waiting: 7 }));
+        let mut settling = start_wave("b", 4, announced);
+        if let Action::StartWave { not_before, .. } = &mut settling.action {
+            *not_before = Some(at("08:00:01"));
+        }
+        state.apply(settling, at("07:20:00"), now);
+        assert_eq!(
+            (ahead(&state, 3, stamped), ahead(&state, 4, stamped)),
+            (None, Some(WaveAhead::Until(at("08:00:01"))))
+        );
+        assert!(state.wave_ahead("prod", &of(4), stamped, at("08:00:01")).is_none());
         for (other, stamp) in [("later", Some(at("07:00:01"))), ("earlier", Some(at("06:59:59"))), ("undated", None)] {
             assert!(ahead(&state, 2, stamp).is_some(), "{other}");
         }
         assert!(state.wave_ahead("test", &of(2), stamped, now).is_some(), "another lane");
         let other = Job { batch_id: Some("c".to_owned()), ..of(2) };
         assert!(state.wave_ahead("prod", &other, stamped, now).is_some(), "another batch");
-        let later = at("07:10:00").saturating_add(LASTS).unwrap() + SignedDuration::from_secs(1);
+        let later = at("07:20:00").saturating_add(LASTS).unwrap() + SignedDuration::from_secs(1);
         assert!(state.wave_ahead("prod", &of(2), stamped, later).is_some(), "as a replica that starts then has it");
     }
 

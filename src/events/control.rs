@@ -67,6 +67,8 @@ pub enum Action {
         wave: Wave,
         /// When the jobs were announced. It is for those alone whose messages have this time, to the second.
         announced_at: Timestamp,
+        /// That wave starts no sooner.
+        not_before: Option<Timestamp>,
         /// How many jobs of later waves wait.
         waiting: usize,
     },
@@ -135,6 +137,8 @@ struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     announced_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting: Option<usize>,
     by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,7 +152,7 @@ impl Command {
         if ![LANE_PAUSE, LANE_RESUME, BATCH_CANCEL, BATCH_WAVE, INSTANCE_CANCEL, INSTANCE_SNOOZE].contains(&kind) {
             return None;
         }
-        let Written { lane, batch_id, instance_id, until, wave, announced_at, waiting, by, reason } =
+        let Written { lane, batch_id, instance_id, until, wave, announced_at, not_before, waiting, by, reason } =
             Written::deserialize(data).ok()?;
         let is_short = |text: &Option<String>, limit| text.as_ref().is_none_or(|text| text.len() <= limit);
         if by.len() > BY_LIMIT
@@ -167,6 +171,7 @@ impl Command {
                 lane: lane?,
                 wave: wave?,
                 announced_at: announced_at?,
+                not_before,
                 waiting: waiting.unwrap_or_default(),
             },
             INSTANCE_CANCEL => Action::CancelInstance { instance_id: instance_id? },
@@ -186,6 +191,7 @@ impl Serialize for Command {
             until: None,
             wave: None,
             announced_at: None,
+            not_before: None,
             waiting: None,
             by,
             reason,
@@ -194,11 +200,12 @@ impl Serialize for Command {
             Action::PauseLane { lane, until } => Written { lane: Some(lane), until, ..none },
             Action::ResumeLane { lane } => Written { lane: Some(lane), ..none },
             Action::CancelBatch { batch_id, lane } => Written { batch_id: Some(batch_id), lane, ..none },
-            Action::StartWave { batch_id, lane, wave, announced_at, waiting } => Written {
+            Action::StartWave { batch_id, lane, wave, announced_at, not_before, waiting } => Written {
                 batch_id: Some(batch_id),
                 lane: Some(lane),
                 wave: Some(wave),
                 announced_at: Some(announced_at),
+                not_before,
                 waiting: Some(waiting),
                 ..none
             },

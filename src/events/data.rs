@@ -215,12 +215,15 @@ pub struct Batch {
     /// How many of the jobs are of which wave, [`MOST_WAVES`](super::MOST_WAVES) at most. Those of none are of the first.
     #[serde(default, deserialize_with = "sizes", skip_serializing_if = "BTreeMap::is_empty")]
     pub waves: BTreeMap<Wave, usize>,
+    /// How long each wave after the first waits once it may start, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_seconds: Option<u32>,
 }
 
 impl Batch {
     /// A batch without waves.
     pub fn new(batch_id: String, size: usize, lane: String) -> Self {
-        Self { batch_id, size, lane, max_failures: None, waves: BTreeMap::new() }
+        Self { batch_id, size, lane, max_failures: None, waves: BTreeMap::new(), settle_seconds: None }
     }
 
     /// The size of each wave, where the jobs of no wave are of the first.

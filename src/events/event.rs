@@ -199,6 +199,7 @@ mod tests {
                 lane,
                 wave: Wave::FIRST,
                 announced_at: now(),
+                not_before: Some(now()),
                 waiting: 3,
             },
             Action::CancelBatch { batch_id: "morning".to_owned(), lane: None },
@@ -333,9 +334,14 @@ mod tests {
             (
                 about(
                     "prod",
-                    Data::BatchSubmitted(Batch { max_failures: Some(MaxFailures::Percent(5)), waves, ..batch.clone() }),
+                    Data::BatchSubmitted(Batch {
+                        max_failures: Some(MaxFailures::Percent(5)),
+                        waves,
+                        settle_seconds: Some(60),
+                        ..batch.clone()
+                    }),
                 ),
-                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":"5%","waves":{"1":1,"7":2}}}"#,
+                r#"{"specversion":"1.0","id":"id","source":"/reveille/lanes/prod","type":"io.reveille.batch.submitted.v1","time":"2026-11-25T07:30:00Z","datacontenttype":"application/json","data":{"batch_id":"morning","size":3,"lane":"prod","max_failures":"5%","waves":{"1":1,"7":2},"settle_seconds":60}}"#,
             ),
             (
                 about("prod", Data::BatchSubmitted(batch)),

@@ -13,7 +13,7 @@ use uuid::{Builder, Uuid};
 
 use super::waves::ramp_of;
 use crate::config::LaneName;
-use crate::events::{MOST_WAVES, Wave};
+use crate::events::{Batch, MOST_WAVES, Wave};
 use crate::job::Job;
 
 /// Names the jobs of one command.
@@ -93,6 +93,12 @@ impl Part {
     /// How many jobs are of which wave.
     pub fn waves(&self, ramp: bool) -> BTreeMap<Wave, usize> {
         if ramp { ramp_of(self.size) } else { self.waves.clone() }
+    }
+
+    /// The same, with jobs of no wave in the first.
+    pub(super) fn sizes(&self, ramp: bool) -> BTreeMap<Wave, usize> {
+        let waves = self.waves(ramp);
+        Batch { waves, ..Batch::new(String::new(), self.size, String::new()) }.sizes()
     }
 }
 

@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::defaults::Defaults;
 use super::excerpt::Excerpt;
 use super::identity::{Identity, Part};
+use super::lines;
 use super::table::Table;
 use super::text::Text;
-use super::{lines, waves};
 use crate::config::LaneName;
 use crate::events::Wave;
 use crate::job::{Job, Priority};
@@ -113,10 +113,10 @@ impl Checked {
         self.ids.len()
     }
 
-    /// The batches that start in waves, with these for people.
-    pub fn waves(&self, ramp: bool) -> Vec<(&str, String)> {
-        let parts = self.parts.iter();
-        parts.filter_map(|(batch, part)| Some((batch.as_str(), waves::told(&part.waves(ramp), part.size)?))).collect()
+    /// The batches that start in several waves, with the size of each wave.
+    pub fn waves(&self, ramp: bool) -> Vec<(&str, BTreeMap<Wave, usize>)> {
+        let sizes = self.parts.iter().map(|(batch, part)| (batch.as_str(), part.sizes(ramp)));
+        sizes.filter(|(_, sizes)| sizes.len() > 1).collect()
     }
 }
 

@@ -1,7 +1,5 @@
 //! A batch as it is published: its announcement, and the messages of its jobs.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use uuid::Uuid;
@@ -9,7 +7,7 @@ use uuid::Uuid;
 use super::{Identity, Part};
 use crate::broker::{Outgoing, urgent_key};
 use crate::config::LaneName;
-use crate::events::{Batch, Data, Event, MaxFailures, Wave};
+use crate::events::{Batch, Data, Event};
 use crate::job::{Job, Priority, once};
 
 /// The message of a job of a batch that was announced then.
@@ -25,20 +23,10 @@ pub fn message(exchange: &str, lane: &LaneName, id: Uuid, job: &Job, announced_a
     Outgoing { exchange: exchange.to_owned(), key, properties, body }
 }
 
-/// The announcement of a batch with these jobs, `part`, or of the `size` that it has after all.
-pub fn announcement(
-    identity: &Identity,
-    batch: &str,
-    part: &Part,
-    size: usize,
-    waves: BTreeMap<Wave, usize>,
-    max_failures: Option<MaxFailures>,
-    at: Timestamp,
-) -> Event {
-    let lane = &identity.lane;
-    let announced = Batch { max_failures, waves, ..Batch::new(batch.to_owned(), size, lane.to_string()) };
-    let id = identity.of_part(batch, part).to_string();
-    Event { id, ..Event::new(lane.as_str(), Data::BatchSubmitted(announced), at) }
+/// The announcement of a `batch`, which has these jobs, `part`, or the size that it says after all.
+pub fn announcement(identity: &Identity, part: &Part, batch: Batch, at: Timestamp) -> Event {
+    let id = identity.of_part(&batch.batch_id, part).to_string();
+    Event { id, ..Event::new(identity.lane.as_str(), Data::BatchSubmitted(batch), at) }
 }
 
 /// The announcement as it is published.

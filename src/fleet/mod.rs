@@ -15,3 +15,4 @@ pub use self::defaults::{Defaults, check_times};
 pub use self::identity::{Identity, Part};
 pub use self::input::{Checked, Format, Input, InputFault, batch_of};
 pub use self::message::{announced, announcement, message};
+pub use self::waves::told;

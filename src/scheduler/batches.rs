@@ -153,8 +153,7 @@ impl Batches {
         if batch.batch_id.len() > BATCH_ID_LIMIT || LaneName::parse(&batch.lane).is_none() {
             return None;
         }
-        let (sizes, max_failures) = (batch.sizes(), batch.max_failures);
-        let name = Name { lane: batch.lane, batch: batch.batch_id };
+        let name = Name { lane: batch.lane.clone(), batch: batch.batch_id.clone() };
         let announcing = Announcing { id: self.hasher.hash_one((&name, &id)), size: batch.size, at };
         if !self.open.contains_key(&name) && self.is_late(announcing) {
             return None;
@@ -168,7 +167,7 @@ impl Batches {
         };
         open.heard = open.heard.max(at.min(now));
         let before = open.remembered();
-        open.announce(&id, announcing, &sizes, max_failures);
+        open.announce(&id, announcing, &batch);
         self.remembered += open.remembered() - before;
         self.conclude(&name, at.min(now))
     }

@@ -17,7 +17,7 @@ use tracing::info;
 use crate::broker::connection::ConnectError;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Traffic};
 use crate::config::{Broker, Machines, Schedule};
-use crate::events::ScheduleFired;
+use crate::events::{Batch, ScheduleFired};
 use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message};
 use crate::query::select::Wanted;
 use crate::query::{SelectError, ask_selected};
@@ -93,8 +93,12 @@ async fn submit(
     let now = Timestamp::now();
     let publisher = connection.publisher(Traffic::Jobs, GROUPS);
     for (batch, part) in &checked.parts {
-        let announcement =
-            announcement(&identity, batch, part, part.size, part.waves(false), schedule.max_failures, now);
+        let batch = Batch {
+            max_failures: schedule.max_failures,
+            waves: part.waves(false),
+            ..Batch::new(batch.clone(), part.size, schedule.lane.to_string())
+        };
+        let announcement = announcement(&identity, part, batch, now);
         let outgoing = announced(names.outcomes(), &schedule.lane, &announcement);
         let _confirmed = publisher.try_publish(Arc::new(outgoing)).await?;
     }

@@ -1,10 +1,11 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
-//! ([`batches`]), publishes that a batch is done, and has the rest of one cancelled of which too many jobs have failed ([`duty`]).
-//! Beside that it counts the dead letters, and discards the oldest where a setting bounds them ([`trim`]).
+//! ([`batches`]), publishes that a batch is done, starts its waves, and has the rest of one cancelled of which too many jobs
+//! have failed ([`duty`]). It fires schedules ([`appointments`]). Beside that it counts the dead letters, and discards the oldest
+//! where a setting bounds them ([`trim`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
 //! is held over a channel that lanes have to spare. Where RabbitMQ allows no replica one, no completion is published, no dead letter
-//! discarded, and lanes run as ever.
+//! discarded and no schedule fired, waves after the first wait, and lanes run as ever.
 //!
 //! **Once.** A completion has an id that follows from the batch's announcement, and says nothing but what follows from the log. So one
 //! that is published twice, by a holder that was killed and the next one, or by two holders at a time, is a copy that consumers know
@@ -13,8 +14,9 @@
 //!
 //! **Trust.** An event counts under the routing key that it should have, so RabbitMQ's topic permissions decide which events a user can
 //! make up. Anybody who may publish all outcomes can announce batches and end jobs of them, and so have a completion published that is
-//! wrong, or keep one back. Nothing is started or ended by a completion: it is information. Jobs are cancelled by what the log says, but
-//! only those of a batch with an announcement that says how many may fail. Memory is bounded whatever is in the log.
+//! wrong, or keep one back. Nothing is started or ended by a completion: it is information. By what the log says, jobs are cancelled and
+//! waves are started, but only of a batch whose announcement says how many jobs may fail, or how many each wave has. Memory is bounded
+//! whatever is in the log.
 
 mod agenda;
 mod appointments;

@@ -77,7 +77,7 @@ async fn check_in(config: &Config, arguments: &[&str], environment: &[(&str, &st
     Checked { code: ran.code, lines, ran }
 }
 
-/// All that a broker has in this vhost. Batons come and go, and RabbitMQ's count of a stream's messages lags behind.
+/// All that a broker has in this vhost. Batons come and go, and RabbitMQ's counts of messages in streams lag behind.
 fn contents(vhost: &Vhost) -> Vec<String> {
     let list = |what: &[&str]| vhost.node.ctl(&[&["-p", vhost.name.as_str(), "-q"], what].concat());
     let lists = [
@@ -85,8 +85,9 @@ fn contents(vhost: &Vhost) -> Vec<String> {
         list(&["list_exchanges", "name", "type"]),
         list(&["list_bindings", "source_name", "destination_name", "routing_key"]),
     ];
-    let is_steady =
-        |line: &&str| !["reveille.baton.", "reveille.outcomes.log"].iter().any(|name| line.starts_with(name));
+    let is_steady = |line: &&str| {
+        !["reveille.baton.", "reveille.outcomes.log", "reveille.control.log"].iter().any(|name| line.starts_with(name))
+    };
     let lines = lists.iter().flat_map(|list| list.lines()).filter(is_steady);
     let mut lines: Vec<String> = lines.map(str::to_owned).collect();
     lines.sort();

@@ -390,7 +390,7 @@ async fn where_too_many_jobs_of_a_batch_fail_the_rest_is_cancelled() {
     let count = |outcome: &str| ended.values().filter(|job| job["outcome"] == outcome).count();
     assert_eq!((count("failed"), count("started") + count("cancelled")), (3, 20));
     let cancelled = ended.values().find(|job| job["outcome"] == "cancelled").expect("the lane is slow");
-    let why = "cancelled by reveille scheduler: 3 jobs have failed, and max_failures is 2";
+    let why = "cancelled by reveille scheduler: 3 jobs have failed, and max_failures is 10% of 23 jobs";
     assert_eq!((&cancelled["reason"], &cancelled["error_message"]), (&json!("by_command"), &json!(why)));
     let completed = Log::read(&stage.vhost.url).await.completions(1).await;
     assert_eq!(completed[0]["outcomes"]["cancelled"], count("cancelled"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
@@ -165,6 +165,42 @@ async fn a_name_that_is_used_again_waits_for_its_own_waves() {
 }
 
 #[tokio::test]
+async fn the_same_ramp_again_while_it_waits_starts_nothing_twice_and_leaves_nothing_behind() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    for _ in 0..2 {
+        submit(&stage.daemon.config, "patched", &["--ramp", "--confirm", "accepted"], &lines(1..=7)).await;
+        // By its second, commands know an announcement.
+        let second = Timestamp::now().as_second();
+        eventually("the next second", async || (Timestamp::now().as_second() > second).then_some(())).await;
+    }
+    stage.queues.has("reveille.jobs.prod", 14, 0).await;
+    stage.daemon.start_again();
+    assert_eq!(completed(&stage.vhost.url, "patched").await["up"], 7);
+    eventually("the copies have ended", async || {
+        broker::jobs_left(&stage.vhost.url).values().all(|jobs| *jobs == 0).then_some(())
+    })
+    .await;
+    in_order(&stage.sim, &stage.vhost.url).await;
+    stage.sim.every_machine_started_once(7).await;
+}
+
+#[tokio::test]
+async fn a_submission_says_that_later_waves_wait_where_no_replica_runs_the_scheduler() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    // In its place, something that holds the lane alone.
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let _holder = channel.basic_consume("reveille.baton.prod".into(), "".into(), options, none).await.unwrap();
+    let told = "no replica runs the scheduler: waves after the first wait until one does";
+    let ran = submit(&stage.daemon.config, "patched", &["--ramp"], &lines(1..=2)).await;
+    assert!(ran.errors.contains(told), "{}", ran.errors);
+    let ran = submit(&stage.daemon.config, "alone", &["--ramp"], &lines(3..=3)).await;
+    assert!(!ran.errors.contains(told), "there is one wave: {}", ran.errors);
+}
+
+#[tokio::test]
 async fn a_kill_of_the_replica_that_runs_the_scheduler_between_waves_costs_and_repeats_nothing() {
     const WAVES: [usize; 4] = [1, 2, 3, 4];
     const EACH: usize = 5;
@@ -213,6 +249,29 @@ async fn a_broker_that_is_killed_between_waves_costs_nothing() {
     assert_eq!(completed(&scene.node.url, "morning").await["up"], WAVES.len() * EACH);
     in_order(&scene.sim, &scene.node.url).await;
     scene.sim.every_machine_started_once(WAVES.len() * EACH).await;
+}
+
+#[tokio::test]
+async fn a_wave_settles_before_the_next_one() {
+    const SETTLE: i64 = 4;
+    let mut stage = Stage::set().await;
+    let arguments = ["--ramp", "--confirm", "accepted", "--settle", "4s"];
+    submit(&stage.daemon.config, "patched", &arguments, &lines(1..=3)).await;
+    assert_eq!(stage.event().await["data"]["settle_seconds"], SETTLE);
+    stage.outcomes(3).await;
+    let ended = in_order(&stage.sim, &stage.vhost.url).await;
+    let (_, first, _) = ended[&instance(1)];
+    for call in stage.sim.log().await.into_iter().filter(|call| call.operation == "start").skip(1) {
+        assert!(call.unix_micros >= first + SETTLE * 1_000_000, "{call:?}");
+    }
+    for (wrong, told) in [
+        (["--settle", "4s", "--urgent"], "--settle is the time between two waves, and there is one"),
+        (["--settle", "25h", "--ramp"], "is longer than a day: expected 24h at most"),
+        (["--settle", "soon", "--ramp"], "expected a length of time, such as 90s"),
+    ] {
+        let ran = run(stage.daemon.config.command(&[&["submit", "i-sim00004"][..], &wrong].concat()), "").await;
+        assert!(ran.code == Some(2) && ran.errors.contains(told), "{}", ran.errors);
+    }
 }
 
 fn start_wave(id: &str, wave: &Value, announced_at: &str) -> Vec<u8> {

@@ -14,7 +14,8 @@ use super::lane::Cost;
 use crate::bce::{InstanceId, InstanceState};
 use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Lane, LaneName};
-use crate::fleet::{Checked, Input};
+use crate::events::Wave;
+use crate::fleet::{Checked, Input, told};
 use crate::text::Shown;
 
 /// What would be submitted.
@@ -24,9 +25,8 @@ struct Plan<'a> {
     /// The number of jobs of each batch.
     batches: BTreeMap<&'a str, usize>,
     jobs: usize,
-    /// How the batches that start in waves do.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    waves: BTreeMap<&'a str, String>,
+    /// How many jobs each wave has, of the batches that have several.
+    waves: BTreeMap<&'a str, BTreeMap<Wave, usize>>,
     /// As the options say.
     not_before: Option<Timestamp>,
     /// How many instances are in which state; `null` where they could not be asked for.
@@ -52,7 +52,7 @@ pub(super) async fn run(
     name: &LaneName,
     lane: Option<&Lane>,
     not_before: Option<Timestamp>,
-    waves: Vec<(&str, String)>,
+    ramp: bool,
     mut input: Input,
     checked: &Checked,
     states: Option<BTreeMap<InstanceId, InstanceState>>,
@@ -79,7 +79,7 @@ pub(super) async fn run(
         lane: name.as_str(),
         batches: checked.parts.iter().map(|(batch, part)| (batch.as_str(), part.size)).collect(),
         jobs: checked.size(),
-        waves: waves.into_iter().collect(),
+        waves: checked.waves(ramp).into_iter().collect(),
         not_before,
         states,
         cost: lane.map(|lane| Cost::of(checked.size() as u64, lane)),
@@ -140,7 +140,7 @@ impl fmt::Display for Plan<'_> {
             writeln!(f, "{running} {} already", if *running == 1 { "runs" } else { "run" })?;
         }
         for (batch, waves) in &self.waves {
-            writeln!(f, "batch {}: {waves}", Shown(batch))?;
+            writeln!(f, "batch {}: {}", Shown(batch), told(waves))?;
         }
         if let Some(not_before) = self.not_before {
             writeln!(f, "not to start before {not_before}")?;

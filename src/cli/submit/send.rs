@@ -23,7 +23,7 @@ use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishEr
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
-use crate::events::{Event, MaxFailures, Wave};
+use crate::events::{Batch, Event, MaxFailures, Wave};
 use crate::fleet::{Checked, Identity, Input, Part, announced, announcement, batch_of, message};
 use crate::retry::half_jitter;
 use crate::text::Shown;
@@ -53,6 +53,7 @@ pub(super) struct Route<'a> {
     pub(super) names: &'a Names,
     pub(super) identity: &'a Identity,
     pub(super) max_failures: Option<MaxFailures>,
+    pub(super) settle_seconds: Option<u32>,
     /// The time of the announcements, and of the messages of all jobs: by it a command to start a wave names them.
     pub(super) announced_at: Timestamp,
 }
@@ -194,7 +195,13 @@ impl Route<'_> {
         waves: BTreeMap<Wave, usize>,
         at: Timestamp,
     ) -> Event {
-        announcement(self.identity, batch, part, size, waves, self.max_failures, at)
+        let batch = Batch {
+            max_failures: self.max_failures,
+            waves,
+            settle_seconds: self.settle_seconds,
+            ..Batch::new(batch.to_owned(), size, self.identity.lane.to_string())
+        };
+        announcement(self.identity, part, batch, at)
     }
 
     fn outgoing(&self, announcement: &Event) -> Outgoing {

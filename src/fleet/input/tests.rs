@@ -62,7 +62,9 @@ fn a_ramp_goes_by_the_order_of_each_batch_and_counts_a_repeated_job_once() {
     let ids = ["i-0000", "i-0001", own, "i-0000", "i-0002", "i-0003"];
     let mut input = input_with(&["--batch", "b", "--ramp"], &ids, &[], None).unwrap();
     let checked = input.check().unwrap();
-    assert_eq!(checked.waves(true), [("b", "in 3 waves of 1, 2, 1 jobs".to_owned())]);
+    let sizes = [(1, 1), (2, 2), (3, 1)].map(|(wave, jobs)| (Wave::new(wave).unwrap(), jobs));
+    assert_eq!(checked.waves(true), [("b", sizes.into())]);
+    assert_eq!(checked.waves(false), [], "all are of the first");
     let waves = jobs(input).unwrap().into_iter().map(|job| (job.instance_id.to_string(), job.wave));
     let expected = [("i-0000", 1), ("i-0001", 2), ("i-0009", 1), ("i-0002", 2), ("i-0003", 3)];
     assert_eq!(waves.collect::<Vec<_>>(), expected.map(|(id, wave)| (id.to_owned(), Wave::new(wave))));

@@ -10,6 +10,7 @@ use tracing::{Span, debug, error_span, info, warn};
 use super::held::Held;
 use super::{Admitted, First, SHORTEST_DELAY, Task, Unread, capacity, failing_for, wave};
 use crate::broker::{Delivery, Message, REPLAY_OF};
+use crate::control::WaveAhead;
 use crate::dead_letter::DeadLetter;
 use crate::events::{Outcome, Reason, is_traceparent};
 use crate::headers::Headers;
@@ -172,7 +173,10 @@ fn until_its_wave(
     if had_its_turn || is_past(job.deadline, now) {
         return None;
     }
-    let look = wave::next_look(elapsed(progress.received_at, now), ahead.waiting);
+    let look = match ahead {
+        WaveAhead::Running { waiting } => wave::next_look(elapsed(progress.received_at, now), waiting),
+        WaveAhead::Until(start) => elapsed(now, start),
+    };
     Some(look.min(capacity::left(job.deadline, now)).max(SHORTEST_DELAY))
 }
 

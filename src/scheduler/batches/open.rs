@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Announcing, Name};
 use crate::events::{
-    Action, Announced, Announcement, BatchCompleted, Command, Data, Event, JobEvent, MaxFailures, Wave, Waves,
+    Action, Announced, Announcement, Batch, BatchCompleted, Command, Data, Event, JobEvent, MaxFailures, Wave, Waves,
     batch_key,
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Open {
     up: usize,
     failed: usize,
     max_failures: Option<MaxFailures>,
+    /// How long each wave after the first waits once it may start.
+    settle: SignedDuration,
     /// The command to cancel the rest, until it is given.
     cancel: Option<Event>,
     /// That command was due.
@@ -87,6 +89,7 @@ impl Open {
             up: 0,
             failed: 0,
             max_failures: None,
+            settle: SignedDuration::ZERO,
             cancel: None,
             is_cancelled: false,
             started: BTreeMap::new(),
@@ -104,20 +107,16 @@ impl Open {
     }
 
     /// Takes an announcement that was made `at` a time, with its `id`.
-    pub(super) fn announce(
-        &mut self,
-        id: &str,
-        announcing: Announcing,
-        sizes: &BTreeMap<Wave, usize>,
-        max_failures: Option<MaxFailures>,
-    ) {
+    pub(super) fn announce(&mut self, id: &str, announcing: Announcing, batch: &Batch) {
         let at = announcing.at;
-        self.max_failures = max_failures.or(self.max_failures);
-        let heard = self.announced.hear(id, announcing.size, at);
+        self.max_failures = batch.max_failures.or(self.max_failures);
+        self.settle = batch.settle_seconds.map_or(self.settle, |seconds| SignedDuration::from_secs(seconds.into()));
+        let heard = self.announced.hear(id, batch.size, at);
         if heard == Announcement::Copy {
             return;
         }
-        self.waves.announce(id, sizes, at);
+        let sizes = batch.sizes();
+        self.waves.announce(id, &sizes, at);
         self.announcements.push(announcing);
         self.more_sizes += sizes.len().saturating_sub(1);
         if heard != Announcement::Correction && sizes.keys().any(|wave| *wave > Wave::FIRST) {
@@ -211,15 +210,20 @@ impl Open {
         let (second, started) = self.started.iter_mut().find(|(_, started)| started.wave < Some(wave))?;
         started.wave = Some(wave);
         let announced_at = started.announced_at;
+        let since = since.max(announced_at);
+        let is_first = self.waves.place(wave).0 <= 1;
+        let start = since.saturating_add(self.settle).unwrap_or(Timestamp::MAX);
+        let not_before = Some(start).filter(|_| !is_first && !self.settle.is_zero());
         let action = Action::StartWave {
             batch_id: batch.clone(),
             lane: lane.clone(),
             wave,
             announced_at,
+            not_before,
             waiting: self.waves.jobs_after(wave),
         };
         let id = format!("{}/{second}/wave/{wave}", self.key);
-        Some(command(action, None, id, since.max(announced_at)))
+        Some(command(action, None, id, since))
     }
 
     /// To cancel the rest: jobs that were submitted up to `at`.
@@ -230,7 +234,7 @@ impl Open {
         };
         let of = match max_failures {
             MaxFailures::Jobs(_) => String::new(),
-            MaxFailures::Percent(_) => format!(" of {}", self.announced.jobs().unwrap_or_default()),
+            MaxFailures::Percent(_) => format!(" of {} jobs", self.announced.jobs().unwrap_or_default()),
         };
         let reason = format!("{failed}, and max_failures is {max_failures}{of}");
         let action = Action::CancelBatch { batch_id: batch.clone(), lane: Some(lane.clone()) };

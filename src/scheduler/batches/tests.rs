@@ -439,6 +439,24 @@ fn a_wave_is_started_once_when_all_before_it_have_ended() {
 }
 
 #[test]
+fn each_wave_after_the_first_settles() {
+    let mut log = Log::new();
+    let mut announced = in_waves("a", &[1, 1, 1], log.now());
+    if let Data::BatchSubmitted(batch) = &mut announced.data {
+        batch.settle_seconds = Some(60);
+    }
+    log.hear(announced);
+    let mut starts = Vec::new();
+    for number in 1..=3 {
+        let (_, event) = log.batches.pop_command().unwrap();
+        let Data::Command(Command { action: Action::StartWave { not_before, .. }, .. }) = event.data else { panic!() };
+        starts.push(not_before);
+        log.end_in_wave(&number.to_string(), number, Outcome::Started);
+    }
+    assert_eq!(starts, [None, Some(at(61)), Some(at(62))]);
+}
+
+#[test]
 fn a_batch_without_waves_has_no_command() {
     let mut log = Log::new();
     log.announce("a", "morning", 2);
@@ -568,5 +586,5 @@ fn a_part_is_of_all_jobs_that_are_announced() {
     log.end("9", "morning", NOT_FOUND);
     let (_, cancel) = log.batches.pop_command().unwrap();
     let Data::Command(Command { reason, .. }) = cancel.data else { panic!() };
-    assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95");
+    assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95 jobs");
 }
