@@ -29,7 +29,7 @@ mod responder;
 pub mod select;
 mod status;
 
-pub use self::requester::{AskError, Asked, ask, ask_statuses};
+pub use self::requester::{AskError, Asked, ask, ask_statuses, knock};
 pub use self::responder::{Answer, Responder};
 pub use self::status::{LaneStatus, Standing, Statuses, answer};
 use crate::broker::names::ASK;
