@@ -192,9 +192,8 @@ impl Progress {
         self.rate.add(at);
         let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
         let is_down = self.announced().is_some() && !job.is_up();
-        let heard = if is_down { Heard::Down(instance.clone(), Box::new(job.clone())) } else { Heard::Nothing };
-        self.report.add(instance, job);
-        heard
+        self.report.add(&instance, &job);
+        if is_down { Heard::Down(instance, Box::new(job)) } else { Heard::Nothing }
     }
 
     /// The reading is somewhere else in the log now.
