@@ -7,8 +7,11 @@ use std::sync::Arc;
 use crate::events::JobEvent;
 use crate::text::Shown;
 
-/// More machines than this are better looked up among the dead letters.
+/// Machines that are shown of each outcome and reason, and of all together. More are better read in a file.
 const MACHINES_SHOWN: usize = 20;
+const MACHINES: usize = 100;
+/// Longest line of a machine, in characters: it quotes what the API answered.
+const LINE_LIMIT: usize = 300;
 
 /// Pairs of outcome and reason with a row of their own: more than reveille and a configuration have. Anybody who may publish
 /// events can make up others.
@@ -21,10 +24,18 @@ pub(super) type Row = (String, String);
 #[derive(Debug, Default)]
 pub(super) struct Report {
     counts: BTreeMap<Arc<Row>, usize>,
-    /// The first machines that are not up, by instance.
-    down: Vec<(String, JobEvent)>,
-    /// How many there are.
-    down_count: usize,
+    /// Machines that are not up, by outcome and reason.
+    down: BTreeMap<Arc<Row>, Group>,
+    /// How many of them are shown.
+    shown: usize,
+}
+
+/// Machines that are not up for the same reason.
+#[derive(Debug, Default)]
+struct Group {
+    count: usize,
+    /// A line for each of the first ones, by instance, with the job's id.
+    lines: Vec<(String, String)>,
 }
 
 /// One machine that is not up, and why: a line.
@@ -33,18 +44,24 @@ pub(super) struct Down<'a>(pub &'a str, pub &'a JobEvent);
 
 impl Report {
     /// Adds a job that has ended, and returns the row in which it is counted.
-    pub(super) fn add(&mut self, instance: String, ended: JobEvent) -> Arc<Row> {
+    pub(super) fn add(&mut self, instance: &str, ended: &JobEvent) -> Arc<Row> {
         let row = (ended.outcome.clone(), ended.reason.clone().unwrap_or_default());
         let has_row = self.counts.len() < ROWS || self.counts.contains_key(&row);
         let row = if has_row { row } else { ("others".to_owned(), String::new()) };
         let row = self.counts.get_key_value(&row).map_or_else(|| Arc::new(row), |(known, _)| known.clone());
         *self.counts.entry(row.clone()).or_default() += 1;
         if !ended.is_up() {
-            self.down_count += 1;
-            let place = self.down.partition_point(|(other, _)| *other <= instance);
-            if place < MACHINES_SHOWN {
-                self.down.insert(place, (instance, ended));
-                self.down.truncate(MACHINES_SHOWN);
+            let group = self.down.entry(row.clone()).or_default();
+            group.count += 1;
+            let line: String = Down(instance, ended).to_string().chars().take(LINE_LIMIT).collect();
+            let place = group.lines.partition_point(|(other, _)| *other <= line);
+            if place < MACHINES_SHOWN && (self.shown < MACHINES || place < group.lines.len()) {
+                group.lines.insert(place, (line, ended.job_id.clone()));
+                self.shown += 1;
+                if group.lines.len() > MACHINES_SHOWN || self.shown > MACHINES {
+                    group.lines.pop();
+                    self.shown -= 1;
+                }
             }
         }
         row
@@ -52,13 +69,19 @@ impl Report {
 
     /// Takes a job that is not up out again, with the row in which it was counted.
     pub(super) fn take_back(&mut self, job_id: &str, row: &Row) {
-        if let Some(count) = self.counts.get_mut(row) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(row);
+        let Some(count) = self.counts.get_mut(row) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(row);
+        }
+        if let Some(group) = self.down.get_mut(row) {
+            let before = group.lines.len();
+            group.lines.retain(|(_, other)| other != job_id);
+            group.count -= 1;
+            self.shown -= before - group.lines.len();
+            if group.count == 0 {
+                self.down.remove(row);
             }
-            self.down_count -= 1;
-            self.down.retain(|(_, ended)| ended.job_id != job_id);
         }
     }
 
@@ -78,7 +101,7 @@ impl Report {
     }
 
     pub(super) fn all_up(&self) -> bool {
-        self.down_count == 0
+        self.down.is_empty()
     }
 }
 
@@ -101,11 +124,16 @@ impl fmt::Display for Report {
             return Ok(());
         }
         writeln!(f, "\nnot up:")?;
-        for (instance, ended) in &self.down {
-            writeln!(f, "  {}", Down(instance, ended))?;
-        }
-        if self.down_count > self.down.len() {
-            writeln!(f, "  and {} more", self.down_count - self.down.len())?;
+        for (row, group) in &self.down {
+            let (outcome, reason) = &**row;
+            for (line, _) in &group.lines {
+                writeln!(f, "  {line}")?;
+            }
+            let more = group.count - group.lines.len();
+            if more > 0 {
+                let reason = if reason.is_empty() { outcome } else { reason };
+                writeln!(f, "  and {more} more: {}", Shown(reason))?;
+            }
         }
         Ok(())
     }
@@ -146,9 +174,9 @@ mod tests {
     #[test]
     fn a_machine_that_is_not_up_has_a_line_that_says_why() {
         let mut report = Report::default();
-        report.add("i-0000".to_owned(), ended("started", json!({})));
+        report.add("i-0000", &ended("started", json!({})));
         assert!(report.all_up());
-        report.add("i-0001".to_owned(), ended("failed", json!({"reason": "not_found"})));
+        report.add("i-0001", &ended("failed", json!({"reason": "not_found"})));
         assert!(!report.all_up());
         let text = report.to_string();
         assert!(text.contains("i-0001  not_found, HTTP 404 NoSuchObject"), "{text}");
@@ -159,14 +187,33 @@ mod tests {
         let mut report = Report::default();
         for number in (0..500).rev() {
             let more = json!({"reason": format!("reason_{number}")});
-            report.add(format!("i-{number:04}"), ended("failed", more));
+            report.add(&format!("i-{number:04}"), &ended("failed", more));
         }
         assert_eq!(report.outcomes(), [("failed", ROWS), ("others", 500 - ROWS)].into());
         let text = report.to_string();
         let down: Vec<&str> = text.lines().skip_while(|line| *line != "not up:").skip(1).collect();
-        assert_eq!((down.len(), down[MACHINES_SHOWN]), (MACHINES_SHOWN + 1, "  and 480 more"), "{text}");
-        assert!(down[0].starts_with("  i-0000  ") && down[19].starts_with("  i-0019  "), "{text}");
+        let machines = down.iter().filter(|line| line.starts_with("  i-")).count();
+        assert!(machines <= MACHINES && down.len() <= MACHINES + ROWS + 1, "{text}");
+        let more = down.iter().filter_map(|line| line.strip_prefix("  and ")?.split(' ').next()?.parse::<usize>().ok());
+        assert_eq!(machines + more.sum::<usize>(), 500, "none is left out: {text}");
         assert!(!report.all_up());
+    }
+
+    #[test]
+    fn machines_are_grouped_by_reason_and_the_first_of_each_are_shown() {
+        let mut report = Report::default();
+        for number in (0..30).rev() {
+            report.add(&format!("i-{number:04}"), &ended("failed", json!({"reason": "not_found"})));
+        }
+        report.add("i-9999", &ended("failed", json!({"reason": "expired", "error_message": "x".repeat(9_999)})));
+        report.add("i-0007", &ended("failed", json!({"reason": "expired"})));
+        let text = report.to_string();
+        let down: Vec<&str> = text.lines().skip_while(|line| *line != "not up:").skip(1).collect();
+        assert_eq!(down.len(), 2 + MACHINES_SHOWN + 1, "{text}");
+        assert!(down[0].starts_with("  i-0007  expired") && down[1].starts_with("  i-9999  expired"), "{text}");
+        assert!(down[2].starts_with("  i-0000  not_found") && down[21].starts_with("  i-0019  not_found"), "{text}");
+        assert_eq!(down[22], "  and 10 more: not_found");
+        assert!(down.iter().all(|line| line.len() <= LINE_LIMIT + 2));
     }
 
     #[test]
@@ -177,9 +224,9 @@ mod tests {
             let more = json!({"reason": reason, "http_status": 400, "error_code": code, "error_message": evil});
             ended(outcome, more)
         };
-        report.add("i-0000".to_owned(), code(Some(evil), evil, evil));
-        report.add("i-0001".to_owned(), code(None, "failed", "refused"));
-        report.add(evil.to_owned(), code(None, "failed", "refused"));
+        report.add("i-0000", &code(Some(evil), evil, evil));
+        report.add("i-0001", &code(None, "failed", "refused"));
+        report.add(evil, &code(None, "failed", "refused"));
         let text = report.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 8, "{text}");

@@ -37,6 +37,10 @@ const TICK: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// As timeout(1) has it.
 const TIMED_OUT: u8 = 124;
+/// What is said of RabbitMQ's memory and disk.
+pub(super) const TAKES_NOTHING: &str =
+    "RabbitMQ takes no messages at present, as its memory or disk is short: it is waited for";
+pub(super) const TAKES_AGAIN: &str = "RabbitMQ takes messages again";
 /// Batches of a submission that are named at its end.
 const MOST_NAMED: usize = 5;
 
@@ -74,6 +78,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         patience: if arguments.timeout.is_none() { SignedDuration::try_from(PATIENCE).ok() } else { None },
         lanes: Lanes::of_batch(&arguments.batch),
         is_live: false,
+        is_blocked: false,
         screen: Screen::new(),
         file,
     };
@@ -133,6 +138,7 @@ impl Ready {
             patience: None,
             lanes: Lanes::of_submission(lane.as_str(), paused),
             is_live: false,
+            is_blocked: false,
             screen: Screen::new(),
             file,
         };
@@ -167,6 +173,8 @@ struct Watch {
     lanes: Lanes,
     /// What was in the log at the beginning has come.
     is_live: bool,
+    /// RabbitMQ takes no messages.
+    is_blocked: bool,
     screen: Screen,
     file: Option<FailuresFile>,
 }
@@ -200,13 +208,18 @@ impl Watch {
                     log.look_for(self.lanes.ours());
                 }
                 _ = tick.tick() => {
-                    self.screen.show(&self.progress, self.lanes.trouble().as_deref(), Timestamp::now());
+                    self.screen.show(&self.progress, self.trouble().as_deref(), Timestamp::now());
                 }
             }
             if let Some(end) = self.progress.end(Timestamp::now(), self.patience) {
                 return Ok(Over::Ended(end));
             }
         }
+    }
+
+    /// Why jobs wait, in a few words.
+    fn trouble(&self) -> Option<String> {
+        if self.is_blocked { Some("RabbitMQ takes no messages".to_owned()) } else { self.lanes.trouble() }
     }
 
     fn take(&mut self, news: News) -> Result<(), Failure> {
@@ -234,6 +247,7 @@ impl Watch {
                 }
             }
             News::Lost(error) => {
+                self.is_blocked = false;
                 self.progress.reads(Reading::Away, now);
                 self.screen.say(format_args!("RabbitMQ is away, and tried again: {}", Shown(error)));
             }
@@ -241,6 +255,10 @@ impl Watch {
                 self.progress.reads(Reading::Replay, now);
                 self.is_live = false;
                 self.screen.say("RabbitMQ is there again: the log is read on");
+            }
+            News::Takes(takes) => {
+                self.is_blocked = !takes;
+                self.screen.say(if takes { TAKES_AGAIN } else { TAKES_NOTHING });
             }
             News::IsRun(lane, is_run) => {
                 if let Some(change) = self.lanes.is_run(lane.as_str(), is_run) {

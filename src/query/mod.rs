@@ -30,7 +30,7 @@ pub mod select;
 mod selected;
 mod status;
 
-pub use self::requester::{AskError, Asked, ask, ask_statuses};
+pub use self::requester::{AskError, Asked, ask, ask_statuses, knock};
 pub use self::responder::{Answer, Responder};
 pub use self::selected::{SelectError, ask_selected};
 pub use self::status::{LaneStatus, Standing, Statuses, answer};

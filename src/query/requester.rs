@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
 use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -72,6 +72,20 @@ pub async fn ask(connection: &Connection, names: &Names, query: Query, body: &[u
     let options = BasicPublishOptions::default();
     answers.channel().basic_publish(exchange.into(), key.into(), options, body, properties).await?;
     Ok(Asked { answers, id })
+}
+
+/// Publishes a query over `channel` that no replica answers, since no asker is named.
+///
+/// RabbitMQ tells a client that it takes no messages, short of memory or disk, only once the client publishes
+/// (<https://www.rabbitmq.com/docs/connection-blocked>): then
+/// [`is_blocked`](Connection::is_blocked) shows it. A missing permission closes the channel.
+///
+/// # Errors
+/// The channel is closed.
+pub async fn knock(channel: &Channel, names: &Names) -> Result<(), lapin::Error> {
+    let (exchange, key) = (names.control(), Query::Status.routing_key());
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel.basic_publish(exchange.into(), key.into(), options, b"", properties).await.map(drop)
 }
 
 impl Asked {

@@ -130,9 +130,10 @@ impl Standing {
         // Urgent jobs wait for urgent ones alone.
         let ahead = if jobs.has_others { self.waiting.saturating_add(self.urgent) } else { self.urgent };
         if ahead > 0 {
-            let jobs = if ahead == 1 { "1 job waits".to_owned() } else { format!("{ahead} jobs wait") };
+            let (jobs, go) =
+                if ahead == 1 { ("1 job waits".to_owned(), "goes") } else { (format!("{ahead} jobs wait"), "go") };
             let length = lane
-                .map(|lane| format!(", and go first: {}", Cost::of(ahead.into(), lane).length()))
+                .map(|lane| format!(", and {go} first: {}", Cost::of(ahead.into(), lane).length()))
                 .unwrap_or_default();
             notes.push(format!("{jobs} in lane {name} already{length}"));
         }

@@ -21,6 +21,7 @@ use super::bar::progress_bar;
 use super::errors::refused;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Publisher, Traffic};
 use crate::cli::signals::Signals;
+use crate::cli::watch::{TAKES_AGAIN, TAKES_NOTHING};
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
 use crate::events::{Batch, Event, MaxFailures, Wave};
@@ -245,11 +246,7 @@ impl Sending<'_> {
                     let blocks = self.connection.is_blocked();
                     if blocks != is_blocked {
                         is_blocked = blocks;
-                        self.tell(if blocks {
-                            "RabbitMQ takes no messages at present, as its memory or disk is short: it is waited for"
-                        } else {
-                            "RabbitMQ takes messages again"
-                        });
+                        self.tell(if blocks { TAKES_NOTHING } else { TAKES_AGAIN });
                     }
                 }
             }

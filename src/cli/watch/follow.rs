@@ -9,13 +9,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::{Connection, ConnectionKind, Look, Names, Position, Stream, StreamError, look};
 use crate::cli::Failure;
 use crate::cli::log::{Log, Opened, QUIET};
 use crate::config::{Config, LaneName};
 use crate::events::Event;
+use crate::query::knock;
 use crate::retry::half_jitter;
 
 /// Events on their way to the watch.
@@ -34,6 +35,10 @@ const IDLE_LOOKS: u32 = 2;
 /// Lanes that are looked for: anybody who may publish events can have a batch announced in others.
 const MOST_LANES: usize = 20;
 
+/// How often RabbitMQ is given an occasion to say that it takes no messages, and how often it is looked whether it has.
+const KNOCK_EVERY: Duration = Duration::from_secs(10);
+const HEAR_EVERY: Duration = Duration::from_secs(1);
+
 /// What comes of the log.
 #[derive(Debug)]
 pub(super) enum News {
@@ -47,6 +52,8 @@ pub(super) enum News {
     Back,
     /// Whether a replica runs this lane, where that is not as it was.
     IsRun(LaneName, bool),
+    /// Whether RabbitMQ takes messages, where that is not as it was. After [`News::Lost`] it counts as taking them.
+    Takes(bool),
 }
 
 /// The reading of the log, in a task of its own.
@@ -97,7 +104,7 @@ pub(super) async fn follow(config: &Config, from: Timestamp) -> Result<Following
 /// # Errors
 /// As [`follow`].
 pub(super) async fn follow_from_end(config: &Config) -> Result<Following, Failure> {
-    let log = Log::new(config, ConnectionKind::Watch);
+    let log = Log::new(config, ConnectionKind::Submit);
     let opened = log.open_at_end().await.map_err(|error| log.failure(error))?;
     // Not a time, since clocks differ: the connection may be lost before anything was read.
     let from = Position::Offset(opened.end().unwrap_or(0));
@@ -137,6 +144,7 @@ impl Reading {
             let ended = tokio::select! {
                 lost = self.read(&mut opened.stream, end, &mut from) => lost,
                 gone = self.look(&opened.connection) => gone.map(|never| match never {}),
+                gone = self.knock(&opened.connection) => gone.map(|never| match never {}),
             };
             let lost = match ended {
                 Ok(lost) => lost,
@@ -204,6 +212,25 @@ impl Reading {
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 Ok(()) = lanes.changed() => {}
+            }
+        }
+    }
+
+    /// Tells whether RabbitMQ takes messages, where the user may ask replicas.
+    async fn knock(&self, connection: &Connection) -> Result<Infallible, GoneAway> {
+        let Ok(channel) = connection.channel().await else { return pending().await };
+        let (mut was_blocked, mut knocked) = (false, None::<Instant>);
+        loop {
+            let is_due = knocked.is_none_or(|knocked| knocked.elapsed() >= KNOCK_EVERY);
+            if is_due && !was_blocked && channel.status().connected() {
+                knocked = Some(Instant::now());
+                // A refusal closes the channel. It is told to nobody: whatever else is to be seen is seen without it.
+                let _ = knock(&channel, &self.names).await;
+            }
+            sleep(HEAR_EVERY).await;
+            let is_blocked = connection.is_blocked();
+            if std::mem::replace(&mut was_blocked, is_blocked) != is_blocked {
+                self.news.send(News::Takes(!is_blocked)).await?;
             }
         }
     }

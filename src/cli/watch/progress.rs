@@ -215,9 +215,8 @@ impl Progress {
         let instance = job.instance_id.as_ref().map_or_else(|| job.job_id.clone(), ToString::to_string);
         let is_down = self.announced().is_some() && !job.is_up();
         let heard = if is_down { Heard::Down(instance.clone(), Box::new(job.clone())) } else { Heard::Nothing };
-        let can_be_replayed = job.outcome == "failed";
-        let row = self.report.add(instance, job);
-        if can_be_replayed {
+        let row = self.report.add(&instance, &job);
+        if job.outcome == "failed" {
             self.failures.insert(id, row);
         }
         heard

@@ -104,5 +104,5 @@ async fn a_lane_that_no_daemon_runs_and_jobs_that_wait_are_said_before_anything_
     let told = "4 jobs wait in lane prod already, and go first: 1s at least, with 2 calls a second of up to 3 jobs\n";
     assert!(ran.errors.contains(nobody) && ran.errors.contains(told), "{}", ran.errors);
     let ran = run(submit(&["i-sim00006", "--urgent"]), "").await;
-    assert!(ran.errors.contains("1 job waits in lane prod already, and go first: 1s at least"), "{}", ran.errors);
+    assert!(ran.errors.contains("1 job waits in lane prod already, and goes first: 1s at least"), "{}", ran.errors);
 }

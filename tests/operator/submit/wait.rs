@@ -123,3 +123,29 @@ async fn a_lane_that_no_daemon_runs_any_more_is_told_while_it_is_waited_for_and_
         says(child, "a daemon runs lane prod again\n").await;
     }
 }
+
+#[tokio::test]
+async fn a_broker_that_takes_no_messages_is_told_while_it_is_waited_for() {
+    let scene = Scene::set(2, Wishes::default()).await;
+    let folder = Folder::new();
+    let fleet = folder.put("fleet", &format!("{NEVER}\ni-sim00002\n"));
+    let command = ["submit", "--batch", "morning", "--wait", "--file", &fleet];
+    let waiting = Child::start(scene.daemon.config.command(&command));
+    let says = async |child: &Child, text: &str| {
+        eventually(text, async || child.output().contains(text).then_some(())).await;
+    };
+    says(&waiting, "1 of 2 ended").await;
+    let watching = Child::start(scene.daemon.config.command(&["watch", "morning"]));
+    says(&watching, "1 of 2 ended").await;
+    scene.node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    for child in [&waiting, &watching] {
+        says(child, "RabbitMQ takes no messages at present, as its memory or disk is short: it is waited for\n").await;
+        says(child, "; RabbitMQ takes no messages; ").await;
+    }
+    scene.node.ctl(&["set_vm_memory_high_watermark", "0.8"]);
+    for mut child in [waiting, watching] {
+        says(&child, "RabbitMQ takes messages again\n").await;
+        child.signal("INT");
+        assert_eq!(child.ended().await.code(), Some(130), "{}", child.output());
+    }
+}

@@ -20,7 +20,7 @@ fn announcement(id: &str, batch: &str, size: usize, time: Timestamp) -> Event {
 /// An event of a job of the batch.
 fn job(id: &str, outcome: &str, is_final: bool, time: Timestamp) -> Event {
     let reason = (outcome == "failed").then_some("not_found");
-    let job = json!({"job_id": id, "lane": "prod", "instance_id": format!("i-{id}0000"), "batch_id": "morning",
+    let job = json!({"job_id": id, "lane": "prod", "instance_id": format!("i-{}0000", id.replace('-', "")), "batch_id": "morning",
         "outcome": outcome, "reason": reason, "final": is_final, "attempts": 1, "ambiguous": false,
         "received_at": time, "finished_at": time, "duration_ms": 0});
     Event::new("prod", Data::Job(Box::new(serde_json::from_value(job).unwrap())), time)
@@ -96,6 +96,30 @@ fn the_wave_that_runs_is_named() {
     progress.hear(of("2", 20), at(0));
     progress.hear(of("3", 20), at(0));
     assert!(!progress.line(None, at(0)).contains("wave"), "{}", progress.line(None, at(0)));
+}
+
+#[test]
+fn of_a_submission_only_its_jobs_count_from_its_announcement_on() {
+    let [ours, other] = [1, 2].map(|number| uuid::Uuid::from_u128(number).to_string());
+    let announced = ("a".to_owned(), at(100));
+    let submission = Submission { jobs: vec![1, 7], announced, is_heard: false };
+    let mut progress = Progress::of_submission("morning", submission, at(0));
+    let mut hear = |event| progress.hear(event, at(0));
+    // Of an earlier submission of the same jobs: it ended otherwise.
+    for event in [announcement("a", "morning", 2, at(0)), job(&ours, "failed", true, at(0))] {
+        assert_eq!(hear(event), Heard::Nothing);
+    }
+    hear(announcement("a", "morning", 2, at(100)));
+    for event in [job(&other, "failed", true, at(200)), job("noise", "failed", true, at(200))] {
+        assert_eq!(hear(event), Heard::Nothing, "of the batch, and not ours");
+    }
+    hear(announcement("b", "morning", 5, at(200)));
+    hear(job(&ours, "started", true, at(200)));
+    progress.reads(Reading::Live, at(200));
+    assert_eq!((progress.announced(), progress.ended(), progress.end(at(90_000), None)), (Some(2), 1, None));
+    let last = uuid::Uuid::from_u128(7).to_string();
+    assert!(matches!(progress.hear(job(&last, "failed", true, at(300)), at(300)), Heard::Down(..)));
+    assert_eq!(progress.end(at(300), None), Some(End::Done), "at once: nothing is added to a submission");
 }
 
 #[test]
