@@ -11,7 +11,7 @@ const CRATES: [&str; 4] = [OURS, "lapin", "amq_protocol_tcp", "hyper_util"];
 const LIKELY: [&str; 2] = [OURS, "lapin"];
 pub(super) const OURS: &str = "reveille";
 /// Our modules.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 24] = [
     "bce",
     "broker",
     "cli",
@@ -20,6 +20,7 @@ const MODULES: [&str; 22] = [
     "dead_letter",
     "events",
     "file",
+    "fleet",
     "headers",
     "job",
     "lane",
@@ -27,6 +28,7 @@ const MODULES: [&str; 22] = [
     "query",
     "replica",
     "retry",
+    "schedule",
     "scheduler",
     "similar",
     "stop",
