@@ -23,10 +23,12 @@ const DOWN: &str = "up{";
 const ABSENT: &str = "absent(";
 const LOST: &str = "reveille_queues_lost_total";
 const CONTROL: &str = "reveille_control_followed";
+const SCHEDULER: &str = "reveille_scheduler_held";
 const CUT_SHORT: &str = "reveille_delays_cut_short_total";
 const LETTERS: &str = "reveille_dead_letters";
 /// A unique part of each alert. Each is made to fire here.
-const ALL: [&str; 12] = [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS];
+const ALL: [&str; 13] =
+    [PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, SCHEDULER];
 /// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
 /// As in the alert on the rate.
@@ -202,5 +204,5 @@ async fn a_broker_that_takes_no_messages_or_is_gone_raises_its_alerts() {
     assert_eq!(names(&gone), ["reveille_broker_connected"]);
     let nowhere = prometheus.fires(&alert(HELD)).await;
     assert_eq!((nowhere.len(), nowhere[0]["lane"].as_str()), (1, LANE));
-    only(&prometheus, &[BROKER, HELD, CONTROL]).await;
+    only(&prometheus, &[BROKER, HELD, CONTROL, SCHEDULER]).await;
 }

@@ -4,6 +4,7 @@ pub mod account;
 pub mod broker;
 pub mod calls;
 pub mod child;
+pub mod clock;
 pub mod cluster;
 pub mod daemon;
 pub mod files;
