@@ -12,7 +12,7 @@
 //! **Queries are hostile input.** Any client that may write to the exchange can send them, as many and as large as
 //! RabbitMQ takes. So a replica
 //!
-//! - has a connection of its own for them, which takes one channel and is given up while a lane lacks a connection, or once
+//! - has a connection of its own for them, which takes two channels at most and is given up while a lane lacks a connection, or once
 //!   RabbitMQ was found to limit channels: RabbitMQ closes the whole connection over some values of `reply_to`;
 //! - has RabbitMQ keep the newest few, and none for longer than their asker waits ([`responder`]);
 //! - takes one at a time, and at most twenty a second, with a few answers under way;

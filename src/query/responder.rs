@@ -13,6 +13,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -21,7 +22,9 @@ use super::Query;
 use super::requester::DIRECT;
 use crate::broker::connection::ConnectError;
 use crate::broker::names::ASK;
-use crate::broker::{self, Connection, ConnectionKind, Connections, Names, Subscription, limit_of_channels};
+use crate::broker::{
+    self, Connection, ConnectionKind, Connections, Look, Names, Subscription, limit_of_channels, look,
+};
 use crate::config::Broker;
 use crate::retry::half_jitter;
 
@@ -54,10 +57,12 @@ const GOOD_WHILE: Duration = Duration::from_secs(60);
 pub type Answer = BoxStream<'static, Vec<u8>>;
 
 /// Where an answer goes.
-#[derive(Debug, Clone)]
-struct Address {
+#[derive(Debug)]
+struct Asker {
     reply_to: ShortString,
     id: Option<ShortString>,
+    /// Notified to end the answer.
+    gone: Notify,
 }
 
 /// Receives the queries to this replica.
@@ -163,12 +168,23 @@ impl Responder {
                     let query = query.ok_or(Stopped::Ended)??;
                     in_time(query.acker.ack(BasicAckOptions::default())).await?;
                     ready = Instant::now() + PAUSE;
-                    if let Some((known, to)) = read(&query) {
-                        answers.push(answer(known, &query.data).map(move |body| (to.clone(), body)).boxed());
+                    if let Some((known, asker)) = read(&query) {
+                        let asker = Arc::new(asker);
+                        let waiting = asker.clone();
+                        let gone = Box::pin(async move { waiting.gone.notified().await });
+                        let bodies = answer(known, &query.data).take_until(gone).enumerate();
+                        answers.push(bodies.map(move |(number, body)| (asker.clone(), number, body)).boxed());
                     }
                 }
-                Some((to, body)) = answers.next(), if !answers.is_empty() => {
-                    in_time(send(queries.channel(), to, &body)).await?;
+                Some((asker, number, body)) = answers.next(), if !answers.is_empty() => {
+                    // RabbitMQ drops what is sent to an asker that is gone, and tells of one that is asked for
+                    // (<https://www.rabbitmq.com/docs/direct-reply-to>).
+                    if number > 0 && in_time(look(connection, asker.reply_to.as_str())).await? == Look::Missing {
+                        debug!("an answer is ended: its asker is gone");
+                        asker.gone.notify_one();
+                    } else {
+                        in_time(send(queries.channel(), &asker, &body)).await?;
+                    }
                 }
                 () = sleep(LOOK_EVERY) => {}
             }
@@ -201,17 +217,18 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, lapin::Error>>) -> Res
 }
 
 /// A query that this version knows, and whose asker has a direct reply-to address.
-fn read(query: &Delivery) -> Option<(Query, Address)> {
+fn read(query: &Delivery) -> Option<(Query, Asker)> {
     let known = Query::read(query.routing_key.as_str())?;
     let is_direct = |to: &ShortString| to.as_str().strip_prefix(DIRECT).is_some_and(|rest| rest.starts_with('.'));
     let reply_to = query.properties.reply_to().clone().filter(is_direct)?;
-    Some((known, Address { reply_to, id: query.properties.correlation_id().clone() }))
+    Some((known, Asker { reply_to, id: query.properties.correlation_id().clone(), gone: Notify::new() }))
 }
 
-async fn send(channel: &Channel, to: Address, body: &[u8]) -> Result<(), lapin::Error> {
+async fn send(channel: &Channel, asker: &Asker, body: &[u8]) -> Result<(), lapin::Error> {
     let mut properties = BasicProperties::default().with_content_type("application/json".into());
-    if let Some(id) = to.id {
-        properties = properties.with_correlation_id(id);
+    if let Some(id) = &asker.id {
+        properties = properties.with_correlation_id(id.clone());
     }
-    channel.basic_publish("".into(), to.reply_to, BasicPublishOptions::default(), body, properties).await.map(drop)
+    let to = asker.reply_to.clone();
+    channel.basic_publish("".into(), to, BasicPublishOptions::default(), body, properties).await.map(drop)
 }

@@ -78,7 +78,7 @@ async fn nothing_is_submitted_where_anything_is_wrong() {
     assert_eq!(ran.code, Some(2));
     assert!(
         ran.errors.contains("there is no lane other at ")
-            && ran.errors.contains("; there are prod; ")
+            && ran.errors.contains("; there are prod\n")
             && ran.errors.contains("reveille.jobs.other"),
         "{}",
         ran.errors

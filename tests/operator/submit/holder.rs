@@ -121,6 +121,11 @@ async fn a_selection_that_gets_no_answer_ends_with_what_to_do_and_nothing_is_sub
     assert!(ran.errors.contains("lane prod is paused, so its API is not asked: by ops; until"), "{}", ran.errors);
     assert_eq!(run(stage.daemon.config.command(&["resume", "prod"]), "").await.code, Some(0));
 
+    // What fails or is throttled is asked for again, and what is refused is not.
+    stage.sim.script("*", json!([{"status": 500}, {"status": 429}])).await;
+    let ran = submit(&bare, &select).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
+    assert!(ran.errors.contains("no instance of lane prod meets --select name=web-*"), "{}", ran.errors);
     stage.sim.script("*", json!([{"status": 403}])).await;
     let ran = submit(&bare, &select).await;
     assert_eq!(ran.code, Some(1), "{}", ran.errors);
@@ -152,7 +157,7 @@ async fn a_selection_that_gets_no_answer_ends_with_what_to_do_and_nothing_is_sub
 
 #[tokio::test]
 async fn queries_that_are_forged_or_too_many_cost_no_lane_and_no_other_query_its_answer() {
-    let slow = Wishes { lane: "rate = 0.05\nburst = 1", ..Wishes::default() };
+    let slow = Wishes { lane: "rate = 0.01\nburst = 1", ..Wishes::default() };
     let stage = Stage::with(slow).await;
     let to = || BasicProperties::default().with_reply_to("reveille.jobs.prod".into());
     for body in [&b""[..], b"noise", &vec![b'x'; 60_000], br#"{"lane":"prod","select":"name=*"}"#] {
@@ -163,11 +168,17 @@ async fn queries_that_are_forged_or_too_many_cost_no_lane_and_no_other_query_its
     // Each waits for a token of the lane's.
     let bare = bare(&stage.vhost.url);
     let select = ["--lane", "prod", "--select", "name=*", "--dry-run"];
-    let asking: Vec<Child> = (0..3).map(|_| Child::start(command(&bare, &select))).collect();
+    let mut asking: Vec<Child> = (0..3).map(|_| Child::start(command(&bare, &select))).collect();
     let busy = "2 lists are read for other commands: try again in a moment";
     let is_refused = |child: &&Child| child.output().contains(busy);
     eventually("one is refused", async || asking.iter().any(|child| is_refused(&child)).then_some(())).await;
     assert_eq!(asking.iter().filter(is_refused).count(), 1);
+    asking.clear();
+    let is_ended = async || {
+        let log = stage.daemon.child.output();
+        (log.matches("an answer is ended: its asker is gone").count() == 2).then_some(())
+    };
+    eventually("what their askers do not wait for any more is not listed", is_ended).await;
     let status = run(bare.command(&["status"]), "").await;
     assert!(status.output.contains("held"), "{}{}", status.output, status.errors);
     assert_eq!(stage.queues.count("reveille.jobs.prod").await.0, 0, "no answer goes to a queue");
