@@ -14,7 +14,7 @@ check: ## format, lints and unit tests, in under two minutes once the dependenci
 	cargo test --lib --bins
 
 test: ## format, lints and all tests, on a private RabbitMQ and a private Prometheus; installs what is missing
-	@tests/support/setup broker python prometheus examples
+	@tests/support/setup broker python prometheus examples clock
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test -- --test-threads=8 # they wait more than they work
@@ -35,11 +35,11 @@ test-batch: ## the tests of faults with lanes that call 20 jobs together
 	    lane::evidence:: lane::pause:: lane::queues:: operator::stop:: replica::baton:: replica::replicas::
 
 test-rabbitmq4: ## all tests on RabbitMQ 4.0, from Debian 13 in a folder below target/; needs root and debootstrap
-	@tests/support/setup rabbitmq4 python prometheus examples
+	@tests/support/setup rabbitmq4 python prometheus examples clock
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq4 cargo test -- --test-threads=8
 
 test-rabbitmq43: ## all tests on RabbitMQ 4.3, from Debian 14 in a folder below target/; needs root and debootstrap
-	@tests/support/setup rabbitmq43 python prometheus examples
+	@tests/support/setup rabbitmq43 python prometheus examples clock
 	RABBITMQ_ROOT=$(CURDIR)/target/rabbitmq43 cargo test -- --test-threads=8
 
 deny: ## licences, duplicates and sources of all dependencies, by deny.toml; installs cargo-deny where it is missing

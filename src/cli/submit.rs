@@ -149,7 +149,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     }
     if arguments.dry_run {
         let (ramp, output) = (identity.ramp, arguments.output);
-        return dry_run::run(&lane, settings, not_before, ramp, input, &checked, states, output).await;
+        return dry_run::run(settings, not_before, ramp, input, &checked, states, output).await;
     }
     let jobs = if checked.size() == 1 { "1 job".to_owned() } else { format!("{} jobs", checked.size()) };
     let waves = match checked.waves(identity.ramp)[..] {

@@ -1,6 +1,5 @@
 //! Schedules: each due time is fired once, whatever dies and whatever clocks do.
 
-
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use lapin::Consumer;

@@ -13,7 +13,7 @@ use super::bar::progress_bar;
 use super::lane::Cost;
 use crate::bce::{InstanceId, InstanceState};
 use crate::cli::{Failure, Output, print, tell};
-use crate::config::{Lane, LaneName};
+use crate::config::Lane;
 use crate::events::Wave;
 use crate::fleet::{Checked, Input, told};
 use crate::text::Shown;
@@ -49,7 +49,6 @@ struct Found {
 /// # Errors
 /// The API does not answer.
 pub(super) async fn run(
-    name: &LaneName,
     lane: Option<&Lane>,
     not_before: Option<Timestamp>,
     ramp: bool,
@@ -58,6 +57,7 @@ pub(super) async fn run(
     states: Option<BTreeMap<InstanceId, InstanceState>>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
+    let name = input.lane().clone();
     let instances = match lane.map(Api::of) {
         _ if let Some(states) = states => Some(found(states)),
         Some(Ok(api)) => Some(ask(&api, &mut input, checked).await?),
