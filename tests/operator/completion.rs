@@ -380,7 +380,8 @@ async fn a_next_holder_reads_the_log_only_from_the_oldest_open_batch_on() {
 
 #[tokio::test]
 async fn where_too_many_jobs_of_a_batch_fail_the_rest_is_cancelled() {
-    let mut stage = Stage::with(Wishes { lane: "rate = 5\nburst = 1", ..Wishes::default() }).await;
+    let mut stage = Stage::with(Wishes { lane: "rate = 2\nburst = 1", ..Wishes::default() }).await;
+    read_back(&stage.daemon, 1).await;
     let gone = (1..=3).map(|number| format!("i-gone000{number}"));
     let lines: Vec<String> = gone.chain((1..=20).map(instance)).collect();
     let arguments = ["submit", "--batch", "morning", "--max-failures", "10%", "--file", "-"];

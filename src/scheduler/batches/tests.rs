@@ -471,12 +471,12 @@ fn what_ends_out_of_its_wave_ends_no_other_and_completes_nothing_early() {
     let mut log = Log::new();
     let announced = in_waves("a", &[1, 1, 1], log.now());
     log.hear(announced);
-    // Jobs that nobody announced, or of yesterday.
+    // Jobs that were not announced, or are of yesterday.
     for stray in ["x", "y", "z"] {
         assert_eq!(log.end_in_wave(stray, 1, Outcome::Started), NOTHING);
     }
     assert_eq!(log.end_in_wave("w", u32::MAX, Outcome::Started), NOTHING);
-    assert_eq!(log.starts(), [(wave(2), 0, 1)], "the latest is given where nobody took an earlier one");
+    assert_eq!(log.starts(), [(wave(2), 0, 1)], "the latest, where an earlier one was not given");
     assert_eq!(log.end_in_wave("2", 2, Outcome::Started), NOTHING);
     assert_eq!(log.starts(), [(wave(3), 0, 0)]);
     let (_, done) = completed(log.end_in_wave("3", 3, Outcome::Started));
