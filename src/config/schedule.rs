@@ -15,7 +15,7 @@ use crate::job::{Confirm, Conflict};
 use crate::schedule::{Calendar, Days, Timetable, zone};
 
 const NAME: &str = "1 to 40 of a-z 0-9 -, a letter or digit first";
-const DAYS: &str = "a list of days and ranges of days, as in [\"2026-10-01..2026-10-07\", \"2026-12-31\"]";
+const DAYS: &str = "a list of up to 1000 days and ranges of days, as in [\"2026-10-01..2026-10-07\", \"2026-12-31\"]";
 const INSTANCES: &str = "a list of instance ids, as in [\"i-YufwpQAe\"]";
 const LENGTH: &str = "a length of time above zero, up to 7 days, such as 90m or 36h";
 const WEEKDAYS: [(&str, Weekday); 7] = [
@@ -97,8 +97,11 @@ fn read_calendars(reader: &mut Reader) -> BTreeMap<String, Arc<Calendar>> {
     for member in reader.members("calendar") {
         let mut table = reader.table(&member);
         let name = required(&mut table, "name", NAME, "cn", read_name);
-        let skipped = table.or("skip_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
-        let added = table.or("extra_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
+        if calendars.len() == MOST {
+            table.problem("name", format!("is one of more than {MOST} calendars: expected fewer"));
+        }
+        let skipped = table.or("skip_dates", Vec::new(), DAYS, days);
+        let added = table.or("extra_dates", Vec::new(), DAYS, days);
         let added_as = table.named("extra_as", &WEEKDAYS).unwrap_or(Weekday::Friday);
         if let Some(name) = name
             && calendars.insert(name.clone(), Arc::new(Calendar::new(skipped, &added, added_as))).is_some()
@@ -224,6 +227,10 @@ fn read_name(raw: &Raw) -> Option<String> {
 
 fn up_to_a_week(raw: &Raw) -> Option<Duration> {
     raw.duration().filter(|duration| *duration <= LONGEST)
+}
+
+fn days(raw: &Raw) -> Option<Vec<Days>> {
+    list(raw, Days::parse).filter(|days| days.len() <= MOST)
 }
 
 fn list<T>(raw: &Raw, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {

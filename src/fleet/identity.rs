@@ -57,6 +57,11 @@ impl Identity {
     }
 }
 
+/// The id of the announcement of a batch that its name alone stands for: whatever its jobs are, it is announced once.
+pub fn of_batch(lane: &LaneName, batch: &str) -> Uuid {
+    name(&[b"batch", lane.as_str().as_bytes(), batch.as_bytes()])
+}
+
 impl Part {
     /// Adds a job.
     ///

@@ -51,6 +51,8 @@ pub struct Input {
     files: Vec<(Text, Format)>,
     defaults: Defaults,
     identity: Identity,
+    /// Problems that are named.
+    named: usize,
 }
 
 /// What a first reading has found.
@@ -137,7 +139,13 @@ impl Input {
         if files.iter().filter(|(text, _)| text.is_standard_input()).count() > 1 {
             return Err(InputFault::Usage("--file - is given twice: standard input can be read once".to_owned()));
         }
-        Ok(Self { ids, files, defaults, identity })
+        Ok(Self { ids, files, defaults, identity, named: Excerpt::for_errors() })
+    }
+
+    /// The same, of whose problems so many are named, and the others counted.
+    #[must_use]
+    pub fn naming(self, named: usize) -> Self {
+        Self { named, ..self }
     }
 
     /// Where the jobs go.
@@ -151,7 +159,7 @@ impl Input {
     /// Everything that is wrong, with its place.
     pub fn check(&mut self) -> Result<Checked, InputFault> {
         let identity = self.identity.clone();
-        let mut faults = Excerpt::for_errors();
+        let mut faults = Excerpt::of(self.named);
         let mut checked = Checked {
             ids: Vec::new(),
             repeated: HashSet::new(),
@@ -191,7 +199,7 @@ impl Input {
     /// Takes repeated jobs out of the sizes, and names them.
     fn leave_repeated_out(&mut self, checked: &mut Checked) -> Excerpt {
         let identity = self.identity.clone();
-        let (mut first, mut repeated) = (HashMap::new(), Excerpt::for_errors());
+        let (mut first, mut repeated) = (HashMap::new(), Excerpt::of(self.named));
         self.each(|found| {
             if let Found::Job(place, job) = found {
                 let id = identity.of(&job);

@@ -18,7 +18,7 @@ use crate::broker::connection::ConnectError;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Traffic};
 use crate::config::{Broker, Machines, Schedule};
 use crate::events::{Batch, ScheduleFired};
-use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message};
+use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message, of_batch};
 use crate::query::select::Wanted;
 use crate::query::{SelectError, ask_selected};
 
@@ -26,6 +26,8 @@ use crate::query::{SelectError, ask_selected};
 const IN_FLIGHT: usize = 256;
 /// Groups of them that wait for confirms.
 const GROUPS: usize = 4;
+/// Problems of a file that are named.
+const NAMED: usize = 3;
 
 /// Why a due time is not fired.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,8 @@ pub(super) enum FireError {
     Nothing(String),
     #[error("its machines cannot be read: {0}")]
     Unread(#[from] InputFault),
+    #[error("its file names the batch {0:?}: leave out batch_id, as a due time has a batch of its own")]
+    OtherBatch(String),
     #[error("its file was changed while it was read: {0}")]
     Changed(String),
     #[error("RabbitMQ has not taken all jobs: {0}")]
@@ -83,26 +87,32 @@ async fn submit(
     };
     let identity = Identity { lane: schedule.lane.clone(), moving_deadline: None, ramp: false };
     let files = file.into_iter().collect::<Vec<_>>();
-    let mut input = Input::new(ids, &files, None, defaults, identity.clone())?;
+    let mut input = Input::new(ids, &files, None, defaults, identity)?.naming(NAMED);
     let (input, checked) =
         spawn_blocking(move || input.check().map(|checked| (input, checked))).await.expect("reading does not panic")?;
     let checked = Arc::new(checked);
     if let Some(told) = &checked.told {
         info!(schedule = schedule.name, "{told}");
     }
-    let now = Timestamp::now();
-    let publisher = connection.publisher(Traffic::Jobs, GROUPS);
-    for (batch, part) in &checked.parts {
-        let batch = Batch {
-            max_failures: schedule.max_failures,
-            waves: part.waves(false),
-            ..Batch::new(batch.clone(), part.size, schedule.lane.to_string())
-        };
-        let announcement = announcement(&identity, part, batch, now);
-        let outgoing = announced(names.outcomes(), &schedule.lane, &announcement);
-        let _confirmed = publisher.try_publish(Arc::new(outgoing)).await?;
+    if let Some(other) = checked.parts.keys().find(|other| **other != batch) {
+        return Err(FireError::OtherBatch(other.clone()));
     }
-    let jobs = read(input, checked.clone(), names.jobs(), now);
+    // The same each time, as a command to start a wave is for the jobs that were announced at one time.
+    let announced_at = due;
+    let publisher = connection.publisher(Traffic::Jobs, GROUPS);
+    let announce = async |size, waves| {
+        let announced_batch = Batch {
+            max_failures: schedule.max_failures,
+            waves,
+            ..Batch::new(batch.clone(), size, schedule.lane.to_string())
+        };
+        // Whoever fires the same due time again announces the size anew, under the same id.
+        let announcement = announcement(of_batch(&schedule.lane, &batch), announced_batch, announced_at);
+        publisher.try_publish(Arc::new(announced(names.outcomes(), &schedule.lane, &announcement))).await.map(drop)
+    };
+    let waves = checked.parts.get(&batch).map(|part| part.waves(false)).unwrap_or_default();
+    announce(checked.size(), waves).await?;
+    let jobs = read(input, checked.clone(), names.jobs(), announced_at);
     let jobs = stream::unfold(jobs, async |mut jobs| jobs.recv().await.map(|job| (job, jobs)));
     let submitting = jobs.map(|job| async {
         let job = job.map_err(FireError::Changed)?;

@@ -27,6 +27,8 @@ struct Morning {
     daemons: Vec<Daemon>,
     /// Of the schedule.
     events: Consumer,
+    /// Those of its lane that came.
+    heard: Vec<Value>,
     _queues: Queues,
 }
 
@@ -49,7 +51,7 @@ impl Morning {
         }
         let queues = Queues::connect(url).await;
         let events = queues.listen("reveille.outcomes", "#").await;
-        let mut morning = Self { clock, due, sim, daemons, events, _queues: queues };
+        let mut morning = Self { clock, due, sim, daemons, events, heard: Vec::new(), _queues: queues };
         let next = r#"reveille_schedule_next_timestamp_seconds{schedule="morning"}"#;
         eventually("a replica knows when it is due", async || {
             let daemon = &morning.daemons[morning.holder().await];
@@ -78,17 +80,24 @@ impl Morning {
         self.clock.set(time);
     }
 
-    /// The data of the next event of this type.
+    /// The data of the first event of this type that was not asked for yet. Events of two types come in either order.
     async fn event(&mut self, kind: &str) -> Value {
         let kind = format!("io.reveille.{kind}.v1");
         loop {
+            if let Some(place) = self.heard.iter().position(|event| event["type"] == kind) {
+                return self.heard.remove(place)["data"].take();
+            }
             let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
             let delivery = next.unwrap_or_else(|_| panic!("no {kind}")).expect("subscribed").expect("open");
-            let mut event: Value = serde_json::from_slice(&delivery.data).expect("JSON");
-            if event["type"] == kind {
-                return event["data"].take();
-            }
+            self.heard.push(serde_json::from_slice(&delivery.data).expect("JSON"));
         }
+    }
+
+    /// Asserts that no event of this type has come so far.
+    fn has_none(&self, kind: &str) {
+        let kind = format!("io.reveille.{kind}.v1");
+        let found: Vec<&Value> = self.heard.iter().filter(|event| event["type"] == kind).collect();
+        assert!(found.is_empty(), "{found:?}");
     }
 
     /// Waits until the log of the first replica has a line with these words.
@@ -146,6 +155,7 @@ async fn a_due_time_is_fired_once_though_the_clock_is_set_forth_and_back() {
     .await;
     assert_eq!(morning.daemons[0].metric(fired_total).await, 1.0);
     morning.sim.every_machine_started_once(5).await;
+    morning.has_none("schedule.missed");
 
     let ran = morning.reveille(&["schedules", "list"]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
@@ -231,6 +241,8 @@ async fn machines_are_selected_or_read_from_a_file_when_it_fires_and_failures_ar
     let mut morning = Morning::before(&vhost.url, 1, 4, &format!("file = {file:?}")).await;
     morning.set_clock(-SECOND);
     morning.says(&["fleet.csv, line 2", "is no instance id"]).await;
+    folder.put("fleet.csv", &format!("id,batch_id\n{},other\n", instance(1)));
+    morning.says(&["its file names the batch \"other\"", "leave out batch_id"]).await;
     folder.put("fleet.csv", &format!("id,wave\n{},1\n{},2\n", instance(1), instance(4)));
     assert_eq!(morning.event("schedule.fired").await["size"], json!(2));
     morning.started_once(2).await;

@@ -43,6 +43,9 @@ enum Last {
 #[derive(Debug, Default)]
 struct Story {
     last: HashMap<String, Last>,
+    /// The last completion of a batch that has a schedule's name, by that. It can come before the event that the schedule was
+    /// fired.
+    completed: HashMap<String, BatchCompleted>,
 }
 
 impl Story {
@@ -53,25 +56,33 @@ impl Story {
                 // A holder that took over halfway says it again.
                 let is_again = |last: &Last| matches!(last, Last::Fired(last, _) if last.batch_id == fired.batch_id);
                 if !self.last.get(&fired.schedule).is_some_and(is_again) {
-                    self.last.insert(fired.schedule.clone(), Last::Fired(fired, None));
+                    let done = self.completed.get(&fired.schedule).filter(|done| is_of(done, &fired)).cloned();
+                    self.last.insert(fired.schedule.clone(), Last::Fired(fired, done));
                 }
             }
             Data::ScheduleMissed(missed) if is_known(&missed.schedule) => {
                 self.last.insert(missed.schedule.clone(), Last::Missed(missed));
             }
             Data::BatchCompleted(completed) => {
-                for last in self.last.values_mut() {
-                    if let Last::Fired(fired, done) = last
-                        && fired.batch_id == completed.batch_id
-                        && fired.lane == completed.lane
-                    {
-                        *done = Some((*completed).clone());
-                    }
+                let is_named = |schedule: &&Schedule| {
+                    let due = completed.batch_id.strip_prefix(&*schedule.name).and_then(|rest| rest.strip_prefix('-'));
+                    due.is_some_and(|due| due.parse::<Timestamp>().is_ok()) && completed.lane == schedule.lane.as_str()
+                };
+                let Some(schedule) = schedules.iter().find(is_named) else { return };
+                if let Some(Last::Fired(fired, done)) = self.last.get_mut(&schedule.name)
+                    && is_of(&completed, fired)
+                {
+                    *done = Some((*completed).clone());
                 }
+                self.completed.insert(schedule.name.clone(), *completed);
             }
             _ => {}
         }
     }
+}
+
+fn is_of(completed: &BatchCompleted, fired: &ScheduleFired) -> bool {
+    fired.batch_id == completed.batch_id && fired.lane == completed.lane
 }
 
 impl Last {
@@ -84,6 +95,7 @@ impl Last {
 
     fn went(&self) -> String {
         match self {
+            Self::Fired(ScheduleFired { size: 1, .. }, None) => "1 job, under way".to_owned(),
             Self::Fired(fired, None) => format!("{} jobs, under way", fired.size),
             Self::Fired(_, Some(done)) => format!("{} of {} up", done.up, done.size),
             Self::Missed(missed) => format!("missed: {}", missed.text),
