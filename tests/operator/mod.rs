@@ -12,6 +12,7 @@ mod files;
 mod help;
 mod http_port;
 mod logs;
+mod morning;
 mod schedules;
 mod secrets;
 mod start;

@@ -6,7 +6,7 @@ use lapin::Consumer;
 use serde_json::{Value, json};
 
 use crate::support::broker::{self, Node};
-use crate::support::child::{Ran, run};
+use crate::support::child::{Child, Ran, run};
 use crate::support::clock::Clock;
 use crate::support::daemon::Daemon;
 use crate::support::files::Folder;
@@ -20,11 +20,11 @@ const HELD: &str = "reveille_scheduler_held";
 const AHEAD: SignedDuration = SignedDuration::from_mins(20);
 
 /// Replicas with a schedule, and a clock that is set for them.
-struct Morning {
+pub struct Morning {
     clock: Clock,
     due: Timestamp,
-    sim: Sim,
-    daemons: Vec<Daemon>,
+    pub sim: Sim,
+    pub daemons: Vec<Daemon>,
     /// Of the schedule.
     events: Consumer,
     /// Those of its lane that came.
@@ -35,6 +35,11 @@ struct Morning {
 impl Morning {
     /// `replicas` that know a schedule with these `machines`, and have not fired it.
     async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
+        Self::with(url, replicas, fleet, machines, "").await
+    }
+
+    /// The same with lines of the lane's table.
+    pub async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, lane: &str) -> Self {
         let sim = Sim::start(&["--fleet", &format!("Stopped={fleet}")]);
         let clock = Clock::new();
         let due = (clock.now() + AHEAD).round(jiff::Unit::Minute).expect("a time");
@@ -42,7 +47,7 @@ impl Morning {
         let schedule = format!(
             "[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\nmisfire_grace = \"10m\"\n{machines}\n"
         );
-        let config = format!("{}{schedule}", config(url, &sim.url(), &Wishes::default()));
+        let config = format!("{}{schedule}", config(url, &sim.url(), &Wishes { lane, ..Wishes::default() }));
         let environment = clock.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
         let daemons: Vec<Daemon> = (0..replicas).map(|_| Daemon::start_in(&config, &environment)).collect();
@@ -63,7 +68,7 @@ impl Morning {
     }
 
     /// The replica that runs the scheduler.
-    async fn holder(&self) -> usize {
+    pub async fn holder(&self) -> usize {
         eventually("a replica runs the scheduler", async || {
             for (number, daemon) in self.daemons.iter().enumerate() {
                 if daemon.metric(HELD).await == 1.0 {
@@ -75,7 +80,14 @@ impl Morning {
         .await
     }
 
-    fn set_clock(&mut self, after_due: SignedDuration) {
+    /// Starts a replica again that was killed.
+    pub fn start_again(&mut self, number: usize) {
+        let mut command = self.daemons[number].config.command(&["run"]);
+        command.envs(self.clock.environment());
+        self.daemons[number].child = Child::start(command);
+    }
+
+    pub fn set_clock(&mut self, after_due: SignedDuration) {
         let time = self.due + after_due;
         self.clock.set(time);
     }
@@ -109,7 +121,7 @@ impl Morning {
         .await;
     }
 
-    async fn reveille(&self, arguments: &[&str]) -> Ran {
+    pub async fn reveille(&self, arguments: &[&str]) -> Ran {
         let mut command = self.daemons[0].config.command(arguments);
         command.envs(self.clock.environment());
         run(command, "").await
@@ -126,7 +138,7 @@ impl Morning {
     }
 }
 
-const SECOND: SignedDuration = SignedDuration::from_secs(1);
+pub const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 fn listed(machines: usize) -> String {
     let ids: Vec<String> = (1..=machines).map(instance).collect();
@@ -199,19 +211,13 @@ async fn a_due_time_that_passed_while_nothing_ran_is_fired_late_or_missed() {
     let mut morning = Morning::before(&vhost.url, 1, 1, &listed(1)).await;
     morning.daemons[0].kill().await;
     morning.set_clock(SignedDuration::from_mins(5));
-    let environment = morning.clock.environment();
-    let start = |daemon: &Daemon| {
-        let mut command = daemon.config.command(&["run"]);
-        command.envs(environment.clone());
-        crate::support::child::Child::start(command)
-    };
-    morning.daemons[0].child = start(&morning.daemons[0]);
+    morning.start_again(0);
     assert_eq!(morning.event("schedule.fired").await["due"], json!(morning.due));
     morning.started_once(1).await;
     // The next day's, too late.
     morning.daemons[0].kill().await;
     morning.set_clock(SignedDuration::from_hours(24) + SignedDuration::from_mins(11));
-    morning.daemons[0].child = start(&morning.daemons[0]);
+    morning.start_again(0);
     let missed = morning.event("schedule.missed").await;
     assert_eq!((&missed["reason"], &missed["count"]), (&json!("late"), &json!(1)));
     assert_eq!(missed["last_due"], json!(morning.due + SignedDuration::from_hours(24)));
