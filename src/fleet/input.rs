@@ -183,7 +183,13 @@ impl Input {
             return Err(InputFault::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
         }
         if checked.ids.is_empty() {
-            return Err(InputFault::Usage("nothing submitted: no instance was named".to_owned()));
+            let files: Vec<String> = self.files.iter().map(|(text, _)| text.name()).collect();
+            let none = if files.is_empty() {
+                "no instance was named".to_owned()
+            } else {
+                format!("no instance in {}", files.join(", "))
+            };
+            return Err(InputFault::Usage(format!("nothing submitted: {none}; expected ids, --file or --select")));
         }
         checked.ids.sort_unstable();
         let equal = checked.ids.windows(2).filter(|pair| pair[0] == pair[1]);

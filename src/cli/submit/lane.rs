@@ -80,7 +80,7 @@ pub(super) async fn look(
                     && matches!(broker::look(connection, &names.jobs_of(lane)).await, Ok(Look::There(_)));
                 let hint = if is_known { String::new() } else { lanes::unknown(lane, connection, names, config).await };
                 return Err(Failure::Usage(format!(
-                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it{hint}",
+                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it, some seconds after its start{hint}",
                     config.broker.address()
                 )));
             }
@@ -156,7 +156,22 @@ pub(super) struct Cost {
 
 impl Cost {
     pub(super) fn of(jobs: u64, lane: &Lane) -> Self {
-        let calls = jobs.div_ceil(lane.batch.into());
+        Self::of_calls(jobs.div_ceil(lane.batch.into()), lane)
+    }
+
+    /// The same of all jobs of a command: jobs of two waves share no call. The time between waves is not known.
+    pub(super) fn of_waves(jobs: &Checked, ramp: bool, lane: &Lane) -> Self {
+        let calls = |jobs: usize| (jobs as u64).div_ceil(lane.batch.into());
+        let waves = jobs.waves(ramp);
+        let in_waves: usize = waves.iter().flat_map(|(_, sizes)| sizes.values()).sum();
+        let shared = calls(jobs.size().saturating_sub(in_waves));
+        Self::of_calls(
+            waves.iter().flat_map(|(_, sizes)| sizes.values()).map(|size| calls(*size)).sum::<u64>() + shared,
+            lane,
+        )
+    }
+
+    fn of_calls(calls: u64, lane: &Lane) -> Self {
         // The cast of a float saturates.
         Self { calls, batch: lane.batch, rate: lane.rate, seconds: (calls as f64 / lane.rate).ceil() as i64 }
     }
