@@ -12,6 +12,7 @@ mod files;
 mod help;
 mod http_port;
 mod logs;
+mod schedules_by_hand;
 mod secrets;
 mod start;
 mod status;
