@@ -36,8 +36,8 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
     })
 }
 
-/// The instant that `text` names: a timestamp, a length of time from `start` on, up to the next whole second, or the next
-/// such time of day after `start`.
+/// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
+/// `start`.
 ///
 /// # Errors
 /// What is wrong with the text, as it goes on behind it.
@@ -53,12 +53,10 @@ pub(super) fn instant(text: &str, start: Timestamp, zone: Option<&TimeZone>) -> 
     }
     let length: SignedDuration =
         text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| format!("is no time: {EXPECTED}"))?;
-    let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
-    let instant = start.checked_add(length).and_then(|instant| instant.round(whole));
-    instant.map_err(|_| "is too far away: expected at most a year".to_owned())
+    start.checked_add(length).map_err(|_| "is too far away: expected at most a year".to_owned())
 }
 
-/// The end of something that begins `now`, as `option` names it: within the next 30 days.
+/// The end of something that begins `now`, as `option` names it: a whole second within the next 30 days.
 ///
 /// # Errors
 /// The option, its value and what is expected.
@@ -71,7 +69,9 @@ pub(super) fn end(
     let zone = zone_name.map(zone).transpose().map_err(Failure::Usage)?;
     let Some(text) = text else { return Ok(None) };
     let wrong = |problem: String| Failure::Usage(format!("{option} {text:?} {problem}"));
+    let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
     let end = instant(text, now, zone.as_ref()).map_err(wrong)?;
+    let end = end.round(whole).unwrap_or(end);
     match end.duration_since(now) {
         length if length <= SignedDuration::ZERO => Err(wrong("is past: expected a time to come".to_owned())),
         length if length > LASTS => Err(wrong("is more than 30 days ahead: expected an earlier time".to_owned())),

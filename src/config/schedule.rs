@@ -45,6 +45,8 @@ pub struct Schedule {
     pub timetable: Timetable,
     /// What makes a timetable another one: the cron line and the zone, as they were given.
     pub line: String,
+    /// The name of its `[[calendar]]`.
+    pub calendar: Option<String>,
     /// Its machines, named when it fires.
     pub machines: Machines,
     /// The 409 policy of its jobs; the lane's where absent.
@@ -57,6 +59,26 @@ pub struct Schedule {
     pub max_failures: Option<MaxFailures>,
     /// How late a due time may be fired: above 0, to seven days.
     pub misfire_grace: Duration,
+}
+
+#[cfg(test)]
+impl Schedule {
+    /// One of a machine in lane `prod`, by a line that is read in Asia/Shanghai.
+    pub fn example(name: &str, cron: &str, calendar: Option<Calendar>) -> Self {
+        Self {
+            name: name.to_owned(),
+            lane: LaneName::parse("prod").unwrap(),
+            line: format!("{cron} Asia/Shanghai"),
+            calendar: calendar.as_ref().map(|_| "cn".to_owned()),
+            timetable: Timetable::new(cron, zone("Asia/Shanghai").unwrap(), calendar.map(Arc::new)).unwrap(),
+            machines: Machines::Listed(vec![InstanceId::parse("i-0000").unwrap()]),
+            conflict: None,
+            confirm: None,
+            deadline: None,
+            max_failures: None,
+            misfire_grace: Duration::from_secs(30 * 60),
+        }
+    }
 }
 
 /// The machines of a schedule.
@@ -143,7 +165,7 @@ fn read_schedule(
     let name = required(table, "name", NAME, "morning", read_name);
     let zone_name = required(table, "timezone", "an IANA name", "Asia/Shanghai", Raw::text_owned);
     let line = required(table, "cron", "a cron line", "30 7 * * 1-5", Raw::text_owned);
-    let calendar = read_calendar(table, calendars);
+    let (calendar_name, calendar) = read_calendar(table, calendars).unzip();
     let zone = zone_name
         .as_ref()
         .and_then(|name| zone(name).map_err(|fault| table.problem("timezone", fault.to_string())).ok());
@@ -165,14 +187,29 @@ fn read_schedule(
     }
     let line = format!("{} {}", line?.trim(), zone_name?);
     let (name, lane, timetable, machines) = (name?, lane?, timetable?, machines?);
-    Some(Schedule { name, lane, timetable, line, machines, conflict, confirm, deadline, max_failures, misfire_grace })
+    Some(Schedule {
+        name,
+        lane,
+        timetable,
+        line,
+        calendar: calendar_name?,
+        machines,
+        conflict,
+        confirm,
+        deadline,
+        max_failures,
+        misfire_grace,
+    })
 }
 
 /// `None` if the calendar is wrong; within, `None` if there is none.
-fn read_calendar(table: &mut Table<'_>, calendars: &BTreeMap<String, Arc<Calendar>>) -> Option<Option<Arc<Calendar>>> {
+fn read_calendar(
+    table: &mut Table<'_>,
+    calendars: &BTreeMap<String, Arc<Calendar>>,
+) -> Option<(Option<String>, Option<Arc<Calendar>>)> {
     let is_given = table.has("calendar");
     let Some(name) = table.optional("calendar", "the name of a [[calendar]]", Raw::text_owned) else {
-        return (!is_given).then_some(None);
+        return (!is_given).then_some((None, None));
     };
     let found = calendars.get(&name).cloned();
     if found.is_none() {
@@ -181,7 +218,7 @@ fn read_calendar(table: &mut Table<'_>, calendars: &BTreeMap<String, Arc<Calenda
             if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
         table.problem("calendar", format!("there is no [[calendar]] with the name {name:?}; {there}"));
     }
-    found.map(Some)
+    found.map(|calendar| (Some(name), Some(calendar)))
 }
 
 fn read_machines(table: &mut Table<'_>) -> Option<Machines> {

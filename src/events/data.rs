@@ -284,4 +284,7 @@ pub struct SchedulerHeld {
     /// The schedules as they stand, so that they are known though the log has forgotten when they were last fired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleState>,
+    /// The ids of the commands to run a schedule that were done lately, for the same reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<String>,
 }

@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use super::HELD_KEY;
 use super::batches::is_key;
 use crate::config::Schedule;
-use crate::events::{Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld};
+use crate::events::{
+    ByHand, Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld,
+};
 use crate::schedule::{Due, due};
 
 /// Schedules that are remembered: more than a configuration has. Anybody who may publish outcomes can make up others.
@@ -48,8 +50,8 @@ impl Known {
 pub(super) enum Step<'a> {
     /// To be published before anything else of the schedule.
     Publish(&'a Schedule, Data),
-    /// The jobs of this due time are to be submitted.
-    Fire(&'a Schedule, Timestamp),
+    /// The jobs of this due time are to be submitted, by a command or else by the clock.
+    Fire(&'a Schedule, Timestamp, Option<ByHand>),
 }
 
 impl Agenda {
@@ -59,10 +61,14 @@ impl Agenda {
             Data::ScheduleKnown(ScheduleKnown { schedule, lane, line }) if is_key(key, lane, "scheduled") => {
                 self.know(schedule, line, time);
             }
-            Data::ScheduleFired(ScheduleFired { schedule, lane, due, .. }) if is_key(key, lane, "fired") => {
+            Data::ScheduleFired(ScheduleFired { schedule, lane, due, by_hand: None, .. })
+                if is_key(key, lane, "fired") =>
+            {
                 self.done(schedule, *due);
             }
-            Data::ScheduleMissed(ScheduleMissed { schedule, lane, last_due, .. }) if is_key(key, lane, "missed") => {
+            Data::ScheduleMissed(ScheduleMissed { schedule, lane, last_due, by_hand: None, .. })
+                if is_key(key, lane, "missed") =>
+            {
                 self.done(schedule, *last_due);
             }
             Data::SchedulerHeld(SchedulerHeld { schedules, .. }) if key == HELD_KEY => self.take(schedules),
@@ -112,14 +118,20 @@ impl Agenda {
         is_news
     }
 
-    /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. A schedule for
-    /// which `is_paused` is not fired. Each step is repeated by the next look until [`Agenda::hear`] or [`Agenda::done`] has it.
+    /// The due time that is next to be dealt with: one that has passed is late.
+    pub(super) fn next(&self, schedule: &Schedule) -> Option<Timestamp> {
+        let known = self.known.get(&schedule.name)?;
+        schedule.timetable.after(known.until)
+    }
+
+    /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. `pause` describes
+    /// the pause of a schedule at an instant: what is due then, or is still to be fired then, is missed. Each step is repeated by the next look until [`Agenda::hear`] or [`Agenda::done`] has it.
     pub(super) fn look<'a>(
         &mut self,
         schedules: &'a [Schedule],
         now: Timestamp,
         elapsed: Duration,
-        is_paused: impl Fn(&Schedule) -> bool,
+        pause: impl Fn(&Schedule, Timestamp) -> Option<String>,
     ) -> Vec<Step<'a>> {
         let looked = self.looked.replace(now);
         let mut steps = Vec::new();
@@ -136,10 +148,11 @@ impl Agenda {
                 if looked.is_some_and(|looked| due > looked) { by_clock.min(elapsed) } else { by_clock }
             };
             let grace = schedule.misfire_grace;
-            let Due { fire, missed } = due(&schedule.timetable, known.until, now, |due| lateness(due) <= grace);
-            if is_paused(schedule) {
-                let all: Vec<Timestamp> = missed.into_iter().chain(fire).collect();
-                steps.extend(miss(schedule, &all, MissedReason::Paused, "the schedule is paused by hand".to_owned()));
+            let Due { mut fire, mut missed } = due(&schedule.timetable, known.until, now, |due| lateness(due) <= grace);
+            if let Some(pause) = pause(schedule, now).or_else(|| fire.and_then(|due| pause(schedule, due))) {
+                missed.extend(fire.take());
+                let text = format!("the schedule was paused {pause}");
+                steps.extend(miss(schedule, &missed, MissedReason::Paused, text));
                 continue;
             }
             let grace = format!("within misfire_grace, {grace:?}");
@@ -153,7 +166,7 @@ impl Agenda {
                 _ => (MissedReason::Late, format!("no replica fired it {grace}")),
             };
             steps.extend(miss(schedule, &missed, reason, text));
-            steps.extend(fire.map(|due| Step::Fire(schedule, due)));
+            steps.extend(fire.map(|due| Step::Fire(schedule, due, None)));
         }
         steps
     }
@@ -170,36 +183,23 @@ fn miss<'a>(schedule: &'a Schedule, due: &[Timestamp], reason: MissedReason, tex
         count: due.len(),
         first_due: first,
         last_due: last,
+        by_hand: None,
     };
     Some(Step::Publish(schedule, Data::ScheduleMissed(missed)))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::bce::InstanceId;
-    use crate::config::{LaneName, Machines};
-    use crate::schedule::{Timetable, zone};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn at(text: &str) -> Timestamp {
+    pub(in crate::scheduler) fn at(text: &str) -> Timestamp {
         format!("2026-11-{text}:00+08:00").parse().unwrap()
     }
 
-    fn schedule(name: &str, cron: &str) -> Schedule {
-        Schedule {
-            name: name.to_owned(),
-            lane: LaneName::parse("prod").unwrap(),
-            timetable: Timetable::new(cron, zone("Asia/Shanghai").unwrap(), None).unwrap(),
-            line: format!("{cron} Asia/Shanghai"),
-            machines: Machines::Listed(vec![InstanceId::parse("i-0000").unwrap()]),
-            conflict: None,
-            confirm: None,
-            deadline: None,
-            max_failures: None,
-            misfire_grace: 30 * MINUTE,
-        }
+    pub(in crate::scheduler) fn schedule(name: &str, cron: &str) -> Schedule {
+        Schedule::example(name, cron, None)
     }
 
     /// The steps as short texts.
@@ -208,7 +208,7 @@ mod tests {
             Step::Publish(_, Data::ScheduleKnown(known)) => format!("known {}", known.schedule),
             Step::Publish(_, Data::ScheduleMissed(missed)) => format!("{:?} {}", missed.reason, missed.count),
             Step::Publish(_, data) => format!("{data:?}"),
-            Step::Fire(schedule, due) => format!("fire {} {due}", schedule.name),
+            Step::Fire(schedule, due, _) => format!("fire {} {due}", schedule.name),
         };
         steps.iter().map(told).collect()
     }
@@ -216,7 +216,7 @@ mod tests {
     /// An agenda that has looked at this time.
     fn looked(schedules: &[Schedule], now: &str) -> Agenda {
         let mut agenda = Agenda::default();
-        agenda.look(schedules, at(now), MINUTE, |_| false);
+        agenda.look(schedules, at(now), MINUTE, |_, _| None);
         agenda
     }
 
@@ -224,12 +224,12 @@ mod tests {
     fn a_schedule_that_is_first_seen_or_changed_has_no_past() {
         let mut agenda = Agenda::default();
         let first = [schedule("morning", "30 7 * * *")];
-        assert_eq!(told(&agenda.look(&first, at("25T07:31"), MINUTE, |_| false)), ["known morning"]);
-        assert_eq!(told(&agenda.look(&first, at("25T07:32"), MINUTE, |_| false)), Vec::<String>::new());
+        assert_eq!(told(&agenda.look(&first, at("25T07:31"), MINUTE, |_, _| None)), ["known morning"]);
+        assert_eq!(told(&agenda.look(&first, at("25T07:32"), MINUTE, |_, _| None)), Vec::<String>::new());
         let changed = [schedule("morning", "0 7 * * *")];
-        assert_eq!(told(&agenda.look(&changed, at("25T07:33"), MINUTE, |_| false)), ["known morning"]);
+        assert_eq!(told(&agenda.look(&changed, at("25T07:33"), MINUTE, |_, _| None)), ["known morning"]);
         assert_eq!(
-            told(&agenda.look(&changed, at("26T07:00"), MINUTE, |_| false)),
+            told(&agenda.look(&changed, at("26T07:00"), MINUTE, |_, _| None)),
             ["fire morning 2026-11-25T23:00:00Z"]
         );
     }
@@ -239,11 +239,11 @@ mod tests {
         let schedules = [schedule("morning", "30 7 * * *")];
         let mut agenda = looked(&schedules, "25T07:00");
         for now in ["25T07:30", "25T07:31"] {
-            let steps = told(&agenda.look(&schedules, at(now), MINUTE, |_| false));
+            let steps = told(&agenda.look(&schedules, at(now), MINUTE, |_, _| None));
             assert_eq!(steps, ["fire morning 2026-11-24T23:30:00Z"]);
         }
         agenda.done("morning", at("25T07:30"));
-        assert!(agenda.look(&schedules, at("25T07:32"), MINUTE, |_| false).is_empty());
+        assert!(agenda.look(&schedules, at("25T07:32"), MINUTE, |_, _| None).is_empty());
     }
 
     #[test]
@@ -251,7 +251,8 @@ mod tests {
         let schedules = [schedule("morning", "30 7 * * *")];
         let fired = |schedule: &str, day: &str| {
             let (schedule, lane, batch_id) = (schedule.to_owned(), "prod".to_owned(), String::new());
-            Data::ScheduleFired(ScheduleFired { schedule, lane, due: at(&format!("{day}T07:30")), batch_id, size: 1 })
+            let (due, by_hand) = (at(&format!("{day}T07:30")), None);
+            Data::ScheduleFired(ScheduleFired { schedule, lane, due, batch_id, size: 1, by_hand })
         };
         let mut next = Agenda::default();
         next.take(&looked(&schedules, "22T08:00").states(&schedules));
@@ -259,12 +260,12 @@ mod tests {
         // One that anybody made up, and one of a schedule that is not known.
         next.hear("prod.started", &fired("morning", "26"), at("23T07:31"));
         next.hear("prod.fired", &fired("other", "26"), at("23T07:31"));
-        let steps = told(&next.look(&schedules, at("25T07:45"), Duration::ZERO, |_| false));
+        let steps = told(&next.look(&schedules, at("25T07:45"), Duration::ZERO, |_, _| None));
         assert_eq!(steps, ["Superseded 1", "fire morning 2026-11-24T23:30:00Z"]);
         // Too late for the last one, and for all.
         let mut late = Agenda::default();
         late.take(&looked(&schedules, "22T08:00").states(&schedules));
-        let steps = told(&late.look(&schedules, at("25T08:01"), Duration::ZERO, |_| false));
+        let steps = told(&late.look(&schedules, at("25T08:01"), Duration::ZERO, |_, _| None));
         assert_eq!(steps, ["Late 3"]);
     }
 
@@ -274,32 +275,70 @@ mod tests {
         let mut agenda = looked(&schedules, "25T07:10");
         // An hour ahead after a second: 7:30 was passed over, and no time has gone by.
         let second = Duration::from_secs(1);
-        let steps = told(&agenda.look(&schedules, at("25T08:10"), second, |_| false));
+        let steps = told(&agenda.look(&schedules, at("25T08:10"), second, |_, _| None));
         assert_eq!(steps, ["fire morning 2026-11-24T23:30:00Z"]);
         agenda.done("morning", at("25T07:30"));
         for now in ["25T07:10", "25T07:30", "25T07:31"] {
-            assert!(agenda.look(&schedules, at(now), second, |_| false).is_empty(), "{now}");
+            assert!(agenda.look(&schedules, at(now), second, |_, _| None).is_empty(), "{now}");
         }
         // A holder that really did not look for so long is late.
         let mut agenda = looked(&schedules, "25T07:10");
-        assert_eq!(told(&agenda.look(&schedules, at("25T08:10"), 60 * MINUTE, |_| false)), ["Late 1"]);
+        assert_eq!(told(&agenda.look(&schedules, at("25T08:10"), 60 * MINUTE, |_, _| None)), ["Late 1"]);
     }
 
     #[test]
     fn what_is_due_while_a_schedule_is_paused_is_missed() {
         let schedules = [schedule("morning", "30 7 * * *"), schedule("noon", "0 12 * * *")];
         let mut agenda = looked(&schedules, "25T07:00");
-        let steps = told(&agenda.look(&schedules, at("25T12:00"), 2 * MINUTE, |schedule| schedule.name == "morning"));
-        assert_eq!(steps, ["Paused 1", "fire noon 2026-11-25T04:00:00Z"]);
+        assert_eq!(agenda.next(&schedules[0]), Some(at("25T07:30")));
+        let paused = |from: &'static str, to: &'static str| {
+            let by_whom = "by ops@desk: patching".to_owned();
+            move |schedule: &Schedule, time| {
+                (schedule.name == "morning" && at(from) <= time && time < at(to)).then(|| by_whom.clone())
+            }
+        };
+        let steps = agenda.look(&schedules, at("25T12:00"), 2 * MINUTE, paused("25T07:00", "26T00:00"));
+        assert_eq!(told(&steps), ["Paused 1", "fire noon 2026-11-25T04:00:00Z"]);
+        let Step::Publish(_, Data::ScheduleMissed(missed)) = &steps[0] else { panic!("{steps:?}") };
+        assert_eq!(missed.text, "the schedule was paused by ops@desk: patching");
+        assert_eq!(agenda.next(&schedules[0]), Some(at("25T07:30")), "until it is done");
+        agenda.done("morning", at("25T07:30"));
+        assert_eq!(agenda.next(&schedules[0]), Some(at("26T07:30")));
+    }
+
+    #[test]
+    fn what_was_due_during_a_pause_is_not_fired_by_a_holder_that_comes_later() {
+        let schedules = [schedule("morning", "30 7 * * *")];
+        let paused = |from, to| move |_: &Schedule, time| (at(from) <= time && time < at(to)).then(String::new);
+        let mut agenda = looked(&schedules, "25T07:00");
+        let steps = agenda.look(&schedules, at("25T07:45"), 45 * MINUTE, paused("25T07:10", "25T07:40"));
+        assert_eq!(told(&steps), ["Paused 1"]);
+        // One that was due before is not fired either: it is held back in time.
+        let steps = agenda.look(&schedules, at("25T07:45"), 45 * MINUTE, paused("25T07:44", "25T08:00"));
+        assert_eq!(told(&steps), ["Paused 1"]);
+        let steps = agenda.look(&schedules, at("25T07:45"), 45 * MINUTE, paused("25T07:00", "25T07:30"));
+        assert_eq!(told(&steps), ["fire morning 2026-11-24T23:30:00Z"]);
+    }
+
+    #[test]
+    fn what_is_fired_by_hand_is_no_due_time_that_is_dealt_with() {
+        let schedules = [schedule("morning", "30 7 * * *")];
+        let mut agenda = looked(&schedules, "25T07:00");
+        let by_hand = Some(ByHand { by: "ops@desk".to_owned(), command_id: "c".to_owned() });
+        let (schedule, lane, batch_id) = ("morning".to_owned(), "prod".to_owned(), String::new());
+        let fired = ScheduleFired { schedule, lane, due: at("25T08:00"), batch_id, size: 1, by_hand };
+        agenda.hear("prod.fired", &Data::ScheduleFired(fired), at("25T07:20"));
+        let steps = agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
+        assert_eq!(told(&steps), ["fire morning 2026-11-24T23:30:00Z"]);
     }
 
     #[test]
     fn what_could_not_be_fired_is_missed_with_the_reason() {
         let schedules = [schedule("morning", "30 7 * * *")];
         let mut agenda = looked(&schedules, "25T07:00");
-        agenda.look(&schedules, at("25T07:30"), MINUTE, |_| false);
+        agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
         agenda.failed("morning", at("25T07:30"), "fleet.txt cannot be read".to_owned());
-        let steps = agenda.look(&schedules, at("25T08:01"), MINUTE, |_| false);
+        let steps = agenda.look(&schedules, at("25T08:01"), MINUTE, |_, _| None);
         let [Step::Publish(_, Data::ScheduleMissed(missed))] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(missed.reason, MissedReason::Failed);
         assert!(missed.text.ends_with("fleet.txt cannot be read"), "{}", missed.text);

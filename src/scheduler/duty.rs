@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::{Broker, Schedule};
+use crate::control::Control;
 use crate::events::{Action, Command, Data, Event, ScheduleState, SchedulerHeld};
 use crate::ownership::Interrupted;
 use crate::replica::Replica;
@@ -111,8 +113,13 @@ impl<'a> Outbox<'a> {
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
-    async fn write_down(&self, resume_from: Option<u64>, schedules: Vec<ScheduleState>) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules };
+    async fn write_down(
+        &self,
+        resume_from: Option<u64>,
+        schedules: Vec<ScheduleState>,
+        done: Vec<String>,
+    ) -> Result<(), lapin::Error> {
+        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules, done };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }
@@ -156,10 +163,11 @@ impl<'a> Duty<'a> {
         broker: &'a Arc<Broker>,
         outbox: Outbox<'a>,
         schedules: Arc<[Schedule]>,
+        control: Arc<Control>,
         metrics: &'a SchedulerMetrics,
     ) -> Self {
         let log = outbox.names.outcomes_log();
-        let appointments = Appointments::new(broker.clone(), outbox.names, schedules, &metrics.schedules);
+        let appointments = Appointments::new(broker.clone(), outbox.names, schedules, control, &metrics.schedules);
         let (unpublished, giving, next, written) = Default::default();
         Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, appointments, next, written }
     }
@@ -170,7 +178,7 @@ impl<'a> Duty<'a> {
     /// [`Interrupted`].
     pub(super) async fn run(&mut self) -> Result<Infallible, Interrupted> {
         // After this the log is not empty, so it has an end that can be found.
-        self.outbox.write_down(None, Vec::new()).await?;
+        self.outbox.write_down(None, Vec::new(), Vec::new()).await?;
         let (mut failures, mut told) = (0, String::new());
         loop {
             let before = self.next;
@@ -208,6 +216,9 @@ impl<'a> Duty<'a> {
         info!(from, to = end, open = self.batches.open(), unpublished = self.unpublished.len(), "the log is read back");
         let (mut look, mut tick) = (interval(LOOK_EVERY), interval(TICK));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What is due may be paused.
+        let control = self.appointments.control.clone();
+        let (mut known, mut is_known) = (pin!(control.known()), false);
         loop {
             self.publish().await?;
             self.give();
@@ -218,7 +229,8 @@ impl<'a> Duty<'a> {
                 fired = self.appointments.next() => {
                     self.appointments.took(&self.outbox, fired).await.map_err(Problem::Outbox)?;
                 }
-                _ = tick.tick() => self.appointments.look(&self.outbox).await.map_err(Problem::Outbox)?,
+                () = &mut known, if !is_known => is_known = true,
+                _ = tick.tick(), if is_known => self.appointments.look(&self.outbox).await.map_err(Problem::Outbox)?,
                 _ = look.tick() => self.forget_silent(),
             }
         }
@@ -249,7 +261,7 @@ impl<'a> Duty<'a> {
         self.next = Some(next);
         // What cannot be read is no event.
         if let Some(event) = Event::read(&entry.message.body) {
-            self.appointments.agenda.hear(&entry.key, &event.data, event.time);
+            self.appointments.hear(&entry.key, &event.data, event.time);
             for heard in self.batches.hear(entry.offset, &entry.key, event, Timestamp::now()) {
                 match heard {
                     Heard::Completed(event) => drop(self.unpublished.insert(event.id.clone(), *event)),
@@ -326,7 +338,8 @@ impl<'a> Duty<'a> {
     async fn write_down(&mut self, next: u64) -> Result<(), Problem> {
         let now = Written { at: next, resume_from: self.batches.oldest().unwrap_or(next) };
         if self.written.is_outdated(now) {
-            self.outbox.write_down(Some(now.resume_from), self.appointments.states()).await.map_err(Problem::Outbox)?;
+            let (schedules, done) = self.appointments.states();
+            self.outbox.write_down(Some(now.resume_from), schedules, done).await.map_err(Problem::Outbox)?;
             self.written = now;
         }
         Ok(())

@@ -129,6 +129,7 @@ async fn submit(
         due,
         batch_id: batch,
         size: checked.size(),
+        by_hand: None,
     })
 }
 

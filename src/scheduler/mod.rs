@@ -1,6 +1,7 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
 //! ([`batches`]), publishes that a batch is done, starts its waves, and has the rest of one cancelled of which too many jobs
-//! have failed ([`duty`]). It fires schedules ([`appointments`]). Beside that it counts the dead letters, and discards the oldest
+//! have failed ([`duty`]). It fires schedules ([`appointments`]), by the clock ([`agenda`]) and by
+//! hand ([`orders`]). Beside that it counts the dead letters, and discards the oldest
 //! where a setting bounds them ([`trim`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
@@ -23,6 +24,7 @@ mod appointments;
 mod batches;
 mod duty;
 mod fire;
+mod orders;
 mod trim;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use self::duty::{Duty, Outbox};
 use self::trim::Trim;
 use crate::broker::{Connections, Names, Place};
 use crate::config::{Broker, Config, Schedule};
+use crate::control::Control;
 use crate::ownership::{Interrupted, Lease, Role, Standing, Term};
 use crate::telemetry::{Metrics, SchedulerMetrics};
 
@@ -45,6 +48,7 @@ pub struct Scheduler {
     broker: Arc<Broker>,
     names: Names,
     schedules: Arc<[Schedule]>,
+    control: Arc<Control>,
     lease: Lease,
     metrics: SchedulerMetrics,
     most_letters: Option<u32>,
@@ -52,11 +56,12 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Nothing is connected yet.
-    pub fn new(config: &Config, names: &Names, metrics: &Metrics) -> Self {
+    pub fn new(config: &Config, names: &Names, control: &Arc<Control>, metrics: &Metrics) -> Self {
         Self {
             broker: config.broker.clone(),
             names: names.clone(),
             schedules: config.schedules.clone().into(),
+            control: control.clone(),
             lease: Lease::default(),
             metrics: metrics.scheduler.clone(),
             most_letters: config.dead_letters.max_length,
@@ -97,7 +102,7 @@ impl Role for Scheduler {
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         info!("scheduler held");
         let outbox = Outbox::new(term.connection, &self.names);
-        let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), &self.metrics);
+        let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), self.control.clone(), &self.metrics);
         let trim = Trim::new(&self.broker, &self.names, &self.metrics, self.most_letters);
         tokio::select! {
             biased;

@@ -14,6 +14,7 @@ mod http_port;
 mod logs;
 mod morning;
 mod schedules;
+mod schedules_by_hand;
 mod secrets;
 mod start;
 mod status;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use serde_json::json;
 
 use super::told;
@@ -12,6 +12,7 @@ use crate::cli::columns::Columns;
 use crate::cli::log::Log;
 use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Config, Schedule};
+use crate::control::{LASTS, Pause, State};
 use crate::events::{BatchCompleted, Data, Event, ScheduleFired, ScheduleMissed};
 use crate::text;
 
@@ -95,17 +96,54 @@ impl Last {
 
     fn went(&self) -> String {
         match self {
-            Self::Fired(ScheduleFired { size: 1, .. }, None) => "1 job, under way".to_owned(),
-            Self::Fired(fired, None) => format!("{} jobs, under way", fired.size),
-            Self::Fired(_, Some(done)) => format!("{} of {} up", done.up, done.size),
+            Self::Fired(fired @ ScheduleFired { size: 1, .. }, None) => format!("1 job, under way{}", by_whom(fired)),
+            Self::Fired(fired, None) => format!("{} jobs, under way{}", fired.size, by_whom(fired)),
+            Self::Fired(fired, Some(done)) => format!("{} of {} up{}", done.up, done.size, by_whom(fired)),
             Self::Missed(missed) => format!("missed: {}", missed.text),
         }
     }
 }
 
+fn by_whom(fired: &ScheduleFired) -> String {
+    fired.by_hand.as_ref().map_or_else(String::new, |by_hand| format!("; run by {}", by_hand.by))
+}
+
+/// What the commands amount to; `None`: the user may not read them, as is told.
+async fn commands_until(now: Timestamp, config: &Config) -> Result<Option<State>, Failure> {
+    let log = Log::of_commands(config, ConnectionKind::Batches);
+    let (from, mut state) = (now.checked_sub(LASTS).unwrap_or(Timestamp::MIN), State::default());
+    let take = |Event { id, time, data, .. }| {
+        if let Data::Command(command) = data {
+            state.apply(&id, command, time, now);
+        }
+    };
+    match log.replay(from, take).await.map_err(|error| log.failure(error)) {
+        Ok(()) => Ok(Some(state)),
+        Err(Failure::Usage(refused)) => {
+            tell(format_args!("whether a schedule is paused is not seen: {refused}"));
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn in_short(pause: &Pause) -> String {
+    let until = pause.until.round(Unit::Second).unwrap_or(pause.until);
+    text::Shown(format_args!("until {until} by {}", pause.by)).to_string()
+}
+
+/// `false` for none, since `null` stands for what is not seen.
+fn in_json(pause: Option<&Pause>) -> serde_json::Value {
+    pause.map_or(
+        json!(false),
+        |Pause { by, reason, since, until }| json!({"by": by, "reason": reason, "since": since, "until": until}),
+    )
+}
+
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     let now = Timestamp::now();
     let mut story = Story::default();
+    let mut commands = Some(State::default());
     if config.schedules.is_empty() {
         tell("the configuration has no [[schedule]]");
     } else {
@@ -113,20 +151,24 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         let from = now.checked_sub(SINCE).unwrap_or(Timestamp::MIN);
         let replayed = log.replay(from, |event| story.take(&config.schedules, event)).await;
         replayed.map_err(|error| log.failure(error))?;
+        commands = commands_until(now, config).await?;
     }
+    let pause = |schedule: &Schedule| commands.as_ref().map(|state| state.schedule_pause(&schedule.name, now));
     match arguments.output {
         Output::Table if config.schedules.is_empty() => {}
         Output::Table => {
-            let mut columns = Columns::new(["SCHEDULE", "LANE", "NEXT", "LAST", "HOW IT WENT"]);
+            let mut columns = Columns::new(["SCHEDULE", "LANE", "NEXT", "PAUSED", "LAST", "HOW IT WENT"]);
             for schedule in &config.schedules {
                 let time = |instant| told(instant, schedule.timetable.zone());
                 let next = schedule.timetable.after(now).map_or("-".to_owned(), time);
+                let paused = pause(schedule).map_or("?".to_owned(), |pause| pause.map_or("-".to_owned(), in_short));
                 let last = story.last.get(&schedule.name);
                 let (due, went) = last.map_or(("-".to_owned(), "-".to_owned()), |last| (time(last.due()), last.went()));
                 columns.add([
                     schedule.name.clone(),
                     schedule.lane.to_string(),
                     next,
+                    paused,
                     due,
                     text::Shown(went).to_string(),
                 ]);
@@ -141,7 +183,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
                 });
                 json!({
                     "schedule": schedule.name, "lane": schedule.lane.as_str(), "timetable": schedule.line,
-                    "next": schedule.timetable.after(now), "last": last,
+                    "next": schedule.timetable.after(now), "last": last, "paused": pause(schedule).map(in_json),
                 })
             };
             let rows: Vec<_> = config.schedules.iter().map(row).collect();
