@@ -178,8 +178,7 @@ pub(super) async fn give(
     Ok(Given { id: event.id, at: now, applied, replicas })
 }
 
-/// Waits for what `take` finds among the outcomes since a command was given; `None`: it did not come in time, or the user may not
-/// read them, as was told.
+/// Waits for what `take` finds among the outcomes since a command was given; `None`: it did not come in time.
 pub(super) async fn hear<T>(
     connection: &Connection,
     names: &Names,
@@ -199,9 +198,10 @@ pub(super) async fn hear<T>(
     };
     match timeout(patience, heard).await {
         Ok(Ok(found)) => Ok(Some(found)),
-        Ok(Err(StreamError::Broken(error))) if broker::is_access_refused(&error) || broker::is_not_found(&error) => {
-            Ok(None)
-        }
+        Ok(Err(StreamError::Broken(error))) if broker::is_access_refused(&error) => Err(Failure::Usage(format!(
+            "the command was given, and what comes of it is not seen: {error}; the user needs permission to read {}",
+            names.outcomes_log()
+        ))),
         Ok(Err(error)) => Err(Failure::Unreachable(format!("the command was given; then {error}"))),
         Err(_) => Ok(None),
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::HELD_KEY;
 use super::batches::is_key;
@@ -18,15 +18,23 @@ use crate::config::Schedule;
 use crate::events::{
     ByHand, Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld,
 };
-use crate::schedule::{Due, due};
+use crate::schedule::{Due, Timetable, due};
 
-/// Schedules that are remembered: more than a configuration has. Anybody who may publish outcomes can make up others.
-const MOST: usize = 10_000;
+/// How far ahead of the clock the log can be: clocks of replicas differ. What says more was made up, or said by a clock that was
+/// wrong, and would silence a schedule.
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
+/// Schedules of other replicas' configurations that are passed on to the next holder, and the longest name and line of one, in bytes.
+const MOST_OTHERS: usize = 1_000;
+const NAME_LIMIT: usize = 40;
+const LINE_LIMIT: usize = 200;
 
 /// What is known of schedules.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
+    /// By name.
     known: BTreeMap<String, Known>,
+    /// Those that this replica does not have.
+    others: BTreeMap<String, ScheduleState>,
     /// When the holder last looked for what is due.
     looked: Option<Timestamp>,
 }
@@ -37,11 +45,25 @@ struct Known {
     until: Timestamp,
     /// A due time that could not be fired, and why.
     failed: Option<(Timestamp, String)>,
+    /// A due time that was to be fired, and how late it is by now.
+    tried: Option<(Timestamp, Duration)>,
+    /// The due time after `until`, once it was looked for.
+    next: Option<Option<Timestamp>>,
 }
 
 impl Known {
     fn of(line: &str, until: Timestamp) -> Self {
-        Self { line: line.to_owned(), until, failed: None }
+        Self { line: line.to_owned(), until, failed: None, tried: None, next: None }
+    }
+
+    fn done(&mut self, until: Timestamp) {
+        if until > self.until {
+            (self.until, self.next) = (until, None);
+        }
+    }
+
+    fn next(&mut self, timetable: &Timetable) -> Option<Timestamp> {
+        *self.next.get_or_insert_with(|| timetable.after(self.until))
     }
 }
 
@@ -55,57 +77,71 @@ pub(super) enum Step<'a> {
 }
 
 impl Agenda {
-    /// Takes an event of the log, which was published under the routing key `key`.
-    pub(super) fn hear(&mut self, key: &str, data: &Data, time: Timestamp) {
+    /// Takes an event of the log, which was published under the routing key `key`. What it says of a schedule counts if the schedule is
+    /// of the event's lane, and no time of it is to come.
+    pub(super) fn hear(&mut self, schedules: &[Schedule], key: &str, data: &Data, time: Timestamp, now: Timestamp) {
+        let latest = now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX);
+        let is_ours = |name: &str, lane: &str, word: &str| {
+            is_key(key, lane, word) && schedules.iter().any(|one| one.name == name && one.lane.as_str() == lane)
+        };
         match data {
-            Data::ScheduleKnown(ScheduleKnown { schedule, lane, line }) if is_key(key, lane, "scheduled") => {
+            Data::ScheduleKnown(ScheduleKnown { schedule, lane, line })
+                if is_ours(schedule, lane, "scheduled") && time <= latest =>
+            {
                 self.know(schedule, line, time);
             }
             Data::ScheduleFired(ScheduleFired { schedule, lane, due, by_hand: None, .. })
-                if is_key(key, lane, "fired") =>
+                if is_ours(schedule, lane, "fired") && *due <= latest =>
             {
                 self.done(schedule, *due);
             }
             Data::ScheduleMissed(ScheduleMissed { schedule, lane, last_due, by_hand: None, .. })
-                if is_key(key, lane, "missed") =>
+                if is_ours(schedule, lane, "missed") && *last_due <= latest =>
             {
                 self.done(schedule, *last_due);
             }
-            Data::SchedulerHeld(SchedulerHeld { schedules, .. }) if key == HELD_KEY => self.take(schedules),
+            Data::SchedulerHeld(SchedulerHeld { schedules: states, .. }) if key == HELD_KEY => {
+                for state in states.iter().filter(|state| state.until <= latest) {
+                    self.take(schedules, state);
+                }
+            }
             _ => {}
         }
     }
 
     /// Takes what an earlier holder wrote down.
-    fn take(&mut self, states: &[ScheduleState]) {
-        for ScheduleState { schedule, line, until } in states {
+    fn take(&mut self, schedules: &[Schedule], state: &ScheduleState) {
+        let ScheduleState { schedule, line, until } = state;
+        if line.len() > LINE_LIMIT || schedule.len() > NAME_LIMIT {
+            return;
+        }
+        if schedules.iter().any(|one| one.name == *schedule) {
             self.know(schedule, line, *until);
+        } else if self.others.len() < MOST_OTHERS || self.others.contains_key(schedule) {
+            self.others.insert(schedule.clone(), state.clone());
         }
     }
 
-    /// What the next holder has to know of the schedules that there are.
-    pub(super) fn states(&self, schedules: &[Schedule]) -> Vec<ScheduleState> {
-        let state = |schedule: &Schedule| {
-            let Known { line, until, .. } = self.known.get(&schedule.name)?.clone();
-            Some(ScheduleState { schedule: schedule.name.clone(), line, until })
+    /// What the next holder has to know: of the schedules that there are, and of those that only other replicas have.
+    pub(super) fn states(&self) -> Vec<ScheduleState> {
+        let state = |(schedule, known): (&String, &Known)| {
+            let (line, until) = (known.line.clone(), known.until);
+            ScheduleState { schedule: schedule.clone(), line, until }
         };
-        schedules.iter().filter_map(state).collect()
+        self.known.iter().map(state).chain(self.others.values().cloned()).collect()
     }
 
     fn know(&mut self, schedule: &str, line: &str, until: Timestamp) {
-        let has_room = self.known.len() < MOST;
         match self.known.get_mut(schedule) {
-            Some(known) if known.line == line => known.until = known.until.max(until),
-            Some(known) => *known = Known::of(line, until),
-            None if has_room => drop(self.known.insert(schedule.to_owned(), Known::of(line, until))),
-            None => {}
+            Some(known) if known.line == line => known.done(until),
+            _ => drop(self.known.insert(schedule.to_owned(), Known::of(line, until))),
         }
     }
 
     /// Everything until then is dealt with.
     pub(super) fn done(&mut self, schedule: &str, until: Timestamp) {
         if let Some(known) = self.known.get_mut(schedule) {
-            known.until = known.until.max(until);
+            known.done(until);
         }
     }
 
@@ -119,13 +155,13 @@ impl Agenda {
     }
 
     /// The due time that is next to be dealt with: one that has passed is late.
-    pub(super) fn next(&self, schedule: &Schedule) -> Option<Timestamp> {
-        let known = self.known.get(&schedule.name)?;
-        schedule.timetable.after(known.until)
+    pub(super) fn next(&mut self, schedule: &Schedule) -> Option<Timestamp> {
+        self.known.get_mut(&schedule.name)?.next(&schedule.timetable)
     }
 
     /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. `pause` describes
-    /// the pause of a schedule at an instant: what is due then, or is still to be fired then, is missed. Each step is repeated by the next look until [`Agenda::hear`] or [`Agenda::done`] has it.
+    /// the pause of a schedule at an instant: what is due then, or is still to be fired then, is missed. Each step is repeated by the
+    /// next look until [`Agenda::hear`] or [`Agenda::done`] has it.
     pub(super) fn look<'a>(
         &mut self,
         schedules: &'a [Schedule],
@@ -136,16 +172,31 @@ impl Agenda {
         let looked = self.looked.replace(now);
         let mut steps = Vec::new();
         for schedule in schedules {
-            let Some(known) = self.known.get(&schedule.name).filter(|known| known.line == schedule.line) else {
-                let (name, line) = (schedule.name.clone(), schedule.line.clone());
-                self.known.insert(name.clone(), Known::of(&line, now));
-                let lane = schedule.lane.to_string();
-                steps.push(Step::Publish(schedule, Data::ScheduleKnown(ScheduleKnown { schedule: name, lane, line })));
-                continue;
+            let known = match self.known.get_mut(&schedule.name) {
+                Some(known) if known.line == schedule.line => known,
+                _ => {
+                    let (name, line) = (schedule.name.clone(), schedule.line.clone());
+                    self.known.insert(name.clone(), Known::of(&line, now));
+                    let lane = schedule.lane.to_string();
+                    let known = ScheduleKnown { schedule: name, lane, line };
+                    steps.push(Step::Publish(schedule, Data::ScheduleKnown(known)));
+                    continue;
+                }
             };
+            if let Some((_, late)) = &mut known.tried {
+                *late = late.saturating_add(elapsed);
+            }
+            if known.next(&schedule.timetable).is_none_or(|next| next > now) {
+                continue;
+            }
             let lateness = |due: Timestamp| {
                 let by_clock = now.duration_since(due).unsigned_abs();
-                if looked.is_some_and(|looked| due > looked) { by_clock.min(elapsed) } else { by_clock }
+                match known.tried {
+                    // It was in time once, by a clock that was set since.
+                    Some((tried, late)) if tried == due => late,
+                    _ if looked.is_some_and(|looked| due > looked) => by_clock.min(elapsed),
+                    _ => by_clock,
+                }
             };
             let grace = schedule.misfire_grace;
             let Due { mut fire, mut missed } = due(&schedule.timetable, known.until, now, |due| lateness(due) <= grace);
@@ -157,16 +208,20 @@ impl Agenda {
             }
             let grace = format!("within misfire_grace, {grace:?}");
             let (reason, text) = match &known.failed {
+                Some((due, why)) if missed.contains(due) => (
+                    MissedReason::Failed,
+                    format!("its jobs could not be submitted {grace}, or until the next time: {why}"),
+                ),
                 _ if fire.is_some() => {
                     (MissedReason::Superseded, "a later time is due as well, and fired in its place".to_owned())
-                }
-                Some((due, why)) if missed.contains(due) => {
-                    (MissedReason::Failed, format!("its jobs could not be submitted {grace}: {why}"))
                 }
                 _ => (MissedReason::Late, format!("no replica fired it {grace}")),
             };
             steps.extend(miss(schedule, &missed, reason, text));
-            steps.extend(fire.map(|due| Step::Fire(schedule, due, None)));
+            if let Some(due) = fire {
+                known.tried = Some((due, lateness(due)));
+                steps.push(Step::Fire(schedule, due, None));
+            }
         }
         steps
     }
@@ -191,6 +246,7 @@ fn miss<'a>(schedule: &'a Schedule, due: &[Timestamp], reason: MissedReason, tex
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::replica::Replica;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -255,16 +311,16 @@ pub(super) mod tests {
             Data::ScheduleFired(ScheduleFired { schedule, lane, due, batch_id, size: 1, by_hand })
         };
         let mut next = Agenda::default();
-        next.take(&looked(&schedules, "22T08:00").states(&schedules));
-        next.hear("prod.fired", &fired("morning", "23"), at("23T07:31"));
+        take(&mut next, &schedules, looked(&schedules, "22T08:00").states());
+        next.hear(&schedules, "prod.fired", &fired("morning", "23"), at("23T07:31"), at("25T07:45"));
         // One that anybody made up, and one of a schedule that is not known.
-        next.hear("prod.started", &fired("morning", "26"), at("23T07:31"));
-        next.hear("prod.fired", &fired("other", "26"), at("23T07:31"));
+        next.hear(&schedules, "prod.started", &fired("morning", "26"), at("23T07:31"), at("25T07:45"));
+        next.hear(&schedules, "prod.fired", &fired("other", "26"), at("23T07:31"), at("25T07:45"));
         let steps = told(&next.look(&schedules, at("25T07:45"), Duration::ZERO, |_, _| None));
         assert_eq!(steps, ["Superseded 1", "fire morning 2026-11-24T23:30:00Z"]);
         // Too late for the last one, and for all.
         let mut late = Agenda::default();
-        late.take(&looked(&schedules, "22T08:00").states(&schedules));
+        take(&mut late, &schedules, looked(&schedules, "22T08:00").states());
         let steps = told(&late.look(&schedules, at("25T08:01"), Duration::ZERO, |_, _| None));
         assert_eq!(steps, ["Late 3"]);
     }
@@ -327,7 +383,7 @@ pub(super) mod tests {
         let by_hand = Some(ByHand { by: "ops@desk".to_owned(), command_id: "c".to_owned() });
         let (schedule, lane, batch_id) = ("morning".to_owned(), "prod".to_owned(), String::new());
         let fired = ScheduleFired { schedule, lane, due: at("25T08:00"), batch_id, size: 1, by_hand };
-        agenda.hear("prod.fired", &Data::ScheduleFired(fired), at("25T07:20"));
+        agenda.hear(&schedules, "prod.fired", &Data::ScheduleFired(fired), at("25T07:20"), at("25T07:20"));
         let steps = agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
         assert_eq!(told(&steps), ["fire morning 2026-11-24T23:30:00Z"]);
     }
@@ -338,18 +394,82 @@ pub(super) mod tests {
         let mut agenda = looked(&schedules, "25T07:00");
         agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
         agenda.failed("morning", at("25T07:30"), "fleet.txt cannot be read".to_owned());
-        let steps = agenda.look(&schedules, at("25T08:01"), MINUTE, |_, _| None);
+        let steps = agenda.look(&schedules, at("25T08:01"), 31 * MINUTE, |_, _| None);
         let [Step::Publish(_, Data::ScheduleMissed(missed))] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(missed.reason, MissedReason::Failed);
         assert!(missed.text.ends_with("fleet.txt cannot be read"), "{}", missed.text);
+        // Also where the next due time has come before its grace is over.
+        let schedules = [schedule("often", "*/10 * * * *")];
+        let mut agenda = looked(&schedules, "25T07:05");
+        agenda.look(&schedules, at("25T07:10"), MINUTE, |_, _| None);
+        agenda.failed("often", at("25T07:10"), "fleet.txt cannot be read".to_owned());
+        let steps = agenda.look(&schedules, at("25T07:20"), 10 * MINUTE, |_, _| None);
+        assert_eq!(told(&steps), ["Failed 1", "fire often 2026-11-24T23:20:00Z"]);
+    }
+
+    fn take(agenda: &mut Agenda, schedules: &[Schedule], states: Vec<ScheduleState>) {
+        let held = SchedulerHeld { replica: Replica::this(), resume_from: None, schedules: states, done: Vec::new() };
+        agenda.hear(schedules, HELD_KEY, &Data::SchedulerHeld(held), at("25T07:45"), at("25T07:45"));
     }
 
     #[test]
-    fn made_up_schedules_do_not_fill_the_memory() {
-        let mut agenda = Agenda::default();
-        for number in 0..2 * MOST {
-            agenda.know(&number.to_string(), "", Timestamp::UNIX_EPOCH);
+    fn what_others_make_up_silences_no_schedule_and_does_not_fill_the_memory() {
+        let schedules = [schedule("morning", "30 7 * * *")];
+        let mut agenda = looked(&schedules, "25T07:00");
+        let mut hear = |lane: &str, due: &str| {
+            let (schedule, batch_id) = ("morning".to_owned(), String::new());
+            let fired = ScheduleFired {
+                schedule,
+                lane: lane.to_owned(),
+                due: due.parse().unwrap(),
+                batch_id,
+                size: 1,
+                by_hand: None,
+            };
+            agenda.hear(
+                &schedules,
+                &format!("{lane}.fired"),
+                &Data::ScheduleFired(fired),
+                at("25T07:01"),
+                at("25T07:01"),
+            );
+        };
+        hear("test", "2026-11-25T00:00:00Z");
+        hear("prod", "2099-01-01T00:00:00Z");
+        let state = |schedule: String, until: &str| ScheduleState {
+            schedule,
+            line: schedules[0].line.clone(),
+            until: until.parse().unwrap(),
+        };
+        take(&mut agenda, &schedules, vec![state("morning".to_owned(), "2099-01-01T00:00:00Z")]);
+        take(&mut agenda, &schedules, vec![state("x".repeat(80_000), "2026-11-25T00:00:00Z")]);
+        let many = (0..2 * MOST_OTHERS).map(|number| state(number.to_string(), "2026-11-25T00:00:00Z"));
+        take(&mut agenda, &schedules, many.collect());
+        assert_eq!((agenda.others.len(), agenda.states().len()), (MOST_OTHERS, MOST_OTHERS + 1));
+        let steps = agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
+        assert_eq!(told(&steps), ["fire morning 2026-11-24T23:30:00Z"]);
+    }
+
+    #[test]
+    fn what_another_replica_alone_has_is_passed_on() {
+        let both = [schedule("morning", "30 7 * * *"), schedule("noon", "0 12 * * *")];
+        let mut without = Agenda::default();
+        take(&mut without, &both[..1], looked(&both, "22T08:00").states());
+        let mut next = Agenda::default();
+        take(&mut next, &both, without.states());
+        let steps = told(&next.look(&both, at("22T12:10"), Duration::ZERO, |_, _| None));
+        assert_eq!(steps, ["fire noon 2026-11-22T04:00:00Z"]);
+    }
+
+    #[test]
+    fn a_first_try_that_fails_after_the_clock_was_set_is_tried_again() {
+        let schedules = [schedule("morning", "30 7 * * *")];
+        let mut agenda = looked(&schedules, "25T07:10");
+        let second = Duration::from_secs(1);
+        for now in ["25T08:10", "25T08:11"] {
+            let steps = told(&agenda.look(&schedules, at(now), second, |_, _| None));
+            assert_eq!(steps, ["fire morning 2026-11-24T23:30:00Z"]);
         }
-        assert_eq!(agenda.known.len(), MOST);
+        assert_eq!(told(&agenda.look(&schedules, at("25T08:12"), 31 * MINUTE, |_, _| None)), ["Late 1"]);
     }
 }

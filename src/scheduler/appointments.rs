@@ -1,30 +1,37 @@
 //! Keeps the due times of the configured schedules, and does the commands to run them: publishes what is known of them, and has
 //! their jobs submitted.
+//!
+//! Both are done in the background, one thing at a time for each schedule: a queue that refuses what is said of schedules holds up no
+//! completion of a batch, and no other schedule.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::agenda::{Agenda, Step};
 use super::duty::Outbox;
 use super::fire::{FireError, fire};
-use super::orders::Orders;
+use super::orders::{Orders, TRY_FOR};
+use crate::bce::answer::shorten;
 use crate::broker::Names;
 use crate::config::{Broker, Schedule};
 use crate::control::Control;
 use crate::events::{ByHand, Data, Event, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use crate::ownership::Moment;
 use crate::telemetry::ScheduleMetrics;
 
 /// Between two tries to fire a due time.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// Schedules that are fired at a time, each over a connection: machines that are needed wait no longer for it.
-const FIRING: usize = 16;
+/// Schedules that are fired at a time, each over a connection of its own.
+const FIRING: usize = 4;
+/// Longest reason why a due time could not be fired, in characters.
+const REASON_LIMIT: usize = 500;
 
 /// A due time of a schedule that is to be fired.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,8 +41,25 @@ struct Errand {
     by_hand: Option<ByHand>,
 }
 
-/// What came of an errand.
-pub(super) struct Fired(Errand, Result<ScheduleFired, FireError>);
+/// What is done in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Fire,
+    Publish,
+}
+
+/// Something that was done in the background.
+#[derive(Debug)]
+enum Done {
+    /// A due time was fired, or not.
+    Fired(Errand, Result<ScheduleFired, FireError>),
+    /// An event of the schedule is published.
+    Said(String, Data, Result<(), lapin::Error>),
+}
+
+/// What came of a task: its failure has no more than its id.
+#[derive(Debug)]
+pub(super) struct Ended(Result<(Id, Done), tokio::task::JoinError>);
 
 /// The schedules of this replica, and how far they are.
 #[derive(Debug)]
@@ -47,11 +71,14 @@ pub(super) struct Appointments {
     pub(super) control: Arc<Control>,
     agenda: Agenda,
     orders: Orders,
-    looked: Option<Instant>,
-    /// Under way.
-    firing: JoinSet<Fired>,
-    /// No further try before then; `None`: it is under way.
-    not_before: HashMap<Errand, Option<Instant>>,
+    looked: Option<Moment>,
+    /// For lists of instances.
+    turn: Arc<Semaphore>,
+    tasks: JoinSet<Done>,
+    /// What the tasks are for.
+    under_way: HashMap<Id, (Task, Errand)>,
+    /// No further try before then.
+    not_before: HashMap<Errand, Instant>,
 }
 
 impl Appointments {
@@ -62,29 +89,27 @@ impl Appointments {
         control: Arc<Control>,
         metrics: &ScheduleMetrics,
     ) -> Self {
-        let (agenda, orders, looked, firing, not_before) = Default::default();
+        let (agenda, orders, looked, tasks, under_way, not_before) = Default::default();
         let (names, metrics) = (names.clone(), metrics.clone());
-        Self { broker, names, schedules, metrics, control, agenda, orders, looked, firing, not_before }
+        let turn = Arc::new(Semaphore::new(1));
+        Self { broker, names, schedules, metrics, control, agenda, orders, looked, turn, tasks, under_way, not_before }
     }
 
     /// What the next holder has to know: of schedules, and the commands that are done.
     pub(super) fn states(&self) -> (Vec<ScheduleState>, Vec<String>) {
-        (self.agenda.states(&self.schedules), self.orders.states(Timestamp::now()))
+        (self.agenda.states(), self.orders.states(Timestamp::now()))
     }
 
     /// Takes an event of the log, which was published under the routing key `key`.
     pub(super) fn hear(&mut self, key: &str, data: &Data, time: Timestamp) {
-        self.agenda.hear(key, data, time);
+        self.agenda.hear(&self.schedules, key, data, time, Timestamp::now());
         self.orders.hear(key, data, time);
     }
 
-    /// Looks what is due, publishes what follows from that, and begins to submit jobs.
-    ///
-    /// # Errors
-    /// The connection of the outbox broke.
-    pub(super) async fn look(&mut self, outbox: &Outbox<'_>) -> Result<(), lapin::Error> {
+    /// Looks what is due, and begins to publish what follows from that and to submit jobs.
+    pub(super) fn look(&mut self, outbox: &Outbox<'_>) {
         let (now, schedules) = (Timestamp::now(), self.schedules.clone());
-        let elapsed = self.looked.replace(Instant::now()).map_or(Duration::ZERO, |looked| looked.elapsed());
+        let elapsed = self.looked.replace(Moment::now()).map_or(Duration::ZERO, |looked| looked.elapsed());
         let control = self.control.clone();
         let pause = |schedule: &Schedule, at| {
             let (name, pause) = (&schedule.name, control.schedule_pause(&schedule.name, at)?);
@@ -92,45 +117,115 @@ impl Appointments {
         };
         let mut steps = self.agenda.look(&schedules, now, elapsed, pause);
         steps.extend(self.orders.look(&schedules, &control.runs(), now));
-        let is_wanted = |errand: &Errand| {
-            let is_it = |step: &Step<'_>| matches!(step, Step::Fire(schedule, due, by_hand) if schedule.name == errand.schedule && *due == errand.due && *by_hand == errand.by_hand);
-            steps.iter().any(is_it)
-        };
-        self.not_before.retain(|errand, until| until.is_none() || is_wanted(errand));
+        self.not_before.retain(|_, instant| Instant::now() < *instant);
         for step in steps {
             match step {
-                // Whether it is missed shows when that is over.
-                Step::Publish(_, Data::ScheduleMissed(missed))
-                    if self.is_under_way(&missed.schedule, missed.by_hand.as_ref()) => {}
-                Step::Publish(schedule, data) => self.publish(outbox, schedule, data, now).await?,
+                Step::Publish(schedule, data) => self.publish(outbox, schedule, data, now),
                 Step::Fire(schedule, due, by_hand) => self.fire(schedule, due, by_hand),
             }
         }
         for schedule in &*schedules {
             self.metrics.shows(&schedule.name, self.agenda.next(schedule));
         }
+    }
+
+    /// Begins to publish an event of the schedule, unless something of it is under way. Whether a due time is missed shows once it was
+    /// fired, or not.
+    fn publish(&mut self, outbox: &Outbox<'_>, schedule: &Schedule, data: Data, now: Timestamp) {
+        let Schedule { name, lane, .. } = schedule;
+        let (word, until, by_hand) = said(&data, now);
+        let errand = Errand { schedule: name.clone(), due: until, by_hand };
+        if self.is_under_way(&errand) {
+            return;
+        }
+        let command = errand.by_hand.as_ref().map_or_else(String::new, |by_hand| format!("/{}", by_hand.command_id));
+        let id = format!("{name}/{until}/{word}{command}");
+        let event = Event { id, ..Event::of_scheduler(data.clone(), now) };
+        let (publishing, name) = (outbox.later(format!("{lane}.{word}"), &event), name.clone());
+        let task = self.tasks.spawn(async move { Done::Said(name, data, publishing.await) });
+        self.under_way.insert(task.id(), (Task::Publish, errand));
+    }
+
+    /// Whether jobs of the schedule are being submitted, or an event of it published: by the clock, or by the same command.
+    fn is_under_way(&self, errand: &Errand) -> bool {
+        self.under_way.values().any(|(_, other)| other.schedule == errand.schedule && other.by_hand == errand.by_hand)
+    }
+
+    /// Begins to fire a due time, unless something of the schedule is under way, or this one has just failed.
+    fn fire(&mut self, schedule: &Schedule, due: Timestamp, by_hand: Option<ByHand>) {
+        let longest = if by_hand.is_some() { TRY_FOR.unsigned_abs() } else { schedule.misfire_grace };
+        let errand = Errand { schedule: schedule.name.clone(), due, by_hand };
+        let firing = self.under_way.values().filter(|(task, _)| *task == Task::Fire).count();
+        if self.not_before.contains_key(&errand) || firing >= FIRING || self.is_under_way(&errand) {
+            return;
+        }
+        let (broker, names, schedule) = (self.broker.clone(), self.names.clone(), schedule.clone());
+        let (begun, turn) = (errand.clone(), self.turn.clone());
+        let task = self.tasks.spawn(async move {
+            let fired = timeout(longest, fire(&broker, &names, &schedule, due, &turn)).await;
+            Done::Fired(begun, fired.unwrap_or(Err(FireError::TooLong(longest))))
+        });
+        self.under_way.insert(task.id(), (Task::Fire, errand));
+    }
+
+    /// Waits until something was done in the background, for [`Appointments::took`]. Waits for ever if nothing is under way.
+    /// Cancel-safe.
+    pub(super) async fn next(&mut self) -> Ended {
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => Ended(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Begins to publish that a due time was fired, or remembers why not; and remembers what was published.
+    ///
+    /// # Errors
+    /// The connection of the outbox broke.
+    pub(super) fn took(&mut self, outbox: &Outbox<'_>, Ended(ended): Ended) -> Result<(), lapin::Error> {
+        let (id, done) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                let Some((_, errand)) = self.under_way.get(&error.id()).cloned() else { return Ok(()) };
+                (error.id(), Done::Fired(errand, Err(FireError::Panicked(error.to_string()))))
+            }
+        };
+        self.under_way.remove(&id);
+        match done {
+            Done::Said(name, data, published) => {
+                published?;
+                self.has_said(&name, data);
+            }
+            Done::Fired(errand, Ok(fired)) => {
+                let schedules = self.schedules.clone();
+                if let Some(schedule) = schedules.iter().find(|schedule| schedule.name == errand.schedule) {
+                    let fired = ScheduleFired { by_hand: errand.by_hand, ..fired };
+                    self.publish(outbox, schedule, Data::ScheduleFired(fired), Timestamp::now());
+                }
+            }
+            Done::Fired(errand, Err(error)) => {
+                let lines: Vec<String> = error.to_string().lines().map(|line| line.trim().to_owned()).collect();
+                let (error, Errand { schedule, due, by_hand }) = (shorten(lines.join("; "), REASON_LIMIT), &errand);
+                let is_news = match by_hand {
+                    Some(by_hand) => self.orders.failed(&by_hand.command_id, error.clone()),
+                    None => self.agenda.failed(schedule, *due, error.clone()),
+                };
+                if is_news {
+                    warn!(schedule, %due, "the schedule could not be fired; trying again: {error}");
+                }
+                self.metrics.fails(schedule);
+                self.not_before.insert(errand, Instant::now() + RETRY_AFTER);
+            }
+        }
         Ok(())
     }
 
-    async fn publish(
-        &mut self,
-        outbox: &Outbox<'_>,
-        schedule: &Schedule,
-        data: Data,
-        now: Timestamp,
-    ) -> Result<(), lapin::Error> {
-        let Schedule { name, lane, .. } = schedule;
-        let (word, until, by_hand) = match &data {
-            Data::ScheduleMissed(ScheduleMissed { last_due, by_hand, .. }) => ("missed", *last_due, by_hand.clone()),
-            Data::ScheduleFired(ScheduleFired { due, by_hand, .. }) => ("fired", *due, by_hand.clone()),
-            _ => ("scheduled", now, None),
-        };
-        let command = by_hand.as_ref().map_or_else(String::new, |by_hand| format!("/{}", by_hand.command_id));
-        let id = format!("{name}/{until}/{word}{command}");
-        outbox.event(format!("{lane}.{word}"), &Event { id, ..Event::of_scheduler(data.clone(), now) }).await?;
+    fn has_said(&mut self, name: &str, data: Data) {
+        let now = Timestamp::now();
+        let (_, until, by_hand) = said(&data, now);
         match data {
             Data::ScheduleKnown(ScheduleKnown { line, .. }) => {
-                info!(schedule = name, line, "a schedule is new, or changed")
+                info!(schedule = name, line, "a schedule is new, or changed");
+                return;
             }
             Data::ScheduleMissed(ScheduleMissed { reason, text, count, first_due, last_due, .. }) => {
                 let reason_word = reason.as_str();
@@ -148,81 +243,14 @@ impl Appointments {
             Some(by_hand) => self.orders.done(&by_hand.command_id, now),
             None => self.agenda.done(name, until),
         }
-        Ok(())
     }
+}
 
-    /// Whether jobs of the schedule are being submitted, by the clock or by this command.
-    fn is_under_way(&self, schedule: &str, by_hand: Option<&ByHand>) -> bool {
-        let is_it = |errand: &Errand| errand.schedule == schedule && errand.by_hand.as_ref() == by_hand;
-        self.not_before.iter().any(|(errand, until)| until.is_none() && is_it(errand))
-    }
-
-    /// Begins to fire a due time, unless one is under way, or this one has just failed.
-    fn fire(&mut self, schedule: &Schedule, due: Timestamp, by_hand: Option<ByHand>) {
-        let errand = Errand { schedule: schedule.name.clone(), due, by_hand };
-        let has_just_failed =
-            self.not_before.get(&errand).copied().flatten().is_some_and(|instant| Instant::now() < instant);
-        if has_just_failed
-            || self.firing.len() >= FIRING
-            || self.is_under_way(&errand.schedule, errand.by_hand.as_ref())
-        {
-            return;
-        }
-        self.not_before.insert(errand.clone(), None);
-        let (broker, names, schedule) = (self.broker.clone(), self.names.clone(), schedule.clone());
-        self.firing.spawn(async move {
-            let fired = fire(&broker, &names, &schedule, due).await;
-            Fired(errand, fired)
-        });
-    }
-
-    /// Waits for the next due time that was fired, or failed, and publishes it. Waits for ever if none is under way.
-    ///
-    /// # Errors
-    /// The connection of the outbox broke.
-    pub(super) async fn next(&mut self) -> Fired {
-        loop {
-            match self.firing.join_next().await {
-                Some(Ok(fired)) => return fired,
-                Some(Err(error)) => warn!("a schedule was not fired: {error}"),
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Publishes that a due time was fired, or remembers why not.
-    ///
-    /// # Errors
-    /// The connection of the outbox broke.
-    pub(super) async fn took(&mut self, outbox: &Outbox<'_>, Fired(errand, fired): Fired) -> Result<(), lapin::Error> {
-        let Errand { schedule: name, due, by_hand } = errand.clone();
-        match fired {
-            Ok(fired) => {
-                self.not_before.remove(&errand);
-                let schedules = self.schedules.clone();
-                if let Some(schedule) = schedules.iter().find(|schedule| schedule.name == name) {
-                    self.publish(
-                        outbox,
-                        schedule,
-                        Data::ScheduleFired(ScheduleFired { by_hand, ..fired }),
-                        Timestamp::now(),
-                    )
-                    .await?;
-                }
-            }
-            Err(error) => {
-                let error = error.to_string();
-                let is_news = match &by_hand {
-                    Some(by_hand) => self.orders.failed(&by_hand.command_id, error.clone()),
-                    None => self.agenda.failed(&name, due, error.clone()),
-                };
-                if is_news {
-                    warn!(schedule = name, %due, "the schedule could not be fired; trying again: {error}");
-                }
-                self.metrics.fails(&name);
-                self.not_before.insert(errand, Some(Instant::now() + RETRY_AFTER));
-            }
-        }
-        Ok(())
+/// The last word of the routing key of an event of a schedule, until when it deals with due times, and the command that it is of.
+fn said(data: &Data, now: Timestamp) -> (&'static str, Timestamp, Option<ByHand>) {
+    match data {
+        Data::ScheduleMissed(ScheduleMissed { last_due, by_hand, .. }) => ("missed", *last_due, by_hand.clone()),
+        Data::ScheduleFired(ScheduleFired { due, by_hand, .. }) => ("fired", *due, by_hand.clone()),
+        _ => ("scheduled", now, None),
     }
 }

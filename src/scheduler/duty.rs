@@ -25,7 +25,7 @@ use crate::broker::{
 use crate::config::{Broker, Schedule};
 use crate::control::Control;
 use crate::events::{Action, Command, Data, Event, ScheduleState, SchedulerHeld};
-use crate::ownership::Interrupted;
+use crate::ownership::{Interrupted, Lease};
 use crate::replica::Replica;
 use crate::retry::half_jitter;
 use crate::telemetry::SchedulerMetrics;
@@ -34,8 +34,8 @@ use crate::telemetry::SchedulerMetrics;
 const WRITE_EVERY: u64 = 2_000;
 /// … and among so many last ones it is looked for: read in a tenth of a second.
 const LOOK_BACK: u64 = 2 * WRITE_EVERY;
-/// How long RabbitMQ may take over the next message of those that are there.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long RabbitMQ may take over the next message of those that are there: it can have a hundred megabytes, and the network be slow.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Completions that wait for the end of the replay: the log may have them.
 const MOST_UNPUBLISHED: usize = 1_000;
 /// Commands on their way to RabbitMQ at a time. One that it refuses is tried again until it is taken.
@@ -80,6 +80,8 @@ pub(super) struct Outbox<'a> {
     publisher: Publisher,
     /// Where commands are refused, completions go on.
     commands: Publisher,
+    /// Nor where what is said of schedules is.
+    schedules: Publisher,
     names: &'a Names,
 }
 
@@ -89,15 +91,21 @@ type Given = Result<(Name, Command), lapin::Error>;
 impl<'a> Outbox<'a> {
     pub(super) fn new(connection: &Connection, names: &'a Names) -> Self {
         let publisher = || connection.publisher(Traffic::Outcomes, 1);
-        Self { publisher: publisher(), commands: publisher(), names }
+        Self { publisher: publisher(), commands: publisher(), schedules: publisher(), names }
     }
 
     /// Publishes an event among the outcomes, until the broker confirms it.
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
         self.publisher.publish(Outgoing::event(event, self.names.outcomes(), key)).await.map(drop)
+    }
+
+    /// Publishes an event of a schedule in the background, until the broker confirms it.
+    pub(super) fn later(&self, key: String, event: &Event) -> impl Future<Output = Result<(), lapin::Error>> + use<> {
+        let (publisher, outgoing) = (self.schedules.clone(), Outgoing::event(event, self.names.outcomes(), key));
+        async move { publisher.publish(outgoing).await.map(drop) }
     }
 
     /// Gives a command in the background, until the broker confirms it. `None`: the event is no command.
@@ -137,6 +145,7 @@ pub(super) struct Duty<'a> {
     unpublished: BTreeMap<String, Event>,
     giving: JoinSet<Given>,
     appointments: Appointments,
+    lease: &'a Lease,
     /// Offset of the next message to be read, once that is known.
     next: Option<u64>,
     written: Written,
@@ -164,12 +173,14 @@ impl<'a> Duty<'a> {
         outbox: Outbox<'a>,
         schedules: Arc<[Schedule]>,
         control: Arc<Control>,
+        lease: &'a Lease,
         metrics: &'a SchedulerMetrics,
     ) -> Self {
         let log = outbox.names.outcomes_log();
         let appointments = Appointments::new(broker.clone(), outbox.names, schedules, control, &metrics.schedules);
         let (unpublished, giving, next, written) = Default::default();
-        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, appointments, next, written }
+        let batches = Batches::new();
+        Self { broker, log, outbox, metrics, batches, unpublished, giving, appointments, lease, next, written }
     }
 
     /// Reads the log, and publishes, until the term's connection breaks.
@@ -227,10 +238,13 @@ impl<'a> Duty<'a> {
                 entry = stream.next() => next = self.take(entry?),
                 Some(given) = self.giving.join_next() => self.has_given(given).map_err(Problem::Outbox)?,
                 fired = self.appointments.next() => {
-                    self.appointments.took(&self.outbox, fired).await.map_err(Problem::Outbox)?;
+                    self.appointments.took(&self.outbox, fired).map_err(Problem::Outbox)?;
                 }
                 () = &mut known, if !is_known => is_known = true,
-                _ = tick.tick(), if is_known => self.appointments.look(&self.outbox).await.map_err(Problem::Outbox)?,
+                // A holder that was suspended may not be one any more, and learns that with its next baton.
+                _ = tick.tick(), if is_known => if self.lease.is_valid() {
+                    self.appointments.look(&self.outbox);
+                },
                 _ = look.tick() => self.forget_silent(),
             }
         }

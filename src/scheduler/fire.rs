@@ -7,10 +7,11 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
@@ -42,8 +43,14 @@ pub(super) enum FireError {
     Unread(#[from] InputFault),
     #[error("its file names the batch {0:?}: leave out batch_id, as a due time has a batch of its own")]
     OtherBatch(String),
+    #[error("{} is no regular file: expected a list or a table", .0.display())]
+    NoFile(PathBuf),
     #[error("its file was changed while it was read: {0}")]
     Changed(String),
+    #[error("it was not done within {0:?}")]
+    TooLong(Duration),
+    #[error("a fault of reveille's: {0}")]
+    Panicked(String),
     #[error("RabbitMQ has not taken all jobs: {0}")]
     Unsubmitted(#[from] PublishError),
 }
@@ -54,7 +61,7 @@ pub(super) fn batch_of(schedule: &Schedule, due: Timestamp) -> String {
     format!("{}-{}", schedule.name, due.strftime("%Y-%m-%dT%H:%M:%S%:z"))
 }
 
-/// Submits the jobs of a due time, over a connection of its own.
+/// Submits the jobs of a due time, over a connection of its own. Instances are selected in their `turn`.
 ///
 /// # Errors
 /// [`FireError`]: some of the jobs may be submitted.
@@ -63,9 +70,10 @@ pub(super) async fn fire(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    turn: &Semaphore,
 ) -> Result<ScheduleFired, FireError> {
     let connection = broker::connect(broker, ConnectionKind::Scheduler).await?;
-    let fired = submit(&connection, names, schedule, due).await;
+    let fired = submit(&connection, names, schedule, due, turn).await;
     connection.close().await;
     fired
 }
@@ -75,9 +83,10 @@ async fn submit(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    turn: &Semaphore,
 ) -> Result<ScheduleFired, FireError> {
     let batch = batch_of(schedule, due);
-    let (ids, file) = machines(connection, names, schedule).await?;
+    let (ids, file) = machines(connection, names, schedule, turn).await?;
     let (deadline, confirm, conflict) = (schedule.deadline, schedule.confirm, schedule.conflict);
     let defaults = Defaults {
         deadline: deadline.and_then(|deadline| due.checked_add(deadline).ok()),
@@ -138,11 +147,23 @@ async fn machines(
     connection: &Connection,
     names: &Names,
     schedule: &Schedule,
+    turn: &Semaphore,
 ) -> Result<(Vec<String>, Option<PathBuf>), FireError> {
     match &schedule.machines {
         Machines::Listed(ids) => Ok((ids.iter().map(ToString::to_string).collect(), None)),
-        Machines::File(path) => Ok((Vec::new(), Some(path.clone()))),
+        Machines::File(path) => {
+            let path = path.clone();
+            let look = spawn_blocking(move || {
+                let is_file = std::fs::metadata(&path).map_or(true, |found| found.is_file());
+                // What is not there is for the reader to say. A pipe would be waited for.
+                if is_file { Ok(path) } else { Err(FireError::NoFile(path)) }
+            });
+            let path = look.await.expect("looking does not panic")?;
+            Ok((Vec::new(), Some(path)))
+        }
         Machines::Selected(selection) => {
+            // A lane reads two lists at a time, and others ask for one too.
+            let _turn = turn.acquire().await;
             let wanted = Wanted { lane: schedule.lane.to_string(), select: selection.to_string() };
             let found = ask_selected(connection, names, &wanted).await?;
             if found.is_empty() {

@@ -102,7 +102,8 @@ impl Role for Scheduler {
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         info!("scheduler held");
         let outbox = Outbox::new(term.connection, &self.names);
-        let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), self.control.clone(), &self.metrics);
+        let (schedules, control) = (self.schedules.clone(), self.control.clone());
+        let mut duty = Duty::new(&self.broker, outbox, schedules, control, &self.lease, &self.metrics);
         let trim = Trim::new(&self.broker, &self.names, &self.metrics, self.most_letters);
         tokio::select! {
             biased;

@@ -44,9 +44,9 @@ impl Morning {
         let clock = Clock::new();
         let due = (clock.now() + AHEAD).round(jiff::Unit::Minute).expect("a time");
         let cron = due.strftime("%M %H * * *");
-        let schedule = format!(
-            "[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\nmisfire_grace = \"10m\"\n{machines}\n"
-        );
+        let grace = if machines.contains("misfire_grace") { "" } else { "misfire_grace = \"10m\"" };
+        let schedule =
+            format!("[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\n{grace}\n{machines}\n");
         let config = format!("{}{schedule}", config(url, &sim.url(), &Wishes { lane, ..Wishes::default() }));
         let environment = clock.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -259,11 +259,10 @@ async fn machines_are_selected_or_read_from_a_file_when_it_fires_and_failures_ar
 #[tokio::test]
 async fn a_schedule_that_cannot_be_fired_until_its_grace_is_over_is_missed_with_the_reason() {
     let vhost = broker::vhost();
-    let mut morning = Morning::before(&vhost.url, 1, 1, "file = \"/nowhere/fleet.txt\"").await;
+    let mut morning = Morning::before(&vhost.url, 1, 1, "file = \"/nowhere/fleet.txt\"\nmisfire_grace = \"8s\"").await;
     morning.set_clock(-SECOND);
     let failing = r#"reveille_schedule_failing{schedule="morning"}"#;
     eventually("it fails", async || (morning.daemons[0].metric(failing).await == 1.0).then_some(())).await;
-    morning.set_clock(SignedDuration::from_mins(11));
     let missed = morning.event("schedule.missed").await;
     assert_eq!((&missed["reason"], &missed["count"]), (&json!("failed"), &json!(1)));
     assert!(missed["text"].as_str().unwrap().contains("/nowhere/fleet.txt"), "{missed}");
