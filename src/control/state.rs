@@ -36,8 +36,8 @@ pub const LASTS: SignedDuration = SignedDuration::from_hours(30 * 24);
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 /// How long a cancellation is for jobs that do not say when they were submitted.
 const UNDATED: SignedDuration = SignedDuration::from_hours(24);
-/// Cancellations of batches, of instances, snoozes, and batches with waves: so many of each are in force at a time, some 40 MB. Beyond that, the
-/// earlier half of them ends.
+/// Cancellations of batches, of instances, snoozes, and announcements with waves: so many of each are in force at a time. Together some
+/// 150 MB, and over 300 MB where all names and reasons are as long as they may be. Beyond that, the earlier half of them ends.
 const LIMIT: usize = 100_000;
 
 /// A pause by hand.
@@ -138,7 +138,7 @@ impl State {
                 let announced = Announced { batch: batch_id, lane, at: announced_at.as_second() };
                 // A copy of an early command can come after a later one.
                 if self.waves.get(&announced).is_none_or(|present| present.wave <= wave) {
-                    make_room(&mut self.waves, |started| started.at);
+                    make_room(&mut self.waves, &announced, |started| started.at);
                     self.waves.insert(announced, Started { wave, not_before, waiting, at });
                 }
             }
@@ -146,7 +146,7 @@ impl State {
                 insert(&mut self.instances, instance_id, order);
             }
             Action::Snooze { instance_id, until } => {
-                make_room(&mut self.snoozes, |(order, _)| order.at);
+                make_room(&mut self.snoozes, &instance_id, |(order, _)| order.at);
                 self.snoozes.insert(instance_id, (order, until.min(latest)));
             }
         }
@@ -209,13 +209,13 @@ fn insert<K: Eq + Hash>(orders: &mut HashMap<K, Order>, key: K, order: Order) {
     if orders.get(&key).is_some_and(|present| present.at > order.at) {
         return;
     }
-    make_room(orders, |order| order.at);
+    make_room(orders, &key, |order| order.at);
     orders.insert(key, order);
 }
 
-/// Drops the earlier half where there are too many.
-fn make_room<K, V>(map: &mut HashMap<K, V>, at: impl Fn(&V) -> Timestamp) {
-    if map.len() < LIMIT {
+/// Drops the earlier half where there are too many for a new key.
+fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: &K, at: impl Fn(&V) -> Timestamp) {
+    if map.len() < LIMIT || map.contains_key(key) {
         return;
     }
     let mut times: Vec<Timestamp> = map.values().map(&at).collect();
@@ -429,5 +429,22 @@ mod tests {
             state.apply(start_wave(&format!("b-{number}"), u32::MAX, Timestamp::MIN), time, time);
         }
         assert_eq!(state.waves.len(), LIMIT / 2 + 1);
+    }
+
+    #[test]
+    fn a_command_that_replaces_another_makes_no_other_end() {
+        let mut state = State::default();
+        let now = at("07:00:00");
+        for number in 0..LIMIT {
+            let id = instance(&format!("i-{number:06}"));
+            state.apply(command(Action::CancelInstance { instance_id: id.clone() }), now, now);
+            state.apply(command(Action::Snooze { instance_id: id, until: at("09:00:00") }), now, now);
+            state.apply(start_wave(&format!("b-{number}"), 1, now), now, now);
+        }
+        let id = instance("i-000007");
+        state.apply(command(Action::CancelInstance { instance_id: id.clone() }), now, now);
+        state.apply(command(Action::Snooze { instance_id: id, until: at("10:00:00") }), now, now);
+        state.apply(start_wave("b-7", 2, now), now, now);
+        assert_eq!([state.instances.len(), state.snoozes.len(), state.waves.len()], [LIMIT; 3]);
     }
 }
