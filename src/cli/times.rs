@@ -1,4 +1,4 @@
-//! Instants as the command line names them, and whether the times of a job can be meant.
+//! Instants as the command line names them.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use super::Failure;
 use crate::config::duration;
 use crate::control::LASTS;
+use crate::schedule;
 
 const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
                         its offset, as in 2026-11-25T07:30:00+08:00";
@@ -31,9 +32,7 @@ pub(super) fn told(length: Duration) -> String {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| {
-        format!("--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai")
-    })
+    schedule::zone(name).map_err(|fault| format!("--tz {fault}"))
 }
 
 /// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
@@ -109,6 +108,19 @@ mod tests {
         assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
         for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
             assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_zone_has_one_meaning_and_what_may_be_meant_is_named() {
+        assert!(zone("Asia/Shanghai").is_ok() && zone("UTC").is_ok());
+        for (wrong, expected) in [
+            ("CST", "--tz \"CST\" is no time zone"),
+            ("Asia/Shanghia", "did you mean Asia/Shanghai?"),
+            ("", "--tz \"\" is no"),
+        ] {
+            let told = zone(wrong).unwrap_err();
+            assert!(told.contains(expected), "{told}");
         }
     }
 

@@ -105,6 +105,11 @@ impl Part {
         let waves = self.waves(ramp);
         Batch { waves, ..Batch::new(String::new(), self.size, String::new()) }.sizes()
     }
+
+    /// Whether jobs are to wait for others.
+    pub(super) fn has_later_waves(&self, ramp: bool) -> bool {
+        if ramp { self.size > 1 } else { self.waves.keys().any(|wave| *wave > Wave::FIRST) }
+    }
 }
 
 /// A UUID of version 8 out of the first 16 bytes of SHA-256, as RFC 9562 has it in its appendix B.2.

@@ -158,8 +158,8 @@ impl Input {
     /// # Errors
     /// Everything that is wrong, with its place.
     pub fn check(&mut self) -> Result<Checked, InputFault> {
-        let identity = self.identity.clone();
-        let mut faults = Excerpt::of(self.named);
+        let (identity, defaults) = (self.identity.clone(), self.defaults.clone());
+        let (mut faults, mut late) = (Excerpt::of(self.named), BTreeMap::new());
         let mut checked = Checked {
             ids: Vec::new(),
             repeated: HashSet::new(),
@@ -175,10 +175,17 @@ impl Input {
                     if let Err(problem) = checked.add(&job, identity.of(&job)) {
                         faults.push(format_args!("{place}: {problem}"));
                     }
+                    if let Some(problem) = defaults.late_start(&job)
+                        && !late.contains_key(batch_of(&job))
+                    {
+                        late.insert(batch_of(&job).to_owned(), format!("{place}: {problem}"));
+                    }
                 }
             }
             ControlFlow::Continue(())
         });
+        let has_waves = |batch: &str| checked.parts.get(batch).is_some_and(|part| part.has_later_waves(identity.ramp));
+        late.into_iter().filter(|(batch, _)| has_waves(batch)).for_each(|(_, problem)| faults.push(problem));
         if faults.count() > 0 {
             return Err(InputFault::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
         }

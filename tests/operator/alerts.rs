@@ -30,10 +30,11 @@ const LETTERS: &str = "reveille_dead_letters";
 const MISSED: &str = "reveille_schedule_missed_total";
 const FAILING: &str = "reveille_schedule_failing";
 const LATE: &str = "reveille_schedule_next_timestamp_seconds";
+const FORGOTTEN: &str = "reveille_batches_forgotten_total";
 /// A unique part of each alert. Each is made to fire here.
-const ALL: [&str; 16] = [
-    PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, SCHEDULER, MISSED,
-    FAILING, LATE,
+const ALL: [&str; 17] = [
+    PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, FORGOTTEN, SCHEDULER,
+    MISSED, FAILING, LATE,
 ];
 /// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
@@ -232,6 +233,34 @@ async fn a_schedule_that_is_missed_that_fails_and_that_is_late_raises_its_alerts
     })
     .await;
     assert_eq!((late.len(), late[0].0["schedule"].as_str()), (1, "failing"));
+}
+
+#[tokio::test]
+async fn a_batch_that_is_given_up_raises_its_alert_and_what_waits_for_its_waves_is_cancelled() {
+    let (mut stage, prometheus) = watched("").await;
+    let announce = async |number: usize, size: usize, waves: serde_json::Value| {
+        let data = json!({"batch_id": format!("b-{number}"), "lane": LANE, "size": size, "waves": waves});
+        let event = json!({"specversion": "1.0", "id": format!("a-{number}"), "source": "/test", "time": Timestamp::now(),
+                           "type": "io.reveille.batch.submitted.v1", "data": data});
+        let properties = BasicProperties::default();
+        let key = format!("{LANE}.submitted");
+        stage.queues.publish("reveille.outcomes", &key, properties, event.to_string().as_bytes()).await;
+    };
+    // Its first wave never comes.
+    announce(0, 2, json!({"1": 1, "2": 1})).await;
+    let stamp = BasicProperties::default().with_timestamp(Timestamp::now().as_second().try_into().unwrap());
+    let waiting = json!({"instance_id": "i-sim00001", "batch_id": "b-0", "wave": 2}).to_string();
+    stage.message(stamp, waiting.as_bytes()).await;
+    stream::iter(1..10_000).map(|number| announce(number, 1, json!({}))).buffer_unordered(200).collect::<()>().await;
+    prometheus.fires("reveille_batches_open == 10000").await;
+    only(&prometheus, &[]).await;
+    announce(10_000, 1, json!({})).await;
+    prometheus.fires(&alert(FORGOTTEN)).await;
+    only(&prometheus, &[FORGOTTEN]).await;
+    let ended = stage.outcome().await;
+    assert_eq!((&ended["outcome"], &ended["batch_id"]), (&json!("cancelled"), &json!("b-0")), "{ended}");
+    let told = "by reveille scheduler: the batch is given up, as too many batches are open";
+    assert!(ended["error_message"].as_str().unwrap().contains(told), "{ended}");
 }
 
 #[tokio::test]

@@ -211,3 +211,20 @@ fn however_many_commands_come_memory_is_bounded() {
     }
     assert_eq!(state.schedules.len(), MOST_PAUSED / 2 + 1);
 }
+
+#[test]
+fn a_command_that_replaces_another_makes_no_other_end() {
+    let mut state = State::default();
+    let now = at("07:00:00");
+    for number in 0..LIMIT {
+        let id = instance(&format!("i-{number:06}"));
+        state.apply("c", command(Action::CancelInstance { instance_id: id.clone() }), now, now);
+        state.apply("c", command(Action::Snooze { instance_id: id, until: at("09:00:00") }), now, now);
+        state.apply("c", start_wave(&format!("b-{number}"), 1, now), now, now);
+    }
+    let id = instance("i-000007");
+    state.apply("c", command(Action::CancelInstance { instance_id: id.clone() }), now, now);
+    state.apply("c", command(Action::Snooze { instance_id: id, until: at("10:00:00") }), now, now);
+    state.apply("c", start_wave("b-7", 2, now), now, now);
+    assert_eq!([state.instances.len(), state.snoozes.len(), state.waves.len()], [LIMIT; 3]);
+}
