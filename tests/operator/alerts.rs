@@ -242,7 +242,7 @@ async fn a_batch_that_is_given_up_raises_its_alert_and_what_waits_for_its_waves_
         let data = json!({"batch_id": format!("b-{number}"), "lane": LANE, "size": size, "waves": waves});
         let event = json!({"specversion": "1.0", "id": format!("a-{number}"), "source": "/test", "time": Timestamp::now(),
                            "type": "io.reveille.batch.submitted.v1", "data": data});
-        let properties = BasicProperties::default();
+        let properties = BasicProperties::default().with_content_type("application/cloudevents+json".into());
         let key = format!("{LANE}.submitted");
         stage.queues.publish("reveille.outcomes", &key, properties, event.to_string().as_bytes()).await;
     };

@@ -23,7 +23,7 @@ pub const COMMANDS: [&str; 15] = [
     "man",
 ];
 pub const OF_DEAD: [&str; 4] = ["list", "show", "replay", "discard"];
-const OF_SCHEDULES: [&str; 6] = ["list", "next", "explain", "run", "pause", "resume"];
+pub const OF_SCHEDULES: [&str; 6] = ["list", "next", "explain", "run", "pause", "resume"];
 
 async fn reveille(arguments: &[&str], columns: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
