@@ -341,7 +341,7 @@ impl<'a> Duty<'a> {
                 info!(lane, batch, "wave {wave} of the batch may start; {waiting} jobs wait for later ones");
             }
             _ => {
-                warn!(lane, batch, reason, "the rest of the batch is cancelled: too many of its jobs have failed");
+                warn!(lane, batch, reason, "the rest of the batch is cancelled");
                 self.metrics.cancelled.inc();
             }
         }
