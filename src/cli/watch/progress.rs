@@ -135,8 +135,9 @@ impl Progress {
         let at = if self.reading == Reading::Live { now } else { event.time.min(now) };
         match event.data {
             Data::BatchSubmitted(batch) if let Some(submission) = &mut self.submission => {
-                let is_ours = batch.batch_id == self.batch && submission.announced == (event.id.clone(), event.time);
-                if is_ours && !std::mem::replace(&mut submission.is_heard, true) {
+                // The last one, which can be of another batch than the one that is shown.
+                let is_ours = submission.announced == (event.id.clone(), event.time);
+                if is_ours && !std::mem::replace(&mut submission.is_heard, true) && batch.batch_id == self.batch {
                     self.waves.announce(&event.id, &batch.sizes(), event.time);
                 }
                 Heard::Nothing

@@ -23,8 +23,14 @@ async fn the_only_lane_is_the_default_and_of_several_one_has_to_be_chosen() {
     let several = Config::write(&format!("{one}[[lane]]\nname = \"test-gz\"\nregion = \"gz\"\n"));
     for (arguments, told) in [
         (&["submit", "i-sim00001"][..], "several lanes: choose one with --lane; there are prod, test-gz"),
-        (&["submit", "i-sim00001", "--lane", "prdo"], "has run with it; did you mean prod?\n"),
-        (&["submit", "i-sim00001", "--lane", "weekend"], "has run with it; there are prod, test-gz\n"),
+        (
+            &["submit", "i-sim00001", "--lane", "prdo"],
+            "has run with it, some seconds after its start; did you mean prod?\n",
+        ),
+        (
+            &["submit", "i-sim00001", "--lane", "weekend"],
+            "has run with it, some seconds after its start; there are prod, test-gz\n",
+        ),
         (
             &["submit", "i-sim00001", "--lane", "Prod"],
             "\"Prod\" is no lane name: expected a-z 0-9 -; did you mean prod?",
@@ -52,10 +58,16 @@ async fn a_lane_that_only_replicas_know_is_named_where_another_was_meant() {
     .await;
     for (arguments, told) in [
         (&["submit", "i-sim00001", "--lane", "prdo"][..], "there is no lane prdo at "),
-        (&["submit", "i-sim00001", "--lane", "prdo"], "has run with it; did you mean prod?\n"),
-        (&["submit", "i-sim00001", "--lane", "weekend"], "has run with it; there are prod, test-gz\n"),
+        (
+            &["submit", "i-sim00001", "--lane", "prdo"],
+            "has run with it, some seconds after its start; did you mean prod?\n",
+        ),
+        (
+            &["submit", "i-sim00001", "--lane", "weekend"],
+            "has run with it, some seconds after its start; there are prod, test-gz\n",
+        ),
         (&["submit", "i-sim00001"], "there is no lane default at "),
-        (&["submit", "i-sim00001"], "has run with it; there are prod, test-gz\n"),
+        (&["submit", "i-sim00001"], "has run with it, some seconds after its start; there are prod, test-gz\n"),
         (&["pause", "tst-gz"], "has run with it; did you mean test-gz?\n"),
     ] {
         let ran = run(bare.command(arguments), "").await;
