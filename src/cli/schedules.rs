@@ -6,8 +6,8 @@ mod next;
 
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
 use crate::config::{Config, Schedule};
@@ -18,6 +18,9 @@ Examples:
   reveille schedules list
   reveille schedules next -n 5
   reveille schedules explain \"30 7 * * 1-5\" --tz Asia/Shanghai";
+
+/// As the log of outcomes keeps events.
+const LOG_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What `reveille schedules` takes.
 #[derive(Debug, clap::Args)]
@@ -31,7 +34,7 @@ pub(super) struct Arguments {
 enum Command {
     /// List the schedules of the configuration: when each is due next, and how the last time went.
     List(list::Arguments),
-    /// Show the next due times.
+    /// Show the next due times, and when machines start that are to be up by then.
     Next(next::Arguments),
     /// Say a cron line in words, with its next due times.
     Explain(explain::Arguments),
@@ -40,7 +43,7 @@ enum Command {
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     match &arguments.command {
         Command::List(arguments) => list::run(arguments, config).await,
-        Command::Next(arguments) => next::run(arguments, config),
+        Command::Next(arguments) => next::run(arguments, config).await,
         Command::Explain(arguments) => explain::run(arguments),
     }
 }

@@ -258,6 +258,8 @@ mod tests {
             submitted_at: now(),
             first_event_at: Some(now()),
             last_event_at: Some(now()),
+            ready_by: None,
+            up_in_time: None,
         }
     }
 
@@ -290,7 +292,12 @@ mod tests {
         let new = [
             Data::BatchSubmitted(batch),
             Data::LaneHeld(LaneHeld { lane: "prod".to_owned(), replica: None }),
-            Data::SchedulerHeld(SchedulerHeld { replica: replica(), resume_from: None, schedules: Vec::new() }),
+            Data::SchedulerHeld(SchedulerHeld {
+                replica: replica(),
+                resume_from: None,
+                schedules: Vec::new(),
+                boots: Vec::new(),
+            }),
             Data::BatchCompleted(Box::new(completed("morning"))),
         ];
         let mut events: Vec<Event> = new.into_iter().map(|data| Event::new("prod", data, now())).collect();
@@ -363,6 +370,7 @@ mod tests {
                             replica: replica(),
                             resume_from: Some(7),
                             schedules: Vec::new(),
+                            boots: Vec::new(),
                         }),
                         now(),
                     )

@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use super::HELD_KEY;
 use super::batches::is_key;
 use crate::config::Schedule;
-use crate::events::{Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld};
+use crate::events::{
+    Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, ScheduleStory, SchedulerHeld,
+};
 use crate::schedule::{Due, due};
 
 /// Schedules that are remembered: more than a configuration has. Anybody who may publish outcomes can make up others.
@@ -72,7 +74,7 @@ impl Agenda {
 
     /// Takes what an earlier holder wrote down.
     fn take(&mut self, states: &[ScheduleState]) {
-        for ScheduleState { schedule, line, until } in states {
+        for ScheduleState { schedule, line, until, .. } in states {
             self.know(schedule, line, *until);
         }
     }
@@ -81,7 +83,7 @@ impl Agenda {
     pub(super) fn states(&self, schedules: &[Schedule]) -> Vec<ScheduleState> {
         let state = |schedule: &Schedule| {
             let Known { line, until, .. } = self.known.get(&schedule.name)?.clone();
-            Some(ScheduleState { schedule: schedule.name.clone(), line, until })
+            Some(ScheduleState { schedule: schedule.name.clone(), line, until, story: ScheduleStory::default() })
         };
         schedules.iter().filter_map(state).collect()
     }
@@ -110,6 +112,15 @@ impl Agenda {
         let is_news = known.failed != failed;
         known.failed = failed;
         is_news
+    }
+
+    /// The next due time, if that is to be fired `now` since it is no further away than `lead`. One is fired ahead and no more, and
+    /// only once all that has passed is dealt with.
+    pub(super) fn early(&self, schedule: &Schedule, now: Timestamp, lead: Duration) -> Option<Timestamp> {
+        let is_dealt_with = |known: &&Known| known.line == schedule.line && known.until <= now;
+        let known = self.known.get(&schedule.name).filter(is_dealt_with)?;
+        let next = schedule.timetable.after(known.until).filter(|next| *next > now)?;
+        (next.duration_since(now).unsigned_abs() <= lead).then_some(next)
     }
 
     /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. A schedule for
@@ -175,7 +186,7 @@ fn miss<'a>(schedule: &'a Schedule, due: &[Timestamp], reason: MissedReason, tex
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bce::InstanceId;
     use crate::config::{LaneName, Machines};
@@ -183,11 +194,11 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn at(text: &str) -> Timestamp {
+    pub(in crate::scheduler) fn at(text: &str) -> Timestamp {
         format!("2026-11-{text}:00+08:00").parse().unwrap()
     }
 
-    fn schedule(name: &str, cron: &str) -> Schedule {
+    pub(in crate::scheduler) fn schedule(name: &str, cron: &str) -> Schedule {
         Schedule {
             name: name.to_owned(),
             lane: LaneName::parse("prod").unwrap(),
@@ -199,6 +210,9 @@ mod tests {
             deadline: None,
             max_failures: None,
             misfire_grace: 30 * MINUTE,
+            ready_by: true,
+            pace: 20.0,
+            least: 50,
         }
     }
 
@@ -251,7 +265,19 @@ mod tests {
         let schedules = [schedule("morning", "30 7 * * *")];
         let fired = |schedule: &str, day: &str| {
             let (schedule, lane, batch_id) = (schedule.to_owned(), "prod".to_owned(), String::new());
-            Data::ScheduleFired(ScheduleFired { schedule, lane, due: at(&format!("{day}T07:30")), batch_id, size: 1 })
+            let (due, previous_size, plan) = (at(&format!("{day}T07:30")), None, None);
+            let (size, waves, small) = (1, 1, false);
+            Data::ScheduleFired(ScheduleFired {
+                schedule,
+                lane,
+                due,
+                batch_id,
+                size,
+                waves,
+                previous_size,
+                small,
+                plan,
+            })
         };
         let mut next = Agenda::default();
         next.take(&looked(&schedules, "22T08:00").states(&schedules));
@@ -303,6 +329,32 @@ mod tests {
         let [Step::Publish(_, Data::ScheduleMissed(missed))] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(missed.reason, MissedReason::Failed);
         assert!(missed.text.ends_with("fleet.txt cannot be read"), "{}", missed.text);
+    }
+
+    #[test]
+    fn one_due_time_is_fired_ahead_once_all_that_has_passed_is_dealt_with() {
+        let schedules = [schedule("half", "*/30 * * * *")];
+        let [half] = &schedules;
+        let (mut agenda, lead) = (looked(&schedules, "25T07:10"), 10 * MINUTE);
+        let due = |text| Some(at(text));
+        assert_eq!(agenda.early(half, at("25T07:19"), lead), None);
+        assert_eq!(agenda.early(half, at("25T07:20"), lead), due("25T07:30"));
+        // It could not be fired ahead: it is as any other.
+        assert_eq!(agenda.early(half, at("25T07:30"), lead), None);
+        let steps = told(&agenda.look(&schedules, at("25T07:30"), MINUTE, |_| false));
+        assert_eq!(steps, ["fire half 2026-11-24T23:30:00Z"]);
+        assert_eq!(agenda.early(half, at("25T07:55"), lead), None, "07:30 is not dealt with");
+        agenda.done("half", at("25T07:30"));
+        assert_eq!(agenda.early(half, at("25T07:55"), lead), due("25T08:00"));
+        agenda.done("half", at("25T08:00"));
+        assert_eq!(agenda.early(half, at("25T07:56"), 60 * MINUTE), None, "one is ahead already");
+        // Once that has passed, the next may be.
+        assert!(agenda.look(&schedules, at("25T08:00"), MINUTE, |_| false).is_empty());
+        assert_eq!(agenda.early(half, at("25T08:00"), 60 * MINUTE), due("25T08:30"));
+        // The clock is set back: what was fired is not fired again.
+        assert_eq!(agenda.early(half, at("25T07:25"), lead), None);
+        let changed = schedule("half", "15 * * * *");
+        assert_eq!(agenda.early(&changed, at("25T08:10"), lead), None, "it has to be known first");
     }
 
     #[test]

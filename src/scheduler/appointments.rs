@@ -12,9 +12,10 @@ use tracing::{info, warn};
 use super::agenda::{Agenda, Step};
 use super::duty::Outbox;
 use super::fire::{FireError, fire};
+use super::past::{Past, has_its_key};
 use crate::broker::Names;
 use crate::config::{Broker, Schedule};
-use crate::events::{Data, Event, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use crate::events::{Data, Event, LaneBoots, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
 use crate::telemetry::ScheduleMetrics;
 
 /// Between two tries to fire a due time.
@@ -30,7 +31,8 @@ pub(super) struct Appointments {
     names: Names,
     schedules: Arc<[Schedule]>,
     metrics: ScheduleMetrics,
-    pub(super) agenda: Agenda,
+    agenda: Agenda,
+    past: Past,
     looked: Option<Instant>,
     /// Under way.
     firing: JoinSet<Fired>,
@@ -46,13 +48,23 @@ impl Appointments {
         metrics: &ScheduleMetrics,
     ) -> Self {
         let (agenda, looked, firing, not_before) = Default::default();
+        let past = Past::new(&schedules);
         let (names, metrics) = (names.clone(), metrics.clone());
-        Self { broker, names, schedules, metrics, agenda, looked, firing, not_before }
+        Self { broker, names, schedules, metrics, agenda, past, looked, firing, not_before }
     }
 
     /// What the next holder has to know.
-    pub(super) fn states(&self) -> Vec<ScheduleState> {
-        self.agenda.states(&self.schedules)
+    pub(super) fn states(&self) -> (Vec<ScheduleState>, Vec<LaneBoots>) {
+        let states = self.agenda.states(&self.schedules).into_iter();
+        (states.map(|state| self.past.complete(state)).collect(), self.past.boots())
+    }
+
+    /// Takes an event of the log, which was published under the routing key `key`.
+    pub(super) fn hear(&mut self, key: &str, data: &Data, time: Timestamp) {
+        self.agenda.hear(key, data, time);
+        if has_its_key(key, data) {
+            self.past.hear(data, time);
+        }
     }
 
     /// Looks what is due, publishes what follows from that, and begins to submit jobs.
@@ -69,7 +81,13 @@ impl Appointments {
             }
         }
         for schedule in &*schedules {
+            let plan = self.past.plan(schedule);
+            let lead = plan.map(|plan| Duration::from_secs(plan.lead_seconds.into()));
+            if let Some(due) = lead.and_then(|lead| self.agenda.early(schedule, now, lead)) {
+                self.fire(schedule, due);
+            }
             self.metrics.shows(&schedule.name, schedule.timetable.after(now));
+            self.metrics.tells(&schedule.name, self.past.story(&schedule.name), plan);
         }
         Ok(())
     }
@@ -98,9 +116,14 @@ impl Appointments {
                 warn!(schedule = name, reason = reason_word, count, %first_due, %last_due, "schedule missed: {text}");
                 self.metrics.missed(name, reason, count);
             }
-            Data::ScheduleFired(ScheduleFired { due, size, batch_id, .. }) => {
-                info!(schedule = name, %due, size, batch = batch_id, "schedule fired");
-                self.metrics.fired(name, due, size);
+            Data::ScheduleFired(ScheduleFired { due, size, batch_id, plan, previous_size, small, .. }) => {
+                let (lead_seconds, boot_seconds) = plan.map(|plan| (plan.lead_seconds, plan.boot_seconds)).unzip();
+                info!(schedule = name, %due, size, batch = batch_id, lead_seconds, boot_seconds, "schedule fired");
+                if small {
+                    let least = schedule.least;
+                    warn!(schedule = name, %due, size, previous_size, "the schedule has fewer jobs than {least}% of the last time's");
+                }
+                self.metrics.fired(name);
             }
             _ => {}
         }
@@ -117,8 +140,9 @@ impl Appointments {
         }
         self.not_before.insert(schedule.name.clone(), None);
         let (broker, names, schedule) = (self.broker.clone(), self.names.clone(), schedule.clone());
+        let plan = self.past.plan(&schedule);
         self.firing.spawn(async move {
-            let fired = fire(&broker, &names, &schedule, due).await;
+            let fired = fire(&broker, &names, &schedule, due, plan).await;
             (schedule.name, due, fired)
         });
     }
@@ -147,6 +171,7 @@ impl Appointments {
                 self.not_before.remove(&name);
                 let schedules = self.schedules.clone();
                 if let Some(schedule) = schedules.iter().find(|schedule| schedule.name == name) {
+                    let fired = self.past.fired(schedule, fired);
                     self.publish(outbox, schedule, Data::ScheduleFired(fired), Timestamp::now()).await?;
                 }
             }

@@ -22,7 +22,7 @@ use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::{Broker, Schedule};
-use crate::events::{Action, Command, Data, Event, ScheduleState, SchedulerHeld};
+use crate::events::{Action, Command, Data, Event, LaneBoots, ScheduleState, SchedulerHeld};
 use crate::ownership::Interrupted;
 use crate::replica::Replica;
 use crate::retry::half_jitter;
@@ -111,8 +111,12 @@ impl<'a> Outbox<'a> {
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
-    async fn write_down(&self, resume_from: Option<u64>, schedules: Vec<ScheduleState>) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules };
+    async fn write_down(
+        &self,
+        resume_from: Option<u64>,
+        (schedules, boots): (Vec<ScheduleState>, Vec<LaneBoots>),
+    ) -> Result<(), lapin::Error> {
+        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules, boots };
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }
@@ -170,7 +174,7 @@ impl<'a> Duty<'a> {
     /// [`Interrupted`].
     pub(super) async fn run(&mut self) -> Result<Infallible, Interrupted> {
         // After this the log is not empty, so it has an end that can be found.
-        self.outbox.write_down(None, Vec::new()).await?;
+        self.outbox.write_down(None, Default::default()).await?;
         let (mut failures, mut told) = (0, String::new());
         loop {
             let before = self.next;
@@ -249,7 +253,7 @@ impl<'a> Duty<'a> {
         self.next = Some(next);
         // What cannot be read is no event.
         if let Some(event) = Event::read(&entry.message.body) {
-            self.appointments.agenda.hear(&entry.key, &event.data, event.time);
+            self.appointments.hear(&entry.key, &event.data, event.time);
             for heard in self.batches.hear(entry.offset, &entry.key, event, Timestamp::now()) {
                 match heard {
                     Heard::Completed(event) => drop(self.unpublished.insert(event.id.clone(), *event)),

@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::past::batch_of;
 use crate::broker::connection::ConnectError;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Traffic};
 use crate::config::{Broker, Machines, Schedule};
-use crate::events::{Batch, ScheduleFired};
+use crate::events::{Batch, Plan, ScheduleFired};
 use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message};
 use crate::query::select::Wanted;
 use crate::query::{SelectError, ask_selected};
@@ -44,13 +45,7 @@ pub(super) enum FireError {
     Unsubmitted(#[from] PublishError),
 }
 
-/// The batch of a due time: `morning-2026-11-25T07:30:00+08:00`.
-pub(super) fn batch_of(schedule: &Schedule, due: Timestamp) -> String {
-    let due = due.to_zoned_datetime(schedule.timetable.zone().clone());
-    format!("{}-{}", schedule.name, due.strftime("%Y-%m-%dT%H:%M:%S%:z"))
-}
-
-/// Submits the jobs of a due time, over a connection of its own.
+/// Submits the jobs of a due time, over a connection of its own. `plan`: its machines are to be up by then.
 ///
 /// # Errors
 /// [`FireError`]: some of the jobs may be submitted.
@@ -59,9 +54,10 @@ pub(super) async fn fire(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    plan: Option<Plan>,
 ) -> Result<ScheduleFired, FireError> {
     let connection = broker::connect(broker, ConnectionKind::Scheduler).await?;
-    let fired = submit(&connection, names, schedule, due).await;
+    let fired = submit(&connection, names, schedule, due, plan).await;
     connection.close().await;
     fired
 }
@@ -71,6 +67,7 @@ async fn submit(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    plan: Option<Plan>,
 ) -> Result<ScheduleFired, FireError> {
     let batch = batch_of(schedule, due);
     let (ids, file) = machines(connection, names, schedule).await?;
@@ -96,6 +93,7 @@ async fn submit(
         let batch = Batch {
             max_failures: schedule.max_failures,
             waves: part.waves(false),
+            ready_by: plan.map(|_| due),
             ..Batch::new(batch.clone(), part.size, schedule.lane.to_string())
         };
         let announcement = announcement(&identity, part, batch, now);
@@ -119,6 +117,10 @@ async fn submit(
         due,
         batch_id: batch,
         size: checked.size(),
+        waves: checked.waves(false).iter().map(|(_, sizes)| sizes.len()).max().unwrap_or(1),
+        previous_size: None,
+        small: false,
+        plan,
     })
 }
 

@@ -3,25 +3,23 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::told;
+use super::{LOG_KEPT, told};
 use crate::broker::ConnectionKind;
 use crate::cli::columns::Columns;
 use crate::cli::log::Log;
 use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Config, Schedule};
 use crate::events::{BatchCompleted, Data, Event, ScheduleFired, ScheduleMissed};
+use crate::scheduler::due_of;
 use crate::text;
 
 const EXAMPLES: &str = "\
 Examples:
   reveille schedules list
   reveille schedules list --output json | jq '.[] | select(.last == null)'";
-
-/// As the log keeps events.
-const SINCE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What `reveille schedules list` takes.
 #[derive(Debug, clap::Args)]
@@ -43,6 +41,8 @@ enum Last {
 #[derive(Debug, Default)]
 struct Story {
     last: HashMap<String, Last>,
+    /// By schedule, the last batch that was completed: a small one may be before it is said that it was fired.
+    completed: HashMap<String, BatchCompleted>,
 }
 
 impl Story {
@@ -53,7 +53,9 @@ impl Story {
                 // A holder that took over halfway says it again.
                 let is_again = |last: &Last| matches!(last, Last::Fired(last, _) if last.batch_id == fired.batch_id);
                 if !self.last.get(&fired.schedule).is_some_and(is_again) {
-                    self.last.insert(fired.schedule.clone(), Last::Fired(fired, None));
+                    let done = self.completed.get(&fired.schedule);
+                    let done = done.filter(|done| is_of(&fired, done)).cloned();
+                    self.last.insert(fired.schedule.clone(), Last::Fired(fired, done));
                 }
             }
             Data::ScheduleMissed(missed) if is_known(&missed.schedule) => {
@@ -62,16 +64,24 @@ impl Story {
             Data::BatchCompleted(completed) => {
                 for last in self.last.values_mut() {
                     if let Last::Fired(fired, done) = last
-                        && fired.batch_id == completed.batch_id
-                        && fired.lane == completed.lane
+                        && is_of(fired, &completed)
                     {
                         *done = Some((*completed).clone());
+                    }
+                }
+                for schedule in schedules {
+                    if due_of(&schedule.name, &completed.batch_id).is_some() {
+                        self.completed.insert(schedule.name.clone(), (*completed).clone());
                     }
                 }
             }
             _ => {}
         }
     }
+}
+
+fn is_of(fired: &ScheduleFired, completed: &BatchCompleted) -> bool {
+    fired.batch_id == completed.batch_id && fired.lane == completed.lane
 }
 
 impl Last {
@@ -85,7 +95,10 @@ impl Last {
     fn went(&self) -> String {
         match self {
             Self::Fired(fired, None) => format!("{} jobs, under way", fired.size),
-            Self::Fired(_, Some(done)) => format!("{} of {} up", done.up, done.size),
+            Self::Fired(_, Some(BatchCompleted { up, size, up_in_time, .. })) => {
+                let in_time = up_in_time.map_or_else(String::new, |in_time| format!(", {in_time} in time"));
+                format!("{up} of {size} up{in_time}")
+            }
             Self::Missed(missed) => format!("missed: {}", missed.text),
         }
     }
@@ -98,7 +111,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         tell("the configuration has no [[schedule]]");
     } else {
         let log = Log::new(config, ConnectionKind::Batches);
-        let from = now.checked_sub(SINCE).unwrap_or(Timestamp::MIN);
+        let from = now.checked_sub(LOG_KEPT).unwrap_or(Timestamp::MIN);
         let replayed = log.replay(from, |event| story.take(&config.schedules, event)).await;
         replayed.map_err(|error| log.failure(error))?;
     }

@@ -136,6 +136,8 @@ fn a_batch_is_done_when_as_many_jobs_have_ended_as_were_announced() {
         reasons: [("not_found".to_owned(), 2)].into(),
         submitted_at: at(1),
         first_event_at: Some(at(2)),
+        ready_by: None,
+        up_in_time: None,
         last_event_at: Some(at(10)),
     };
     assert_eq!(done, expected);
