@@ -45,8 +45,8 @@ impl Past {
     pub fn hear(&mut self, data: &Data, time: Timestamp) {
         match data {
             Data::Job(job) => self.boots.hear(job, time),
-            Data::ScheduleFired(ScheduleFired { schedule, due, size, waves, small, .. }) => {
-                if let Some((_, story)) = self.schedules.get_mut(schedule) {
+            Data::ScheduleFired(ScheduleFired { schedule, lane, due, size, waves, small, .. }) => {
+                if let Some((_, story)) = self.schedules.get_mut(schedule).filter(|(own, _)| own == lane) {
                     fired(story, LastFired { due: *due, size: *size, waves: *waves, small: *small });
                 }
             }

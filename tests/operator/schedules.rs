@@ -1,5 +1,7 @@
 //! Schedules: each due time is fired once, whatever dies and whatever clocks do.
 
+mod ready;
+
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use lapin::Consumer;
@@ -20,11 +22,11 @@ const HELD: &str = "reveille_scheduler_held";
 const AHEAD: SignedDuration = SignedDuration::from_mins(20);
 
 /// Replicas with a schedule, and a clock that is set for them.
-struct Morning {
+pub(super) struct Morning {
     clock: Clock,
     due: Timestamp,
     sim: Sim,
-    daemons: Vec<Daemon>,
+    pub(super) daemons: Vec<Daemon>,
     /// Of the schedule.
     events: Consumer,
     _queues: Queues,
@@ -32,15 +34,20 @@ struct Morning {
 
 impl Morning {
     /// `replicas` that know a schedule with these `machines`, and have not fired it.
-    async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
-        let sim = Sim::start(&["--fleet", &format!("Stopped={fleet}")]);
+    pub(super) async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
+        Self::with(url, replicas, fleet, machines, Wishes::default()).await
+    }
+
+    /// The same, with wishes for the lane and the simulator.
+    async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, wishes: Wishes<'_>) -> Self {
+        let sim = Sim::start(&[&["--fleet", &format!("Stopped={fleet}")], wishes.sim].concat());
         let clock = Clock::new();
         let due = (clock.now() + AHEAD).round(jiff::Unit::Minute).expect("a time");
         let cron = due.strftime("%M %H * * *");
         let schedule = format!(
             "[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\nmisfire_grace = \"10m\"\n{machines}\n"
         );
-        let config = format!("{}{schedule}", config(url, &sim.url(), &Wishes::default()));
+        let config = format!("{}{schedule}", config(url, &sim.url(), &wishes));
         let environment = clock.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
         let daemons: Vec<Daemon> = (0..replicas).map(|_| Daemon::start_in(&config, &environment)).collect();
@@ -73,20 +80,26 @@ impl Morning {
         .await
     }
 
-    fn set_clock(&mut self, after_due: SignedDuration) {
+    pub(super) fn set_clock(&mut self, after_due: SignedDuration) {
         let time = self.due + after_due;
         self.clock.set(time);
     }
 
+    /// The type and the data of the next event.
+    async fn next(&mut self) -> (String, Value) {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
+        let delivery = next.expect("there is one more event").expect("subscribed").expect("open");
+        let mut event: Value = serde_json::from_slice(&delivery.data).expect("JSON");
+        (event["type"].as_str().expect("a text").to_owned(), event["data"].take())
+    }
+
     /// The data of the next event of this type.
-    async fn event(&mut self, kind: &str) -> Value {
+    pub(super) async fn event(&mut self, kind: &str) -> Value {
         let kind = format!("io.reveille.{kind}.v1");
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
-            let delivery = next.unwrap_or_else(|_| panic!("no {kind}")).expect("subscribed").expect("open");
-            let mut event: Value = serde_json::from_slice(&delivery.data).expect("JSON");
-            if event["type"] == kind {
-                return event["data"].take();
+            let (next, data) = self.next().await;
+            if next == kind {
+                return data;
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 /// The last that the log says of a schedule.
 #[derive(Debug)]
 enum Last {
-    Fired(ScheduleFired, Option<BatchCompleted>),
+    Fired(ScheduleFired, Option<Box<BatchCompleted>>),
     Missed(ScheduleMissed),
 }
 
@@ -42,7 +42,7 @@ enum Last {
 struct Story {
     last: HashMap<String, Last>,
     /// By schedule, the last batch that was completed: a small one may be before it is said that it was fired.
-    completed: HashMap<String, BatchCompleted>,
+    completed: HashMap<String, Box<BatchCompleted>>,
 }
 
 impl Story {
@@ -66,12 +66,12 @@ impl Story {
                     if let Last::Fired(fired, done) = last
                         && is_of(fired, &completed)
                     {
-                        *done = Some((*completed).clone());
+                        *done = Some(completed.clone());
                     }
                 }
                 for schedule in schedules {
                     if due_of(&schedule.name, &completed.batch_id).is_some() {
-                        self.completed.insert(schedule.name.clone(), (*completed).clone());
+                        self.completed.insert(schedule.name.clone(), completed.clone());
                     }
                 }
             }
@@ -95,9 +95,9 @@ impl Last {
     fn went(&self) -> String {
         match self {
             Self::Fired(fired, None) => format!("{} jobs, under way", fired.size),
-            Self::Fired(_, Some(BatchCompleted { up, size, up_in_time, .. })) => {
-                let in_time = up_in_time.map_or_else(String::new, |in_time| format!(", {in_time} in time"));
-                format!("{up} of {size} up{in_time}")
+            Self::Fired(_, Some(done)) => {
+                let in_time = done.up_in_time.map_or_else(String::new, |in_time| format!(", {in_time} in time"));
+                format!("{} of {} up{in_time}", done.up, done.size)
             }
             Self::Missed(missed) => format!("missed: {}", missed.text),
         }

@@ -146,6 +146,22 @@ fn a_batch_is_done_when_as_many_jobs_have_ended_as_were_announced() {
 }
 
 #[test]
+fn a_batch_that_is_to_be_ready_says_how_many_machines_were_in_time() {
+    let mut log = Log::new();
+    let mut announcement = announcement("a", "prod", "morning", 5, log.now());
+    let Data::BatchSubmitted(announced) = &mut announcement.data else { unreachable!() };
+    announced.ready_by = Some(at(4));
+    log.hear(announcement);
+    log.end("1", "morning", Outcome::Running);
+    log.end("1", "morning", Outcome::Running);
+    log.end("2", "morning", NOT_FOUND);
+    log.end("3", "morning", Outcome::AlreadyDone);
+    log.end("4", "morning", Outcome::Running);
+    let (_, done) = completed(log.end("5", "morning", Outcome::Running));
+    assert_eq!((done.up, done.up_in_time, done.ready_by), (4, Some(2), Some(at(4))));
+}
+
+#[test]
 fn parts_that_are_announced_in_time_add_up_and_a_size_is_corrected() {
     let mut log = Log::new();
     log.announce("a", "morning", 2);
