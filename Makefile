@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test transcripts test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
+.PHONY: help demo demo-morning check test transcripts test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -7,6 +7,10 @@ help: ## what can be made
 demo: ## wake a simulated fleet of 200 machines here, end to end, in under a minute after the build
 	@tests/support/setup broker
 	@deploy/demo
+
+demo-morning: ## a scheduled morning of 5,000 machines in three waves, with replicas and RabbitMQ dying on the way
+	@tests/support/setup broker clock
+	@deploy/demo morning
 
 check: ## format, lints and unit tests, in under two minutes once the dependencies are built; needs no broker
 	cargo fmt --check

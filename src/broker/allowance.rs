@@ -31,11 +31,6 @@ impl Allowance {
         self.0.filter(|lesson| now.duration_since(lesson.learned) < BELIEVED).map(|lesson| lesson.channels)
     }
 
-    /// Whether a limit was ever met.
-    pub fn is_limited(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// A connection was lost over a limit of `most` channels. One is left to the log's reader, replies and `submit`.
     /// Other replicas may need more, so each further loss leaves a quarter more, but never the last lane's.
     pub fn learn(&mut self, most: usize, now: Instant) {
@@ -58,7 +53,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut allowance = Allowance::default();
-        assert_eq!((allowance.channels(start), allowance.is_limited()), (None, false));
+        assert_eq!(allowance.channels(start), None);
         allowance.learn(65, start);
         assert_eq!(allowance.channels(start), Some(64));
         allowance.learn(65, at(1));
@@ -66,7 +61,7 @@ mod tests {
         allowance.learn(65, at(60));
         assert_eq!(allowance.channels(at(60)), Some(48));
         assert_eq!(allowance.channels(at(659)), Some(48));
-        assert_eq!((allowance.channels(at(660)), allowance.is_limited()), (None, true));
+        assert_eq!(allowance.channels(at(660)), None);
         allowance.learn(65, at(700));
         assert_eq!(allowance.channels(at(700)), Some(64));
     }

@@ -326,11 +326,6 @@ impl Connections {
         self.0.state().allowance.channels(Instant::now()).is_some()
     }
 
-    /// Whether a limit was ever met that counts the channels of all connections of a user or a node.
-    pub fn are_limited(&self) -> bool {
-        self.0.state().allowance.is_limited()
-    }
-
     /// Closes all: unacked messages go back to their queues.
     pub async fn close(&self) {
         let open = std::mem::take(&mut self.0.state().open);

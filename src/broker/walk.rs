@@ -195,6 +195,27 @@ pub async fn ready(connection: &Connection, queue: &str) -> Result<usize, lapin:
     Ok(ready)
 }
 
+/// The same, once those are back that a client held which has just gone: RabbitMQ returns them a moment after it has released the
+/// client's lock, and counts the client as a consumer until then (not so after a restart of its own). For as long as `patience`: a
+/// client that stays keeps what it holds.
+///
+/// # Errors
+/// As [`ready`].
+pub async fn ready_once_back(connection: &Connection, queue: &str, patience: Duration) -> Result<usize, lapin::Error> {
+    let (channel, began) = (connection.channel().await?, Instant::now());
+    let mut empty = 0;
+    let ready = loop {
+        match count(&channel, queue).await? {
+            Counts { messages: 0, consumers: 0 } if empty + 1 < LOOKS => empty += 1,
+            Counts { messages, consumers } if consumers == 0 || began.elapsed() >= patience => break messages as usize,
+            Counts { .. } => empty = 0,
+        }
+        sleep(PAUSE).await;
+    };
+    channel.close(200, "done".into()).await?;
+    Ok(ready)
+}
+
 async fn ready_over(channel: &Channel, queue: &str) -> Result<usize, lapin::Error> {
     for look in 1.. {
         let Counts { messages, .. } = count(channel, queue).await?;

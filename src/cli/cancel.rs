@@ -65,8 +65,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let given = control::give(&connection, &names, action, &arguments.author).await?;
     connection.close().await;
     tell(format_args!(
-        "jobs of {what} that were submitted until now are cancelled: none of them is called any more, but for calls in \
-         flight; those that wait for a retry or a time end once that is over"
+        "jobs of {what} that were submitted until now, or are within a minute, are cancelled: none of them is called any more, but \
+         for calls in flight; those that wait for a retry or a time end once that is over"
     ));
     Ok(if given.tell_rest() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,6 +3,7 @@
 
 mod api;
 mod broker;
+mod calendars;
 mod files;
 mod network;
 mod sheet;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
+use jiff::Timestamp;
 
 use self::sheet::{Line, Sheet};
 use super::{Failure, Output, in_runtime};
@@ -94,6 +96,7 @@ async fn check(
     for warning in config.warnings.iter().filter(|warning| !warning.to_string().contains(OPEN_TO_ALL)) {
         sheet.add(&Line::warning(CONFIGURATION, warning))?;
     }
+    calendars::check(&config.schedules, Timestamp::now()).iter().try_for_each(|line| sheet.add(line))?;
     let instance = arguments.try_start.as_ref();
     let of_lanes = lanes.iter().map(|lane| api::check(lane, instance).boxed());
     let groups: Vec<BoxFuture<'_, Vec<Line>>> =

@@ -1,4 +1,4 @@
-//! What the commands share that change something: `cancel`, `pause`, `resume`, `snooze`. A command is published, and then
+//! What the commands share that change something: `cancel`, `pause`, `resume`, `snooze`, and those of `schedules`. A command is published, and then
 //! the replicas say, in the log of outcomes, that it has taken effect.
 
 use std::env;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Failure, lanes, tell};
 use crate::broker::names::COMMAND;
@@ -63,6 +63,9 @@ impl Author {
 /// What came of a command that was published.
 #[derive(Debug)]
 pub(super) struct Given {
+    /// The id of the command.
+    pub(super) id: String,
+    at: Timestamp,
     /// Replicas in which it has taken effect.
     applied: Vec<Applied>,
     /// How many replicas there are; `None` where that cannot be seen.
@@ -73,6 +76,11 @@ impl Given {
     /// The replica that held `lane` when the command took effect there.
     pub(super) fn holder_of(&self, lane: &LaneName) -> Option<&Applied> {
         self.applied.iter().find(|applied| applied.lanes.iter().any(|held| held == lane.as_str()))
+    }
+
+    /// Whether no daemon runs that could do what the command says.
+    pub(super) fn is_for_later(&self) -> bool {
+        self.replicas == Some(0)
     }
 
     /// Says where the command has not taken effect yet. Returns whether it has everywhere.
@@ -152,7 +160,7 @@ pub(super) async fn give(
     let published = connection.publisher(Traffic::Jobs, 1).try_publish(Arc::new(outgoing)).await;
     published.map(drop).map_err(|error| refused(names, error))?;
     let (Some(mut log), None | Some(1..)) = (log, replicas) else {
-        return Ok(Given { applied: Vec::new(), replicas });
+        return Ok(Given { id: event.id, at: now, applied: Vec::new(), replicas });
     };
     let until = Instant::now() + PATIENCE;
     let mut applied: Vec<Applied> = Vec::new();
@@ -167,7 +175,36 @@ pub(super) async fn give(
             applied.push(news);
         }
     }
-    Ok(Given { applied, replicas })
+    Ok(Given { id: event.id, at: now, applied, replicas })
+}
+
+/// Waits for what `take` finds among the outcomes since a command was given; `None`: it did not come in time.
+pub(super) async fn hear<T>(
+    connection: &Connection,
+    names: &Names,
+    given: &Given,
+    patience: Duration,
+    mut take: impl FnMut(Data) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    let from = Position::Time(given.at.saturating_sub(EARLIER).unwrap_or(given.at));
+    let heard = async {
+        let mut log = Stream::open(connection, &names.outcomes_log(), from).await?;
+        loop {
+            let event = Event::read(&log.next().await?.message.body);
+            if let Some(found) = event.and_then(|event| take(event.data)) {
+                return Ok(found);
+            }
+        }
+    };
+    match timeout(patience, heard).await {
+        Ok(Ok(found)) => Ok(Some(found)),
+        Ok(Err(StreamError::Broken(error))) if broker::is_access_refused(&error) => Err(Failure::Usage(format!(
+            "the command was given, and what comes of it is not seen: {error}; the user needs permission to read {}",
+            names.outcomes_log()
+        ))),
+        Ok(Err(error)) => Err(Failure::Unreachable(format!("the command was given; then {error}"))),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Clocks that differ by more than the allowance make a cancellation miss jobs, or meet later ones.

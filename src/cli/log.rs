@@ -1,4 +1,4 @@
-//! The log of outcomes: opened, and read to its end as that was.
+//! The log of outcomes, or of commands: opened, and read to its end as that was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +27,13 @@ const NEIGHBOURS: u64 = 2_000;
 /// How much earlier than asked for a replay begins: RabbitMQ goes by its own clock, and events have the daemon's.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(60);
 
-/// The log of outcomes.
+/// The log of outcomes, or of commands.
 #[derive(Debug)]
 pub(super) struct Log {
     broker: Arc<Broker>,
     name: String,
+    /// Of which it is.
+    of: &'static str,
     kind: ConnectionKind,
 }
 
@@ -65,7 +67,18 @@ pub(super) enum LogError {
 impl Log {
     /// The log at the broker of `config`, for a command that connects as `kind`.
     pub(super) fn new(config: &Config, kind: ConnectionKind) -> Self {
-        Self { broker: config.broker.clone(), name: Names::new(&config.broker.prefix).outcomes_log(), kind }
+        Self {
+            broker: config.broker.clone(),
+            name: Names::new(&config.broker.prefix).outcomes_log(),
+            of: "outcomes",
+            kind,
+        }
+    }
+
+    /// The log of commands.
+    pub(super) fn of_commands(config: &Config, kind: ConnectionKind) -> Self {
+        let name = Names::new(&config.broker.prefix).control_log();
+        Self { name, of: "commands", ..Self::new(config, kind) }
     }
 
     /// Begins to read `from` there on, over a connection of its own.
@@ -130,17 +143,17 @@ impl Log {
 
     /// What it means for a command that the log could not be read.
     pub(super) fn failure(&self, error: LogError) -> Failure {
-        let Self { broker, name, .. } = self;
+        let Self { broker, name, of, .. } = self;
         match error {
             LogError::Connect(error) => error.into(),
             LogError::Stream(StreamError::Broken(error)) if broker::is_access_refused(&error) => Failure::Usage(
-                format!("cannot read the log of outcomes: {error}; the user needs permission to read {name}"),
+                format!("cannot read the log of {of}: {error}; the user needs permission to read {name}"),
             ),
             LogError::Stream(StreamError::Broken(error)) if broker::is_not_found(&error) => Failure::Usage(format!(
-                "there is no log of outcomes at {}: {error}; it exists once `reveille run` has run there",
+                "there is no log of {of} at {}: {error}; it exists once `reveille run` has run there",
                 broker.address()
             )),
-            error => Failure::Unreachable(format!("cannot read the log of outcomes: {error}")),
+            error => Failure::Unreachable(format!("cannot read the log of {of}: {error}")),
         }
     }
 }

@@ -141,7 +141,7 @@ impl Daemon {
             self.hold(role, connections, &sharing, span, &mut roles);
         }
         let commands = self.commands();
-        let scheduler = Scheduler::new(&self.config, &self.names, &self.metrics);
+        let scheduler = Scheduler::new(&self.config, &self.names, &self.control, &self.metrics);
         let alone = Sharing::of_one(&self.names, &self.metrics);
         self.hold(scheduler, connections, &alone, error_span!(parent: None, "scheduler"), &mut roles);
         let responder = Responder::new(self.config.broker.clone(), self.names.clone());

@@ -1,8 +1,10 @@
-//! `reveille schedules`: what is due when, and how it went.
+//! `reveille schedules`: what is due when, and how it went; and what a person does about it.
 
+mod by_hand;
 mod explain;
 mod list;
 mod next;
+mod pause;
 
 use std::process::ExitCode;
 
@@ -17,6 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   reveille schedules list
   reveille schedules next -n 5
+  reveille schedules run morning
+  reveille schedules pause morning --until 36h
   reveille schedules explain \"30 7 * * 1-5\" --tz Asia/Shanghai";
 
 /// As the log of outcomes keeps events.
@@ -38,6 +42,12 @@ enum Command {
     Next(next::Arguments),
     /// Say a cron line in words, with its next due times.
     Explain(explain::Arguments),
+    /// Submit the jobs of a schedule now.
+    Run(by_hand::Arguments),
+    /// Let what is due be missed, until the schedule is resumed.
+    Pause(pause::PauseArguments),
+    /// End a pause.
+    Resume(pause::ResumeArguments),
 }
 
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
@@ -45,6 +55,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         Command::List(arguments) => list::run(arguments, config).await,
         Command::Next(arguments) => next::run(arguments, config).await,
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Run(arguments) => by_hand::run(arguments, config).await,
+        Command::Pause(arguments) => pause::pause(arguments, config).await,
+        Command::Resume(arguments) => pause::resume(arguments, config).await,
     }
 }
 
@@ -63,6 +76,6 @@ fn named<'a>(name: &str, config: &'a Config) -> Result<&'a Schedule, Failure> {
 }
 
 /// An instant as a person there reads it, to the second: `Mon 2026-11-30 07:30:00+08:00`.
-fn told(instant: Timestamp, zone: &TimeZone) -> String {
+pub(super) fn told(instant: Timestamp, zone: &TimeZone) -> String {
     instant.to_zoned_datetime(zone.clone()).strftime("%a %Y-%m-%d %H:%M:%S%:z").to_string()
 }

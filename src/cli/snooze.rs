@@ -49,7 +49,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         Some(until) => tell(format_args!(
             "instance {instance_id} is left alone until {until}: its jobs that come until then end as cancelled"
         )),
-        None => tell(format_args!("instance {instance_id} is started again")),
+        None => tell(format_args!("instance {instance_id} is left alone no longer: its jobs are called")),
     }
     Ok(if given.tell_rest() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -163,7 +163,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     let connection = broker::connect(&config.broker, ConnectionKind::Submit).await?;
     let names = Names::new(&config.broker.prefix);
     let standing = lane::look(&connection, &names, &lane, &checked, config).await?;
+    // The first step that fails ends a ramp.
+    let max_failures = arguments.max_failures.or(identity.ramp.then_some(MaxFailures::Jobs(0)));
     if let Some(standing) = &standing {
+        standing.check(&lane, &checked, identity.ramp, max_failures)?;
         standing.notes(&lane, &checked, settings, identity.ramp).into_iter().for_each(tell);
     }
     // Opened before the first job goes out: what is wrong with it is no half submission, and no outcome is missed.
@@ -175,8 +178,6 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
     };
 
     let mut signals = Signals::open()?;
-    // The first step that fails ends a ramp.
-    let max_failures = arguments.max_failures.or(identity.ramp.then_some(MaxFailures::Jobs(0)));
     let announced_at = Timestamp::now();
     let (names, identity, settle_seconds) = (&names, &identity, arguments.settle);
     let route = Route { broker: &config.broker, names, identity, max_failures, settle_seconds, announced_at };

@@ -1,4 +1,4 @@
-//! Instants as the command line names them, and whether the times of a job can be meant.
+//! Instants as the command line names them.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use super::Failure;
 use crate::config::duration;
 use crate::control::LASTS;
+use crate::schedule;
 
 const EXPECTED: &str = "expected a length of time, as in 30m, a time of day with --tz, as in 07:30, or a timestamp with \
                         its offset, as in 2026-11-25T07:30:00+08:00";
@@ -31,13 +32,11 @@ pub(super) fn told(length: Duration) -> String {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| {
-        format!("--tz {name:?} is no time zone of this system (package tzdata): expected one as in Asia/Shanghai")
-    })
+    schedule::zone(name).map_err(|fault| format!("--tz {fault}"))
 }
 
-/// The instant that `text` names: a timestamp, a length of time from `start` on, up to the next whole second, or the next
-/// such time of day after `start`.
+/// The instant that `text` names: a timestamp, a length of time from `start` on, or the next such time of day after
+/// `start`.
 ///
 /// # Errors
 /// What is wrong with the text, as it goes on behind it.
@@ -53,12 +52,10 @@ pub(super) fn instant(text: &str, start: Timestamp, zone: Option<&TimeZone>) -> 
     }
     let length: SignedDuration =
         text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| format!("is no time: {EXPECTED}"))?;
-    let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
-    let instant = start.checked_add(length).and_then(|instant| instant.round(whole));
-    instant.map_err(|_| "is too far away: expected at most a year".to_owned())
+    start.checked_add(length).map_err(|_| "is too far away: expected at most a year".to_owned())
 }
 
-/// The end of something that begins `now`, as `option` names it: within the next 30 days.
+/// The end of something that begins `now`, as `option` names it: a whole second within the next 30 days.
 ///
 /// # Errors
 /// The option, its value and what is expected.
@@ -71,7 +68,9 @@ pub(super) fn end(
     let zone = zone_name.map(zone).transpose().map_err(Failure::Usage)?;
     let Some(text) = text else { return Ok(None) };
     let wrong = |problem: String| Failure::Usage(format!("{option} {text:?} {problem}"));
+    let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
     let end = instant(text, now, zone.as_ref()).map_err(wrong)?;
+    let end = end.round(whole).unwrap_or(end);
     match end.duration_since(now) {
         length if length <= SignedDuration::ZERO => Err(wrong("is past: expected a time to come".to_owned())),
         length if length > LASTS => Err(wrong("is more than 30 days ahead: expected an earlier time".to_owned())),
@@ -109,6 +108,19 @@ mod tests {
         assert_eq!(length("168h"), Ok(Duration::from_secs(7 * 86_400)));
         for wrong in ["", "0s", "-1h", "24", "soon", "99999999999999999999h"] {
             assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_zone_has_one_meaning_and_what_may_be_meant_is_named() {
+        assert!(zone("Asia/Shanghai").is_ok() && zone("UTC").is_ok());
+        for (wrong, expected) in [
+            ("CST", "--tz \"CST\" is no time zone"),
+            ("Asia/Shanghia", "did you mean Asia/Shanghai?"),
+            ("", "--tz \"\" is no"),
+        ] {
+            let told = zone(wrong).unwrap_err();
+            assert!(told.contains(expected), "{told}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::job::{Confirm, Conflict};
 use crate::schedule::{Calendar, Days, Timetable, zone};
 
 const NAME: &str = "1 to 40 of a-z 0-9 -, a letter or digit first";
-const DAYS: &str = "a list of days and ranges of days, as in [\"2026-10-01..2026-10-07\", \"2026-12-31\"]";
+const DAYS: &str = "a list of up to 1000 days and ranges of days, as in [\"2026-10-01..2026-10-07\", \"2026-12-31\"]";
 const INSTANCES: &str = "a list of instance ids, as in [\"i-YufwpQAe\"]";
 const LENGTH: &str = "a length of time above zero, up to 7 days, such as 90m or 36h";
 const WEEKDAYS: [(&str, Weekday); 7] = [
@@ -47,6 +47,8 @@ pub struct Schedule {
     pub timetable: Timetable,
     /// What makes a timetable another one: the cron line and the zone, as they were given.
     pub line: String,
+    /// The name of its `[[calendar]]`.
+    pub calendar: Option<String>,
     /// Its machines, named when it fires.
     pub machines: Machines,
     /// The 409 policy of its jobs; the lane's where absent.
@@ -65,6 +67,29 @@ pub struct Schedule {
     pub pace: f64,
     /// Fewer jobs than so many of a hundred of the last due time are worth a warning: 0 to 100.
     pub least: u8,
+}
+
+#[cfg(test)]
+impl Schedule {
+    /// One of a machine in lane `prod`, by a line that is read in Asia/Shanghai.
+    pub fn example(name: &str, cron: &str, calendar: Option<Calendar>) -> Self {
+        Self {
+            name: name.to_owned(),
+            lane: LaneName::parse("prod").unwrap(),
+            line: format!("{cron} Asia/Shanghai"),
+            calendar: calendar.as_ref().map(|_| "cn".to_owned()),
+            timetable: Timetable::new(cron, zone("Asia/Shanghai").unwrap(), calendar.map(Arc::new)).unwrap(),
+            machines: Machines::Listed(vec![InstanceId::parse("i-0000").unwrap()]),
+            conflict: None,
+            confirm: None,
+            deadline: None,
+            max_failures: None,
+            misfire_grace: Duration::from_secs(30 * 60),
+            ready_by: true,
+            pace: 20.0,
+            least: LEAST,
+        }
+    }
 }
 
 /// The machines of a schedule.
@@ -106,8 +131,11 @@ fn read_calendars(reader: &mut Reader) -> BTreeMap<String, Arc<Calendar>> {
     for member in reader.members("calendar") {
         let mut table = reader.table(&member);
         let name = required(&mut table, "name", NAME, "cn", read_name);
-        let skipped = table.or("skip_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
-        let added = table.or("extra_dates", Vec::new(), DAYS, |raw| list(raw, Days::parse));
+        if calendars.len() == MOST {
+            table.problem("name", format!("is one of more than {MOST} calendars: expected fewer"));
+        }
+        let skipped = table.or("skip_dates", Vec::new(), DAYS, days);
+        let added = table.or("extra_dates", Vec::new(), DAYS, days);
         let added_as = table.named("extra_as", &WEEKDAYS).unwrap_or(Weekday::Friday);
         if let Some(name) = name
             && calendars.insert(name.clone(), Arc::new(Calendar::new(skipped, &added, added_as))).is_some()
@@ -149,7 +177,7 @@ fn read_schedule(
     let name = required(table, "name", NAME, "morning", read_name);
     let zone_name = required(table, "timezone", "an IANA name", "Asia/Shanghai", Raw::text_owned);
     let line = required(table, "cron", "a cron line", "30 7 * * 1-5", Raw::text_owned);
-    let calendar = read_calendar(table, calendars);
+    let (calendar_name, calendar) = read_calendar(table, calendars).unzip();
     let zone = zone_name
         .as_ref()
         .and_then(|name| zone(name).map_err(|fault| table.problem("timezone", fault.to_string())).ok());
@@ -180,6 +208,7 @@ fn read_schedule(
         lane: lane.name.clone(),
         timetable,
         line,
+        calendar: calendar_name?,
         machines,
         conflict,
         confirm,
@@ -205,10 +234,13 @@ fn read_confirm(table: &mut Table<'_>, ready_by: bool) -> Option<Confirm> {
 }
 
 /// `None` if the calendar is wrong; within, `None` if there is none.
-fn read_calendar(table: &mut Table<'_>, calendars: &BTreeMap<String, Arc<Calendar>>) -> Option<Option<Arc<Calendar>>> {
+fn read_calendar(
+    table: &mut Table<'_>,
+    calendars: &BTreeMap<String, Arc<Calendar>>,
+) -> Option<(Option<String>, Option<Arc<Calendar>>)> {
     let is_given = table.has("calendar");
     let Some(name) = table.optional("calendar", "the name of a [[calendar]]", Raw::text_owned) else {
-        return (!is_given).then_some(None);
+        return (!is_given).then_some((None, None));
     };
     let found = calendars.get(&name).cloned();
     if found.is_none() {
@@ -217,7 +249,7 @@ fn read_calendar(table: &mut Table<'_>, calendars: &BTreeMap<String, Arc<Calenda
             if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
         table.problem("calendar", format!("there is no [[calendar]] with the name {name:?}; {there}"));
     }
-    found.map(Some)
+    found.map(|calendar| (Some(name), Some(calendar)))
 }
 
 fn read_machines(table: &mut Table<'_>) -> Option<Machines> {
@@ -263,6 +295,10 @@ fn read_name(raw: &Raw) -> Option<String> {
 
 fn up_to_a_week(raw: &Raw) -> Option<Duration> {
     raw.duration().filter(|duration| *duration <= LONGEST)
+}
+
+fn days(raw: &Raw) -> Option<Vec<Days>> {
+    list(raw, Days::parse).filter(|days| days.len() <= MOST)
 }
 
 fn list<T>(raw: &Raw, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {

@@ -196,7 +196,7 @@ impl Follower {
             if !read.insert(given.id.clone()) {
                 continue;
             }
-            state.apply(given.command.clone(), given.at, now);
+            state.apply(&given.id, given.command.clone(), given.at, now);
             if !is_first && !applied.contains(&given.id) {
                 news.push(given);
             }
@@ -220,7 +220,9 @@ impl Follower {
             if !applied.insert(given.id.clone()) {
                 continue;
             }
-            self.control.state.send_modify(|state| state.apply(given.command.clone(), given.at, Timestamp::now()));
+            self.control
+                .state
+                .send_modify(|state| state.apply(&given.id, given.command.clone(), given.at, Timestamp::now()));
             (self.changed)();
             self.has_applied(given, &publisher, &mut publishing);
         }

@@ -1,5 +1,5 @@
-//! Commands of people and programs: a lane is paused or resumed by hand, jobs are cancelled, an instance is snoozed, a wave of a batch
-//! is started.
+//! Commands of people and programs: a lane or a schedule is paused or resumed by hand, jobs are cancelled, an instance is snoozed, a
+//! wave of a batch is started, a schedule is run.
 //!
 //! Commands are events, published to an exchange of their own and kept in a stream for 30 days. Whoever may write to the
 //! exchange can give them. Each replica reads the whole stream at its start and then follows it ([`follow`]), so all
@@ -25,8 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use self::state::State;
-pub use self::state::{Cancellation, LASTS, Pause, WaveAhead};
+pub use self::state::{Cancellation, LASTS, Pause, RUNS_FOR, Run, State, WaveAhead};
 use crate::bce::InstanceId;
 use crate::job::Job;
 
@@ -69,6 +68,16 @@ impl Control {
     /// Whether a job of `lane` has to wait for earlier waves of its batch. `stamped`: the time that its message has.
     pub fn wave_ahead(&self, lane: &str, job: &Job, stamped: Option<Timestamp>) -> Option<WaveAhead> {
         self.state.borrow().wave_ahead(lane, job, stamped, Timestamp::now())
+    }
+
+    /// The pause of a schedule at an instant, if there was one.
+    pub fn schedule_pause(&self, schedule: &str, at: Timestamp) -> Option<Pause> {
+        self.state.borrow().schedule_pause(schedule, at).cloned()
+    }
+
+    /// The commands of the last hour to run a schedule.
+    pub fn runs(&self) -> Vec<Run> {
+        self.state.borrow().runs(Timestamp::now()).cloned().collect()
     }
 
     /// Why an instance is not to be called now.

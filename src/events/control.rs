@@ -16,6 +16,20 @@ const BATCH_CANCEL: &str = "io.reveille.batch.cancel.v1";
 const BATCH_WAVE: &str = "io.reveille.batch.wave.v1";
 const INSTANCE_CANCEL: &str = "io.reveille.instance.cancel.v1";
 const INSTANCE_SNOOZE: &str = "io.reveille.instance.snooze.v1";
+const SCHEDULE_PAUSE: &str = "io.reveille.schedule.pause.v1";
+const SCHEDULE_RESUME: &str = "io.reveille.schedule.resume.v1";
+const SCHEDULE_RUN: &str = "io.reveille.schedule.run.v1";
+const KINDS: [&str; 9] = [
+    LANE_PAUSE,
+    LANE_RESUME,
+    BATCH_CANCEL,
+    BATCH_WAVE,
+    INSTANCE_CANCEL,
+    INSTANCE_SNOOZE,
+    SCHEDULE_PAUSE,
+    SCHEDULE_RESUME,
+    SCHEDULE_RUN,
+];
 
 /// Longest name of the person or program that gave a command, in bytes.
 pub const BY_LIMIT: usize = 200;
@@ -84,6 +98,25 @@ pub enum Action {
         /// From then on the instance is started again; an instant in the past ends an earlier snooze.
         until: Timestamp,
     },
+    /// What is due of the schedule is not fired, until then at the latest.
+    PauseSchedule {
+        /// Its name.
+        schedule: String,
+        /// `None`: until it is resumed.
+        until: Option<Timestamp>,
+    },
+    /// Ends [`Action::PauseSchedule`].
+    ResumeSchedule {
+        /// Its name.
+        schedule: String,
+    },
+    /// The jobs of a due time are submitted, whether or not they were before.
+    RunSchedule {
+        /// Its name.
+        schedule: String,
+        /// It names the batch: a due time of the schedule, or when the command was given.
+        due: Timestamp,
+    },
 }
 
 impl Action {
@@ -96,6 +129,9 @@ impl Action {
             Self::StartWave { .. } => BATCH_WAVE,
             Self::CancelInstance { .. } => INSTANCE_CANCEL,
             Self::Snooze { .. } => INSTANCE_SNOOZE,
+            Self::PauseSchedule { .. } => SCHEDULE_PAUSE,
+            Self::ResumeSchedule { .. } => SCHEDULE_RESUME,
+            Self::RunSchedule { .. } => SCHEDULE_RUN,
         }
     }
 
@@ -117,6 +153,11 @@ impl fmt::Display for Action {
             Self::StartWave { batch_id, lane, wave, .. } => write!(f, "wave {wave} of batch {batch_id} of lane {lane}"),
             Self::CancelInstance { instance_id } => write!(f, "instance {instance_id}"),
             Self::Snooze { instance_id, until } => write!(f, "instance {instance_id}, until {until}"),
+            Self::PauseSchedule { schedule, until: Some(until) } => write!(f, "schedule {schedule}, until {until}"),
+            Self::PauseSchedule { schedule, until: None } | Self::ResumeSchedule { schedule } => {
+                write!(f, "schedule {schedule}")
+            }
+            Self::RunSchedule { schedule, due } => write!(f, "schedule {schedule}, as of {due}"),
         }
     }
 }
@@ -140,6 +181,10 @@ struct Written {
     not_before: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Timestamp>,
     by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -149,16 +194,27 @@ impl Command {
     /// What an event of type `kind` says with `data`. `None`: it is no command that this version knows, or a text is
     /// longer than a command's may be.
     pub(super) fn read(kind: &str, data: &Value) -> Option<Self> {
-        if ![LANE_PAUSE, LANE_RESUME, BATCH_CANCEL, BATCH_WAVE, INSTANCE_CANCEL, INSTANCE_SNOOZE].contains(&kind) {
+        if !KINDS.contains(&kind) {
             return None;
         }
-        let Written { lane, batch_id, instance_id, until, wave, announced_at, not_before, waiting, by, reason } =
-            Written::deserialize(data).ok()?;
+        let Written {
+            lane,
+            batch_id,
+            instance_id,
+            until,
+            wave,
+            announced_at,
+            not_before,
+            waiting,
+            schedule,
+            due,
+            by,
+            reason,
+        } = Written::deserialize(data).ok()?;
         let is_short = |text: &Option<String>, limit| text.as_ref().is_none_or(|text| text.len() <= limit);
         if by.len() > BY_LIMIT
             || !is_short(&reason, REASON_LIMIT)
-            || !is_short(&lane, NAME_LIMIT)
-            || !is_short(&batch_id, NAME_LIMIT)
+            || [&lane, &batch_id, &schedule].into_iter().any(|name| !is_short(name, NAME_LIMIT))
         {
             return None;
         }
@@ -175,6 +231,9 @@ impl Command {
                 waiting: waiting.unwrap_or_default(),
             },
             INSTANCE_CANCEL => Action::CancelInstance { instance_id: instance_id? },
+            SCHEDULE_PAUSE => Action::PauseSchedule { schedule: schedule?, until },
+            SCHEDULE_RESUME => Action::ResumeSchedule { schedule: schedule? },
+            SCHEDULE_RUN => Action::RunSchedule { schedule: schedule?, due: due? },
             _ => Action::Snooze { instance_id: instance_id?, until: until? },
         };
         Some(Self { action, by, reason })
@@ -193,6 +252,8 @@ impl Serialize for Command {
             announced_at: None,
             not_before: None,
             waiting: None,
+            schedule: None,
+            due: None,
             by,
             reason,
         };
@@ -213,6 +274,9 @@ impl Serialize for Command {
             Action::Snooze { instance_id, until } => {
                 Written { instance_id: Some(instance_id), until: Some(until), ..none }
             }
+            Action::PauseSchedule { schedule, until } => Written { schedule: Some(schedule), until, ..none },
+            Action::ResumeSchedule { schedule } => Written { schedule: Some(schedule), ..none },
+            Action::RunSchedule { schedule, due } => Written { schedule: Some(schedule), due: Some(due), ..none },
         };
         written.serialize(serializer)
     }

@@ -296,4 +296,7 @@ pub struct SchedulerHeld {
     /// How long instances take to run, in the lanes of schedules for which that counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boots: Vec<LaneBoots>,
+    /// The ids of the commands to run a schedule that were done lately, for the same reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<String>,
 }

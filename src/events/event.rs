@@ -188,7 +188,7 @@ mod tests {
     }
 
     /// One of each kind.
-    fn commands() -> [Command; 7] {
+    fn commands() -> [Command; 10] {
         let (lane, instance_id) = ("prod".to_owned(), InstanceId::parse("i-0000").unwrap());
         [
             Action::PauseLane { lane: lane.clone(), until: Some(now()) },
@@ -205,6 +205,9 @@ mod tests {
             Action::CancelBatch { batch_id: "morning".to_owned(), lane: None },
             Action::CancelInstance { instance_id: instance_id.clone() },
             Action::Snooze { instance_id, until: now() },
+            Action::PauseSchedule { schedule: "morning".to_owned(), until: Some(now()) },
+            Action::ResumeSchedule { schedule: "morning".to_owned() },
+            Action::RunSchedule { schedule: "morning".to_owned(), due: now() },
         ]
         .map(|action| Command { action, by: "ops@desk".to_owned(), reason: Some("patching".to_owned()) })
     }
@@ -232,6 +235,14 @@ mod tests {
             ("batch.wave", wave(json!(4_294_967_296_u64))),
             ("batch.wave", wave(json!("2"))),
             ("batch.wave", wave(json!(2.5))),
+            ("schedule.pause", json!({"by": "ops"})),
+            ("schedule.pause", json!({"schedule": "x".repeat(129), "by": "ops"})),
+            ("schedule.pause", json!({"schedule": "morning", "by": "ops", "until": "tomorrow"})),
+            ("schedule.resume", json!({"schedule": ["morning"], "by": "ops"})),
+            ("schedule.run", json!({"schedule": "morning", "by": "ops"})),
+            ("schedule.run", json!({"schedule": "morning", "by": "ops", "due": "07:30"})),
+            ("schedule.run", json!({"schedule": "morning", "by": "ops", "due": "+999999-01-01T00:00:00Z"})),
+            ("schedule.run", json!({"schedule": "morning", "due": now()})),
             ("lane.explode", json!({"lane": "prod", "by": "ops"})),
         ] {
             let kind = format!("io.reveille.{name}.v1");
@@ -297,6 +308,7 @@ mod tests {
                 resume_from: None,
                 schedules: Vec::new(),
                 boots: Vec::new(),
+                done: Vec::new(),
             }),
             Data::BatchCompleted(Box::new(completed("morning"))),
         ];
@@ -371,6 +383,7 @@ mod tests {
                             resume_from: Some(7),
                             schedules: Vec::new(),
                             boots: Vec::new(),
+                            done: Vec::new(),
                         }),
                         now(),
                     )

@@ -20,7 +20,7 @@ pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
 pub use self::max_failures::MaxFailures;
 pub use self::outcome::{CancelReason, Outcome, Phase, Reason};
 pub use self::schedule::{
-    LaneBoots, LastCompleted, LastFired, MissedReason, Plan, ScheduleFired, ScheduleKnown, ScheduleMissed,
+    ByHand, LaneBoots, LastCompleted, LastFired, MissedReason, Plan, ScheduleFired, ScheduleKnown, ScheduleMissed,
     ScheduleState, ScheduleStory,
 };
 pub use self::waves::{MOST_WAVES, Wave, Waves};

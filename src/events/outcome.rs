@@ -88,13 +88,15 @@ pub enum Reason {
     NotRunning,
     /// The start was accepted, and the instance was not seen running within the lane's `confirm_timeout`.
     NotRunningInTime,
+    /// The wave of the job was not started for as long as commands last.
+    WaveNotStarted,
     /// The one that a rule of the configuration gives to the code.
     Configured(Word),
 }
 
 impl Outcome {
     /// Every outcome there is, but for reasons that are configured.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Started,
         Self::Running,
         Self::AlreadyDone,
@@ -114,6 +116,7 @@ impl Outcome {
         Self::Failed(Reason::Poisoned),
         Self::Failed(Reason::NotRunning),
         Self::Failed(Reason::NotRunningInTime),
+        Self::Failed(Reason::WaveNotStarted),
     ];
 
     /// The outcome of this name and reason, as they stand in events of our own: another configuration may have had reasons that
@@ -196,6 +199,7 @@ impl Reason {
             Self::Poisoned => "poisoned",
             Self::NotRunning => "not_running",
             Self::NotRunningInTime => "not_running_in_time",
+            Self::WaveNotStarted => "wave_not_started",
             Self::Configured(word) => word.as_str(),
         }
     }

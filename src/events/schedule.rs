@@ -39,6 +39,9 @@ pub struct ScheduleFired {
     /// Why it was fired before it was due; `None`: its machines need not be up by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// `None`: it was fired by the clock.
+    #[serde(flatten)]
+    pub by_hand: Option<ByHand>,
 }
 
 fn one_wave() -> usize {
@@ -60,6 +63,15 @@ pub struct Plan {
     pub is_measured: bool,
 }
 
+/// The command by which a schedule was fired.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ByHand {
+    /// The person or program that gave it.
+    pub by: String,
+    /// The id of its event.
+    pub command_id: String,
+}
+
 /// Due times have passed that are not fired any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleMissed {
@@ -77,13 +89,16 @@ pub struct ScheduleMissed {
     pub first_due: Timestamp,
     /// The last of them.
     pub last_due: Timestamp,
+    /// It was to be fired by this command. `None`: by the clock.
+    #[serde(flatten)]
+    pub by_hand: Option<ByHand>,
 }
 
 /// Why due times are not fired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedReason {
-    /// No replica ran the scheduler until the grace was over.
+    /// No replica ran the scheduler until the grace was over, or had the schedule that a command names.
     Late,
     /// A later one was due as well.
     Superseded,

@@ -130,9 +130,11 @@ impl Waves {
         later.fold(0, |sum, (_, jobs)| sum.saturating_add(jobs.announced()))
     }
 
-    /// Whether as many jobs of each wave have ended as were announced.
+    /// Whether as many jobs of each wave have ended as were announced. Where none but the first was announced, there are no waves: the
+    /// number of all jobs tells whether they have ended.
     pub fn have_ended(&self) -> bool {
-        self.0.values().all(Jobs::have_ended)
+        let has_waves = self.0.keys().any(|wave| *wave > Wave::FIRST);
+        !has_waves || self.0.values().all(Jobs::have_ended)
     }
 
     /// The place of a wave among all that have jobs, from 1 on, and how many those are.
@@ -213,6 +215,16 @@ mod tests {
         // The rest is submitted.
         waves.announce("a", &whole, at(2));
         assert_eq!((waves.current(), waves.jobs_after(Wave::FIRST)), (Some(wave(2)), 6));
+    }
+
+    #[test]
+    fn a_batch_that_was_announced_without_waves_has_none() {
+        let mut waves = Waves::default();
+        waves.announce("a", &sizes([(1, 2)]), at(0));
+        waves.end(wave(2));
+        assert!(waves.have_ended(), "whatever waves its jobs name");
+        waves.announce("b", &sizes([(1, 1), (2, 1)]), at(1));
+        assert!(!waves.have_ended());
     }
 
     #[test]

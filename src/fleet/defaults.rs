@@ -71,14 +71,17 @@ impl Defaults {
         if let Some(wave) = job.wave.filter(|_| self.ramp) {
             return Err(format!("wave {wave} and --ramp, which gives each job its wave: leave one of them out"));
         }
+        Ok(())
+    }
+
+    /// What is wrong with the start of `job` in a batch that has waves after the first: the scheduler would not wait for it.
+    pub(super) fn late_start(&self, job: &Job) -> Option<String> {
         let latest = self.now.saturating_add(FOLLOWED).unwrap_or(Timestamp::MAX);
-        match job.not_before.filter(|start| *start > latest) {
-            Some(start) if self.ramp || job.wave.is_some() => Err(format!(
-                "not_before {start} of a job with a wave: expected {latest} at the latest, as a batch is followed for seven \
-                 days from its last event"
-            )),
-            _ => Ok(()),
-        }
+        let start = job.not_before.filter(|start| *start > latest)?;
+        Some(format!(
+            "not_before {start} in a batch with waves: expected {latest} at the latest, as a batch is followed for seven days from \
+             its last event"
+        ))
     }
 }
 

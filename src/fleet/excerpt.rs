@@ -19,12 +19,13 @@ pub(super) struct Excerpt {
 }
 
 impl Excerpt {
-    /// For standard error: shorter where that is a terminal.
-    pub(super) fn for_errors() -> Self {
-        Self::of(if std::io::stderr().is_terminal() { ON_A_SCREEN } else { IN_A_FILE })
+    /// That of a list for standard error: shorter where that is a terminal.
+    pub(super) fn for_errors() -> usize {
+        if std::io::stderr().is_terminal() { ON_A_SCREEN } else { IN_A_FILE }
     }
 
-    fn of(limit: usize) -> Self {
+    /// An empty one, of which so many entries are kept.
+    pub(super) fn of(limit: usize) -> Self {
         Self { limit, entries: Vec::new(), count: 0 }
     }
 
@@ -50,7 +51,7 @@ impl Display for Excerpt {
         }
         match self.count - self.entries.len() {
             0 => Ok(()),
-            more if self.limit < IN_A_FILE => {
+            more if self.limit == ON_A_SCREEN => {
                 write!(f, "\n  and {more} more; to see them, send standard error to a file, as in 2>problems.txt")
             }
             more => write!(f, "\n  and {more} more"),

@@ -57,6 +57,11 @@ impl Identity {
     }
 }
 
+/// The id of the announcement of a batch that its name alone stands for: whatever its jobs are, it is announced once.
+pub fn of_batch(lane: &LaneName, batch: &str) -> Uuid {
+    name(&[b"batch", lane.as_str().as_bytes(), batch.as_bytes()])
+}
+
 impl Part {
     /// Adds a job.
     ///
@@ -99,6 +104,11 @@ impl Part {
     pub(super) fn sizes(&self, ramp: bool) -> BTreeMap<Wave, usize> {
         let waves = self.waves(ramp);
         Batch { waves, ..Batch::new(String::new(), self.size, String::new()) }.sizes()
+    }
+
+    /// Whether jobs are to wait for others.
+    pub(super) fn has_later_waves(&self, ramp: bool) -> bool {
+        if ramp { self.size > 1 } else { self.waves.keys().any(|wave| *wave > Wave::FIRST) }
     }
 }
 

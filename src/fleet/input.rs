@@ -51,6 +51,8 @@ pub struct Input {
     files: Vec<(Text, Format)>,
     defaults: Defaults,
     identity: Identity,
+    /// Problems that are named.
+    named: usize,
 }
 
 /// What a first reading has found.
@@ -137,7 +139,13 @@ impl Input {
         if files.iter().filter(|(text, _)| text.is_standard_input()).count() > 1 {
             return Err(InputFault::Usage("--file - is given twice: standard input can be read once".to_owned()));
         }
-        Ok(Self { ids, files, defaults, identity })
+        Ok(Self { ids, files, defaults, identity, named: Excerpt::for_errors() })
+    }
+
+    /// The same, of whose problems so many are named, and the others counted.
+    #[must_use]
+    pub fn naming(self, named: usize) -> Self {
+        Self { named, ..self }
     }
 
     /// Where the jobs go.
@@ -150,8 +158,8 @@ impl Input {
     /// # Errors
     /// Everything that is wrong, with its place.
     pub fn check(&mut self) -> Result<Checked, InputFault> {
-        let identity = self.identity.clone();
-        let mut faults = Excerpt::for_errors();
+        let (identity, defaults) = (self.identity.clone(), self.defaults.clone());
+        let (mut faults, mut late) = (Excerpt::of(self.named), BTreeMap::new());
         let mut checked = Checked {
             ids: Vec::new(),
             repeated: HashSet::new(),
@@ -167,15 +175,28 @@ impl Input {
                     if let Err(problem) = checked.add(&job, identity.of(&job)) {
                         faults.push(format_args!("{place}: {problem}"));
                     }
+                    if let Some(problem) = defaults.late_start(&job)
+                        && !late.contains_key(batch_of(&job))
+                    {
+                        late.insert(batch_of(&job).to_owned(), format!("{place}: {problem}"));
+                    }
                 }
             }
             ControlFlow::Continue(())
         });
+        let has_waves = |batch: &str| checked.parts.get(batch).is_some_and(|part| part.has_later_waves(identity.ramp));
+        late.into_iter().filter(|(batch, _)| has_waves(batch)).for_each(|(_, problem)| faults.push(problem));
         if faults.count() > 0 {
             return Err(InputFault::Problems(format!("nothing submitted, {} wrong:{faults}", faults.count())));
         }
         if checked.ids.is_empty() {
-            return Err(InputFault::Usage("nothing submitted: no instance was named".to_owned()));
+            let files: Vec<String> = self.files.iter().map(|(text, _)| text.name()).collect();
+            let none = if files.is_empty() {
+                "no instance was named".to_owned()
+            } else {
+                format!("no instance in {}", files.join(", "))
+            };
+            return Err(InputFault::Usage(format!("nothing submitted: {none}; expected ids, --file or --select")));
         }
         checked.ids.sort_unstable();
         let equal = checked.ids.windows(2).filter(|pair| pair[0] == pair[1]);
@@ -191,7 +212,7 @@ impl Input {
     /// Takes repeated jobs out of the sizes, and names them.
     fn leave_repeated_out(&mut self, checked: &mut Checked) -> Excerpt {
         let identity = self.identity.clone();
-        let (mut first, mut repeated) = (HashMap::new(), Excerpt::for_errors());
+        let (mut first, mut repeated) = (HashMap::new(), Excerpt::of(self.named));
         self.each(|found| {
             if let Found::Job(place, job) = found {
                 let id = identity.of(&job);

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use uuid::Uuid;
 
-use super::{Identity, Part};
 use crate::broker::{Outgoing, urgent_key};
 use crate::config::LaneName;
 use crate::events::{Batch, Data, Event};
@@ -23,10 +22,10 @@ pub fn message(exchange: &str, lane: &LaneName, id: Uuid, job: &Job, announced_a
     Outgoing { exchange: exchange.to_owned(), key, properties, body }
 }
 
-/// The announcement of a `batch`, which has these jobs, `part`, or the size that it says after all.
-pub fn announcement(identity: &Identity, part: &Part, batch: Batch, at: Timestamp) -> Event {
-    let id = identity.of_part(&batch.batch_id, part).to_string();
-    Event { id, ..Event::new(identity.lane.as_str(), Data::BatchSubmitted(batch), at) }
+/// The announcement of a `batch`, or of the size that it has after all, under the same `id`.
+pub fn announcement(id: Uuid, batch: Batch, at: Timestamp) -> Event {
+    let lane = batch.lane.clone();
+    Event { id: id.to_string(), ..Event::new(&lane, Data::BatchSubmitted(batch), at) }
 }
 
 /// The announcement as it is published.

@@ -12,7 +12,7 @@ mod text;
 mod waves;
 
 pub use self::defaults::{Defaults, check_times};
-pub use self::identity::{Identity, Part};
+pub use self::identity::{Identity, Part, of_batch};
 pub use self::input::{Checked, Format, Input, InputFault, batch_of};
 pub use self::message::{announced, announcement, message};
 pub use self::waves::told;

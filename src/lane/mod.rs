@@ -9,6 +9,7 @@ mod intake;
 mod job;
 mod key_check;
 mod keys;
+pub mod listing;
 mod one_at_a_time;
 mod outbox;
 mod parts;

@@ -52,6 +52,11 @@ impl Moment {
         let boot = Duration::try_from(clock_gettime(clock)).expect("no machine was started after now");
         Self { boot, wall: SystemTime::now() }
     }
+
+    /// The time since then, that of a suspended machine included.
+    pub fn elapsed(&self) -> Duration {
+        Self::now().boot.saturating_sub(self.boot)
+    }
 }
 
 impl Term {

@@ -32,7 +32,7 @@ mod term;
 use std::time::Duration;
 
 use self::baton::Baton;
-pub use self::lease::Lease;
+pub use self::lease::{Lease, Moment};
 pub use self::sharing::Sharing;
 pub use self::term::{OVERLAP, Role, Standing, Term, hold};
 

@@ -1,7 +1,6 @@
 //! Answers queries to this replica, as long as nothing else needs the means for it.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +42,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long RabbitMQ may take for anything that is asked of it. It takes no answers while it is short of memory or disk, and
 /// lapin leaves some calls pending for ever that are on their way as the connection ends.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the channel is left to lanes where RabbitMQ allows too few, as that of commands is.
+const LIMITED: Duration = Duration::from_secs(10 * 60);
 /// How often it is looked whether lanes need the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the queue is bound again: its binding goes with an exchange that is deleted.
@@ -96,21 +97,31 @@ impl Responder {
     }
 
     /// Receives queries while [`Connections::are_enough`], and sends what `answer` returns to a query with its body. What is wrong is logged once in a row, and tried again; but where RabbitMQ limits channels, the one for queries
-    /// is left to lanes, replies and `submit` for good. Never ends.
+    /// is left to lanes, replies and `submit` for [`LIMITED`]. Never ends.
     pub async fn run(&self, connections: &Connections, answer: impl Fn(Query, &[u8]) -> Answer) -> Infallible {
-        let mut failures = 0;
+        let (mut failures, mut is_limited) = (0, false);
         loop {
-            while !connections.are_enough() && !connections.are_limited() {
+            while !connections.are_enough() && !connections.are_limited_now() {
                 sleep(LOOK_EVERY).await;
             }
             let since = Instant::now();
             let Err(stopped) = self.serve(connections, &answer).await;
             match &stopped {
                 Stopped::NotEnough => continue,
-                Stopped::Limited => break,
-                Stopped::Broken(error) if limit_of_channels(error).is_some() => break,
-                _ => failures = if since.elapsed() > GOOD_WHILE { 1 } else { failures + 1 },
+                Stopped::Broken(error) if limit_of_channels(error).is_none() => {}
+                Stopped::Limited | Stopped::Broken(_) => {
+                    if !std::mem::replace(&mut is_limited, true) {
+                        warn!(
+                            "queries, as by `reveille status`, are not answered for now: RabbitMQ allows too few channels"
+                        );
+                    }
+                    sleep(LIMITED).await;
+                    continue;
+                }
+                _ => {}
             }
+            is_limited = false;
+            failures = if since.elapsed() > GOOD_WHILE { 1 } else { failures + 1 };
             if failures == 1 {
                 warn!("queries, as by `reveille status`, are not answered, which is tried again: {stopped}");
             } else {
@@ -118,8 +129,6 @@ impl Responder {
             }
             sleep(half_jitter(FIRST_RETRY, LONGEST_RETRY, failures, rand::random())).await;
         }
-        warn!("queries, as by `reveille status`, are not answered any more: RabbitMQ allows too few channels");
-        pending().await
     }
 
     async fn serve(
@@ -127,7 +136,7 @@ impl Responder {
         connections: &Connections,
         answer: impl Fn(Query, &[u8]) -> Answer,
     ) -> Result<Infallible, Stopped> {
-        if connections.are_limited() {
+        if connections.are_limited_now() {
             return Err(Stopped::Limited);
         }
         let connection = broker::connect(&self.broker, ConnectionKind::Queries).await?;
@@ -149,7 +158,7 @@ impl Responder {
         let mut ready = Instant::now();
         let mut answers = SelectAll::new();
         loop {
-            if connections.are_limited() {
+            if connections.are_limited_now() {
                 return Err(Stopped::Limited);
             }
             if !connections.are_enough() {

@@ -130,17 +130,18 @@ struct Answering {
 impl Answering {
     async fn next(&mut self) -> Option<Vec<u8>> {
         while self.ready.is_empty() && !self.is_over {
+            if Instant::now() > self.until {
+                let minutes = LONGEST.as_secs() / 60;
+                self.end(Some(format!(
+                    "the list was not read within {minutes} min, at the rate of lane {}",
+                    self.lane
+                )));
+                break;
+            }
             match timeout(ALIVE, self.pages.next()).await {
                 Ok(Some(Ok(page))) => self.take(page),
                 Ok(Some(Err(problem))) => self.end(Some(problem)),
                 Ok(None) => self.end(None),
-                Err(_) if Instant::now() > self.until => {
-                    let minutes = LONGEST.as_secs() / 60;
-                    self.end(Some(format!(
-                        "the list was not read within {minutes} min, at the rate of lane {}",
-                        self.lane
-                    )));
-                }
                 Err(_) => self.say(Vec::new(), false, None),
             }
         }
@@ -221,6 +222,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_that_takes_long_is_said_to_be_at_work_and_given_up_in_the_end() {
         let pages = stream::once(future::pending());
+        let bodies: Vec<Vec<u8>> = answer(Replica::this(), wanted(), pages).collect().await;
+        assert!((100..200).contains(&bodies.len()), "{}", bodies.len());
+        let last = Part::read(bodies.last().unwrap(), &wanted()).unwrap();
+        assert!(last.is_last && last.problem.unwrap().contains("within 10 min"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_whose_pages_come_slowly_and_steadily_is_given_up_too() {
+        let pages = stream::iter(0..1_000).then(async |number| {
+            tokio::time::sleep(ALIVE - Duration::from_secs(1)).await;
+            Ok(page(number, 1))
+        });
         let bodies: Vec<Vec<u8>> = answer(Replica::this(), wanted(), pages).collect().await;
         assert!((100..200).contains(&bodies.len()), "{}", bodies.len());
         let last = Part::read(bodies.last().unwrap(), &wanted()).unwrap();

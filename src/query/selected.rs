@@ -31,8 +31,8 @@ pub enum SelectError {
     },
     /// No answer.
     #[error(
-        "the replica that runs lane {0} has not answered within {BEGIN:?}: it is of a version that cannot, or answers no queries, \
-         which its log says"
+        "the replica that runs lane {0} has not answered within {BEGIN:?}: it is busy with other queries, of a version that cannot, or \
+         answers none, which its log says"
     )]
     Unanswered(String),
     /// Half an answer.

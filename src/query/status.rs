@@ -47,6 +47,9 @@ pub struct LaneStatus {
     pub rate_configured: f64,
     /// Jobs that are being called, published or acked.
     pub in_flight: u64,
+    /// The replica has jobs of a later wave wait. Earlier versions, which start them at once, do not say so.
+    #[serde(default)]
+    pub waves: bool,
 }
 
 impl LaneStatus {
@@ -58,7 +61,7 @@ impl LaneStatus {
             LaneState::Held => (Standing::Held, None),
             LaneState::Paused(cause) => (Standing::Paused, Some(cause.chars().take(CAUSE_LIMIT).collect())),
         };
-        Self { lane: lane.to_owned(), state: standing, cause, rate, rate_configured, in_flight }
+        Self { lane: lane.to_owned(), state: standing, cause, rate, rate_configured, in_flight, waves: true }
     }
 
     /// Whether the replica that says so holds the lane.
@@ -189,7 +192,8 @@ mod tests {
         let lane = r#"{"lane":"prod","state":"asleep","rate":1,"rate_configured":2,"in_flight":0,"more":[]}"#;
         statuses.take(format!(r#"{{{replica},"part":0,"parts":1,"lanes":[{lane}],"more":{{}}}}"#).as_bytes());
         assert_eq!(statuses.complete(), 1);
-        assert_eq!(statuses.into_replicas()[0].1[0].state, Standing::Unknown);
+        let told = &statuses.into_replicas()[0].1[0];
+        assert_eq!((told.state, told.waves), (Standing::Unknown, false));
     }
 
     #[test]

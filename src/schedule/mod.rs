@@ -15,7 +15,7 @@ use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
 pub use self::calendar::{Calendar, Days};
 pub use self::fired::{Due, MOST_MISSED, due};
@@ -26,6 +26,14 @@ use crate::similar;
 const ALIKE: f64 = 0.8;
 /// Days in a row that a calendar can set aside: ten years.
 const MOST_SET_ASIDE: usize = 3_660;
+
+/// How far back a due time is looked for: so that there are few within the first length that has any.
+const BACK: [SignedDuration; 4] = [
+    SignedDuration::from_hours(1),
+    SignedDuration::from_hours(24),
+    SignedDuration::from_hours(31 * 24),
+    SignedDuration::from_hours(3_660 * 24),
+];
 
 /// When a schedule is due.
 #[derive(Debug, Clone)]
@@ -106,6 +114,25 @@ impl Timetable {
         let usual = self.usual(instant);
         let extra = self.extra(instant, usual);
         usual.into_iter().chain(extra).min()
+    }
+
+    /// Whether it is due at this instant.
+    pub fn is_due(&self, instant: Timestamp) -> bool {
+        instant.checked_sub(1.second()).ok().and_then(|just_before| self.after(just_before)) == Some(instant)
+    }
+
+    /// The last instant before this one at which it was due, within ten years.
+    pub fn before(&self, instant: Timestamp) -> Option<Timestamp> {
+        BACK.into_iter().find_map(|back| {
+            let start = instant.checked_sub(back).unwrap_or(Timestamp::MIN);
+            let due = std::iter::successors(self.after(start), |due| self.after(*due));
+            due.take_while(|due| *due < instant).last()
+        })
+    }
+
+    /// Its calendar.
+    pub fn calendar(&self) -> Option<&Calendar> {
+        self.calendar.as_deref()
     }
 
     /// The zone in which the line is read.

@@ -196,3 +196,24 @@ fn the_newest_due_time_is_fired_if_it_is_in_time_and_the_others_are_missed() {
     let long = super::due(&minutely, Timestamp::UNIX_EPOCH, at("25T07:30"), |_| true);
     assert_eq!((long.fire, long.missed.len()), (Some(at("25T07:30")), MOST_MISSED - 1));
 }
+
+#[test]
+fn a_due_time_is_told_from_others_with_the_ones_before_and_after() {
+    let timetable = |line: &str| Timetable::new(line, zone("Asia/Shanghai").unwrap(), None).unwrap();
+    let at = |text: &str| -> Timestamp { format!("{text}+08:00").parse().unwrap() };
+    let weekdays = timetable("30 7 * * 1-5");
+    assert!(weekdays.is_due(at("2026-11-25T07:30:00")));
+    for other in ["2026-11-25T07:30:01", "2026-11-25T07:29:59", "2026-11-25T07:30:00.001", "2026-11-21T07:30:00"] {
+        assert!(!weekdays.is_due(at(other)), "{other}");
+    }
+    assert!(!weekdays.is_due(Timestamp::MIN) && !weekdays.is_due(Timestamp::MAX));
+    for (line, instant, before) in [
+        ("30 7 * * 1-5", "2026-11-23T07:30:00", "2026-11-20T07:30:00"),
+        ("30 7 * * 1-5", "2026-11-23T07:30:01", "2026-11-23T07:30:00"),
+        ("* * * * *", "2026-11-23T07:30:00", "2026-11-23T07:29:00"),
+        ("0 0 29 2 *", "2028-02-28T00:00:00", "2024-02-29T00:00:00"),
+    ] {
+        assert_eq!(timetable(line).before(at(instant)), Some(at(before)), "{line} before {instant}");
+    }
+    assert_eq!(weekdays.before(Timestamp::MIN), None);
+}

@@ -9,15 +9,16 @@
 //!
 //! **Commands.** An announcement can say how many jobs may fail. Where more of them do while the batch is open, a command to cancel
 //! the rest is due, once: jobs that failed, expired or were rejected count, and not those that were cancelled. The latest
-//! announcement that says a number counts, and a part is of all that are announced then.
+//! announcement that says a number counts, and a part is of all that are announced then. What is announced after that is not
+//! cancelled: its waves start, and the jobs that fail from then on count for it.
 //!
 //! Where an announcement has waves, a command to start the first one is due at once, and for each later one when all jobs of those
-//! before have ended, unless the rest was cancelled. Each announcement of a batch has commands of its own: a name comes again.
+//! before have ended, unless it was cancelled. Each announcement of a batch has commands of its own: a name comes again.
 //!
-//! **Memory.** A hash for each ended job of an open batch, some 20 bytes, and as much again for one that failed: about 80 MB for
-//! [`MOST_REMEMBERED`]. Anybody who may
-//! publish outcomes can announce batches that never end. So the batch that was opened first is forgotten where there are too many
-//! of them, or too many of their jobs; and so is one of which nothing was heard for as long as the log keeps an event.
+//! **Memory.** A hash for each ended job of an open batch, some 20 bytes, as much again for one that failed, and announcements by
+//! their weight: about 80 MB for [`MOST_REMEMBERED`]. Anybody who may publish outcomes can announce batches that never end. So the
+//! batch that was opened first is forgotten where there are too many of them, or they weigh too much; and so is one of which nothing
+//! was heard for as long as the log keeps an event. Where jobs of it wait for their waves, a command to cancel them is due.
 
 mod open;
 
@@ -31,13 +32,13 @@ use crate::config::LaneName;
 use crate::events::{Batch, Data, Event, JobEvent};
 use crate::job::BATCH_ID_LIMIT;
 
-/// Jobs and announcements of all open batches together.
+/// Ended jobs of all open batches together, and announcements by their weight.
 const MOST_REMEMBERED: usize = 4_000_000;
 /// Open batches.
 const MOST_OPEN: usize = 10_000;
 /// Announcements of completed batches, of which copies may follow.
 const MOST_CLOSED: usize = 10_000;
-/// Commands of completed batches that are not given yet: they are for copies of jobs, and beyond these none are kept.
+/// Commands of batches that are not open any more, and are not given yet. Beyond these none are kept.
 const MOST_LAST: usize = 10_000;
 /// As the log keeps events.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -48,11 +49,11 @@ pub(super) struct Batches {
     open: HashMap<Name, Open>,
     /// By the offset of the announcement that opened it.
     order: BTreeMap<u64, Name>,
-    /// Jobs and announcements of all of them.
+    /// Jobs and announcements of all of them, by weight.
     remembered: usize,
     /// Open batches that may have commands to be given.
     due: BTreeSet<Name>,
-    /// Commands of batches that are done.
+    /// Commands of batches that are not open any more.
     last: VecDeque<(Name, Event)>,
     /// Announcements of batches that are not open any more, the latest last.
     closed: VecDeque<Announcing>,
@@ -143,7 +144,7 @@ impl Batches {
         let silent: Vec<Name> =
             self.open.iter().filter(|(_, open)| is_silent(open)).map(|(name, _)| name.clone()).collect();
         for name in &silent {
-            self.close(name);
+            self.give_up(name, "nothing was heard of it for seven days");
         }
         silent
     }
@@ -233,12 +234,21 @@ impl Batches {
         Some(open)
     }
 
+    /// Forgets a batch that is not done, and has jobs end that would wait for a wave without end.
+    fn give_up(&mut self, name: &Name, why: &str) {
+        if let Some(command) = self.close(name).and_then(|open| open.give_up(name, why))
+            && self.last.len() < MOST_LAST
+        {
+            self.last.push_back((name.clone(), command));
+        }
+    }
+
     /// Forgets the batches that were opened first, while there is too much to remember.
     fn forget_surplus(&mut self) -> Vec<Heard> {
         let mut forgotten = Vec::new();
         while self.open.len() > self.limits.open || self.remembered > self.limits.remembered {
             let Some(name) = self.order.first_key_value().map(|(_, name)| name.clone()) else { break };
-            self.close(&name);
+            self.give_up(&name, "too many batches are open");
             forgotten.push(Heard::Forgotten(name));
         }
         forgotten

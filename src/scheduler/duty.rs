@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,9 @@ use crate::broker::{
     Connection, ConnectionKind, Entry, Names, Outgoing, Position, Publisher, Stream, StreamError, Traffic, connect,
 };
 use crate::config::{Broker, Schedule};
-use crate::events::{Action, Command, Data, Event, LaneBoots, ScheduleState, SchedulerHeld};
-use crate::ownership::Interrupted;
-use crate::replica::Replica;
+use crate::control::Control;
+use crate::events::{Action, Command, Data, Event, SchedulerHeld};
+use crate::ownership::{Interrupted, Lease};
 use crate::retry::half_jitter;
 use crate::telemetry::SchedulerMetrics;
 
@@ -32,8 +33,8 @@ use crate::telemetry::SchedulerMetrics;
 const WRITE_EVERY: u64 = 2_000;
 /// … and among so many last ones it is looked for: read in a tenth of a second.
 const LOOK_BACK: u64 = 2 * WRITE_EVERY;
-/// How long RabbitMQ may take over the next message of those that are there.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long RabbitMQ may take over the next message of those that are there: it can have a hundred megabytes, and the network be slow.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Completions that wait for the end of the replay: the log may have them.
 const MOST_UNPUBLISHED: usize = 1_000;
 /// Commands on their way to RabbitMQ at a time. One that it refuses is tried again until it is taken.
@@ -78,6 +79,8 @@ pub(super) struct Outbox<'a> {
     publisher: Publisher,
     /// Where commands are refused, completions go on.
     commands: Publisher,
+    /// Nor where what is said of schedules is.
+    schedules: Publisher,
     names: &'a Names,
 }
 
@@ -87,15 +90,21 @@ type Given = Result<(Name, Command), lapin::Error>;
 impl<'a> Outbox<'a> {
     pub(super) fn new(connection: &Connection, names: &'a Names) -> Self {
         let publisher = || connection.publisher(Traffic::Outcomes, 1);
-        Self { publisher: publisher(), commands: publisher(), names }
+        Self { publisher: publisher(), commands: publisher(), schedules: publisher(), names }
     }
 
     /// Publishes an event among the outcomes, until the broker confirms it.
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
+    async fn event(&self, key: String, event: &Event) -> Result<(), lapin::Error> {
         self.publisher.publish(Outgoing::event(event, self.names.outcomes(), key)).await.map(drop)
+    }
+
+    /// Publishes an event of a schedule in the background, until the broker confirms it.
+    pub(super) fn later(&self, key: String, event: &Event) -> impl Future<Output = Result<(), lapin::Error>> + use<> {
+        let (publisher, outgoing) = (self.schedules.clone(), Outgoing::event(event, self.names.outcomes(), key));
+        async move { publisher.publish(outgoing).await.map(drop) }
     }
 
     /// Gives a command in the background, until the broker confirms it. `None`: the event is no command.
@@ -111,12 +120,7 @@ impl<'a> Outbox<'a> {
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
-    async fn write_down(
-        &self,
-        resume_from: Option<u64>,
-        (schedules, boots): (Vec<ScheduleState>, Vec<LaneBoots>),
-    ) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules, boots };
+    async fn write_down(&self, held: SchedulerHeld) -> Result<(), lapin::Error> {
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }
@@ -134,6 +138,7 @@ pub(super) struct Duty<'a> {
     unpublished: BTreeMap<String, Event>,
     giving: JoinSet<Given>,
     appointments: Appointments,
+    lease: &'a Lease,
     /// Offset of the next message to be read, once that is known.
     next: Option<u64>,
     written: Written,
@@ -160,12 +165,15 @@ impl<'a> Duty<'a> {
         broker: &'a Arc<Broker>,
         outbox: Outbox<'a>,
         schedules: Arc<[Schedule]>,
+        control: Arc<Control>,
+        lease: &'a Lease,
         metrics: &'a SchedulerMetrics,
     ) -> Self {
         let log = outbox.names.outcomes_log();
-        let appointments = Appointments::new(broker.clone(), outbox.names, schedules, &metrics.schedules);
+        let appointments = Appointments::new(broker.clone(), outbox.names, schedules, control, &metrics.schedules);
         let (unpublished, giving, next, written) = Default::default();
-        Self { broker, log, outbox, metrics, batches: Batches::new(), unpublished, giving, appointments, next, written }
+        let batches = Batches::new();
+        Self { broker, log, outbox, metrics, batches, unpublished, giving, appointments, lease, next, written }
     }
 
     /// Reads the log, and publishes, until the term's connection breaks.
@@ -174,7 +182,7 @@ impl<'a> Duty<'a> {
     /// [`Interrupted`].
     pub(super) async fn run(&mut self) -> Result<Infallible, Interrupted> {
         // After this the log is not empty, so it has an end that can be found.
-        self.outbox.write_down(None, Default::default()).await?;
+        self.outbox.write_down(self.appointments.state(None)).await?;
         let (mut failures, mut told) = (0, String::new());
         loop {
             let before = self.next;
@@ -212,6 +220,9 @@ impl<'a> Duty<'a> {
         info!(from, to = end, open = self.batches.open(), unpublished = self.unpublished.len(), "the log is read back");
         let (mut look, mut tick) = (interval(LOOK_EVERY), interval(TICK));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What is due may be paused.
+        let control = self.appointments.control.clone();
+        let (mut known, mut is_known) = (pin!(control.known()), false);
         loop {
             self.publish().await?;
             self.give();
@@ -220,9 +231,13 @@ impl<'a> Duty<'a> {
                 entry = stream.next() => next = self.take(entry?),
                 Some(given) = self.giving.join_next() => self.has_given(given).map_err(Problem::Outbox)?,
                 fired = self.appointments.next() => {
-                    self.appointments.took(&self.outbox, fired).await.map_err(Problem::Outbox)?;
+                    self.appointments.took(&self.outbox, fired).map_err(Problem::Outbox)?;
                 }
-                _ = tick.tick() => self.appointments.look(&self.outbox).await.map_err(Problem::Outbox)?,
+                () = &mut known, if !is_known => is_known = true,
+                // A holder that was suspended may not be one any more, and learns that with its next baton.
+                _ = tick.tick(), if is_known => if self.lease.is_valid() {
+                    self.appointments.look(&self.outbox);
+                },
                 _ = look.tick() => self.forget_silent(),
             }
         }
@@ -319,7 +334,7 @@ impl<'a> Duty<'a> {
                 info!(lane, batch, "wave {wave} of the batch may start; {waiting} jobs wait for later ones");
             }
             _ => {
-                warn!(lane, batch, reason, "the rest of the batch is cancelled: too many of its jobs have failed");
+                warn!(lane, batch, reason, "the rest of the batch is cancelled");
                 self.metrics.cancelled.inc();
             }
         }
@@ -330,7 +345,8 @@ impl<'a> Duty<'a> {
     async fn write_down(&mut self, next: u64) -> Result<(), Problem> {
         let now = Written { at: next, resume_from: self.batches.oldest().unwrap_or(next) };
         if self.written.is_outdated(now) {
-            self.outbox.write_down(Some(now.resume_from), self.appointments.states()).await.map_err(Problem::Outbox)?;
+            let held = self.appointments.state(Some(now.resume_from));
+            self.outbox.write_down(held).await.map_err(Problem::Outbox)?;
             self.written = now;
         }
         Ok(())

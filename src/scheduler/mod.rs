@@ -1,7 +1,7 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
 //! ([`batches`]), publishes that a batch is done, starts its waves, and has the rest of one cancelled of which too many jobs
-//! have failed ([`duty`]). It fires schedules ([`appointments`]), some
-//! of them early, by what earlier ones took ([`past`]). Beside that it counts the dead letters, and discards the oldest
+//! have failed ([`duty`]). It fires schedules ([`appointments`]), by the clock ([`agenda`]), some of them early, by what earlier ones
+//! took ([`past`]), and by hand ([`orders`]). Beside that it counts the dead letters, and discards the oldest
 //! where a setting bounds them ([`trim`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
@@ -25,6 +25,7 @@ mod batches;
 mod boots;
 mod duty;
 mod fire;
+mod orders;
 mod past;
 mod trim;
 
@@ -37,6 +38,7 @@ pub use self::past::{Past, due_of};
 use self::trim::Trim;
 use crate::broker::{Connections, Names, Place};
 use crate::config::{Broker, Config, Schedule};
+use crate::control::Control;
 use crate::ownership::{Interrupted, Lease, Role, Standing, Term};
 use crate::telemetry::{Metrics, SchedulerMetrics};
 
@@ -49,6 +51,7 @@ pub struct Scheduler {
     broker: Arc<Broker>,
     names: Names,
     schedules: Arc<[Schedule]>,
+    control: Arc<Control>,
     lease: Lease,
     metrics: SchedulerMetrics,
     most_letters: Option<u32>,
@@ -56,11 +59,12 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Nothing is connected yet.
-    pub fn new(config: &Config, names: &Names, metrics: &Metrics) -> Self {
+    pub fn new(config: &Config, names: &Names, control: &Arc<Control>, metrics: &Metrics) -> Self {
         Self {
             broker: config.broker.clone(),
             names: names.clone(),
             schedules: config.schedules.clone().into(),
+            control: control.clone(),
             lease: Lease::default(),
             metrics: metrics.scheduler.clone(),
             most_letters: config.dead_letters.max_length,
@@ -101,7 +105,8 @@ impl Role for Scheduler {
     async fn serve(&self, term: &Term<'_>) -> Result<(), Interrupted> {
         info!("scheduler held");
         let outbox = Outbox::new(term.connection, &self.names);
-        let mut duty = Duty::new(&self.broker, outbox, self.schedules.clone(), &self.metrics);
+        let (schedules, control) = (self.schedules.clone(), self.control.clone());
+        let mut duty = Duty::new(&self.broker, outbox, schedules, control, &self.lease, &self.metrics);
         let trim = Trim::new(&self.broker, &self.names, &self.metrics, self.most_letters);
         tokio::select! {
             biased;

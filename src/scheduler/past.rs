@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::HELD_KEY;
+use super::agenda::AHEAD;
 use super::batches::is_key;
 use super::boots::Boots;
 use crate::config::{Machines, Schedule};
@@ -19,7 +20,7 @@ const USUAL_BOOT: Duration = Duration::from_secs(3 * 60);
 /// A machine is seen running at a beat of five seconds, and what is due is so at a beat: the one before has to see it.
 const BEAT: Duration = Duration::from_secs(5);
 /// The longest before a due time that it is fired.
-const LONGEST_LEAD: Duration = Duration::from_secs(30 * 60);
+pub(super) const LONGEST_LEAD: Duration = Duration::from_secs(30 * 60);
 
 /// What is known of configured schedules, in memory of their number.
 #[derive(Debug)]
@@ -41,18 +42,19 @@ impl Past {
         }
     }
 
-    /// Takes an event of the log that happened at `time`.
-    pub fn hear(&mut self, data: &Data, time: Timestamp) {
+    /// Takes an event of the log that happened at `time`. A due time that is further ahead of `now` than one can be was made up.
+    pub fn hear(&mut self, data: &Data, time: Timestamp, now: Timestamp) {
+        let latest = now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX);
         match data {
             Data::Job(job) => self.boots.hear(job, time),
-            Data::ScheduleFired(ScheduleFired { schedule, lane, due, size, waves, small, .. }) => {
+            Data::ScheduleFired(ScheduleFired { schedule, lane, due, size, waves, small, .. }) if *due <= latest => {
                 if let Some((_, story)) = self.schedules.get_mut(schedule).filter(|(own, _)| own == lane) {
                     fired(story, LastFired { due: *due, size: *size, waves: *waves, small: *small });
                 }
             }
             Data::BatchCompleted(done) => {
                 for (name, (lane, story)) in &mut self.schedules {
-                    if let Some(due) = due_of(name, &done.batch_id).filter(|_| *lane == done.lane) {
+                    if let Some(due) = due_of(name, &done.batch_id).filter(|due| *due <= latest && *lane == done.lane) {
                         completed(story, LastCompleted { due, up_in_time: done.up_in_time });
                         let is_success = done.up == done.ended && done.up > 0;
                         story.succeeded = story.succeeded.max(is_success.then_some(due));
@@ -63,9 +65,9 @@ impl Past {
                 self.boots.take(boots);
                 for ScheduleState { schedule, story: written, .. } in schedules {
                     let Some((_, story)) = self.schedules.get_mut(schedule) else { continue };
-                    written.fired.iter().for_each(|last| fired(story, *last));
-                    written.completed.iter().for_each(|last| completed(story, *last));
-                    story.succeeded = story.succeeded.max(written.succeeded);
+                    written.fired.iter().filter(|last| last.due <= latest).for_each(|last| fired(story, *last));
+                    written.completed.iter().filter(|last| last.due <= latest).for_each(|last| completed(story, *last));
+                    story.succeeded = story.succeeded.max(written.succeeded.filter(|due| *due <= latest));
                 }
             }
             _ => {}
@@ -77,9 +79,11 @@ impl Past {
         self.schedules.get(schedule).map(|(_, story)| *story).unwrap_or_default()
     }
 
-    /// What the next holder has to know of a schedule beside how far its due times are dealt with.
+    /// What the next holder has to know of a schedule beside how far its due times are dealt with. Of one that only other replicas have
+    /// that is what they have said.
     pub(super) fn complete(&self, state: ScheduleState) -> ScheduleState {
-        ScheduleState { story: self.story(&state.schedule), ..state }
+        let story = self.schedules.get(&state.schedule).map_or(state.story, |(_, story)| *story);
+        ScheduleState { story, ..state }
     }
 
     /// What the next holder has to know of boots.
@@ -171,7 +175,10 @@ fn seconds(seconds: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::agenda::tests::{at, schedule};
+    use super::super::agenda::{
+        self,
+        tests::{at, schedule},
+    };
     use super::super::boots::tests::job;
     use super::*;
     use crate::bce::InstanceId;
@@ -205,7 +212,7 @@ mod tests {
         machines.sort_by(|(_, (_, one)), (_, (_, other))| one.total_cmp(other));
         for (number, (start, seen)) in &machines {
             let mut hear = |outcome, is_final, at| {
-                past.hear(&Data::Job(Box::new(job(&number.to_string(), outcome, is_final))), instant(at));
+                past.hear(&Data::Job(Box::new(job(&number.to_string(), outcome, is_final))), instant(at), instant(at));
             };
             hear(Outcome::Started, false, *start);
             hear(Outcome::Running, true, *seen);
@@ -253,9 +260,7 @@ mod tests {
     }
 
     fn fired(day: &str, size: usize) -> ScheduleFired {
-        let (schedule, lane, due) = ("morning".to_owned(), "prod".to_owned(), at(&format!("{day}T07:30")));
-        let (batch_id, waves, previous_size, small, plan) = (String::new(), 1, None, false, None);
-        ScheduleFired { schedule, lane, due, batch_id, size, waves, previous_size, small, plan }
+        ScheduleFired { due: at(&format!("{day}T07:30")), size, ..agenda::tests::fired() }
     }
 
     fn completed(day: &str, up: usize) -> Data {
@@ -281,7 +286,7 @@ mod tests {
         let mut past = Past::new(std::slice::from_ref(&schedule));
         let first = past.fired(&schedule, fired("23", 10));
         assert_eq!((first.previous_size, first.small), (None, false));
-        past.hear(&Data::ScheduleFired(first), at("23T07:30"));
+        past.hear(&Data::ScheduleFired(first), at("23T07:30"), at("23T07:30"));
         for (size, small) in [(0, true), (4, true), (5, false), (10, false), (usize::MAX, false)] {
             let next = past.fired(&schedule, fired("24", size));
             assert_eq!((next.previous_size, next.small), (Some(10), small), "{size}");
@@ -296,21 +301,22 @@ mod tests {
         let schedule = morning(1);
         let mut past = Past::new(std::slice::from_ref(&schedule));
         // A completion can come before it is said that the schedule was fired.
-        past.hear(&completed("23", 10), at("23T07:31"));
-        past.hear(&Data::ScheduleFired(fired("23", 10)), at("23T07:31"));
-        past.hear(&Data::ScheduleFired(fired("24", 10)), at("24T07:31"));
-        past.hear(&completed("24", 9), at("24T07:31"));
+        past.hear(&completed("23", 10), at("23T07:31"), at("23T07:31"));
+        past.hear(&Data::ScheduleFired(fired("23", 10)), at("23T07:31"), at("23T07:31"));
+        past.hear(&Data::ScheduleFired(fired("24", 10)), at("24T07:31"), at("24T07:31"));
+        past.hear(&completed("24", 9), at("24T07:31"), at("24T07:31"));
         // Late, of an earlier one; of another schedule; of another lane.
-        past.hear(&Data::ScheduleFired(fired("22", 3)), at("24T07:31"));
-        past.hear(&completed("22", 10), at("24T07:31"));
+        past.hear(&Data::ScheduleFired(fired("22", 3)), at("24T07:31"), at("24T07:31"));
+        past.hear(&completed("22", 10), at("24T07:31"), at("24T07:31"));
         past.hear(
             &Data::ScheduleFired(ScheduleFired { schedule: "evening".to_owned(), ..fired("25", 3) }),
+            at("25T07:31"),
             at("25T07:31"),
         );
         let mut other = completed("25", 10);
         let Data::BatchCompleted(done) = &mut other else { unreachable!() };
         done.lane = "other".to_owned();
-        past.hear(&other, at("25T07:31"));
+        past.hear(&other, at("25T07:31"), at("25T07:31"));
         fire(&mut past, 50.0, 8.0, 30.0);
 
         let story = past.story("morning");
@@ -325,13 +331,37 @@ mod tests {
         };
         let (schedules, boots) = (vec![past.complete(state)], past.boots());
         let replica = Replica::this();
-        let held = SchedulerHeld { replica, resume_from: None, schedules, boots };
+        let held = SchedulerHeld { replica, resume_from: None, schedules, boots, done: Vec::new() };
         let held = Event::of_scheduler(Data::SchedulerHeld(held), at("24T08:00"));
         let held = Event::read(&held.to_bytes()).unwrap();
         let mut next = Past::new(std::slice::from_ref(&schedule));
-        next.hear(&held.data, held.time);
+        next.hear(&held.data, held.time, held.time);
         assert_eq!((next.story("morning"), next.plan(&schedule)), (story, past.plan(&schedule)));
         assert!(next.plan(&schedule).unwrap().is_measured);
+    }
+
+    #[test]
+    fn what_others_make_up_of_times_to_come_is_not_believed() {
+        let schedule = morning(1);
+        let mut past = Past::new(std::slice::from_ref(&schedule));
+        let now = at("20T07:30");
+        past.hear(&Data::ScheduleFired(fired("25", 1)), now, now);
+        past.hear(&completed("25", 10), now, now);
+        let fired = Some(LastFired { due: at("25T07:30"), size: 1, waves: 1, small: false });
+        let completed = Some(LastCompleted { due: at("25T07:30"), up_in_time: None });
+        let story = ScheduleStory { fired, completed, succeeded: Some(at("25T07:30")) };
+        let state = |name: &str| ScheduleState {
+            schedule: name.to_owned(),
+            line: schedule.line.clone(),
+            until: at("19T07:30"),
+            story,
+        };
+        let (replica, resume_from, schedules) = (Replica::this(), None, vec![state("morning")]);
+        let held = SchedulerHeld { replica, resume_from, schedules, boots: Vec::new(), done: Vec::new() };
+        past.hear(&Data::SchedulerHeld(held), now, now);
+        assert_eq!(past.story("morning"), ScheduleStory::default());
+        // What another replica's schedule has is passed on.
+        assert_eq!(past.complete(state("evening")).story, story);
     }
 
     #[test]

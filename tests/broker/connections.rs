@@ -113,7 +113,7 @@ async fn five_channels_of_a_user_are_enough_for_a_lane_and_what_is_wrong_is_said
     let output = daemon.child.output();
     assert!(output.contains("RabbitMQ allows 5 channels in all: reveille makes do with 4"), "{output}");
     assert!(output.contains("rabbitmqctl set_user_limits"), "{output}");
-    let queries = "are not answered any more: RabbitMQ allows too few channels";
+    let queries = "are not answered for now: RabbitMQ allows too few channels";
     eventually("that of queries is left to others", async || daemon.child.output().contains(queries).then_some(()))
         .await;
     let lost = output.matches("the connection to RabbitMQ is lost").count();

@@ -29,6 +29,10 @@ const USERS: [&str; 9] =
 /// Those that have all topics of the exchanges they may use, if any.
 const ALL_TOPICS: [&str; 4] = ["daemon", "dead", "operator", "watch"];
 
+/// Of the commands' configuration.
+const SCHEDULE: &str =
+    "[[schedule]]\nname = \"leap\"\ncron = \"0 0 29 2 *\"\ntimezone = \"UTC\"\ninstances = [\"i-sim00001\"]";
+
 const PERMISSIONS: &str = "set_permissions";
 
 /// A vhost with the page's users, and a daemon that runs as one of them.
@@ -59,7 +63,8 @@ impl Scene {
     }
 
     async fn run(&self, user: &str, arguments: &[&str]) -> Output {
-        let config = Config::write(&config(&url(&self.vhost, user), &self.sim.url(), &Wishes::default()));
+        let wishes = Wishes { lane: SCHEDULE, ..Wishes::default() };
+        let config = Config::write(&config(&url(&self.vhost, user), &self.sim.url(), &wishes));
         let mut command: Command = config.command(arguments);
         tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic")
     }
@@ -160,9 +165,12 @@ async fn each_of_the_users_can_do_its_work() {
     assert_eq!(scene.submit("submit", &batch).await.status.code(), Some(0));
     let watched = scene.run("watch", &watch).await;
     assert_eq!(watched.status.code(), Some(0), "{watched:?}");
-    for arguments in [["pause", "prod"], ["resume", "prod"], ["cancel", "evening"]] {
-        let given = scene.run("operator", &arguments).await;
+    let schedules = ["schedules", "list", "--output", "json"];
+    for arguments in [&["pause", "prod"][..], &["resume", "prod"], &["cancel", "evening"], &schedules] {
+        let given = scene.run("operator", arguments).await;
         assert_eq!(given.status.code(), Some(0), "{given:?}");
+        let sees_pauses = String::from_utf8_lossy(&given.stdout).contains(r#""paused": false"#);
+        assert_eq!(sees_pauses, arguments == schedules, "{given:?}");
     }
     let listed = scene.run("watch", &["batches"]).await;
     assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("morning"), "{listed:?}");
@@ -277,7 +285,7 @@ async fn none_of_the_users_can_do_the_work_of_another() {
             tries.extend(own());
         }
         if user == "operator" {
-            tries.retain(|attempt| !matches!(attempt, Publish("reveille.control", _)));
+            tries.retain(|attempt| !matches!(attempt, Publish("reveille.control", _) | Read("reveille.control.log")));
         }
         if !["daemon", "watch", "operator", "status", "submit-wait"].contains(&user) {
             tries.push(Read("reveille.outcomes.log"));

@@ -4,17 +4,18 @@ use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::schedules::Morning;
 use crate::support::broker;
-use crate::support::eventually;
+use crate::support::child::run;
 use crate::support::files::Folder;
 use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::prometheus::{Labels, Prometheus};
 use crate::support::scene::Scene;
 use crate::support::sim::{KEY, SECRET};
 use crate::support::stage::{LANE, Stage, Wishes};
+use crate::support::{PATIENCE, eventually, eventually_within};
 
 const PAUSED: &str = "reveille_lane_paused";
 const HELD: &str = "reveille_lane_held";
@@ -29,10 +30,16 @@ const CONTROL: &str = "reveille_control_followed";
 const SCHEDULER: &str = "reveille_scheduler_held";
 const CUT_SHORT: &str = "reveille_delays_cut_short_total";
 const LETTERS: &str = "reveille_dead_letters";
+const MISSED: &str = "reveille_schedule_missed_total";
+const FAILING: &str = "reveille_schedule_failing";
+const LATE: &str = "reveille_schedule_next_timestamp_seconds";
 const SMALL: &str = "reveille_schedule_small";
+const FORGOTTEN: &str = "reveille_batches_forgotten_total";
 /// A unique part of each alert. Each is made to fire here.
-const ALL: [&str; 14] =
-    [SMALL, PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, SCHEDULER];
+const ALL: [&str; 18] = [
+    PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, FORGOTTEN, SCHEDULER,
+    MISSED, FAILING, LATE, SMALL,
+];
 /// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
 /// As in the alert on the rate.
@@ -203,6 +210,81 @@ async fn many_dead_letters_raise_their_alert() {
     letter(0).await;
     prometheus.fires(&alert(LETTERS)).await;
     only(&prometheus, &[LETTERS]).await;
+}
+
+/// Due each minute: one that will be paused, and one whose machines cannot be named.
+const SCHEDULES: &str = r#"
+[[schedule]]
+name = "paused"
+cron = "* * * * *"
+timezone = "UTC"
+instances = ["i-sim00001"]
+
+[[schedule]]
+name = "failing"
+cron = "* * * * *"
+timezone = "UTC"
+file = "no-such-file.txt"
+"#;
+
+#[tokio::test]
+async fn a_schedule_that_is_missed_that_fails_and_that_is_late_raises_its_alerts() {
+    let (stage, prometheus) = watched(SCHEDULES).await;
+    let pause = ["schedules", "pause", "paused", "--as", "ops@desk", "--reason", "patching"];
+    let ran = run(stage.daemon.config.command(&pause), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let missed = r#"reveille_schedule_missed_total{reason="paused",schedule="paused"}"#;
+    // Until the minute is over.
+    eventually_within(2 * PATIENCE, "it is missed", async || (stage.daemon.metric(missed).await >= 1.0).then_some(()))
+        .await;
+    let log = stage.queues.read_stream("reveille.outcomes.log", &mut 0).await;
+    let told = log.iter().find(|message| message.routing_key.as_str() == "prod.missed").expect("the log says so");
+    let told: Value = serde_json::from_slice(&told.data).expect("JSON");
+    assert_eq!((&told["data"]["schedule"], &told["data"]["reason"]), (&json!("paused"), &json!("paused")));
+    let text = told["data"]["text"].as_str().expect("a text");
+    assert!(text.starts_with("the schedule was paused by ops@desk: patching; until 20"), "{text}");
+    assert!(text.ends_with("or `reveille schedules resume paused`"), "{text}");
+
+    let firing = prometheus.fires(&alert(MISSED)).await;
+    assert_eq!((firing[0]["schedule"].as_str(), firing[0]["reason"].as_str()), ("paused", "paused"));
+    let firing = prometheus.fires(&alert(FAILING)).await;
+    assert_eq!((firing.len(), firing[0]["schedule"].as_str()), (1, "failing"));
+    only(&prometheus, &[MISSED, FAILING]).await;
+    // As it is if it goes on like this.
+    let late = eventually("one is late", async || {
+        let late = prometheus.query_at(Timestamp::now() + 295.seconds(), &alert(LATE)).await;
+        (!late.is_empty()).then_some(late)
+    })
+    .await;
+    assert_eq!((late.len(), late[0].0["schedule"].as_str()), (1, "failing"));
+}
+
+#[tokio::test]
+async fn a_batch_that_is_given_up_raises_its_alert_and_what_waits_for_its_waves_is_cancelled() {
+    let (mut stage, prometheus) = watched("").await;
+    let announce = async |number: usize, size: usize, waves: serde_json::Value| {
+        let data = json!({"batch_id": format!("b-{number}"), "lane": LANE, "size": size, "waves": waves});
+        let event = json!({"specversion": "1.0", "id": format!("a-{number}"), "source": "/test", "time": Timestamp::now(),
+                           "type": "io.reveille.batch.submitted.v1", "data": data});
+        let properties = BasicProperties::default().with_content_type("application/cloudevents+json".into());
+        let key = format!("{LANE}.submitted");
+        stage.queues.publish("reveille.outcomes", &key, properties, event.to_string().as_bytes()).await;
+    };
+    // Its first wave never comes.
+    announce(0, 2, json!({"1": 1, "2": 1})).await;
+    let stamp = BasicProperties::default().with_timestamp(Timestamp::now().as_second().try_into().unwrap());
+    let waiting = json!({"instance_id": "i-sim00001", "batch_id": "b-0", "wave": 2}).to_string();
+    stage.message(stamp, waiting.as_bytes()).await;
+    stream::iter(1..10_000).map(|number| announce(number, 1, json!({}))).buffer_unordered(200).collect::<()>().await;
+    prometheus.fires("reveille_batches_open == 10000").await;
+    only(&prometheus, &[]).await;
+    announce(10_000, 1, json!({})).await;
+    prometheus.fires(&alert(FORGOTTEN)).await;
+    only(&prometheus, &[FORGOTTEN]).await;
+    let ended = stage.outcome().await;
+    assert_eq!((&ended["outcome"], &ended["batch_id"]), (&json!("cancelled"), &json!("b-0")), "{ended}");
+    let told = "by reveille scheduler: the batch is given up, as too many batches are open";
+    assert!(ended["error_message"].as_str().unwrap().contains(told), "{ended}");
 }
 
 #[tokio::test]

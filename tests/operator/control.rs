@@ -114,7 +114,10 @@ async fn the_jobs_of_a_cancelled_batch_end_without_a_call() {
     }
     let mut ended = stage.outcomes(2).await;
     let told = give(&stage, &["cancel", "morning"]).await;
-    assert!(told.contains("jobs of batch morning that were submitted until now are cancelled"), "{told}");
+    assert!(
+        told.contains("jobs of batch morning that were submitted until now, or are within a minute, are cancelled"),
+        "{told}"
+    );
     let before = called(&stage.sim).await;
     ended.extend(stage.outcomes(16).await);
     let of = |batch: &str, outcome: &str| {

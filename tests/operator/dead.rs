@@ -301,14 +301,19 @@ async fn a_second_terminal_is_told_of_the_first() {
     assert_eq!(stage.dead().await.len(), 3);
 }
 
+/// The replays that wait to be taken: the old id of each, and its own.
+async fn replayed(queues: &Queues) -> Vec<(String, String)> {
+    let old = |job: &Delivery| text(job, "x-reveille-replay-of").expect("a replay");
+    queues.take_all("reveille.jobs.prod").await.iter().map(|job| (old(job), id(job))).collect()
+}
+
 /// How often each letter was replayed, by its old id, and under how many ids; and the ids of the letters that are left.
 async fn account(queues: &Queues) -> (BTreeMap<String, usize>, BTreeSet<(String, String)>, Vec<String>) {
     let mut replays: BTreeMap<String, usize> = BTreeMap::new();
     let mut ids = BTreeSet::new();
-    for job in queues.take_all("reveille.jobs.prod").await {
-        let old = text(&job, "x-reveille-replay-of").expect("a replay");
+    for (old, new) in replayed(queues).await {
         *replays.entry(old.clone()).or_default() += 1;
-        ids.insert((old, id(&job)));
+        ids.insert((old, new));
     }
     (replays, ids, queues.take_all(DEAD).await.iter().map(id).collect())
 }
@@ -356,11 +361,21 @@ async fn a_replay_that_loses_the_broker_loses_no_job_and_is_repeated_under_the_s
     node.kill();
     node.restart();
     replaying.ended().await;
-    let ran = dead(&stage.daemon.config, &["replay"]).await;
-    assert_eq!(ran.code, Some(0), "{}", ran.errors);
     let queues = Queues::connect(&stage.vhost.url).await;
-    let (replays, ids, left) = account(&queues).await;
-    assert_eq!((replays.len(), ids.len(), left.len()), (MANY, MANY, 0), "{output}");
+    let mut ids = BTreeSet::new();
+    // A node that was killed puts back what was held a while after it runs again, and does not show it until then. So the first
+    // replay may see but some of the letters; none is lost.
+    eventually("all are replayed", async || {
+        let ran = dead(&stage.daemon.config, &["replay"]).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.errors);
+        ids.extend(replayed(&queues).await);
+        let old: BTreeSet<&String> = ids.iter().map(|(old, _)| old).collect();
+        (old.len() == MANY).then_some(())
+    })
+    .await;
+    assert_eq!(ids.len(), MANY, "each under one id: {output}");
+    assert_eq!(dead(&stage.daemon.config, &["replay"]).await.code, Some(0));
+    queues.has(DEAD, 0, 0).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::child::{Ran, run};
 use crate::support::files::Folder;
 
-pub const COMMANDS: [&str; 14] = [
+pub const COMMANDS: [&str; 15] = [
     "run",
     "check",
     "submit",
@@ -17,11 +17,13 @@ pub const COMMANDS: [&str; 14] = [
     "cancel",
     "snooze",
     "dead",
+    "schedules",
     "topology",
     "completions",
     "man",
 ];
 pub const OF_DEAD: [&str; 4] = ["list", "show", "replay", "discard"];
+pub const OF_SCHEDULES: [&str; 6] = ["list", "next", "explain", "run", "pause", "resume"];
 
 async fn reveille(arguments: &[&str], columns: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
@@ -88,6 +90,7 @@ async fn man_pages_are_written_into_a_folder_or_it_is_said_why_not() {
     let mut expected: Vec<String> = COMMANDS.iter().map(|command| format!("reveille-{command}.1")).collect();
     expected.push("reveille.1".to_owned());
     expected.extend(OF_DEAD.map(|command| format!("reveille-dead-{command}.1")));
+    expected.extend(OF_SCHEDULES.map(|command| format!("reveille-schedules-{command}.1")));
     expected.sort();
     assert_eq!(pages, expected);
     let submit = std::fs::read_to_string(folder.path("share/man1/reveille-submit.1")).unwrap();

@@ -8,7 +8,7 @@ use lapin::Consumer;
 use serde_json::{Value, json};
 
 use crate::support::broker::{self, Node};
-use crate::support::child::{Ran, run};
+use crate::support::child::{Child, Ran, run};
 use crate::support::clock::Clock;
 use crate::support::daemon::Daemon;
 use crate::support::files::Folder;
@@ -22,31 +22,33 @@ const HELD: &str = "reveille_scheduler_held";
 const AHEAD: SignedDuration = SignedDuration::from_mins(20);
 
 /// Replicas with a schedule, and a clock that is set for them.
-pub(super) struct Morning {
+pub struct Morning {
     clock: Clock,
     due: Timestamp,
-    sim: Sim,
-    pub(super) daemons: Vec<Daemon>,
+    pub sim: Sim,
+    pub daemons: Vec<Daemon>,
     /// Of the schedule.
     events: Consumer,
+    /// Those of its lane that came.
+    heard: Vec<Value>,
     _queues: Queues,
 }
 
 impl Morning {
     /// `replicas` that know a schedule with these `machines`, and have not fired it.
-    pub(super) async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
+    pub async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
         Self::with(url, replicas, fleet, machines, Wishes::default()).await
     }
 
-    /// The same, with wishes for the lane and the simulator.
-    async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, wishes: Wishes<'_>) -> Self {
+    /// The same with wishes for the lane and the simulator.
+    pub async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, wishes: Wishes<'_>) -> Self {
         let sim = Sim::start(&[&["--fleet", &format!("Stopped={fleet}")], wishes.sim].concat());
         let clock = Clock::new();
         let due = (clock.now() + AHEAD).round(jiff::Unit::Minute).expect("a time");
         let cron = due.strftime("%M %H * * *");
-        let schedule = format!(
-            "[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\nmisfire_grace = \"10m\"\n{machines}\n"
-        );
+        let grace = if machines.contains("misfire_grace") { "" } else { "misfire_grace = \"10m\"" };
+        let schedule =
+            format!("[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\n{grace}\n{machines}\n");
         let config = format!("{}{schedule}", config(url, &sim.url(), &wishes));
         let environment = clock.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -56,7 +58,7 @@ impl Morning {
         }
         let queues = Queues::connect(url).await;
         let events = queues.listen("reveille.outcomes", "#").await;
-        let mut morning = Self { clock, due, sim, daemons, events, _queues: queues };
+        let mut morning = Self { clock, due, sim, daemons, events, heard: Vec::new(), _queues: queues };
         let next = r#"reveille_schedule_next_timestamp_seconds{schedule="morning"}"#;
         eventually("a replica knows when it is due", async || {
             let daemon = &morning.daemons[morning.holder().await];
@@ -68,7 +70,7 @@ impl Morning {
     }
 
     /// The replica that runs the scheduler.
-    async fn holder(&self) -> usize {
+    pub async fn holder(&self) -> usize {
         eventually("a replica runs the scheduler", async || {
             for (number, daemon) in self.daemons.iter().enumerate() {
                 if daemon.metric(HELD).await == 1.0 {
@@ -80,28 +82,50 @@ impl Morning {
         .await
     }
 
-    pub(super) fn set_clock(&mut self, after_due: SignedDuration) {
+    /// Starts a replica again that was killed.
+    pub fn start_again(&mut self, number: usize) {
+        let mut command = self.daemons[number].config.command(&["run"]);
+        command.envs(self.clock.environment());
+        self.daemons[number].child = Child::start(command);
+    }
+
+    pub fn set_clock(&mut self, after_due: SignedDuration) {
         let time = self.due + after_due;
         self.clock.set(time);
     }
 
-    /// The type and the data of the next event.
+    /// The next event of its lane.
+    async fn hear(&mut self) -> Option<Value> {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await.ok()?;
+        Some(serde_json::from_slice(&next.expect("subscribed").expect("open").data).expect("JSON"))
+    }
+
+    /// The type and the data of the next event that was not asked for yet.
     async fn next(&mut self) -> (String, Value) {
-        let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
-        let delivery = next.expect("there is one more event").expect("subscribed").expect("open");
-        let mut event: Value = serde_json::from_slice(&delivery.data).expect("JSON");
+        let mut event = match self.heard.is_empty() {
+            true => self.hear().await.expect("there is one more event"),
+            false => self.heard.remove(0),
+        };
         (event["type"].as_str().expect("a text").to_owned(), event["data"].take())
     }
 
-    /// The data of the next event of this type.
-    pub(super) async fn event(&mut self, kind: &str) -> Value {
+    /// The data of the first event of this type that was not asked for yet. Events of two types come in either order.
+    pub async fn event(&mut self, kind: &str) -> Value {
         let kind = format!("io.reveille.{kind}.v1");
         loop {
-            let (next, data) = self.next().await;
-            if next == kind {
-                return data;
+            if let Some(place) = self.heard.iter().position(|event| event["type"] == kind) {
+                return self.heard.remove(place)["data"].take();
             }
+            let next = self.hear().await.unwrap_or_else(|| panic!("no {kind}"));
+            self.heard.push(next);
         }
+    }
+
+    /// Asserts that no event of this type has come so far.
+    fn has_none(&self, kind: &str) {
+        let kind = format!("io.reveille.{kind}.v1");
+        let found: Vec<&Value> = self.heard.iter().filter(|event| event["type"] == kind).collect();
+        assert!(found.is_empty(), "{found:?}");
     }
 
     /// Waits until the log of the first replica has a line with these words.
@@ -113,7 +137,7 @@ impl Morning {
         .await;
     }
 
-    async fn reveille(&self, arguments: &[&str]) -> Ran {
+    pub async fn reveille(&self, arguments: &[&str]) -> Ran {
         let mut command = self.daemons[0].config.command(arguments);
         command.envs(self.clock.environment());
         run(command, "").await
@@ -130,7 +154,7 @@ impl Morning {
     }
 }
 
-const SECOND: SignedDuration = SignedDuration::from_secs(1);
+pub const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 fn listed(machines: usize) -> String {
     let ids: Vec<String> = (1..=machines).map(instance).collect();
@@ -159,6 +183,7 @@ async fn a_due_time_is_fired_once_though_the_clock_is_set_forth_and_back() {
     .await;
     assert_eq!(morning.daemons[0].metric(fired_total).await, 1.0);
     morning.sim.every_machine_started_once(5).await;
+    morning.has_none("schedule.missed");
 
     let ran = morning.reveille(&["schedules", "list"]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
@@ -202,19 +227,13 @@ async fn a_due_time_that_passed_while_nothing_ran_is_fired_late_or_missed() {
     let mut morning = Morning::before(&vhost.url, 1, 1, &listed(1)).await;
     morning.daemons[0].kill().await;
     morning.set_clock(SignedDuration::from_mins(5));
-    let environment = morning.clock.environment();
-    let start = |daemon: &Daemon| {
-        let mut command = daemon.config.command(&["run"]);
-        command.envs(environment.clone());
-        crate::support::child::Child::start(command)
-    };
-    morning.daemons[0].child = start(&morning.daemons[0]);
+    morning.start_again(0);
     assert_eq!(morning.event("schedule.fired").await["due"], json!(morning.due));
     morning.started_once(1).await;
     // The next day's, too late.
     morning.daemons[0].kill().await;
     morning.set_clock(SignedDuration::from_hours(24) + SignedDuration::from_mins(11));
-    morning.daemons[0].child = start(&morning.daemons[0]);
+    morning.start_again(0);
     let missed = morning.event("schedule.missed").await;
     assert_eq!((&missed["reason"], &missed["count"]), (&json!("late"), &json!(1)));
     assert_eq!(missed["last_due"], json!(morning.due + SignedDuration::from_hours(24)));
@@ -244,6 +263,8 @@ async fn machines_are_selected_or_read_from_a_file_when_it_fires_and_failures_ar
     let mut morning = Morning::before(&vhost.url, 1, 4, &format!("file = {file:?}")).await;
     morning.set_clock(-SECOND);
     morning.says(&["fleet.csv, line 2", "is no instance id"]).await;
+    folder.put("fleet.csv", &format!("id,batch_id\n{},other\n", instance(1)));
+    morning.says(&["its file names the batch \"other\"", "leave out batch_id"]).await;
     folder.put("fleet.csv", &format!("id,wave\n{},1\n{},2\n", instance(1), instance(4)));
     assert_eq!(morning.event("schedule.fired").await["size"], json!(2));
     morning.started_once(2).await;
@@ -254,11 +275,10 @@ async fn machines_are_selected_or_read_from_a_file_when_it_fires_and_failures_ar
 #[tokio::test]
 async fn a_schedule_that_cannot_be_fired_until_its_grace_is_over_is_missed_with_the_reason() {
     let vhost = broker::vhost();
-    let mut morning = Morning::before(&vhost.url, 1, 1, "file = \"/nowhere/fleet.txt\"").await;
+    let mut morning = Morning::before(&vhost.url, 1, 1, "file = \"/nowhere/fleet.txt\"\nmisfire_grace = \"8s\"").await;
     morning.set_clock(-SECOND);
     let failing = r#"reveille_schedule_failing{schedule="morning"}"#;
     eventually("it fails", async || (morning.daemons[0].metric(failing).await == 1.0).then_some(())).await;
-    morning.set_clock(SignedDuration::from_mins(11));
     let missed = morning.event("schedule.missed").await;
     assert_eq!((&missed["reason"], &missed["count"]), (&json!("failed"), &json!(1)));
     assert!(missed["text"].as_str().unwrap().contains("/nowhere/fleet.txt"), "{missed}");

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use super::help::{COMMANDS, OF_DEAD};
+use super::help::{COMMANDS, OF_DEAD, OF_SCHEDULES};
 use crate::support::broker::{self, Vhost};
 use crate::support::child::{Child, Ran, run};
 use crate::support::eventually;
@@ -76,11 +76,17 @@ fn mask(line: &str) -> String {
     for word in line.split_whitespace() {
         let bare = word.trim_matches(|it| "(),;:\"".contains(it));
         let is_number = |text: &str| !text.is_empty() && text.chars().all(|it| it.is_ascii_digit());
+        let weekday = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].contains(&bare);
+        let is_date = bare.parse::<jiff::civil::Date>().is_ok();
+        // 07:30:00+08:00
+        let is_time = bare.len() == 14 && bare.split([':', '+', '-']).all(is_number);
         let is_duration = bare.starts_with(|it: char| it.is_ascii_digit())
             && bare.ends_with(['s', 'm', 'h', 'd'])
             && bare.chars().all(|it| it.is_ascii_digit() || ".msdhµ".contains(it));
         words.push(match bare {
             _ if bare.parse::<jiff::Timestamp>().is_ok() => "TIME",
+            _ if bare.starts_with("new-year-") => "BATCH",
+            _ if weekday || is_date || is_time => "TIME",
             _ if bare.parse::<uuid::Uuid>().is_ok() => "ID",
             _ if bare.contains("127.0.0.1:") || bare.contains("node") && bare.contains('@') => "ADDRESS",
             _ if words.last() == Some(&"RabbitMQ") && bare.starts_with(|it: char| it.is_ascii_digit()) => "VERSION",
@@ -120,9 +126,12 @@ impl Scene {
             "[[lane]]\nname = \"prod-bj\"\nendpoint = {:?}\ncredentials_file = \"bce.toml\"\nrate = 20.0\n",
             sim.url()
         );
+        // Due once a year, so that the page is the same at each hour.
+        let schedule = "\n[[schedule]]\nname = \"new-year\"\ncron = \"30 7 1 1 *\"\ntimezone = \"Asia/Shanghai\"\n\
+                        instances = [\"i-sim00003\"]\nconfirm = \"running\"\n";
         let broker = format!("[broker]\nurl = {:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n", vhost.url);
         let folder = Folder::new();
-        folder.put("reveille.toml", &format!("{broker}\n{lane}"));
+        folder.put("reveille.toml", &format!("{broker}\n{lane}{schedule}"));
         folder.put("typo.toml", &format!("{broker}\n{}", lane.replace("rate = 20.0", "rat = 20.0")));
         let keys = "access_key_id = \"sim-access-key\"\nsecret_access_key = \"sim-secret-key\"\n";
         let keys = folder.put("bce.toml", keys);
@@ -185,8 +194,11 @@ async fn the_page_is_what_its_commands_answer() {
         .into_iter()
         .filter_map(|line| if let Line::Command(text) = line { Some(format!("{text} ")) } else { None })
         .collect();
-    let of_dead = OF_DEAD.map(|command| format!("dead {command}"));
-    for command in COMMANDS.map(str::to_owned).into_iter().chain(of_dead) {
+    let of_others = OF_DEAD
+        .map(|command| format!("dead {command}"))
+        .into_iter()
+        .chain(OF_SCHEDULES.map(|it| format!("schedules {it}")));
+    for command in COMMANDS.map(str::to_owned).into_iter().chain(of_others) {
         let is_shown = commands.iter().any(|text| text.contains(&format!("reveille {command} ")));
         assert!(is_shown, "{PAGE} has no `reveille {command}`");
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 
 use crate::support::child::{Ran, run};
@@ -40,6 +40,23 @@ fn table(waves: &[usize], each: usize) -> String {
         (1..=each).map(move |number| format!("{},{wave}\n", instance(place * each + number)))
     });
     std::iter::once("instance_id,wave\n".to_owned()).chain(rows).collect()
+}
+
+/// A job of a wave, as a line.
+fn wave_of(number: usize, wave: u32) -> String {
+    format!("{{\"instance_id\":\"{}\",\"wave\":{wave}}}\n", instance(number))
+}
+
+/// Has RabbitMQ refuse all commands about batches until the queue `full` is deleted.
+async fn refuse_commands(queues: &Queues) -> Channel {
+    let channel = queues.connection.create_channel().await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let (key, none) = ("command.batch.#".into(), FieldTable::default());
+    channel.queue_bind("full".into(), CONTROL.into(), key, QueueBindOptions::default(), none).await.unwrap();
+    channel
 }
 
 /// The jobs that ended by the log of outcomes, by instance: the wave of each, and its end in microseconds.
@@ -149,20 +166,17 @@ async fn waves_of_a_column_go_on_after_failures_in_ascending_order() {
 #[tokio::test]
 async fn a_name_that_is_used_again_waits_for_its_own_waves() {
     let stage = Stage::set().await;
+    const SETTLE: i64 = 3;
     submit(&stage.daemon.config, "morning", &["--format", "csv"], &table(&[1, 2], 2)).await;
     completed(&stage.vhost.url, "morning").await;
-    // The first wave waits, and the commands of before are known.
-    let later = format!(
-        "{{\"instance_id\":\"{}\",\"wave\":1,\"not_before\":\"{}\"}}\n{{\"instance_id\":\"{}\",\"wave\":2}}\n",
-        instance(5),
-        Timestamp::now() + jiff::SignedDuration::from_secs(5),
-        instance(6)
-    );
-    submit(&stage.daemon.config, "morning", &[], &later).await;
+    // The commands of before are known.
+    let later = [(5, 1), (6, 2)].map(|(number, wave)| wave_of(number, wave)).concat();
+    submit(&stage.daemon.config, "morning", &["--settle", &format!("{SETTLE}s")], &later).await;
     eventually("all are up", async || (ended(&stage.vhost.url).await.len() == 6).then_some(())).await;
-    let starts: Vec<String> =
-        stage.sim.log().await.into_iter().filter(|call| call.operation == "start").map(|call| call.instance).collect();
-    assert_eq!(starts[4..], [instance(5), instance(6)]);
+    let (_, first, _) = ended(&stage.vhost.url).await[&instance(5)];
+    let calls = stage.sim.log().await;
+    let second = calls.iter().find(|call| call.operation == "start" && call.instance == instance(6)).expect("a call");
+    assert!(second.unix_micros >= first + SETTLE * 1_000_000, "by a command of its own: {calls:?}");
 }
 
 #[tokio::test]
@@ -338,33 +352,57 @@ async fn what_is_no_wave_starts_nothing_and_a_right_command_does() {
 #[tokio::test]
 async fn a_deadline_passes_while_a_job_waits_for_its_wave() {
     let mut stage = Stage::set().await;
-    let never = r#"{"instance_id":"i-sim00001","not_before":"9999-12-31T23:59:59Z"}"#;
-    let second = format!(
-        r#"{{"instance_id":"i-sim00002","wave":2,"deadline":"{}"}}"#,
-        Timestamp::now() + jiff::SignedDuration::from_secs(4)
-    );
-    submit(&stage.daemon.config, "morning", &[], &format!("{never}\n{second}\n")).await;
+    // Its first wave has jobs that will not end here.
+    let hours = |hours| Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+    let first = json!({"instance_id": instance(1), "not_before": hours(1), "deadline": hours(2)});
+    let lines = format!("{first}\n{}", wave_of(2, 2));
+    submit(&stage.daemon.config, "morning", &["--deadline", "4s"], &lines).await;
     let ended = stage.outcome().await;
     assert_eq!((&ended["outcome"], &ended["wave"]), (&json!("expired"), &json!(2)));
     assert_eq!(stage.sim.log().await.len(), 0);
 }
 
 #[tokio::test]
+async fn a_job_that_has_waited_for_its_wave_for_thirty_days_fails_and_can_be_replayed() {
+    let mut stage = Stage::set().await;
+    let since = |days: i64| Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+    for (id, number, days) in [("young", 1, 29), ("old", 2, 31)] {
+        let mut headers = FieldTable::default();
+        let seen = AMQPValue::LongString(since(days).to_string().into());
+        headers.insert("x-reveille-received-at".into(), seen);
+        let properties = BasicProperties::default().with_message_id(id.into()).with_headers(headers);
+        let body = json!({"instance_id": instance(number), "batch_id": "morning", "wave": 2}).to_string();
+        stage.message(properties, body.as_bytes()).await;
+    }
+    let ended = stage.outcome().await;
+    assert_eq!(
+        (&ended["job_id"], &ended["outcome"], &ended["reason"]),
+        (&json!("old"), &json!("failed"), &json!("wave_not_started"))
+    );
+    assert_eq!(ended["error_message"], "its wave was not started within 30 days: replay it to start it now");
+    assert_eq!(stage.sim.log().await.len(), 0);
+    let ran = run(stage.daemon.config.command(&["dead", "replay"]), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let replayed = stage.outcome().await;
+    assert_eq!((&replayed["replay_of"], &replayed["outcome"]), (&json!("old"), &json!("started")), "{replayed}");
+    assert!(stage.daemon.metric(WAITED).await > 0.0, "the other one waits");
+}
+
+#[tokio::test]
 async fn a_replay_counts_for_the_machine_that_failed_and_waits_for_no_wave() {
     let mut stage = Stage::with(Wishes { lane: "batch = 1", ..Wishes::default() }).await;
     stage.sim.script(&instance(2), json!([{"status": 404, "code": "NoSuchObject"}])).await;
-    let last = format!(
-        r#"{{"instance_id":"{}","wave":2,"not_before":"{}"}}"#,
-        instance(3),
-        Timestamp::now() + jiff::SignedDuration::from_secs(8)
-    );
-    submit(&stage.daemon.config, "morning", &["--max-failures", "1"], &format!("{}{}\n", lines(1..=2), last)).await;
+    // So the second wave begins once that is wanted.
+    let channel = refuse_commands(&stage.queues).await;
+    let all = lines(1..=2) + &wave_of(3, 2);
+    submit(&stage.daemon.config, "morning", &["--max-failures", "1"], &all).await;
     let ends = stage.outcomes(2).await;
     let failed = ends.values().find(|end| end["outcome"] == "failed").expect("one").clone();
     let ran = run(stage.daemon.config.command(&["dead", "replay"]), "").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     let replayed = stage.outcome().await;
     assert_eq!((&replayed["outcome"], &replayed["replay_of"]), (&json!("started"), &failed["job_id"]));
+    channel.queue_delete("full".into(), Default::default()).await.unwrap();
     assert_eq!(stage.outcome().await["instance_id"], instance(3));
     let said = completed(&stage.vhost.url, "morning").await;
     assert_eq!((&said["ended"], &said["up"], &said["outcomes"]), (&json!(3), &json!(3), &json!({"started": 3})));
@@ -395,13 +433,7 @@ async fn a_part_of_a_batch_that_may_fail_is_of_all_that_was_announced() {
 #[tokio::test]
 async fn commands_that_are_refused_hold_up_no_completion_and_are_given_once_they_are_taken() {
     let stage = Stage::set().await;
-    let channel = stage.queues.connection.create_channel().await.unwrap();
-    let mut full = FieldTable::default();
-    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
-    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    channel.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
-    let (key, none) = ("command.batch.#".into(), FieldTable::default());
-    channel.queue_bind("full".into(), CONTROL.into(), key, QueueBindOptions::default(), none).await.unwrap();
+    let channel = refuse_commands(&stage.queues).await;
     let never = r#"{"instance_id":"i-sim00001","not_before":"9999-12-31T23:59:59Z"}"#;
     submit(&stage.daemon.config, "failing", &["--max-failures", "0"], &format!("{never}\ni-gone0001\n")).await;
     eventually("the command is refused", async || {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::child::Child;
@@ -43,8 +44,13 @@ impl Prometheus {
 
     /// The present result of an expression: its series, with their values. An alert fires if there are any.
     pub async fn query(&self, expression: &str) -> Vec<(Labels, f64)> {
+        self.query_at(Timestamp::now(), expression).await
+    }
+
+    /// The result at an instant: where that is less than five minutes ahead, as if nothing changed until then.
+    pub async fn query_at(&self, instant: Timestamp, expression: &str) -> Vec<(Labels, f64)> {
         let mut url = reqwest::Url::parse(&format!("http://{}/api/v1/query", self.address().await)).expect("a URL");
-        url.query_pairs_mut().append_pair("query", expression);
+        url.query_pairs_mut().append_pair("query", expression).append_pair("time", &instant.to_string());
         let body = http().get(url).send().await.expect("Prometheus answers").text().await.expect("in UTF-8");
         let answer: Value = serde_json::from_str(&body).expect("in JSON");
         assert_eq!(answer["status"], "success", "{expression}: {body}");

@@ -16,6 +16,10 @@ use crate::text::Shown;
 /// How long to wait for the lock, and how often to try: the daemon has it for a moment where it discards letters.
 const LOCKED_FOR: Duration = Duration::from_secs(5);
 const LOCK_AGAIN: Duration = Duration::from_millis(200);
+/// How long what a command held that was killed may take to be back.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// How long, after the connection is lost, what was begun may take to fail.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// The queue, locked.
 pub(super) struct DeadQueue {
@@ -97,7 +101,8 @@ impl DeadQueue {
 
     /// How many letters are in the queue.
     pub(super) async fn letters(&self) -> Result<usize, Failure> {
-        walk::ready(&self.connection, &self.name).await.map_err(|error| self.failure(&error))
+        let ready = walk::ready_once_back(&self.connection, &self.name, BACK_WITHIN).await;
+        ready.map_err(|error| self.failure(&error))
     }
 
     /// Has the first `letters` letters judged, one after the other, until that is ended. Those that were not taken are in the queue
@@ -113,20 +118,29 @@ impl DeadQueue {
         let finishing = async {
             let finished = judge.finish(&bar).await;
             let is_back = walk.end().await.map_err(|error| self.walk_failure(&error));
-            match (end, finished, is_back) {
-                (End::Failed(failure), ..) | (_, Err(failure), _) | (_, _, Err(failure)) => End::Failed(failure),
-                (end, Ok(()), Ok(is_back)) => {
-                    if !is_back {
-                        tell("RabbitMQ has not put all letters back into the queue within a minute: look again later");
-                    }
-                    end
-                }
-            }
+            finished.and(is_back)
         };
-        let end = tokio::select! {
-            end = finishing => end,
-            // RabbitMQ puts the letters back when the connection is gone.
-            code = signals.next() => End::Interrupted(code),
+        // Once the connection is lost, what waits for RabbitMQ would wait without end.
+        let lost = async {
+            let error = self.lost(&bar).await;
+            sleep(CLOSING).await;
+            Err(self.failure(&error))
+        };
+        // RabbitMQ puts the letters back when the connection is gone.
+        let finished = tokio::select! {
+            finished = finishing => finished.map_err(End::Failed),
+            failed = lost => failed.map_err(End::Failed),
+            code = signals.next() => Err(End::Interrupted(code)),
+        };
+        let end = match (end, finished) {
+            (_, Err(interrupted @ End::Interrupted(_))) => interrupted,
+            (failed @ End::Failed(_), _) | (_, Err(failed)) => failed,
+            (end, Ok(is_back)) => {
+                if !is_back {
+                    tell("RabbitMQ has not put all letters back into the queue within a minute: look again later");
+                }
+                end
+            }
         };
         bar.finish_and_clear();
         Look { letters: seen, end }

@@ -92,7 +92,7 @@ async fn past(config: &Config, now: Timestamp) -> Past {
     let mut past = Past::new(&config.schedules);
     let log = Log::new(config, ConnectionKind::Batches);
     let from = now.checked_sub(LOG_KEPT).unwrap_or(Timestamp::MIN);
-    if let Err(error) = log.replay(from, |event| past.hear(&event.data, event.time)).await {
+    if let Err(error) = log.replay(from, |event| past.hear(&event.data, event.time, now)).await {
         let why = log.failure(error);
         tell(format_args!("how many machines there were, and how long they take to boot, is not seen: {why}"));
         return Past::new(&config.schedules);

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::minute::{self, Minute};
-use super::picture::{Facts, Queues};
+use super::picture::{Facts, Queues, ScheduleRow};
 use crate::broker::names::LEVELS;
 use crate::broker::{self, Connection, ConnectionKind, Counts, Look, Names, is_access_refused, is_not_found, look};
 use crate::cli::Failure;
 use crate::cli::log::Log;
-use crate::config::{Config, LaneName};
+use crate::cli::schedules::told;
+use crate::config::{Config, LaneName, Schedule};
 use crate::query::{AskError, Statuses, ask_statuses};
 
 /// How long replicas have to answer.
@@ -25,7 +26,8 @@ const AT_A_TIME: usize = 4;
 /// Gathers what can be seen. The failure is that of the connection, without which nothing can be.
 pub(super) async fn gather(config: &Config) -> (Facts, Option<Failure>) {
     let configured = config.lanes.iter().map(|lane| lane.name.clone()).collect();
-    let mut facts = Facts { broker: config.broker.address(), configured, ..Facts::default() };
+    let schedules = next_due(&config.schedules, Timestamp::now());
+    let mut facts = Facts { broker: config.broker.address(), configured, schedules, ..Facts::default() };
     let connection = match broker::connect(&config.broker, ConnectionKind::Status).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -45,6 +47,19 @@ pub(super) async fn gather(config: &Config) -> (Facts, Option<Failure>) {
     };
     connection.close().await;
     (facts, lost)
+}
+
+/// When each schedule is due next, by the configuration alone.
+fn next_due(schedules: &[Schedule], now: Timestamp) -> Vec<ScheduleRow> {
+    let row = |schedule: &Schedule| {
+        let next = schedule.timetable.after(now);
+        let there = next.map(|next| told(next, schedule.timetable.zone()));
+        ScheduleRow { schedule: schedule.name.clone(), lane: schedule.lane.to_string(), next, there }
+    };
+    let mut rows: Vec<ScheduleRow> = schedules.iter().map(row).collect();
+    // Those that are never due come last.
+    rows.sort_by_key(|row| (row.next.is_none(), row.next));
+    rows
 }
 
 impl Facts {

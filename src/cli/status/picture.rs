@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::minute::Minute;
@@ -18,6 +19,8 @@ pub(super) struct Facts {
     pub(super) is_reachable: bool,
     /// Lanes of the configuration.
     pub(super) configured: Vec<LaneName>,
+    /// Schedules of the configuration, the one that is due next first.
+    pub(super) schedules: Vec<ScheduleRow>,
     /// Replicas that RabbitMQ counts.
     pub(super) counted: Option<usize>,
     /// Replicas that answered, and what each said of its lanes.
@@ -92,6 +95,8 @@ pub(super) struct Picture {
     pub(super) replicas: Vec<ReplicaRow>,
     /// Replicas that RabbitMQ counts and that did not answer.
     pub(super) silent_replicas: Option<usize>,
+    /// Those of the configuration.
+    pub(super) schedules: Vec<ScheduleRow>,
     /// Jobs that wait for a later try, of all lanes.
     pub(super) parked: Option<u64>,
     /// Of all lanes.
@@ -123,6 +128,17 @@ pub(super) struct LaneRow {
     pub(super) in_flight: Option<u64>,
     /// Jobs that ended in the last minute, by outcome.
     pub(super) last_minute: Option<BTreeMap<String, u64>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ScheduleRow {
+    pub(super) schedule: String,
+    pub(super) lane: String,
+    /// `None`: it is never due.
+    pub(super) next: Option<Timestamp>,
+    /// The same as a person there reads it.
+    #[serde(skip)]
+    pub(super) there: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -160,6 +176,7 @@ impl Facts {
             lanes,
             replicas: self.told.into_iter().map(replica).collect(),
             silent_replicas: silent,
+            schedules: self.schedules,
             parked: self.parked,
             dead_letters: self.dead_letters,
             problems,

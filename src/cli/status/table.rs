@@ -10,6 +10,8 @@ use crate::text::Shown;
 
 /// Lanes of a replica that are named.
 const NAMED: usize = 8;
+/// Schedules that are shown.
+const SCHEDULES: usize = 20;
 /// Stands for what could not be seen.
 const UNSEEN: &str = "?";
 
@@ -29,6 +31,17 @@ impl fmt::Display for Picture {
                 replicas.add([process(&row.replica), Shown(&row.replica.version).to_string(), names(&row.holds)]);
             }
             write!(f, "\n{replicas}")?;
+        }
+        if !self.schedules.is_empty() {
+            let mut schedules = Columns::new(["SCHEDULE", "LANE", "DUE NEXT"]);
+            for row in self.schedules.iter().take(SCHEDULES) {
+                let next = row.there.clone().unwrap_or_else(|| "-".to_owned());
+                schedules.add([row.schedule.clone(), row.lane.clone(), next]);
+            }
+            write!(f, "\n{schedules}")?;
+            if let Some(more @ 1..) = self.schedules.len().checked_sub(SCHEDULES) {
+                writeln!(f, "and {more} more: `reveille schedules list`")?;
+            }
         }
         let (parked, dead) = (seen(self.parked), seen(self.dead_letters));
         writeln!(f, "\nparked jobs of all lanes: {parked}; dead letters: {dead}")?;

@@ -4,24 +4,15 @@
 //! are beside the daemon's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::bce::{Answer, Client, InstanceId, InstanceState, Listed, MOST_IDS, NoAnswer, Selection};
+use crate::bce::{Answer, Client, InstanceId, InstanceState, MOST_IDS, NoAnswer, Selection};
 use crate::cli::Failure;
 use crate::config::{Lane, LaneName};
+use crate::lane::listing::{Pages, Tries};
 use crate::lane::quota::Limiter;
 use crate::lane::verdict::{self, Listing};
-use crate::retry::half_jitter;
-
-/// How often a call is made that fails or is throttled.
-const MOST_TRIES: u32 = 5;
-/// Between two tries: the first ceiling, and the largest.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
-/// Pages of one list, at most: ten million instances.
-const MOST_PAGES: usize = 10_000;
 
 /// The API of one lane.
 #[derive(Debug)]
@@ -55,21 +46,16 @@ impl Api {
     /// # Errors
     /// The list could not be read to its end.
     pub(super) async fn select(&self, selection: &Selection) -> Result<BTreeSet<InstanceId>, Failure> {
-        let filters = selection.filters();
+        let (mut found, mut pages) = (BTreeSet::new(), Pages::new(self.lane.as_str(), selection.clone()));
+        let filters = pages.filters();
         let filters: Vec<(&str, &str)> = filters.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let (mut found, mut marker) = (BTreeSet::new(), None::<String>);
-        for _ in 0..MOST_PAGES {
+        while let Some(marker) = pages.begin() {
             let page =
                 self.call("list instances", async || self.client.list(&filters, marker.as_deref()).await).await?;
-            let met = page.instances.into_iter().filter(|instance: &Listed| selection.is_met_by(instance));
-            found.extend(met.map(|instance| instance.id));
-            match page.next {
-                None => return Ok(found),
-                Some(next) if marker.as_ref() == Some(&next) => break,
-                next => marker = next,
-            }
+            let met = pages.take(marker, page).map_err(anyhow::Error::msg)?;
+            found.extend(met.into_iter().map(|instance| instance.id));
         }
-        Err(anyhow::anyhow!("the list of instances of lane {} has no end", self.lane).into())
+        Ok(found)
     }
 
     /// The states of these instances. Those that the API does not know are left out.
@@ -95,12 +81,11 @@ impl Api {
         what: &str,
         call: impl AsyncFn() -> Result<(Answer, Option<T>), NoAnswer>,
     ) -> Result<T, Failure> {
-        let mut tries = 0;
+        let mut tries = Tries::default();
         loop {
             self.limiter.acquire().await;
             let made = Instant::now();
             let result = call().await;
-            tries += 1;
             if let Ok((answer, _)) = &result
                 && answer.status == 429
             {
@@ -114,10 +99,9 @@ impl Api {
                 Listing::Again(told) => Failure::Unreachable(told),
                 Listing::Refused(told) => return Err(Failure::Usage(told)),
             };
-            if tries >= MOST_TRIES {
+            if !tries.again().await {
                 return Err(failure);
             }
-            sleep(half_jitter(FIRST_WAIT, LONGEST_WAIT, tries, rand::random())).await;
         }
     }
 }

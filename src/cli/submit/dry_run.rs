@@ -82,7 +82,7 @@ pub(super) async fn run(
         waves: checked.waves(ramp).into_iter().collect(),
         not_before,
         states,
-        cost: lane.map(|lane| Cost::of(checked.size() as u64, lane)),
+        cost: lane.map(|lane| Cost::of_waves(checked, ramp, lane)),
         instances,
     };
     match output {

@@ -10,8 +10,9 @@ use crate::broker::{self, Connection, Look, Names};
 use crate::cli::watch::{is_paused, not_run};
 use crate::cli::{Failure, lanes, tell};
 use crate::config::{Config, Lane, LaneName};
+use crate::events::MaxFailures;
 use crate::fleet::Checked;
-use crate::query::{Statuses, ask_statuses};
+use crate::query::{LaneStatus, Statuses, ask_statuses};
 
 /// The lane of this name, or the only one of the configuration.
 ///
@@ -41,6 +42,8 @@ pub(super) struct Standing {
     is_unscheduled: bool,
     /// Why the lane makes no calls, if its holder says so.
     pub(super) paused: Option<String>,
+    /// The lane's holder is of a version that has no waves, as it says.
+    has_no_waves: bool,
 }
 
 /// A queue that was never declared takes nothing: its jobs would end among the dead letters as unroutable. Nor does one that is
@@ -80,7 +83,7 @@ pub(super) async fn look(
                     && matches!(broker::look(connection, &names.jobs_of(lane)).await, Ok(Look::There(_)));
                 let hint = if is_known { String::new() } else { lanes::unknown(lane, connection, names, config).await };
                 return Err(Failure::Usage(format!(
-                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it{hint}",
+                    "{lacking} at {}: {error}; a lane's queues exist once `reveille run` has run with it, some seconds after its start{hint}",
                     config.broker.address()
                 )));
             }
@@ -100,20 +103,50 @@ pub(super) async fn look(
     if let Ok(scheduler) = broker::count(&channel, &names.scheduler_baton()).await {
         standing.is_unscheduled = scheduler.consumers == 0;
     }
-    if standing.is_run {
-        standing.paused = pause(connection, names, lane).await;
+    if standing.is_run
+        && let Some(told) = ask_holder(connection, names, lane).await
+    {
+        standing.has_no_waves = !told.waves;
+        standing.paused = told.cause;
     }
     Ok(Some(standing))
 }
 
-/// Why the lane is paused, by its holder. `None` as well where the user may not ask it, or it does not answer in time.
-async fn pause(connection: &Connection, names: &Names, lane: &LaneName) -> Option<String> {
+/// What the lane's holder says of it. `None` where the user may not ask it, or it does not answer in time.
+async fn ask_holder(connection: &Connection, names: &Names, lane: &LaneName) -> Option<LaneStatus> {
     let is_told = |statuses: &Statuses| statuses.holder_of(lane.as_str()).is_some();
     let (statuses, _) = ask_statuses(connection, names, lanes::ANSWERS, is_told).await;
-    statuses.holder_of(lane.as_str())?.cause.clone()
+    statuses.holder_of(lane.as_str()).cloned()
 }
 
 impl Standing {
+    /// Checks that the lane's holder knows what the announcement says.
+    ///
+    /// # Errors
+    /// It is of an earlier version.
+    pub(super) fn check(
+        &self,
+        name: &LaneName,
+        jobs: &Checked,
+        ramp: bool,
+        max_failures: Option<MaxFailures>,
+    ) -> Result<(), Failure> {
+        let (what, follows) = match max_failures {
+            _ if !jobs.waves(ramp).is_empty() => ("waves", "it would start all jobs at once"),
+            Some(MaxFailures::Percent(_)) => {
+                ("--max-failures as a part of a batch", "it may not see that the batch is announced")
+            }
+            _ => return Ok(()),
+        };
+        if self.has_no_waves {
+            return Err(Failure::Usage(format!(
+                "nothing submitted: lane {name} is run by a replica of a version without {what}, so {follows}; upgrade all replicas \
+                 first"
+            )));
+        }
+        Ok(())
+    }
+
     /// What a person should know before jobs are submitted: a line each. `lane`: its settings, if the configuration has it.
     pub(super) fn notes(&self, name: &LaneName, jobs: &Checked, lane: Option<&Lane>, ramp: bool) -> Vec<String> {
         let mut notes = Vec::new();
@@ -156,7 +189,22 @@ pub(super) struct Cost {
 
 impl Cost {
     pub(super) fn of(jobs: u64, lane: &Lane) -> Self {
-        let calls = jobs.div_ceil(lane.batch.into());
+        Self::of_calls(jobs.div_ceil(lane.batch.into()), lane)
+    }
+
+    /// The same of all jobs of a command: jobs of two waves share no call. The time between waves is not known.
+    pub(super) fn of_waves(jobs: &Checked, ramp: bool, lane: &Lane) -> Self {
+        let calls = |jobs: usize| (jobs as u64).div_ceil(lane.batch.into());
+        let waves = jobs.waves(ramp);
+        let in_waves: usize = waves.iter().flat_map(|(_, sizes)| sizes.values()).sum();
+        let shared = calls(jobs.size().saturating_sub(in_waves));
+        Self::of_calls(
+            waves.iter().flat_map(|(_, sizes)| sizes.values()).map(|size| calls(*size)).sum::<u64>() + shared,
+            lane,
+        )
+    }
+
+    fn of_calls(calls: u64, lane: &Lane) -> Self {
         // The cast of a float saturates.
         Self { calls, batch: lane.batch, rate: lane.rate, seconds: (calls as f64 / lane.rate).ceil() as i64 }
     }

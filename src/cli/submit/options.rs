@@ -189,19 +189,6 @@ mod tests {
     }
 
     #[test]
-    fn a_wave_that_starts_after_its_batch_is_given_up_is_refused() {
-        let (soon, late) = (r#","not_before":"2026-11-30T23:00:00Z""#, r#","not_before":"2026-12-01T00:00:01Z""#);
-        let (plain, ramp) = (of(&[]).unwrap(), of(&["--ramp"]).unwrap());
-        let wave = |start| job(&format!(r#"{start},"wave":1"#));
-        assert!(plain.complete(wave(soon)).is_ok() && plain.complete(job(late)).is_ok());
-        assert!(ramp.complete(job(soon)).is_ok());
-        for told in [plain.complete(wave(late)), ramp.complete(job(late))] {
-            let told = told.unwrap_err();
-            assert!(told.contains("expected 2026-12-01T00:00:00Z at the latest"), "{told}");
-        }
-    }
-
-    #[test]
     fn an_option_that_cannot_be_meant_is_named_with_its_value_and_the_remedy() {
         for (options, expected) in [
             (&["--at", "07:30"][..], "--not-before \"07:30\" is a time of day without a time zone: add --tz"),

@@ -202,7 +202,7 @@ impl Route<'_> {
             settle_seconds: self.settle_seconds,
             ..Batch::new(batch.to_owned(), size, self.identity.lane.to_string())
         };
-        announcement(self.identity, part, batch, at)
+        announcement(self.identity.of_part(&batch.batch_id, part), batch, at)
     }
 
     fn outgoing(&self, announcement: &Event) -> Outgoing {

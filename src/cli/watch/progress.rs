@@ -134,8 +134,11 @@ impl Progress {
         // In a replay the rate is that of then. A clock that is ahead of ours makes no event of the future.
         let at = if self.reading == Reading::Live { now } else { event.time.min(now) };
         match event.data {
-            Data::BatchSubmitted(_) if let Some(submission) = &mut self.submission => {
-                submission.is_heard |= submission.announced == (event.id, event.time);
+            Data::BatchSubmitted(batch) if let Some(submission) = &mut self.submission => {
+                let is_ours = batch.batch_id == self.batch && submission.announced == (event.id.clone(), event.time);
+                if is_ours && !std::mem::replace(&mut submission.is_heard, true) {
+                    self.waves.announce(&event.id, &batch.sizes(), event.time);
+                }
                 Heard::Nothing
             }
             Data::BatchSubmitted(batch) if batch.batch_id == self.batch => {

@@ -89,7 +89,7 @@ fn what_is_wrong_with_a_schedule_is_told_with_the_remedy() {
         (format!("{MORNING}cronn = \"\""), "no such setting; did you mean cron?"),
         (
             "[[calendar]]\nname = \"cn\"\nskip_dates = [\"2026-10-07..2026-10-01\"]".to_owned(),
-            "expected a list of days",
+            "expected a list of up to 1000 days",
         ),
         ("[[calendar]]\nname = \"cn\"\nextra_as = \"Fri\"".to_owned(), "expected monday, tuesday"),
         ("[[calendar]]\nname = \"cn\"\n[[calendar]]\nname = \"cn\"".to_owned(), "cn is taken by a calendar above"),

@@ -71,6 +71,29 @@ fn a_ramp_goes_by_the_order_of_each_batch_and_counts_a_repeated_job_once() {
 }
 
 #[test]
+fn no_job_of_a_batch_with_waves_starts_after_the_batch_is_given_up() {
+    const SOON: &str = r#"{"instance_id":"i-0000","not_before":"2026-12-01T00:00:00Z"}"#;
+    const LATE: &str = r#"{"instance_id":"i-0001","not_before":"2026-12-01T00:00:01Z"}"#;
+    const NEVER: &str = r#"{"instance_id":"i-0002","not_before":"9999-12-31T23:59:59Z"}"#;
+    const SECOND: &str = r#"{"instance_id":"i-0003","wave":2}"#;
+    const OTHER: &str = r#"{"instance_id":"i-0004","wave":2,"batch_id":"other"}"#;
+    let check = |options: &[&str], ids: &[&str]| {
+        let checked = input_with(options, ids, &[], None).unwrap().check();
+        checked.map(|checked| checked.size()).map_err(|fault| fault.to_string())
+    };
+    assert_eq!(check(&[], &[SOON, SECOND]), Ok(2));
+    assert_eq!(check(&[], &[LATE, NEVER, OTHER]), Ok(3), "the batch with waves is another one");
+    assert_eq!(check(&["--ramp"], &[LATE]), Ok(1), "there is one wave");
+    for (options, ids, count) in
+        [(&[][..], &[LATE, NEVER, SECOND][..], 1), (&[], &[SECOND, NEVER], 1), (&["--ramp"], &["i-0005", LATE], 1)]
+    {
+        let told = check(options, ids).unwrap_err();
+        let expected = format!("nothing submitted, {count} wrong");
+        assert!(told.contains(&expected) && told.contains("expected 2026-12-01T00:00:00Z at the latest"), "{told}");
+    }
+}
+
+#[test]
 fn waves_that_are_too_many_or_are_none_are_named_with_their_line() {
     let folder = Folder::new();
     let rows: String = (1..=101).map(|wave| format!("i-0{wave:03},{wave}\n")).collect();

@@ -8,13 +8,13 @@ use lapin::BasicProperties;
 use tracing::{Span, debug, error_span, info, warn};
 
 use super::held::Held;
-use super::{Admitted, First, SHORTEST_DELAY, Task, Unread, capacity, failing_for, wave};
+use super::{Admitted, First, Task, Unread, capacity, failing_for, wave};
 use crate::broker::{Delivery, Message, REPLAY_OF};
 use crate::control::WaveAhead;
 use crate::dead_letter::DeadLetter;
 use crate::events::{Outcome, Reason, is_traceparent};
 use crate::headers::Headers;
-use crate::job::{self, ParkCause, Progress, elapsed, is_past};
+use crate::job::{self, ParkCause, Progress, is_past};
 use crate::lane::history::Order;
 use crate::lane::parts::Lane;
 use crate::lane::quarantine::POISONED_AT;
@@ -71,9 +71,9 @@ impl Admitted {
         let mut first = if returns >= POISONED_AT { First::Anew } else { first(&job, &progress, now) };
         if let First::Call | First::Anew = first
             && !is_replay
-            && let Some(delay) = until_its_wave(lane, &job, &progress, stamped, now)
+            && let Some(ahead) = waves_ahead(lane, &job, &progress, stamped, now)
         {
-            first = First::Wait(delay, ParkCause::Wave);
+            first = wave::first(ahead, &job, progress.received_at, now);
         }
         let mut spare = None;
         if let First::Call = first
@@ -93,7 +93,7 @@ impl Admitted {
             }
         }
         // The replica that had it before may have made a call, unless it is too early for one even now.
-        progress.touched |= redelivered && !matches!(first, First::Wait(..));
+        progress.touched |= redelivered && !matches!(first, First::Wait(..) | First::GiveUp);
         debug!(first = first.as_str(), "delivery");
         let is_once = progress.once;
         let key = lane.history.seen.key(&progress.job_id, &job.instance_id, &mark);
@@ -159,25 +159,18 @@ fn stamped(properties: &BasicProperties) -> Option<Timestamp> {
     properties.timestamp().and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok())
 }
 
-/// How long a job waits until it looks again whether its wave may start. `None`: it may, or its deadline has passed. A job that
-/// had its turn before goes on: it may have been called, or it was put back from among the dead letters.
-fn until_its_wave(
+/// Why a job has to wait for its wave. `None`: it may start, or its deadline has passed. A job that had its turn before goes on: it
+/// may have been called, or it was put back from among the dead letters.
+fn waves_ahead(
     lane: &Lane,
     job: &job::Job,
     progress: &Progress,
     stamped: Option<Timestamp>,
     now: Timestamp,
-) -> Option<Duration> {
+) -> Option<WaveAhead> {
     let ahead = lane.control.wave_ahead(lane.name(), job, stamped)?;
     let had_its_turn = progress.touched || progress.put_back.is_some();
-    if had_its_turn || is_past(job.deadline, now) {
-        return None;
-    }
-    let look = match ahead {
-        WaveAhead::Running { waiting } => wave::next_look(elapsed(progress.received_at, now), waiting),
-        WaveAhead::Until(start) => elapsed(now, start),
-    };
-    Some(look.min(capacity::left(job.deadline, now)).max(SHORTEST_DELAY))
+    (!had_its_turn && !is_past(job.deadline, now)).then_some(ahead)
 }
 
 /// When a job was submitted: as its producer says, and before the daemon first parked it. A letter that was put back has

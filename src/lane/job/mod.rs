@@ -43,7 +43,7 @@ use super::quota::Slot;
 use super::verdict::{self, Circumstances, Verdict};
 use crate::bce::{Answer, NoAnswer};
 use crate::control::{Cancellation, Control};
-use crate::events::Outcome;
+use crate::events::{Outcome, Reason};
 use crate::job::{self, Boot, Confirm, Conflict, ParkCause, Progress, elapsed, is_past};
 
 /// Delay of a job whose copy is in hand.
@@ -95,6 +95,8 @@ enum First {
     Poll(Boot),
     /// Too early for a call, for this reason.
     Wait(Duration, ParkCause),
+    /// It has waited for its wave for too long.
+    GiveUp,
     /// Its instance had no capacity the last time, and others want to be called.
     GiveWay(Duration),
     /// Parked as a fresh copy: it was returned too often, by no fault of its own.
@@ -108,6 +110,7 @@ impl First {
             Self::Call => "call",
             Self::Poll(_) => "poll",
             Self::Wait(..) => "wait",
+            Self::GiveUp => "give_up",
             Self::GiveWay(_) => "give_way",
             Self::Anew => "put_back",
         }
@@ -193,7 +196,7 @@ impl Task {
             First::Poll(_) => None,
             // A snooze may be over by then.
             First::Wait(..) => control.cancellation(lane.name(), &self.job, self.submitted),
-            First::Call | First::GiveWay(_) | First::Anew => {
+            First::Call | First::GiveUp | First::GiveWay(_) | First::Anew => {
                 cancellation(control, lane.name(), &self.job, self.submitted)
             }
         }
@@ -235,6 +238,11 @@ impl Task {
             First::Call if self.is_late() => self.expire(lane, entry.into_slot()).await,
             First::Call => self.call(lane, entry).await,
             First::Wait(delay, cause) => self.later(false, *delay, *cause),
+            First::GiveUp => Next::Conclude(self.held.conclusion(
+                Outcome::Failed(Reason::WaveNotStarted),
+                false,
+                "its wave was not started within 30 days: replay it to start it now",
+            )),
             First::GiveWay(delay) => self.give_way(*delay),
             First::Anew => self.later(false, SHORTEST_DELAY, ParkCause::PutBack),
         }

@@ -3,7 +3,6 @@
 use super::admit::first;
 use super::*;
 use crate::config::Retry;
-use crate::events::Reason;
 
 const RETRY: Retry = Retry {
     max_attempts: 3,

@@ -283,7 +283,7 @@ impl Gate {
     pub(in crate::lane) fn obey(&self, pause: Option<&control::Pause>) {
         let _entered = self.span.enter();
         if let Some(pause) = pause {
-            let text = pause.describe(&self.lane);
+            let text = pause.describe(format_args!("resume {}", self.lane));
             if self.breaker.pause_by_hand(Cause { kind: CauseKind::ByHand, text: text.clone() }, pause.since) {
                 warn!(cause = text, "lane paused by hand, its jobs wait unharmed");
             }

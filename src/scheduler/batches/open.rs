@@ -16,6 +16,10 @@ pub(super) const MOST_KINDS: usize = 64;
 const LONGEST_NAME: usize = 64;
 /// What stands for a kind beyond those.
 const OTHER: &str = "other";
+/// What an announcement and the size of a wave in it weigh, against the some 20 bytes of an ended job: the latter has a map of its
+/// own with the first announcement, some 350 bytes.
+pub(super) const ANNOUNCEMENT: usize = 10;
+pub(super) const SIZE: usize = 18;
 /// The outcome of what a command cancelled.
 pub(super) const CANCELLED: &str = "cancelled";
 /// The outcome of jobs that can be replayed.
@@ -32,8 +36,8 @@ pub(super) struct Open {
     waves: Waves,
     /// Those that are no copies.
     pub(super) announcements: Vec<Announcing>,
-    /// Sizes of waves in them, without the first of each.
-    more_sizes: usize,
+    /// Sizes of waves in them.
+    sizes: usize,
     /// Hashes of the ids of jobs whose end was heard, replays among them.
     heard_ends: HashSet<u64>,
     /// The kinds of those that failed.
@@ -51,9 +55,8 @@ pub(super) struct Open {
     in_time: usize,
     /// The command to cancel the rest, until it is given.
     cancel: Option<Event>,
-    /// That command was due.
-    is_cancelled: bool,
-    /// The commands to start waves, by the second of the announcement whose jobs they are for.
+    cancelled: Cancelled,
+    /// The commands to start waves, by the second of the announcement whose jobs they are for: of those that were not cancelled.
     started: BTreeMap<i64, Started>,
     /// Since when the wave is the one that may start.
     current: Option<(Wave, Timestamp)>,
@@ -61,6 +64,17 @@ pub(super) struct Open {
     first_event_at: Option<Timestamp>,
     last_event_at: Option<Timestamp>,
     pub(super) heard: Timestamp,
+}
+
+/// What was cancelled of a batch: all that was announced before.
+#[derive(Debug, Default)]
+struct Cancelled {
+    /// How often.
+    times: usize,
+    /// Nothing was announced since.
+    is_whole: bool,
+    /// Jobs that had failed until the first announcement since: they do not count for the next time.
+    failed: usize,
 }
 
 /// How far the jobs of an announcement were told to start.
@@ -86,7 +100,7 @@ impl Open {
             announced: Announced::default(),
             waves: Waves::default(),
             announcements: Vec::new(),
-            more_sizes: 0,
+            sizes: 0,
             heard_ends: HashSet::new(),
             failures: HashMap::new(),
             ended: 0,
@@ -97,7 +111,7 @@ impl Open {
             ready_by: None,
             in_time: 0,
             cancel: None,
-            is_cancelled: false,
+            cancelled: Cancelled::default(),
             started: BTreeMap::new(),
             current: None,
             kinds: Vec::new(),
@@ -107,9 +121,10 @@ impl Open {
         }
     }
 
-    /// Jobs, announcements and sizes of waves that it takes memory for.
+    /// What it takes memory for, as the weight of so many ended jobs.
     pub(super) fn remembered(&self) -> usize {
-        self.announcements.len() + self.more_sizes + self.heard_ends.len() + self.failures.len()
+        let announced = self.announcements.len() * ANNOUNCEMENT + self.sizes * SIZE;
+        announced + self.heard_ends.len() + self.failures.len()
     }
 
     /// Takes an announcement that was made `at` a time, with its `id`.
@@ -125,8 +140,15 @@ impl Open {
         let sizes = batch.sizes();
         self.waves.announce(id, &sizes, at);
         self.announcements.push(announcing);
-        self.more_sizes += sizes.len().saturating_sub(1);
-        if heard != Announcement::Correction && sizes.keys().any(|wave| *wave > Wave::FIRST) {
+        self.sizes += sizes.len();
+        if heard == Announcement::Correction {
+            return;
+        }
+        if self.cancelled.is_whole {
+            self.cancelled.is_whole = false;
+            self.cancelled.failed = self.failed;
+        }
+        if sizes.keys().any(|wave| *wave > Wave::FIRST) {
             self.started.entry(at.as_second()).or_insert(Started { announced_at: at, wave: None });
         }
     }
@@ -193,12 +215,14 @@ impl Open {
     pub(super) fn conclude(&mut self, name: &Name, at: Timestamp) -> bool {
         let most = self.max_failures.map(|most| (most, most.of(self.announced.jobs().unwrap_or_default())));
         if let Some((max_failures, most)) = most
-            && self.failed > most
-            && !self.is_cancelled
+            && self.failed_since() > most
+            && !self.cancelled.is_whole
             && !self.is_done()
         {
-            self.is_cancelled = true;
-            self.cancel = Some(self.cancel_command(name, max_failures, at));
+            self.cancel = Some(self.too_many_failures(name, max_failures, at));
+            self.cancelled.times += 1;
+            self.cancelled.is_whole = true;
+            self.started.clear();
         }
         let current = self.waves.current();
         if self.current.map(|(wave, _)| wave) != current {
@@ -214,7 +238,7 @@ impl Open {
 
     /// To start the wave that may start, for the jobs of an announcement that were not told so.
     pub(super) fn start_command(&mut self, Name { lane, batch }: &Name) -> Option<Event> {
-        let (wave, since) = self.current.filter(|_| !self.is_cancelled)?;
+        let (wave, since) = self.current?;
         let (second, started) = self.started.iter_mut().find(|(_, started)| started.wave < Some(wave))?;
         started.wave = Some(wave);
         let announced_at = started.announced_at;
@@ -234,9 +258,14 @@ impl Open {
         Some(command(action, None, id, since))
     }
 
-    /// To cancel the rest: jobs that were submitted up to `at`.
-    fn cancel_command(&self, Name { lane, batch }: &Name, max_failures: MaxFailures, at: Timestamp) -> Event {
-        let failed = match self.failed {
+    /// Jobs that have failed of what was not cancelled before.
+    fn failed_since(&self) -> usize {
+        self.failed.saturating_sub(self.cancelled.failed)
+    }
+
+    /// To cancel the rest, as too many jobs have failed.
+    fn too_many_failures(&self, name: &Name, max_failures: MaxFailures, at: Timestamp) -> Event {
+        let failed = match self.failed_since() {
             1 => "1 job has failed".to_owned(),
             failed => format!("{failed} jobs have failed"),
         };
@@ -244,9 +273,26 @@ impl Open {
             MaxFailures::Jobs(_) => String::new(),
             MaxFailures::Percent(_) => format!(" of {} jobs", self.announced.jobs().unwrap_or_default()),
         };
-        let reason = format!("{failed}, and max_failures is {max_failures}{of}");
+        self.cancel_command(name, format!("{failed}, and max_failures is {max_failures}{of}"), at)
+    }
+
+    /// To cancel the rest of a batch that is not followed any more, as its later waves would wait without end. `None`: there are none,
+    /// or they were told to start.
+    pub(super) fn give_up(&self, name: &Name, why: &str) -> Option<Event> {
+        let is_waiting = |started: &Started| started.wave.is_none_or(|wave| self.waves.jobs_after(wave) > 0);
+        let reason = || format!("the batch is given up, as {why}, and its later waves have not started");
+        // What is announced after that is another batch.
+        self.started.values().any(is_waiting).then(|| self.cancel_command(name, reason(), self.heard))
+    }
+
+    /// To cancel the rest: jobs that were submitted up to `at`.
+    fn cancel_command(&self, Name { lane, batch }: &Name, reason: String, at: Timestamp) -> Event {
+        let again = match self.cancelled.times {
+            0 => String::new(),
+            times => format!("/{times}"),
+        };
         let action = Action::CancelBatch { batch_id: batch.clone(), lane: Some(lane.clone()) };
-        command(action, Some(reason), format!("{}/cancel", self.key), at)
+        command(action, Some(reason), format!("{}/cancel{again}", self.key), at)
     }
 
     pub(super) fn completed(self, lane: String, batch_id: String) -> Event {

@@ -1,4 +1,4 @@
-use super::open::{CANCELLED, MOST_KINDS};
+use super::open::{ANNOUNCEMENT, CANCELLED, MOST_KINDS, SIZE};
 use super::*;
 use crate::events::{
     Action, BatchCompleted, CancelReason, Command, MaxFailures, Outcome, Phase, Reason, Wave, batch_key,
@@ -16,7 +16,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        Self::with(Limits { remembered: 100, open: 10 })
+        Self::with(Limits { remembered: 10_000, open: 10 })
     }
 
     fn with(limits: Limits) -> Self {
@@ -332,7 +332,7 @@ fn an_event_counts_under_its_own_routing_key_alone() {
 #[test]
 fn the_oldest_batches_are_forgotten_where_there_are_too_many_or_too_many_jobs() {
     let name = |batch: &str| Name { lane: "prod".to_owned(), batch: batch.to_owned() };
-    let mut log = Log::with(Limits { remembered: 10, open: 2 });
+    let mut log = Log::with(Limits { remembered: 2 * (ANNOUNCEMENT + SIZE) + 8, open: 2 });
     for batch in ["a", "b"] {
         assert_eq!(log.announce(batch, batch, 100), NOTHING);
     }
@@ -344,7 +344,7 @@ fn the_oldest_batches_are_forgotten_where_there_are_too_many_or_too_many_jobs() 
     assert_eq!(log.end("8", "c", Outcome::Started), [Heard::Forgotten(name("b"))]);
     assert_eq!(log.announce("d", "c", 1), [Heard::Forgotten(name("c"))]);
     assert_eq!((log.batches.open(), log.batches.remembered), (0, 0));
-    let announcements = (0..9).map(|number| number.to_string());
+    let announcements = (0..2).map(|number| number.to_string());
     assert_eq!(announcements.flat_map(|id| log.announce(&id, "d", usize::MAX)).count(), 0);
 }
 
@@ -605,4 +605,114 @@ fn a_part_is_of_all_jobs_that_are_announced() {
     let (_, cancel) = log.batches.pop_command().unwrap();
     let Data::Command(Command { reason, .. }) = cancel.data else { panic!() };
     assert_eq!(reason.unwrap(), "10 jobs have failed, and max_failures is 10% of 95 jobs");
+}
+
+/// The commands that are to be given now: what each says, by its id.
+fn commands(log: &mut Log) -> Vec<(String, Command)> {
+    let commands = std::iter::from_fn(|| log.batches.pop_command());
+    let read = commands.map(|(_, event)| match event.data {
+        Data::Command(command) => (event.id, command),
+        other => panic!("{other:?}"),
+    });
+    read.collect()
+}
+
+#[test]
+fn what_is_announced_after_a_cancellation_has_waves_and_failures_of_its_own() {
+    let mut log = Log::new();
+    let ramp = |id: &str, sizes: &[usize], now| {
+        let mut event = in_waves(id, sizes, now);
+        if let Data::BatchSubmitted(batch) = &mut event.data {
+            batch.max_failures = Some(MaxFailures::Jobs(0));
+        }
+        event
+    };
+    let first = ramp("a", &[1, 2], log.now());
+    log.hear(first.clone());
+    log.starts();
+    log.end_in_wave("1", 1, NOT_FOUND);
+    let cancel = commands(&mut log);
+    assert_eq!((cancel.len(), cancel[0].1.action.name()), (1, "batch.cancel"));
+    // Its jobs look only once in a while, so they are still there.
+    log.hear(first);
+    assert_eq!(commands(&mut log), [], "a copy is no further announcement");
+    let second = ramp("b", &[1, 2, 1], log.now());
+    log.hear(second);
+    assert_eq!(log.starts(), [(wave(1), 3, 5)]);
+    log.end_in_wave("4", 1, Outcome::Started);
+    assert_eq!(log.starts(), [(wave(2), 3, 1)], "and none of the first one's");
+    for job in ["2", "3"] {
+        log.end_in_wave(job, 2, Outcome::Cancelled(CancelReason::ByCommand));
+    }
+    log.end_in_wave("5", 2, Outcome::Started);
+    log.end_in_wave("6", 2, NOT_FOUND);
+    let again = commands(&mut log);
+    assert_eq!((again.len(), again[0].1.action.name()), (1, "batch.cancel"));
+    assert_eq!(again[0].1.reason.as_deref(), Some("1 job has failed, and max_failures is 0"));
+    assert_ne!(again[0].0, cancel[0].0, "it is another command");
+    completed(log.end_in_wave("7", 3, Outcome::Cancelled(CancelReason::ByCommand)));
+    assert_eq!(commands(&mut log), []);
+}
+
+#[test]
+fn a_batch_without_waves_is_done_whatever_waves_its_jobs_name() {
+    let mut log = Log::new();
+    log.announce("a", "morning", 2);
+    log.end_in_wave("1", 1, Outcome::Started);
+    let (_, done) = completed(log.end_in_wave("2", 2, Outcome::Expired));
+    assert_eq!((done.size, done.ended), (2, 2));
+}
+
+#[test]
+fn waves_count_by_the_memory_that_they_take() {
+    const WAVES: usize = 100;
+    let limits = Limits { remembered: 50_000, open: 10_000 };
+    let mut log = Log::with(limits);
+    for number in 0..40 {
+        for part in 0..4 {
+            let mut event = in_waves(&format!("{number}/{part}"), &[1; WAVES], log.now());
+            if let Data::BatchSubmitted(batch) = &mut event.data {
+                batch.batch_id = format!("b-{number}");
+                batch.waves = (1..).map(|place| wave(100 * part + place)).zip([1; WAVES]).collect();
+            }
+            log.hear(event);
+        }
+    }
+    let held: usize = log.batches.open.values().map(|open| open.announcements.len() * WAVES).sum();
+    assert!(log.batches.remembered <= limits.remembered && held > 0);
+    assert!(held * 350 <= limits.remembered * 20, "sizes of waves, 350 bytes each, against 20 of an ended job: {held}");
+}
+
+#[test]
+fn what_waits_for_a_wave_of_a_batch_that_is_given_up_is_cancelled() {
+    let mut log = Log::with(Limits { remembered: 10_000, open: 1 });
+    let waves = in_waves("a", &[1, 1], log.now());
+    log.hear(waves);
+    log.starts();
+    log.next = 100;
+    log.announce("b", "crowd", 1);
+    let given = commands(&mut log);
+    let expected = Action::CancelBatch { batch_id: "morning".to_owned(), lane: Some("prod".to_owned()) };
+    assert_eq!((given.len(), &given[0].1.action), (1, &expected));
+    let reason = "the batch is given up, as too many batches are open, and its later waves have not started";
+    assert_eq!(given[0].1.reason.as_deref(), Some(reason));
+
+    // Of another one of the name, the last wave was started; a plain one has none.
+    let mut log = Log::new();
+    log.announce("b", "plain", 1);
+    let waves = in_waves("a", &[1, 1], log.now());
+    log.hear(waves);
+    log.end_in_wave("1", 1, Outcome::Started);
+    log.starts();
+    let mut other = in_waves("c", &[1, 1], log.now());
+    if let Data::BatchSubmitted(batch) = &mut other.data {
+        batch.batch_id = "silent".to_owned();
+    }
+    let heard = log.now();
+    log.hear(other);
+    log.starts();
+    assert_eq!(log.batches.forget_silent(at(8 * 86_400)).len(), 3);
+    let (name, command) = log.batches.pop_command().unwrap();
+    assert_eq!((name.batch.as_str(), command.time), ("silent", heard), "what is announced later is not meant");
+    assert_eq!(log.batches.pop_command(), None);
 }

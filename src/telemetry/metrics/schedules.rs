@@ -27,7 +27,7 @@ impl ScheduleMetrics {
         let by = &["schedule"];
         Self {
             next: families.gauge(
-                opts("reveille_schedule_next_timestamp_seconds", "When the schedule is due next; 0 for never."),
+                opts("reveille_schedule_next_timestamp_seconds", "The due time that is next to be fired; 0 for none."),
                 by,
             ),
             last: families.gauge(

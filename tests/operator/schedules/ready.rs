@@ -44,6 +44,8 @@ async fn machines_are_up_when_a_schedule_is_due_and_none_is_started_far_too_earl
     })
     .await;
 
+    // From here on they are of the schedule.
+    morning.heard.clear();
     morning.set_clock(-SECOND * (known as i32 + 3));
     let (mut started, mut running) = (Vec::new(), Vec::new());
     let (mut fired, mut completed) = (json!(null), json!(null));

@@ -1,5 +1,11 @@
 //! The lane that jobs are submitted to, and what is said of it before.
 
+use futures_util::StreamExt;
+use lapin::BasicProperties;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::types::FieldTable;
+use serde_json::json;
+
 use crate::support::child::run;
 use crate::support::daemon::{Config, Daemon};
 use crate::support::eventually;
@@ -107,4 +113,45 @@ async fn a_lane_that_no_daemon_runs_and_jobs_that_wait_are_said_before_anything_
     assert!(ran.errors.contains(nobody) && ran.errors.contains(told), "{}", ran.errors);
     let ran = run(submit(&["i-sim00006", "--urgent"]), "").await;
     assert!(ran.errors.contains("1 job waits in lane prod already, and goes first: 1s at least"), "{}", ran.errors);
+}
+
+#[tokio::test]
+async fn waves_are_refused_where_the_holder_is_of_a_version_that_has_none() {
+    let mut stage = Stage::set().await;
+    stage.daemon.stop().await;
+    // In its place something that holds the lane, and answers as versions before waves do.
+    let channel = stage.queues.connection.create_channel().await.unwrap();
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let _holder = channel.basic_consume("reveille.baton.prod".into(), "".into(), options, none).await.unwrap();
+    let mut asked = stage.queues.listen("reveille.control", "ask.status").await;
+    let answering = tokio::spawn(async move {
+        let lane = json!({"lane": "prod", "state": "held", "rate": 20.0, "rate_configured": 20.0, "in_flight": 0});
+        let replica = json!({"host": "old", "pid": 1, "version": "0.1.0"});
+        let body = json!({"replica": replica, "part": 0, "parts": 1, "lanes": [lane]}).to_string();
+        while let Some(Ok(question)) = asked.next().await {
+            let (to, id) = (question.properties.reply_to().clone(), question.properties.correlation_id().clone());
+            let (Some(to), Some(id)) = (to, id) else { continue };
+            let properties = BasicProperties::default().with_correlation_id(id);
+            let options = BasicPublishOptions::default();
+            let published = channel.basic_publish("".into(), to, options, body.as_bytes(), properties).await;
+            published.expect("the channel is open");
+        }
+    });
+    for (more, told) in [
+        (
+            &["--ramp"][..],
+            "lane prod is run by a replica of a version without waves, so it would start all jobs at once",
+        ),
+        (&["--max-failures", "5%"], "of a version without --max-failures as a part of a batch"),
+    ] {
+        let command = [&["submit", "--batch", "patched", "i-sim00001", "i-sim00002"], more].concat();
+        let ran = run(stage.daemon.config.command(&command), "").await;
+        assert_eq!(ran.code, Some(2), "{}", ran.errors);
+        assert!(ran.errors.contains(told) && ran.errors.contains("upgrade all replicas first"), "{}", ran.errors);
+    }
+    stage.queues.has("reveille.jobs.prod", 0, 0).await;
+    let ran =
+        run(stage.daemon.config.command(&["submit", "--max-failures", "1", "i-sim00001", "i-sim00002"]), "").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    answering.abort();
 }

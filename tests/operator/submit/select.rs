@@ -102,7 +102,7 @@ async fn a_dry_run_says_states_calls_and_time_and_submits_nothing() {
         &["not_found", "1"],
         &["running", "1"],
         &["stopped", "3"],
-        &["1", "run", "already"],
+        &["1", "runs", "already"],
         &["nothing", "was", "submitted"],
     ] {
         assert!(lines.iter().any(|line| line == expected), "{expected:?}: {}", ran.output);

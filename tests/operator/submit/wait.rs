@@ -79,17 +79,18 @@ async fn a_wait_that_is_left_says_that_the_jobs_go_on_and_how_to_watch_or_cancel
         assert!(output.contains(&told), "{output}");
         assert!(has_row(output, "failed not_found 1") && output.contains("OUTCOME"), "{output}");
     };
-    let ran = run(submit("first", &["--timeout", "4s", "--failures-file", &path]), "").await;
+    let never = ["submit", "--batch", "first", "--wait", "--timeout", "1s", "--file", "-"];
+    let ran = run(stage.daemon.config.command(&never), NEVER).await;
     assert_eq!(ran.code, Some(124), "{}", ran.errors);
-    left(&(ran.output + &ran.errors), "first");
-    let failure: Value = serde_json::from_str(std::fs::read_to_string(&path).unwrap().trim_end()).unwrap();
-    assert_eq!((&failure["instance_id"], &failure["reason"]), (&json!("i-gone0001"), &json!("not_found")));
+    assert!(ran.errors.contains("0 of 1 jobs of batch first have ended, and the others go on; "), "{}", ran.errors);
     for (batch, signal, code) in [("second", "INT", 130), ("third", "TERM", 143)] {
-        let mut waiting = Child::start(submit(batch, &[]));
+        let mut waiting = Child::start(submit(batch, &["--failures-file", &path]));
         eventually("it waits", async || waiting.output().contains("2 of 3 ended").then_some(())).await;
         waiting.signal(signal);
         assert_eq!(waiting.ended().await.code(), Some(code), "{}", waiting.output());
         left(&waiting.output(), batch);
+        let failure: Value = serde_json::from_str(std::fs::read_to_string(&path).unwrap().trim_end()).unwrap();
+        assert_eq!((&failure["instance_id"], &failure["reason"]), (&json!("i-gone0001"), &json!("not_found")));
     }
     let ran = run(stage.daemon.config.command(&["submit", "i-sim00003", "--timeout", "4s"]), "").await;
     assert!(ran.code == Some(2) && ran.errors.contains("--wait"), "{}", ran.errors);

@@ -93,6 +93,28 @@ parked jobs of all lanes: 5; dead letters: ?
 }
 
 #[test]
+fn schedules_are_shown_with_when_they_are_due_next_twenty_at_most() {
+    let mut facts = facts(Vec::new(), 0, Some(there(0, 1)));
+    facts.schedules = (1..=22)
+        .map(|number| ScheduleRow {
+            schedule: format!("s-{number:02}"),
+            lane: "prod".to_owned(),
+            next: (number < 20).then_some(Timestamp::UNIX_EPOCH),
+            there: (number < 20).then(|| "Thu 1970-01-01 08:00:00+08:00".to_owned()),
+        })
+        .collect();
+    let picture = facts.picture();
+    let told = picture.to_string();
+    let expected = "\nSCHEDULE  LANE  DUE NEXT\ns-01      prod  Thu 1970-01-01 08:00:00+08:00\ns-02 ";
+    assert!(told.contains(expected), "{told}");
+    assert!(told.contains("\ns-20      prod  -\nand 2 more: `reveille schedules list`\n"), "{told}");
+    let json = json!(picture);
+    let row = json!({"schedule": "s-01", "lane": "prod", "next": "1970-01-01T00:00:00Z"});
+    assert_eq!((json["schedules"].as_array().unwrap().len(), &json["schedules"][0]), (22, &row));
+    assert_eq!(json["schedules"][21]["next"], json!(null));
+}
+
+#[test]
 fn a_configuration_without_lanes_adds_none() {
     let mut facts = facts(Vec::new(), 0, None);
     facts.configured = vec![lane("default")];
