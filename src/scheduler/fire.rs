@@ -166,14 +166,13 @@ async fn machines(
     match &schedule.machines {
         Machines::Listed(ids) => Ok((ids.iter().map(ToString::to_string).collect(), None)),
         Machines::File(path) => {
-            let path = path.clone();
-            let look = spawn_blocking(move || {
-                let is_file = std::fs::metadata(&path).map_or(true, |found| found.is_file());
-                // What is not there is for the reader to say. A pipe would be waited for.
-                if is_file { Ok(path) } else { Err(FireError::NoFile(path)) }
-            });
-            let path = look.await.expect("looking does not panic")?;
-            Ok((Vec::new(), Some(path)))
+            let looked_at = path.clone();
+            let found = spawn_blocking(move || std::fs::metadata(looked_at)).await.expect("looking does not panic");
+            // What is not there is for the reader to say. A pipe would be waited for.
+            if found.is_ok_and(|found| !found.is_file()) {
+                return Err(FireError::NoFile(path.clone()));
+            }
+            Ok((Vec::new(), Some(path.clone())))
         }
         Machines::Selected(selection) => {
             // A lane reads two lists at a time, and others ask for one too.
