@@ -3,9 +3,9 @@
 
 mod api;
 mod broker;
-mod calendars;
 mod files;
 mod network;
+mod schedules;
 mod sheet;
 
 use std::path::PathBuf;
@@ -96,7 +96,8 @@ async fn check(
     for warning in config.warnings.iter().filter(|warning| !warning.to_string().contains(OPEN_TO_ALL)) {
         sheet.add(&Line::warning(CONFIGURATION, warning))?;
     }
-    calendars::check(&config.schedules, Timestamp::now()).iter().try_for_each(|line| sheet.add(line))?;
+    schedules::calendars(&config.schedules, Timestamp::now()).iter().try_for_each(|line| sheet.add(line))?;
+    schedules::files(&config.schedules).await.iter().try_for_each(|line| sheet.add(line))?;
     let instance = arguments.try_start.as_ref();
     let of_lanes = lanes.iter().map(|lane| api::check(lane, instance).boxed());
     let groups: Vec<BoxFuture<'_, Vec<Line>>> =

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::civil::Weekday;
+use jiff::tz::TimeZone;
 
 use super::reader::{Raw, Reader, Table};
 use super::{Lane, LaneName, is_name};
@@ -181,6 +182,12 @@ fn read_schedule(
     let zone = zone_name
         .as_ref()
         .and_then(|name| zone(name).map_err(|fault| table.problem("timezone", fault.to_string())).ok());
+    if zone.is_none()
+        && let Some(line) = &line
+        && let Err(fault) = Timetable::new(line, TimeZone::UTC, None)
+    {
+        table.problem("cron", fault.to_string());
+    }
     let timetable = zone.zip(line.as_ref()).and_then(|(zone, line)| {
         Timetable::new(line, zone, calendar?).map_err(|fault| table.problem("cron", fault.to_string())).ok()
     });
@@ -253,15 +260,17 @@ fn read_calendar(
 }
 
 fn read_machines(table: &mut Table<'_>) -> Option<Machines> {
-    let given = ["instances", "file", "select"].into_iter().filter(|key| table.has(key)).count();
+    let given: Vec<&str> = ["instances", "file", "select"].into_iter().filter(|key| table.has(key)).collect();
     let listed = table.optional("instances", INSTANCES, |raw| list(raw, |text| InstanceId::parse(text).ok()));
     let file = table.optional("file", "the path of a list, as of submit --file", |raw| {
         // Standard input is not the daemon's to read.
         raw.text_owned().filter(|path| path != "-")
     });
     let selected = table.checked("select", |text| text.parse::<Selection>());
-    if given != 1 {
-        table.problem("instances", "expected instances, file or select, one of them".to_owned());
+    if given.len() != 1 {
+        let there =
+            if given.is_empty() { "none is given".to_owned() } else { format!("there are {}", given.join(" and ")) };
+        table.problem("instances", format!("expected instances, file or select, one of them: {there}"));
         return None;
     }
     if let Some(listed) = &listed

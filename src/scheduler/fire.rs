@@ -210,3 +210,18 @@ fn read(
     });
     jobs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::agenda::tests::{at, schedule};
+
+    #[test]
+    fn jobs_that_are_fired_ahead_were_announced_by_then() {
+        let ahead = schedule("morning", "30 7 * * *");
+        assert_eq!(announced_at(&ahead, at("25T07:30")), at("25T07:00"), "by hand, too");
+        assert_eq!(announced_at(&ahead, at("25T09:12")), at("25T09:12"), "by hand, of no due time");
+        let other = Schedule { ready_by: false, ..ahead };
+        assert_eq!(announced_at(&other, at("25T07:30")), at("25T07:30"));
+    }
+}

@@ -424,3 +424,26 @@ async fn a_lane_that_works_is_checked_meanwhile() {
     assert!(stage.outcomes(40).await.values().all(|outcome| outcome["attempts"] == 1));
     stage.daemon.never_paused().await;
 }
+
+#[tokio::test]
+async fn a_file_of_a_schedule_is_read_before_the_schedule_is_due() {
+    let folder = Folder::new();
+    let file = folder.path("fleet.csv");
+    let schedule = format!(
+        "[broker]\nurl = {NOWHERE:?}\n[[schedule]]\nname = \"morning\"\ncron = \"30 7 * * *\"\ntimezone = \"UTC\"\nfile = {file:?}\n"
+    );
+    let config = Config::write(&schedule);
+    for (text, result, words) in [
+        (None, "failed", &["morning cannot be fired", "fleet.csv", "No such file", "mend the file"][..]),
+        (Some("id\nweb-1\n"), "failed", &["fleet.csv, line 2", "is no instance id"]),
+        (Some("id\ni-YufwpQAe\n"), "passed", &["morning has 1 job, in", "fleet.csv"]),
+    ] {
+        if let Some(text) = text {
+            folder.put("fleet.csv", text);
+        }
+        check(&config, &[]).await.is("schedule", result, words);
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    check(&config, &[]).await.is("schedule", "failed", &["is no regular file"]);
+}

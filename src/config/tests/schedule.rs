@@ -27,7 +27,7 @@ fn a_schedule_needs_a_name_a_line_a_zone_and_machines() {
             "r.toml: schedule[0].name: missing: expected 1 to 40 of a-z 0-9 -, a letter or digit first, such as \"morning\"",
             "r.toml: schedule[0].timezone: missing: expected an IANA name, such as \"Asia/Shanghai\"",
             "r.toml: schedule[0].cron: missing: expected a cron line, such as \"30 7 * * 1-5\"",
-            "r.toml: schedule[0].instances: expected instances, file or select, one of them",
+            "r.toml: schedule[0].instances: expected instances, file or select, one of them: none is given",
         ]
     );
 }
@@ -71,7 +71,7 @@ fn what_is_wrong_with_a_schedule_is_told_with_the_remedy() {
         (format!("{}\ncron = \"0 0 30 2 *\"", without("cron")), "is never due"),
         (format!("{}\ninstances = [\"web-1\"]", without("instances")), "schedule[0].instances: [\"web-1\"] is wrong"),
         (format!("{}\ninstances = []", without("instances")), "has 0 ids: expected 1 to 10000"),
-        (format!("{MORNING}file = \"fleet.txt\""), "expected instances, file or select, one of them"),
+        (format!("{MORNING}file = \"fleet.txt\""), "one of them: there are instances and file"),
         (
             format!("{}\nselect = \"tags=wake\"", without("instances")),
             "schedule[0].select: \"tags=wake\" is wrong: there is no condition \"tags\"; did you mean tag?",

@@ -13,8 +13,9 @@ const SMALL: &str = r#"reveille_schedule_small{schedule="morning"}"#;
 async fn machines_are_up_when_a_schedule_is_due_and_none_is_started_far_too_early() {
     const MACHINES: usize = 500;
     const OTHERS: usize = 200;
-    // Its starts take twenty seconds.
-    let wishes = Wishes { lane: "rate = 25\nburst = 1\nbatch = 1", sim: &["--boot-time", "8s"], ..Wishes::default() };
+    // Its starts take twenty seconds. The first poll, 5 to 10 s after a start, sees no machine running, and the second one all of them,
+    // also where the machine of the test is so busy that answers come seconds late.
+    let wishes = Wishes { lane: "rate = 25\nburst = 1\nbatch = 1", sim: &["--boot-time", "12s"], ..Wishes::default() };
     let machines = format!("ready_by = true\n{}", listed(MACHINES));
     let vhost = broker::vhost();
     let mut morning = Morning::with(&vhost.url, 2, MACHINES + OTHERS, &machines, wishes).await;
@@ -85,6 +86,22 @@ async fn machines_are_up_when_a_schedule_is_due_and_none_is_started_far_too_earl
         (told && up == in_time as f64).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_fired_ahead_can_be_cancelled_before_it_is_due() {
+    const MACHINES: usize = 60;
+    let wishes = Wishes { lane: "rate = 1\nburst = 1\nbatch = 1", ..Wishes::default() };
+    let machines = format!("ready_by = true\n{}", listed(MACHINES));
+    let vhost = broker::vhost();
+    let mut morning = Morning::with(&vhost.url, 1, MACHINES, &machines, wishes).await;
+    // No boot is known: it is fired three minutes before, and more.
+    morning.set_clock(-SignedDuration::from_mins(2));
+    let fired = morning.event("schedule.fired").await;
+    let ran = morning.reveille(&["cancel", fired["batch_id"].as_str().unwrap()]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let completed = morning.event("batch.completed").await;
+    assert!(completed["outcomes"]["cancelled"].as_u64() > Some(0), "{completed}");
 }
 
 #[tokio::test]
