@@ -8,8 +8,8 @@ mod pause;
 
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
 use crate::config::{Config, Schedule};
@@ -23,6 +23,9 @@ Examples:
   reveille schedules pause morning --until 36h
   reveille schedules explain \"30 7 * * 1-5\" --tz Asia/Shanghai";
 
+/// As the log of outcomes keeps events.
+const LOG_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// What `reveille schedules` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::after_help(EXAMPLES))]
@@ -35,7 +38,7 @@ pub(super) struct Arguments {
 enum Command {
     /// List the schedules of the configuration: when each is due next, and how the last time went.
     List(list::Arguments),
-    /// Show the next due times.
+    /// Show the next due times, and when machines start that are to be up by then.
     Next(next::Arguments),
     /// Say a cron line in words, with its next due times.
     Explain(explain::Arguments),
@@ -50,7 +53,7 @@ enum Command {
 pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     match &arguments.command {
         Command::List(arguments) => list::run(arguments, config).await,
-        Command::Next(arguments) => next::run(arguments, config),
+        Command::Next(arguments) => next::run(arguments, config).await,
         Command::Explain(arguments) => explain::run(arguments),
         Command::Run(arguments) => by_hand::run(arguments, config).await,
         Command::Pause(arguments) => pause::pause(arguments, config).await,

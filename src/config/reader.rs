@@ -342,6 +342,15 @@ impl Raw {
         }
     }
 
+    /// Yes or no.
+    pub fn flag(&self) -> Option<bool> {
+        match &self.value {
+            Value::Boolean(flag) => Some(*flag),
+            Value::String(text) if self.from_environment => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
     /// A list of strings; from the environment a string, with commas between them.
     pub fn texts(&self) -> Option<Vec<String>> {
         match &self.value {

@@ -28,6 +28,8 @@ const WEEKDAYS: [(&str, Weekday); 7] = [
     ("saturday", Weekday::Saturday),
     ("sunday", Weekday::Sunday),
 ];
+/// The `least` of a schedule that says none.
+const LEAST: u8 = 50;
 /// The most entries of a calendar, and the most schedules.
 const MOST: usize = 1_000;
 /// The most instances that stand in the configuration itself.
@@ -60,6 +62,12 @@ pub struct Schedule {
     pub max_failures: Option<MaxFailures>,
     /// How late a due time may be fired: above 0, to seven days.
     pub misfire_grace: Duration,
+    /// Its machines are to be up when it is due, so it is fired before.
+    pub ready_by: bool,
+    /// Instances that its lane starts in a second, at most: above 0.
+    pub pace: f64,
+    /// Fewer jobs than so many of a hundred of the last due time are worth a warning: 0 to 100.
+    pub least: u8,
 }
 
 #[cfg(test)]
@@ -78,6 +86,9 @@ impl Schedule {
             deadline: None,
             max_failures: None,
             misfire_grace: Duration::from_secs(30 * 60),
+            ready_by: true,
+            pace: 20.0,
+            least: LEAST,
         }
     }
 }
@@ -100,6 +111,7 @@ pub(super) fn read_schedules(reader: &mut Reader, lanes: &[Lane], is_whole: bool
     for member in reader.members("schedule") {
         let mut table = reader.table(&member);
         let lane = read_lane(&mut table, lanes, is_whole);
+        let lane = lane.and_then(|name| lanes.iter().find(|lane| lane.name == name));
         let schedule = read_schedule(&mut table, lane, &calendars);
         if let Some(schedule) = schedule {
             if schedules.iter().any(|other| other.name == schedule.name) {
@@ -160,7 +172,7 @@ fn read_lane(table: &mut Table<'_>, lanes: &[Lane], is_whole: bool) -> Option<La
 
 fn read_schedule(
     table: &mut Table<'_>,
-    lane: Option<LaneName>,
+    lane: Option<&Lane>,
     calendars: &BTreeMap<String, Arc<Calendar>>,
 ) -> Option<Schedule> {
     let name = required(table, "name", NAME, "morning", read_name);
@@ -181,7 +193,8 @@ fn read_schedule(
     });
     let machines = read_machines(table);
     let conflict = table.named("conflict", &Conflict::NAMED);
-    let confirm = table.named("confirm", &Confirm::NAMED);
+    let ready_by = table.or("ready_by", false, "true or false", Raw::flag);
+    let confirm = read_confirm(table, ready_by);
     let deadline = table.optional("deadline", LENGTH, up_to_a_week);
     let max_failures =
         table.optional("max_failures", "a number of jobs, as in 20, or a part of them, as in \"5%\"", |raw| {
@@ -192,11 +205,14 @@ fn read_schedule(
     if deadline.is_some_and(|deadline| deadline <= misfire_grace) {
         table.problem("deadline", format!("is no longer than misfire_grace, {misfire_grace:?}: jobs that are fired late would expire at once; expected a longer deadline, or a shorter misfire_grace"));
     }
+    let least = table.or("least", LEAST, "a part of the last time's jobs, from \"0%\" to \"100%\"", |raw| {
+        raw.text()?.strip_suffix('%')?.parse().ok().filter(|percent| *percent <= 100)
+    });
     let line = format!("{} {}", line?.trim(), zone_name?);
     let (name, lane, timetable, machines) = (name?, lane?, timetable?, machines?);
     Some(Schedule {
         name,
-        lane,
+        lane: lane.name.clone(),
         timetable,
         line,
         calendar: calendar_name?,
@@ -206,7 +222,22 @@ fn read_schedule(
         deadline,
         max_failures,
         misfire_grace,
+        ready_by,
+        pace: lane.rate * f64::from(lane.batch),
+        least,
     })
+}
+
+/// Whether a machine is up shows only where jobs wait for that.
+fn read_confirm(table: &mut Table<'_>, ready_by: bool) -> Option<Confirm> {
+    let confirm = table.named("confirm", &Confirm::NAMED);
+    if ready_by && confirm == Some(Confirm::Accepted) {
+        table.problem(
+            "confirm",
+            "is \"accepted\", and ready_by needs jobs that wait until their machine runs: expected \"running\", or no ready_by".to_owned(),
+        );
+    }
+    if ready_by { Some(Confirm::Running) } else { confirm }
 }
 
 /// `None` if the calendar is wrong; within, `None` if there is none.

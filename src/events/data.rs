@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::control::{Applied, Command, LanePaused, LaneResumed};
-use super::schedule::{ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use super::schedule::{LaneBoots, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
 use super::waves::sizes;
 use super::{MaxFailures, Outcome, Wave};
 use crate::bce::{Answer, InstanceId};
@@ -218,12 +218,15 @@ pub struct Batch {
     /// How long each wave after the first waits once it may start, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle_seconds: Option<u32>,
+    /// When its machines are to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_by: Option<Timestamp>,
 }
 
 impl Batch {
     /// A batch without waves.
     pub fn new(batch_id: String, size: usize, lane: String) -> Self {
-        Self { batch_id, size, lane, max_failures: None, waves: BTreeMap::new(), settle_seconds: None }
+        Self { batch_id, size, lane, max_failures: None, waves: BTreeMap::new(), settle_seconds: None, ready_by: None }
     }
 
     /// The size of each wave, where the jobs of no wave are of the first.
@@ -261,6 +264,12 @@ pub struct BatchCompleted {
     pub first_event_at: Option<Timestamp>,
     /// When the last one did.
     pub last_event_at: Option<Timestamp>,
+    /// When its machines were to be up, as was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_by: Option<Timestamp>,
+    /// How many of those that are up were so by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_in_time: Option<usize>,
 }
 
 /// A replica has begun to run the lane. It is how commands learn the names of lanes.
@@ -284,6 +293,9 @@ pub struct SchedulerHeld {
     /// The schedules as they stand, so that they are known though the log has forgotten when they were last fired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleState>,
+    /// How long instances take to run, in the lanes of schedules for which that counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boots: Vec<LaneBoots>,
     /// The ids of the commands to run a schedule that were done lately, for the same reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<String>,

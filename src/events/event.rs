@@ -269,6 +269,8 @@ mod tests {
             submitted_at: now(),
             first_event_at: Some(now()),
             last_event_at: Some(now()),
+            ready_by: None,
+            up_in_time: None,
         }
     }
 
@@ -305,6 +307,7 @@ mod tests {
                 replica: replica(),
                 resume_from: None,
                 schedules: Vec::new(),
+                boots: Vec::new(),
                 done: Vec::new(),
             }),
             Data::BatchCompleted(Box::new(completed("morning"))),
@@ -379,6 +382,7 @@ mod tests {
                             replica: replica(),
                             resume_from: Some(7),
                             schedules: Vec::new(),
+                            boots: Vec::new(),
                             done: Vec::new(),
                         }),
                         now(),

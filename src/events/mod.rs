@@ -19,5 +19,8 @@ pub use self::data::{Batch, BatchCompleted, Data, JobEvent, LaneHeld, SchedulerH
 pub use self::event::{CONTENT_TYPE, Event, batch_key, is_traceparent};
 pub use self::max_failures::MaxFailures;
 pub use self::outcome::{CancelReason, Outcome, Phase, Reason};
-pub use self::schedule::{ByHand, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+pub use self::schedule::{
+    ByHand, LaneBoots, LastCompleted, LastFired, MissedReason, Plan, ScheduleFired, ScheduleKnown, ScheduleMissed,
+    ScheduleState, ScheduleStory,
+};
 pub use self::waves::{MOST_WAVES, Wave, Waves};

@@ -27,9 +27,40 @@ pub struct ScheduleFired {
     pub batch_id: String,
     /// How many there are.
     pub size: usize,
+    /// In how many waves they start.
+    #[serde(default = "one_wave")]
+    pub waves: usize,
+    /// How many there were of the due time before; `None`: none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_size: Option<usize>,
+    /// Whether there are fewer now than the schedule's `least` of those.
+    #[serde(default)]
+    pub small: bool,
+    /// Why it was fired before it was due; `None`: its machines need not be up by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// `None`: it was fired by the clock.
     #[serde(flatten)]
     pub by_hand: Option<ByHand>,
+}
+
+fn one_wave() -> usize {
+    1
+}
+
+/// How long before a due time a schedule is fired, so that its machines are up by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// In seconds.
+    pub lead_seconds: u32,
+    /// How many machines were expected.
+    pub expected_size: usize,
+    /// In how many waves.
+    pub expected_waves: usize,
+    /// How long an instance takes until it is seen running, in seconds.
+    pub boot_seconds: u32,
+    /// Whether the log of outcomes shows that; otherwise it is a guess.
+    pub is_measured: bool,
 }
 
 /// The command by which a schedule was fired.
@@ -101,4 +132,54 @@ pub struct ScheduleState {
     pub line: String,
     /// Everything that was due until then is fired or missed.
     pub until: Timestamp,
+    /// How the last due times went.
+    #[serde(flatten)]
+    pub story: ScheduleStory,
+}
+
+/// How the last due times of a schedule went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStory {
+    /// The due time that was fired last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fired: Option<LastFired>,
+    /// The due time that was completed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<LastCompleted>,
+    /// The last due time of which all machines were up in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeded: Option<Timestamp>,
+}
+
+/// A due time that was fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFired {
+    /// When it was due.
+    pub due: Timestamp,
+    /// How many jobs it had.
+    pub size: usize,
+    /// In how many waves.
+    pub waves: usize,
+    /// Whether that were far fewer than the time before.
+    pub small: bool,
+}
+
+/// A due time of which all jobs have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCompleted {
+    /// When it was due.
+    pub due: Timestamp,
+    /// How many machines were up by then; `None`: they need not be.
+    pub up_in_time: Option<usize>,
+}
+
+/// How long the instances of a lane take to be seen running, as the log of outcomes has shown lately.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneBoots {
+    /// The lane.
+    pub lane: String,
+    /// The weight of each length of time, which is a step of a scale: the shortest first.
+    pub weights: Vec<(u16, u32)>,
+    /// When weights were last reduced.
+    pub since: Option<Timestamp>,
 }

@@ -16,13 +16,14 @@ use super::HELD_KEY;
 use super::batches::is_key;
 use crate::config::Schedule;
 use crate::events::{
-    ByHand, Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, SchedulerHeld,
+    ByHand, Data, MissedReason, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState, ScheduleStory,
+    SchedulerHeld,
 };
 use crate::schedule::{Due, Timetable, due};
 
 /// How far ahead of the clock the log can be: clocks of replicas differ. What says more was made up, or said by a clock that was
 /// wrong, and would silence a schedule.
-const AHEAD: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// Schedules of other replicas' configurations that are passed on to the next holder, and the longest name and line of one, in bytes.
 const MOST_OTHERS: usize = 1_000;
 const NAME_LIMIT: usize = 40;
@@ -111,7 +112,7 @@ impl Agenda {
 
     /// Takes what an earlier holder wrote down.
     fn take(&mut self, schedules: &[Schedule], state: &ScheduleState) {
-        let ScheduleState { schedule, line, until } = state;
+        let ScheduleState { schedule, line, until, .. } = state;
         if line.len() > LINE_LIMIT || schedule.len() > NAME_LIMIT {
             return;
         }
@@ -126,7 +127,7 @@ impl Agenda {
     pub(super) fn states(&self) -> Vec<ScheduleState> {
         let state = |(schedule, known): (&String, &Known)| {
             let (line, until) = (known.line.clone(), known.until);
-            ScheduleState { schedule: schedule.clone(), line, until }
+            ScheduleState { schedule: schedule.clone(), line, until, story: ScheduleStory::default() }
         };
         self.known.iter().map(state).chain(self.others.values().cloned()).collect()
     }
@@ -157,6 +158,22 @@ impl Agenda {
     /// The due time that is next to be dealt with: one that has passed is late.
     pub(super) fn next(&mut self, schedule: &Schedule) -> Option<Timestamp> {
         self.known.get_mut(&schedule.name)?.next(&schedule.timetable)
+    }
+
+    /// The next due time, if that is to be fired `now` since it is no further away than `lead`, and the schedule is not paused now or
+    /// then. One is fired ahead and no more, and only once all that has passed is dealt with.
+    pub(super) fn early(
+        &mut self,
+        schedule: &Schedule,
+        now: Timestamp,
+        lead: Duration,
+        pause: impl Fn(&Schedule, Timestamp) -> Option<String>,
+    ) -> Option<Timestamp> {
+        let is_dealt_with = |known: &&mut Known| known.line == schedule.line && known.until <= now;
+        let known = self.known.get_mut(&schedule.name).filter(is_dealt_with)?;
+        let next = known.next(&schedule.timetable).filter(|next| *next > now)?;
+        let is_paused = pause(schedule, now).or_else(|| pause(schedule, next)).is_some();
+        (next.duration_since(now).unsigned_abs() <= lead && !is_paused).then_some(next)
     }
 
     /// What is to be done `now`. `elapsed`: the time that has really gone by since the last look of this holder. `pause` describes
@@ -258,6 +275,22 @@ pub(super) mod tests {
         Schedule::example(name, cron, None)
     }
 
+    /// A due time that was fired by the clock.
+    pub(in crate::scheduler) fn fired() -> ScheduleFired {
+        ScheduleFired {
+            schedule: "morning".to_owned(),
+            lane: "prod".to_owned(),
+            due: at("25T07:30"),
+            batch_id: String::new(),
+            size: 1,
+            waves: 1,
+            previous_size: None,
+            small: false,
+            plan: None,
+            by_hand: None,
+        }
+    }
+
     /// The steps as short texts.
     fn told(steps: &[Step<'_>]) -> Vec<String> {
         let told = |step: &Step<'_>| match step {
@@ -306,9 +339,8 @@ pub(super) mod tests {
     fn the_next_holder_goes_on_where_the_log_says() {
         let schedules = [schedule("morning", "30 7 * * *")];
         let fired = |schedule: &str, day: &str| {
-            let (schedule, lane, batch_id) = (schedule.to_owned(), "prod".to_owned(), String::new());
-            let (due, by_hand) = (at(&format!("{day}T07:30")), None);
-            Data::ScheduleFired(ScheduleFired { schedule, lane, due, batch_id, size: 1, by_hand })
+            let (schedule, due) = (schedule.to_owned(), at(&format!("{day}T07:30")));
+            Data::ScheduleFired(ScheduleFired { schedule, due, ..fired() })
         };
         let mut next = Agenda::default();
         take(&mut next, &schedules, looked(&schedules, "22T08:00").states());
@@ -381,8 +413,7 @@ pub(super) mod tests {
         let schedules = [schedule("morning", "30 7 * * *")];
         let mut agenda = looked(&schedules, "25T07:00");
         let by_hand = Some(ByHand { by: "ops@desk".to_owned(), command_id: "c".to_owned() });
-        let (schedule, lane, batch_id) = ("morning".to_owned(), "prod".to_owned(), String::new());
-        let fired = ScheduleFired { schedule, lane, due: at("25T08:00"), batch_id, size: 1, by_hand };
+        let fired = ScheduleFired { due: at("25T08:00"), by_hand, ..fired() };
         agenda.hear(&schedules, "prod.fired", &Data::ScheduleFired(fired), at("25T07:20"), at("25T07:20"));
         let steps = agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None);
         assert_eq!(told(&steps), ["fire morning 2026-11-24T23:30:00Z"]);
@@ -407,8 +438,49 @@ pub(super) mod tests {
         assert_eq!(told(&steps), ["Failed 1", "fire often 2026-11-24T23:20:00Z"]);
     }
 
+    #[test]
+    fn one_due_time_is_fired_ahead_once_all_that_has_passed_is_dealt_with() {
+        let schedules = [schedule("half", "*/30 * * * *")];
+        let [half] = &schedules;
+        let (mut agenda, lead) = (looked(&schedules, "25T07:10"), 10 * MINUTE);
+        let due = |text| Some(at(text));
+        let early = |agenda: &mut Agenda, now, lead| agenda.early(half, at(now), lead, |_, _| None);
+        assert_eq!(early(&mut agenda, "25T07:19", lead), None);
+        assert_eq!(early(&mut agenda, "25T07:20", lead), due("25T07:30"));
+        // It could not be fired ahead: it is as any other.
+        assert_eq!(early(&mut agenda, "25T07:30", lead), None);
+        let steps = told(&agenda.look(&schedules, at("25T07:30"), MINUTE, |_, _| None));
+        assert_eq!(steps, ["fire half 2026-11-24T23:30:00Z"]);
+        assert_eq!(early(&mut agenda, "25T07:55", lead), None, "07:30 is not dealt with");
+        agenda.done("half", at("25T07:30"));
+        assert_eq!(early(&mut agenda, "25T07:55", lead), due("25T08:00"));
+        agenda.done("half", at("25T08:00"));
+        assert_eq!(early(&mut agenda, "25T07:56", 60 * MINUTE), None, "one is ahead already");
+        // Once that has passed, the next may be.
+        assert!(agenda.look(&schedules, at("25T08:00"), MINUTE, |_, _| None).is_empty());
+        assert_eq!(early(&mut agenda, "25T08:00", 60 * MINUTE), due("25T08:30"));
+        // The clock is set back: what was fired is not fired again.
+        assert_eq!(early(&mut agenda, "25T07:25", lead), None);
+        let changed = schedule("half", "15 * * * *");
+        assert_eq!(agenda.early(&changed, at("25T08:10"), lead, |_, _| None), None, "it has to be known first");
+    }
+
+    #[test]
+    fn a_paused_schedule_is_not_fired_ahead() {
+        let schedules = [schedule("morning", "30 7 * * *")];
+        let mut agenda = looked(&schedules, "25T07:00");
+        let mut early = |from, to| {
+            let paused = |_: &Schedule, time| (at(from) <= time && time < at(to)).then(String::new);
+            agenda.early(&schedules[0], at("25T07:25"), 10 * MINUTE, paused)
+        };
+        assert_eq!(early("25T07:10", "25T07:28"), None, "now");
+        assert_eq!(early("25T07:28", "25T08:00"), None, "when it is due");
+        assert_eq!(early("25T07:10", "25T07:20"), Some(at("25T07:30")));
+    }
+
     fn take(agenda: &mut Agenda, schedules: &[Schedule], states: Vec<ScheduleState>) {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from: None, schedules: states, done: Vec::new() };
+        let (resume_from, boots, done) = (None, Vec::new(), Vec::new());
+        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules: states, boots, done };
         agenda.hear(schedules, HELD_KEY, &Data::SchedulerHeld(held), at("25T07:45"), at("25T07:45"));
     }
 
@@ -417,15 +489,7 @@ pub(super) mod tests {
         let schedules = [schedule("morning", "30 7 * * *")];
         let mut agenda = looked(&schedules, "25T07:00");
         let mut hear = |lane: &str, due: &str| {
-            let (schedule, batch_id) = ("morning".to_owned(), String::new());
-            let fired = ScheduleFired {
-                schedule,
-                lane: lane.to_owned(),
-                due: due.parse().unwrap(),
-                batch_id,
-                size: 1,
-                by_hand: None,
-            };
+            let fired = ScheduleFired { lane: lane.to_owned(), due: due.parse().unwrap(), ..fired() };
             agenda.hear(
                 &schedules,
                 &format!("{lane}.fired"),
@@ -440,6 +504,7 @@ pub(super) mod tests {
             schedule,
             line: schedules[0].line.clone(),
             until: until.parse().unwrap(),
+            story: ScheduleStory::default(),
         };
         take(&mut agenda, &schedules, vec![state("morning".to_owned(), "2099-01-01T00:00:00Z")]);
         take(&mut agenda, &schedules, vec![state("x".repeat(80_000), "2026-11-25T00:00:00Z")]);

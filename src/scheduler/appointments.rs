@@ -18,12 +18,14 @@ use super::agenda::{Agenda, Step};
 use super::duty::Outbox;
 use super::fire::{FireError, fire};
 use super::orders::{Orders, TRY_FOR};
+use super::past::{Past, has_its_key};
 use crate::bce::answer::shorten;
 use crate::broker::Names;
 use crate::config::{Broker, Schedule};
 use crate::control::Control;
-use crate::events::{ByHand, Data, Event, ScheduleFired, ScheduleKnown, ScheduleMissed, ScheduleState};
+use crate::events::{ByHand, Data, Event, ScheduleFired, ScheduleKnown, ScheduleMissed, SchedulerHeld};
 use crate::ownership::Moment;
+use crate::replica::Replica;
 use crate::telemetry::ScheduleMetrics;
 
 /// Between two tries to fire a due time.
@@ -70,6 +72,7 @@ pub(super) struct Appointments {
     metrics: ScheduleMetrics,
     pub(super) control: Arc<Control>,
     agenda: Agenda,
+    past: Past,
     orders: Orders,
     looked: Option<Moment>,
     /// For lists of instances.
@@ -91,18 +94,39 @@ impl Appointments {
     ) -> Self {
         let (agenda, orders, looked, tasks, under_way, not_before) = Default::default();
         let (names, metrics) = (names.clone(), metrics.clone());
+        let past = Past::new(&schedules);
         let turn = Arc::new(Semaphore::new(1));
-        Self { broker, names, schedules, metrics, control, agenda, orders, looked, turn, tasks, under_way, not_before }
+        Self {
+            broker,
+            names,
+            schedules,
+            metrics,
+            control,
+            agenda,
+            past,
+            orders,
+            looked,
+            turn,
+            tasks,
+            under_way,
+            not_before,
+        }
     }
 
-    /// What the next holder has to know: of schedules, and the commands that are done.
-    pub(super) fn states(&self) -> (Vec<ScheduleState>, Vec<String>) {
-        (self.agenda.states(), self.orders.states(Timestamp::now()))
+    /// What the next holder has to know of schedules, and from where on it has to read the log.
+    pub(super) fn state(&self, resume_from: Option<u64>) -> SchedulerHeld {
+        let schedules = self.agenda.states().into_iter().map(|state| self.past.complete(state)).collect();
+        let (boots, done) = (self.past.boots(), self.orders.states(Timestamp::now()));
+        SchedulerHeld { replica: Replica::this(), resume_from, schedules, boots, done }
     }
 
     /// Takes an event of the log, which was published under the routing key `key`.
     pub(super) fn hear(&mut self, key: &str, data: &Data, time: Timestamp) {
-        self.agenda.hear(&self.schedules, key, data, time, Timestamp::now());
+        let now = Timestamp::now();
+        self.agenda.hear(&self.schedules, key, data, time, now);
+        if has_its_key(key, data) {
+            self.past.hear(data, time, now);
+        }
         self.orders.hear(key, data, time);
     }
 
@@ -116,6 +140,11 @@ impl Appointments {
             Some(pause.describe(format_args!("schedules resume {name}")))
         };
         let mut steps = self.agenda.look(&schedules, now, elapsed, pause);
+        for schedule in &*schedules {
+            let lead = self.past.plan(schedule).map(|plan| Duration::from_secs(plan.lead_seconds.into()));
+            let due = lead.and_then(|lead| self.agenda.early(schedule, now, lead, pause));
+            steps.extend(due.map(|due| Step::Fire(schedule, due, None)));
+        }
         steps.extend(self.orders.look(&schedules, &control.runs(), now));
         self.not_before.retain(|_, instant| Instant::now() < *instant);
         for step in steps {
@@ -126,6 +155,7 @@ impl Appointments {
         }
         for schedule in &*schedules {
             self.metrics.shows(&schedule.name, self.agenda.next(schedule));
+            self.metrics.tells(&schedule.name, self.past.story(&schedule.name), self.past.plan(schedule));
         }
     }
 
@@ -160,9 +190,11 @@ impl Appointments {
             return;
         }
         let (broker, names, schedule) = (self.broker.clone(), self.names.clone(), schedule.clone());
+        // What is run by hand is to be up soon, and by no time.
+        let plan = self.past.plan(&schedule).filter(|_| errand.by_hand.is_none());
         let (begun, turn) = (errand.clone(), self.turn.clone());
         let task = self.tasks.spawn(async move {
-            let fired = timeout(longest, fire(&broker, &names, &schedule, due, &turn)).await;
+            let fired = timeout(longest, fire(&broker, &names, &schedule, due, plan, &turn)).await;
             Done::Fired(begun, fired.unwrap_or(Err(FireError::TooLong(longest))))
         });
         self.under_way.insert(task.id(), (Task::Fire, errand));
@@ -198,7 +230,7 @@ impl Appointments {
             Done::Fired(errand, Ok(fired)) => {
                 let schedules = self.schedules.clone();
                 if let Some(schedule) = schedules.iter().find(|schedule| schedule.name == errand.schedule) {
-                    let fired = ScheduleFired { by_hand: errand.by_hand, ..fired };
+                    let fired = ScheduleFired { by_hand: errand.by_hand, ..self.past.fired(schedule, fired) };
                     self.publish(outbox, schedule, Data::ScheduleFired(fired), Timestamp::now());
                 }
             }
@@ -232,10 +264,16 @@ impl Appointments {
                 warn!(schedule = name, reason = reason_word, count, %first_due, %last_due, "schedule missed: {text}");
                 self.metrics.missed(name, reason, count);
             }
-            Data::ScheduleFired(ScheduleFired { due, size, batch_id, .. }) => {
+            Data::ScheduleFired(ScheduleFired { due, size, batch_id, plan, previous_size, small, .. }) => {
                 let by = by_hand.as_ref().map(|by_hand| by_hand.by.as_str());
-                info!(schedule = name, %due, size, batch = batch_id, by, "schedule fired");
-                self.metrics.fired(name, due, size);
+                let (lead_seconds, boot_seconds) = plan.map(|plan| (plan.lead_seconds, plan.boot_seconds)).unzip();
+                info!(schedule = name, %due, size, batch = batch_id, by, lead_seconds, boot_seconds, "schedule fired");
+                if small {
+                    let schedule = self.schedules.iter().find(|schedule| schedule.name == name);
+                    let least = schedule.map_or(0, |schedule| schedule.least);
+                    warn!(schedule = name, %due, size, previous_size, "the schedule has fewer jobs than {least}% of the last time's");
+                }
+                self.metrics.fired(name);
             }
             _ => {}
         }

@@ -24,9 +24,8 @@ use crate::broker::{
 };
 use crate::config::{Broker, Schedule};
 use crate::control::Control;
-use crate::events::{Action, Command, Data, Event, ScheduleState, SchedulerHeld};
+use crate::events::{Action, Command, Data, Event, SchedulerHeld};
 use crate::ownership::{Interrupted, Lease};
-use crate::replica::Replica;
 use crate::retry::half_jitter;
 use crate::telemetry::SchedulerMetrics;
 
@@ -121,13 +120,7 @@ impl<'a> Outbox<'a> {
     }
 
     /// Publishes that this replica is the holder, and from where on the next one has to read the log.
-    async fn write_down(
-        &self,
-        resume_from: Option<u64>,
-        schedules: Vec<ScheduleState>,
-        done: Vec<String>,
-    ) -> Result<(), lapin::Error> {
-        let held = SchedulerHeld { replica: Replica::this(), resume_from, schedules, done };
+    async fn write_down(&self, held: SchedulerHeld) -> Result<(), lapin::Error> {
         let event = Event::of_scheduler(Data::SchedulerHeld(held), Timestamp::now());
         self.event(HELD_KEY.to_owned(), &event).await
     }
@@ -189,7 +182,7 @@ impl<'a> Duty<'a> {
     /// [`Interrupted`].
     pub(super) async fn run(&mut self) -> Result<Infallible, Interrupted> {
         // After this the log is not empty, so it has an end that can be found.
-        self.outbox.write_down(None, Vec::new(), Vec::new()).await?;
+        self.outbox.write_down(self.appointments.state(None)).await?;
         let (mut failures, mut told) = (0, String::new());
         loop {
             let before = self.next;
@@ -352,8 +345,8 @@ impl<'a> Duty<'a> {
     async fn write_down(&mut self, next: u64) -> Result<(), Problem> {
         let now = Written { at: next, resume_from: self.batches.oldest().unwrap_or(next) };
         if self.written.is_outdated(now) {
-            let (schedules, done) = self.appointments.states();
-            self.outbox.write_down(Some(now.resume_from), schedules, done).await.map_err(Problem::Outbox)?;
+            let held = self.appointments.state(Some(now.resume_from));
+            self.outbox.write_down(held).await.map_err(Problem::Outbox)?;
             self.written = now;
         }
         Ok(())

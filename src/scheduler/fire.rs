@@ -15,10 +15,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::past::{LONGEST_LEAD, batch_of};
 use crate::broker::connection::ConnectError;
 use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Traffic};
 use crate::config::{Broker, Machines, Schedule};
-use crate::events::{Batch, ScheduleFired};
+use crate::events::{Batch, Plan, ScheduleFired};
 use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message, of_batch};
 use crate::query::select::Wanted;
 use crate::query::{SelectError, ask_selected};
@@ -55,13 +56,8 @@ pub(super) enum FireError {
     Unsubmitted(#[from] PublishError),
 }
 
-/// The batch of a due time: `morning-2026-11-25T07:30:00+08:00`.
-pub(super) fn batch_of(schedule: &Schedule, due: Timestamp) -> String {
-    let due = due.to_zoned_datetime(schedule.timetable.zone().clone());
-    format!("{}-{}", schedule.name, due.strftime("%Y-%m-%dT%H:%M:%S%:z"))
-}
-
-/// Submits the jobs of a due time, over a connection of its own. Instances are selected in their `turn`.
+/// Submits the jobs of a due time, over a connection of its own. Instances are selected in their `turn`. `plan`: its machines are to
+/// be up by then.
 ///
 /// # Errors
 /// [`FireError`]: some of the jobs may be submitted.
@@ -70,10 +66,11 @@ pub(super) async fn fire(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    plan: Option<Plan>,
     turn: &Semaphore,
 ) -> Result<ScheduleFired, FireError> {
     let connection = broker::connect(broker, ConnectionKind::Scheduler).await?;
-    let fired = submit(&connection, names, schedule, due, turn).await;
+    let fired = submit(&connection, names, schedule, due, plan, turn).await;
     connection.close().await;
     fired
 }
@@ -83,6 +80,7 @@ async fn submit(
     names: &Names,
     schedule: &Schedule,
     due: Timestamp,
+    plan: Option<Plan>,
     turn: &Semaphore,
 ) -> Result<ScheduleFired, FireError> {
     let batch = batch_of(schedule, due);
@@ -106,21 +104,22 @@ async fn submit(
     if let Some(other) = checked.parts.keys().find(|other| **other != batch) {
         return Err(FireError::OtherBatch(other.clone()));
     }
-    // The same each time, as a command to start a wave is for the jobs that were announced at one time.
-    let announced_at = due;
+    let announced_at = announced_at(schedule, due);
     let publisher = connection.publisher(Traffic::Jobs, GROUPS);
     let announce = async |size, waves| {
         let announced_batch = Batch {
             max_failures: schedule.max_failures,
             waves,
+            ready_by: plan.map(|_| due),
             ..Batch::new(batch.clone(), size, schedule.lane.to_string())
         };
         // Whoever fires the same due time again announces the size anew, under the same id.
         let announcement = announcement(of_batch(&schedule.lane, &batch), announced_batch, announced_at);
         publisher.try_publish(Arc::new(announced(names.outcomes(), &schedule.lane, &announcement))).await.map(drop)
     };
-    let waves = checked.parts.get(&batch).map(|part| part.waves(false)).unwrap_or_default();
-    announce(checked.size(), waves).await?;
+    let sizes = checked.parts.get(&batch).map(|part| part.waves(false)).unwrap_or_default();
+    let waves = sizes.len();
+    announce(checked.size(), sizes).await?;
     let jobs = read(input, checked.clone(), names.jobs(), announced_at);
     let jobs = stream::unfold(jobs, async |mut jobs| jobs.recv().await.map(|job| (job, jobs)));
     let submitting = jobs.map(|job| async {
@@ -138,8 +137,23 @@ async fn submit(
         due,
         batch_id: batch,
         size: checked.size(),
+        waves: waves.max(1),
+        previous_size: None,
+        small: false,
+        plan,
         by_hand: None,
     })
+}
+
+/// When the jobs of a due time say that they were announced. It is the same whoever fires it, and however often: a command to start a
+/// wave is for the jobs that were announced at one time. Nor is it to come: a cancellation is for the jobs that were announced before
+/// it. So where machines are to be up by the due time, it is the earliest at which that may be fired.
+fn announced_at(schedule: &Schedule, due: Timestamp) -> Timestamp {
+    if schedule.ready_by && schedule.timetable.is_due(due) {
+        due.checked_sub(LONGEST_LEAD).unwrap_or(Timestamp::MIN)
+    } else {
+        due
+    }
 }
 
 /// Ids, or the file that has them.
@@ -195,4 +209,19 @@ fn read(
         }
     });
     jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::agenda::tests::{at, schedule};
+
+    #[test]
+    fn jobs_that_are_fired_ahead_were_announced_by_then() {
+        let ahead = schedule("morning", "30 7 * * *");
+        assert_eq!(announced_at(&ahead, at("25T07:30")), at("25T07:00"), "by hand, too");
+        assert_eq!(announced_at(&ahead, at("25T09:12")), at("25T09:12"), "by hand, of no due time");
+        let other = Schedule { ready_by: false, ..ahead };
+        assert_eq!(announced_at(&other, at("25T07:30")), at("25T07:30"));
+    }
 }

@@ -1,7 +1,7 @@
 //! The scheduler: what one replica at a time does for all lanes. It follows the log of outcomes, keeps account of announced batches
 //! ([`batches`]), publishes that a batch is done, starts its waves, and has the rest of one cancelled of which too many jobs
-//! have failed ([`duty`]). It fires schedules ([`appointments`]), by the clock ([`agenda`]) and by
-//! hand ([`orders`]). Beside that it counts the dead letters, and discards the oldest
+//! have failed ([`duty`]). It fires schedules ([`appointments`]), by the clock ([`agenda`]), some of them early, by what earlier ones
+//! took ([`past`]), and by hand ([`orders`]). Beside that it counts the dead letters, and discards the oldest
 //! where a setting bounds them ([`trim`]).
 //!
 //! It is a role as a lane is ([`crate::ownership`]), with a baton of its own; but it counts as no lane where lanes are shared, and it
@@ -22,9 +22,11 @@
 mod agenda;
 mod appointments;
 mod batches;
+mod boots;
 mod duty;
 mod fire;
 mod orders;
+mod past;
 mod trim;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use self::duty::{Duty, Outbox};
+pub use self::past::{Past, due_of};
 use self::trim::Trim;
 use crate::broker::{Connections, Names, Place};
 use crate::config::{Broker, Config, Schedule};

@@ -117,7 +117,10 @@ impl Orders {
 mod tests {
     use super::*;
     use crate::replica::Replica;
-    use crate::scheduler::agenda::tests::{at, schedule};
+    use crate::scheduler::agenda::{
+        self,
+        tests::{at, schedule},
+    };
 
     fn run(id: &str, schedule: &str, given: &str) -> Run {
         let (id, schedule, by) = (id.to_owned(), schedule.to_owned(), "ops@desk".to_owned());
@@ -135,8 +138,7 @@ mod tests {
 
     fn fired(id: &str) -> Data {
         let by_hand = Some(ByHand { by: "ops@desk".to_owned(), command_id: id.to_owned() });
-        let (schedule, lane, batch_id) = ("morning".to_owned(), "prod".to_owned(), String::new());
-        Data::ScheduleFired(ScheduleFired { schedule, lane, due: at("25T07:30"), batch_id, size: 1, by_hand })
+        Data::ScheduleFired(ScheduleFired { by_hand, ..agenda::tests::fired() })
     }
 
     #[test]
@@ -157,7 +159,7 @@ mod tests {
         let done = orders.states(at("25T09:02"));
         let mut next = Orders::default();
         let replica = Replica { host: "host-1".to_owned(), pid: 7, version: "0.1.0".to_owned() };
-        let held = SchedulerHeld { replica, resume_from: Some(7), schedules: Vec::new(), done };
+        let held = SchedulerHeld { replica, resume_from: Some(7), schedules: Vec::new(), boots: Vec::new(), done };
         next.hear(HELD_KEY, &Data::SchedulerHeld(held), at("25T09:02"));
         assert!(next.look(&schedules, &runs, at("25T09:03")).is_empty());
         assert!(next.states(at("25T11:03")).is_empty(), "the command itself is forgotten by then");

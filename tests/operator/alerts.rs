@@ -1,12 +1,15 @@
 //! The alerts of docs/operations.md, in a real Prometheus: each fires when it should, and none while all is well.
 
 use futures_util::{StreamExt, stream};
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
 use serde_json::{Value, json};
 
+use super::schedules::Morning;
+use crate::support::broker;
 use crate::support::child::run;
+use crate::support::files::Folder;
 use crate::support::key_folder::{KeyFolder, keys};
 use crate::support::prometheus::{Labels, Prometheus};
 use crate::support::scene::Scene;
@@ -30,11 +33,12 @@ const LETTERS: &str = "reveille_dead_letters";
 const MISSED: &str = "reveille_schedule_missed_total";
 const FAILING: &str = "reveille_schedule_failing";
 const LATE: &str = "reveille_schedule_next_timestamp_seconds";
+const SMALL: &str = "reveille_schedule_small";
 const FORGOTTEN: &str = "reveille_batches_forgotten_total";
 /// A unique part of each alert. Each is made to fire here.
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     PAUSED, HELD, BROKER, EXPIRE, RATE, FAILED, DOWN, ABSENT, LOST, CUT_SHORT, CONTROL, LETTERS, FORGOTTEN, SCHEDULER,
-    MISSED, FAILING, LATE,
+    MISSED, FAILING, LATE, SMALL,
 ];
 /// Sets RabbitMQ's memory alarm.
 const SHORT_OF_MEMORY: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.00001)";
@@ -174,6 +178,26 @@ async fn a_queue_that_is_deleted_and_a_policy_over_the_ladder_raise_their_alerts
     stage.vhost.node.ctl(&[&policy[..], &["--apply-to", "queues"]].concat());
     let cut_short = prometheus.fires(&alert(CUT_SHORT)).await;
     assert_eq!((cut_short.len(), cut_short[0]["lane"].as_str()), (1, LANE));
+}
+
+#[tokio::test]
+async fn a_schedule_with_far_fewer_machines_than_the_last_time_raises_its_alert() {
+    let (vhost, folder) = (broker::vhost(), Folder::new());
+    let file = folder.put("fleet.txt", "i-sim00001\ni-sim00002\ni-sim00003\n");
+    let mut morning = Morning::before(&vhost.url, 1, 3, &format!("file = {file:?}")).await;
+    let prometheus = Prometheus::start(&morning.daemons[0].address().await);
+    morning.set_clock(SignedDuration::from_secs(-1));
+    assert_eq!(morning.event("schedule.fired").await["size"], 3);
+    prometheus.fires("reveille_schedule_last_jobs == 3").await;
+    only(&prometheus, &[]).await;
+
+    folder.put("fleet.txt", "i-sim00001\n");
+    morning.set_clock(SignedDuration::from_hours(24));
+    let small = prometheus.fires(&alert(SMALL)).await;
+    assert_eq!((small.len(), small[0]["schedule"].as_str()), (1, "morning"));
+    // The API's clock was not set.
+    morning.set_clock(SignedDuration::from_mins(-20));
+    only(&prometheus, &[SMALL]).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::schedules::{Morning, SECOND};
 use crate::support::broker::Node;
 use crate::support::files::Folder;
+use crate::support::stage::Wishes;
 use crate::support::{GLANCE, PATIENCE, eventually, eventually_within, instance};
 
 /// Machines of each wave.
@@ -25,7 +26,8 @@ async fn five_thousand_machines_in_three_waves_are_up_whatever_dies() {
     let file = folder.put("fleet.csv", &table);
     let mut node = Node::start(&[]);
     let schedule = format!("file = {file:?}\nconfirm = \"running\"\n");
-    let mut morning = Morning::with(&node.url, 2, machines, &schedule, "batch = 100\nrate = 20").await;
+    let wishes = Wishes { lane: "batch = 100\nrate = 20", ..Wishes::default() };
+    let mut morning = Morning::with(&node.url, 2, machines, &schedule, wishes).await;
     morning.set_clock(-SECOND);
     for wave in 1..=WAVES.len() {
         let first = wave_of.iter().find(|(_, other)| **other == wave).expect("each wave has machines").0;

@@ -1,5 +1,7 @@
 //! Schedules: each due time is fired once, whatever dies and whatever clocks do.
 
+mod ready;
+
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use lapin::Consumer;
@@ -34,20 +36,20 @@ pub struct Morning {
 
 impl Morning {
     /// `replicas` that know a schedule with these `machines`, and have not fired it.
-    async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
-        Self::with(url, replicas, fleet, machines, "").await
+    pub async fn before(url: &str, replicas: usize, fleet: usize, machines: &str) -> Self {
+        Self::with(url, replicas, fleet, machines, Wishes::default()).await
     }
 
-    /// The same with lines of the lane's table.
-    pub async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, lane: &str) -> Self {
-        let sim = Sim::start(&["--fleet", &format!("Stopped={fleet}")]);
+    /// The same with wishes for the lane and the simulator.
+    pub async fn with(url: &str, replicas: usize, fleet: usize, machines: &str, wishes: Wishes<'_>) -> Self {
+        let sim = Sim::start(&[&["--fleet", &format!("Stopped={fleet}")], wishes.sim].concat());
         let clock = Clock::new();
         let due = (clock.now() + AHEAD).round(jiff::Unit::Minute).expect("a time");
         let cron = due.strftime("%M %H * * *");
         let grace = if machines.contains("misfire_grace") { "" } else { "misfire_grace = \"10m\"" };
         let schedule =
             format!("[[schedule]]\nname = \"morning\"\ncron = \"{cron}\"\ntimezone = \"UTC\"\n{grace}\n{machines}\n");
-        let config = format!("{}{schedule}", config(url, &sim.url(), &Wishes { lane, ..Wishes::default() }));
+        let config = format!("{}{schedule}", config(url, &sim.url(), &wishes));
         let environment = clock.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
         let daemons: Vec<Daemon> = (0..replicas).map(|_| Daemon::start_in(&config, &environment)).collect();
@@ -92,16 +94,30 @@ impl Morning {
         self.clock.set(time);
     }
 
+    /// The next event of its lane.
+    async fn hear(&mut self) -> Option<Value> {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await.ok()?;
+        Some(serde_json::from_slice(&next.expect("subscribed").expect("open").data).expect("JSON"))
+    }
+
+    /// The type and the data of the next event that was not asked for yet.
+    async fn next(&mut self) -> (String, Value) {
+        let mut event = match self.heard.is_empty() {
+            true => self.hear().await.expect("there is one more event"),
+            false => self.heard.remove(0),
+        };
+        (event["type"].as_str().expect("a text").to_owned(), event["data"].take())
+    }
+
     /// The data of the first event of this type that was not asked for yet. Events of two types come in either order.
-    async fn event(&mut self, kind: &str) -> Value {
+    pub async fn event(&mut self, kind: &str) -> Value {
         let kind = format!("io.reveille.{kind}.v1");
         loop {
             if let Some(place) = self.heard.iter().position(|event| event["type"] == kind) {
                 return self.heard.remove(place)["data"].take();
             }
-            let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
-            let delivery = next.unwrap_or_else(|_| panic!("no {kind}")).expect("subscribed").expect("open");
-            self.heard.push(serde_json::from_slice(&delivery.data).expect("JSON"));
+            let next = self.hear().await.unwrap_or_else(|| panic!("no {kind}"));
+            self.heard.push(next);
         }
     }
 
@@ -240,7 +256,7 @@ async fn machines_are_selected_or_read_from_a_file_when_it_fires_and_failures_ar
     }
     assert_eq!(morning.event("schedule.fired").await["size"], json!(2));
     morning.started_once(2).await;
-    assert_eq!(morning.daemons[0].metric(failing).await, 0.0);
+    eventually("it fails no more", async || (morning.daemons[0].metric(failing).await == 0.0).then_some(())).await;
 
     let (vhost, folder) = (broker::vhost(), Folder::new());
     let file = folder.put("fleet.csv", "id\nno instance\n");
@@ -266,5 +282,5 @@ async fn a_schedule_that_cannot_be_fired_until_its_grace_is_over_is_missed_with_
     let missed = morning.event("schedule.missed").await;
     assert_eq!((&missed["reason"], &missed["count"]), (&json!("failed"), &json!(1)));
     assert!(missed["text"].as_str().unwrap().contains("/nowhere/fleet.txt"), "{missed}");
-    assert_eq!(morning.daemons[0].metric(failing).await, 0.0);
+    eventually("it fails no more", async || (morning.daemons[0].metric(failing).await == 0.0).then_some(())).await;
 }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use jiff::{SignedDuration, Timestamp, Unit};
+use jiff::{Timestamp, Unit};
 use serde_json::json;
 
-use super::told;
+use super::{LOG_KEPT, told};
 use crate::broker::ConnectionKind;
 use crate::cli::columns::Columns;
 use crate::cli::log::Log;
@@ -14,15 +14,13 @@ use crate::cli::{Failure, Output, print, tell};
 use crate::config::{Config, Schedule};
 use crate::control::{LASTS, Pause, State};
 use crate::events::{BatchCompleted, Data, Event, ScheduleFired, ScheduleMissed};
+use crate::scheduler::due_of;
 use crate::text;
 
 const EXAMPLES: &str = "\
 Examples:
   reveille schedules list
   reveille schedules list --output json | jq '.[] | select(.last == null)'";
-
-/// As the log keeps events.
-const SINCE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What `reveille schedules list` takes.
 #[derive(Debug, clap::Args)]
@@ -36,7 +34,7 @@ pub(super) struct Arguments {
 /// The last that the log says of a schedule.
 #[derive(Debug)]
 enum Last {
-    Fired(ScheduleFired, Option<BatchCompleted>),
+    Fired(ScheduleFired, Option<Box<BatchCompleted>>),
     Missed(ScheduleMissed),
 }
 
@@ -46,7 +44,7 @@ struct Story {
     last: HashMap<String, Last>,
     /// The last completion of a batch that has a schedule's name, by that. It can come before the event that the schedule was
     /// fired.
-    completed: HashMap<String, BatchCompleted>,
+    completed: HashMap<String, Box<BatchCompleted>>,
 }
 
 impl Story {
@@ -66,16 +64,15 @@ impl Story {
             }
             Data::BatchCompleted(completed) => {
                 let is_named = |schedule: &&Schedule| {
-                    let due = completed.batch_id.strip_prefix(&*schedule.name).and_then(|rest| rest.strip_prefix('-'));
-                    due.is_some_and(|due| due.parse::<Timestamp>().is_ok()) && completed.lane == schedule.lane.as_str()
+                    due_of(&schedule.name, &completed.batch_id).is_some() && completed.lane == schedule.lane.as_str()
                 };
                 let Some(schedule) = schedules.iter().find(is_named) else { return };
                 if let Some(Last::Fired(fired, done)) = self.last.get_mut(&schedule.name)
                     && is_of(&completed, fired)
                 {
-                    *done = Some((*completed).clone());
+                    *done = Some(completed.clone());
                 }
-                self.completed.insert(schedule.name.clone(), *completed);
+                self.completed.insert(schedule.name.clone(), completed);
             }
             _ => {}
         }
@@ -98,7 +95,10 @@ impl Last {
         match self {
             Self::Fired(fired @ ScheduleFired { size: 1, .. }, None) => format!("1 job, under way{}", by_whom(fired)),
             Self::Fired(fired, None) => format!("{} jobs, under way{}", fired.size, by_whom(fired)),
-            Self::Fired(fired, Some(done)) => format!("{} of {} up{}", done.up, done.size, by_whom(fired)),
+            Self::Fired(fired, Some(done)) => {
+                let in_time = done.up_in_time.map_or_else(String::new, |in_time| format!(", {in_time} in time"));
+                format!("{} of {} up{in_time}{}", done.up, done.size, by_whom(fired))
+            }
             Self::Missed(missed) => format!("missed: {}", missed.text),
         }
     }
@@ -148,7 +148,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Result<ExitCo
         tell("the configuration has no [[schedule]]");
     } else {
         let log = Log::new(config, ConnectionKind::Batches);
-        let from = now.checked_sub(SINCE).unwrap_or(Timestamp::MIN);
+        let from = now.checked_sub(LOG_KEPT).unwrap_or(Timestamp::MIN);
         let replayed = log.replay(from, |event| story.take(&config.schedules, event)).await;
         replayed.map_err(|error| log.failure(error))?;
         commands = commands_until(now, config).await?;

@@ -20,6 +20,7 @@ fn a_schedule_needs_a_name_a_line_a_zone_and_machines() {
     assert_eq!(after(schedule, "2026-11-27T00:00:00Z"), "2026-11-29T23:30:00Z");
     assert_eq!((schedule.deadline, schedule.misfire_grace), (None, Duration::from_secs(1800)));
     assert_eq!((schedule.conflict, schedule.confirm), (None, None));
+    assert_eq!((schedule.ready_by, schedule.least, schedule.pace), (false, 50, 20.0));
     assert_eq!(
         problems("[[schedule]]\n", &[]),
         [
@@ -29,6 +30,16 @@ fn a_schedule_needs_a_name_a_line_a_zone_and_machines() {
             "r.toml: schedule[0].instances: expected instances, file or select, one of them: none is given",
         ]
     );
+}
+
+#[test]
+fn a_schedule_that_is_to_be_ready_has_jobs_that_wait_until_their_machine_runs() {
+    let more = "ready_by = true\nleast = \"80%\"\n[[lane]]\nname = \"prod\"\nrate = 10\nbatch = 20\n";
+    let config = good(&format!("{MORNING}{more}"), &[]);
+    let [schedule] = &config.schedules[..] else { panic!("{:?}", config.schedules) };
+    assert_eq!((schedule.ready_by, schedule.least, schedule.pace), (true, 80, 200.0));
+    assert_eq!(schedule.confirm, Some(crate::job::Confirm::Running));
+    assert!(good(MORNING, &[("REVEILLE_SCHEDULE__0__READY_BY", "true")]).schedules[0].ready_by);
 }
 
 #[test]
@@ -68,6 +79,13 @@ fn what_is_wrong_with_a_schedule_is_told_with_the_remedy() {
         (format!("{MORNING}calendar = \"cn\""), "there is no [[calendar]] with the name \"cn\"; there is none"),
         (format!("{MORNING}deadline = \"30m\""), "is no longer than misfire_grace, 1800s"),
         (format!("{MORNING}misfire_grace = \"8d\""), "expected a length of time above zero, up to 7 days"),
+        (format!("{MORNING}ready_by = \"7:30\""), "schedule[0].ready_by: \"7:30\" is wrong: expected true or false"),
+        (
+            format!("{MORNING}ready_by = true\nconfirm = \"accepted\""),
+            "schedule[0].confirm: is \"accepted\", and ready_by needs jobs that wait until their machine runs",
+        ),
+        (format!("{MORNING}least = \"half\""), "schedule[0].least: \"half\" is wrong: expected a part"),
+        (format!("{MORNING}least = \"101%\""), "schedule[0].least: \"101%\" is wrong: expected a part"),
         (format!("{MORNING}cronn = \"\""), "no such setting; did you mean cron?"),
         (
             "[[calendar]]\nname = \"cn\"\nskip_dates = [\"2026-10-07..2026-10-01\"]".to_owned(),

@@ -49,6 +49,10 @@ pub(super) struct Open {
     max_failures: Option<MaxFailures>,
     /// How long each wave after the first waits once it may start.
     settle: SignedDuration,
+    /// When its machines are to be up.
+    ready_by: Option<Timestamp>,
+    /// How many were.
+    in_time: usize,
     /// The command to cancel the rest, until it is given.
     cancel: Option<Event>,
     cancelled: Cancelled,
@@ -104,6 +108,8 @@ impl Open {
             failed: 0,
             max_failures: None,
             settle: SignedDuration::ZERO,
+            ready_by: None,
+            in_time: 0,
             cancel: None,
             cancelled: Cancelled::default(),
             started: BTreeMap::new(),
@@ -126,6 +132,7 @@ impl Open {
         let at = announcing.at;
         self.max_failures = batch.max_failures.or(self.max_failures);
         self.settle = batch.settle_seconds.map_or(self.settle, |seconds| SignedDuration::from_secs(seconds.into()));
+        self.ready_by = batch.ready_by.or(self.ready_by);
         let heard = self.announced.hear(id, batch.size, at);
         if heard == Announcement::Copy {
             return;
@@ -170,6 +177,7 @@ impl Open {
         let is_up = job.is_up();
         let can_be_replayed = job.outcome == FAILED;
         self.up += usize::from(is_up);
+        self.in_time += usize::from(is_up && self.ready_by.is_some_and(|ready_by| at <= ready_by));
         self.failed += usize::from(!is_up && job.outcome != CANCELLED);
         let kind = self.count(job.outcome, job.reason.unwrap_or_default());
         if can_be_replayed {
@@ -306,6 +314,8 @@ impl Open {
             submitted_at: self.submitted_at,
             first_event_at: self.first_event_at,
             last_event_at: self.last_event_at,
+            ready_by: self.ready_by,
+            up_in_time: self.ready_by.map(|_| self.in_time),
         };
         Event::of_completion(&self.key, completed)
     }

@@ -136,11 +136,29 @@ fn a_batch_is_done_when_as_many_jobs_have_ended_as_were_announced() {
         reasons: [("not_found".to_owned(), 2)].into(),
         submitted_at: at(1),
         first_event_at: Some(at(2)),
+        ready_by: None,
+        up_in_time: None,
         last_event_at: Some(at(10)),
     };
     assert_eq!(done, expected);
     assert_eq!((log.batches.open(), log.batches.oldest(), log.batches.remembered), (0, None, 0));
     assert_eq!(log.end("7", "morning", NOT_FOUND), NOTHING, "one more than were announced");
+}
+
+#[test]
+fn a_batch_that_is_to_be_ready_says_how_many_machines_were_in_time() {
+    let mut log = Log::new();
+    let mut announcement = announcement("a", "prod", "morning", 5, log.now());
+    let Data::BatchSubmitted(announced) = &mut announcement.data else { unreachable!() };
+    announced.ready_by = Some(at(4));
+    log.hear(announcement);
+    log.end("1", "morning", Outcome::Running);
+    log.end("1", "morning", Outcome::Running);
+    log.end("2", "morning", NOT_FOUND);
+    log.end("3", "morning", Outcome::AlreadyDone);
+    log.end("4", "morning", Outcome::Running);
+    let (_, done) = completed(log.end("5", "morning", Outcome::Running));
+    assert_eq!((done.up, done.up_in_time, done.ready_by), (4, Some(2), Some(at(4))));
 }
 
 #[test]
