@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-morning check test transcripts test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak bench build
+.PHONY: help demo demo-morning check test transcripts test-go test-batch test-rabbitmq4 test-rabbitmq43 deny advisories soak punctual bench build
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -57,6 +57,10 @@ advisories: ## known faults of dependencies (RustSec); needs github.com, and fai
 soak: ## load and random faults for SOAK=600 seconds, then the accounting, as a table
 	@tests/support/setup broker
 	SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) cargo test --test suite job::soak -- --ignored --nocapture
+
+punctual: ## whether machines are up when a schedule with ready_by is due, in real time: on a machine that does nothing else
+	@tests/support/setup broker clock
+	cargo test --test suite operator::schedules::ready -- --ignored --nocapture
 
 bench: ## jobs/s, CPU and memory beside the smallest consumer that could do the same; how exactly a lane keeps its rate; fleets; pauses; many lanes
 	@tests/support/setup broker
