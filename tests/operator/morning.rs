@@ -8,7 +8,7 @@ use super::schedules::{Morning, SECOND};
 use crate::support::broker::Node;
 use crate::support::files::Folder;
 use crate::support::stage::Wishes;
-use crate::support::{GLANCE, PATIENCE, eventually, eventually_within, instance};
+use crate::support::{GLANCE, PATIENCE, eventually_within, instance};
 
 /// Machines of each wave.
 const WAVES: [usize; 3] = [500, 1_500, 3_000];
@@ -31,7 +31,7 @@ async fn five_thousand_machines_in_three_waves_are_up_whatever_dies() {
     morning.set_clock(-SECOND);
     for wave in 1..=WAVES.len() {
         let first = wave_of.iter().find(|(_, other)| **other == wave).expect("each wave has machines").0;
-        eventually("the wave has begun", async || {
+        eventually_within(PATIENCE * 4, "the wave has begun", async || {
             (morning.sim.instance(first).await["starts"].as_u64() > Some(0)).then_some(())
         })
         .await;
