@@ -52,7 +52,8 @@ async fn fifty_idle_lanes_take_less_than_fifty_mebibytes() {
     let held = || async { daemon.get("/readyz").await.1.matches(r#":"held""#).count() };
     eventually("all are held", async || (held().await == 50).then_some(())).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let resident = daemon.child.memory("VmRSS");
+    // Without the pages of the program itself: unoptimised, as here, it has some ten MiB more of them than when it is released.
+    let resident = daemon.child.memory("RssAnon");
     println!("fifty idle lanes: {resident} KiB");
-    assert!(resident < 50 * 1024, "{resident} KiB");
+    assert!(resident < 36 * 1024, "{resident} KiB");
 }
