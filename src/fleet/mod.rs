@@ -13,6 +13,6 @@ mod waves;
 
 pub use self::defaults::{Defaults, check_times};
 pub use self::identity::{Identity, Part, of_batch};
-pub use self::input::{Checked, Format, Input, InputFault, batch_of};
-pub use self::message::{announced, announcement, message};
+pub use self::input::{Checked, Format, Input, InputFault};
+pub use self::message::{IN_FLIGHT, Item, announced, announcement, outgoing};
 pub use self::waves::told;

@@ -141,9 +141,12 @@ impl Appointments {
         };
         let mut steps = self.agenda.look(&schedules, now, elapsed, pause);
         for schedule in &*schedules {
-            let lead = self.past.plan(schedule).map(|plan| Duration::from_secs(plan.lead_seconds.into()));
+            let plan = self.past.plan(schedule);
+            let lead = plan.map(|plan| Duration::from_secs(plan.lead_seconds.into()));
             let due = lead.and_then(|lead| self.agenda.early(schedule, now, lead, pause));
             steps.extend(due.map(|due| Step::Fire(schedule, due, None)));
+            self.metrics.shows(&schedule.name, self.agenda.next(schedule));
+            self.metrics.tells(&schedule.name, self.past.story(&schedule.name), plan);
         }
         steps.extend(self.orders.look(&schedules, &control.runs(), now));
         self.not_before.retain(|_, instant| Instant::now() < *instant);
@@ -152,10 +155,6 @@ impl Appointments {
                 Step::Publish(schedule, data) => self.publish(outbox, schedule, data, now),
                 Step::Fire(schedule, due, by_hand) => self.fire(schedule, due, by_hand),
             }
-        }
-        for schedule in &*schedules {
-            self.metrics.shows(&schedule.name, self.agenda.next(schedule));
-            self.metrics.tells(&schedule.name, self.past.story(&schedule.name), self.past.plan(schedule));
         }
     }
 

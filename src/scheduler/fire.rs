@@ -3,7 +3,6 @@
 //! Jobs and announcement have ids that derive from the schedule's batch, which its due time names. So whoever fires the same due
 //! time again, after a crash for instance, submits copies, which their lane knows.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,21 +10,19 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::past::{LONGEST_LEAD, batch_of};
 use crate::broker::connection::ConnectError;
-use crate::broker::{self, Connection, ConnectionKind, Names, Outgoing, PublishError, Traffic};
+use crate::broker::{self, Connection, ConnectionKind, Names, PublishError, Traffic};
 use crate::config::{Broker, Machines, Schedule};
 use crate::events::{Batch, Plan, ScheduleFired};
-use crate::fleet::{Checked, Defaults, Identity, Input, InputFault, announced, announcement, message, of_batch};
+use crate::fleet::{Defaults, IN_FLIGHT, Identity, Input, InputFault, announced, announcement, of_batch, outgoing};
 use crate::query::select::Wanted;
 use crate::query::{SelectError, ask_selected};
 
-/// Jobs under way to the broker at a time.
-const IN_FLIGHT: usize = 256;
 /// Groups of them that wait for confirms.
 const GROUPS: usize = 4;
 /// Problems of a file that are named.
@@ -120,11 +117,11 @@ async fn submit(
     let sizes = checked.parts.get(&batch).map(|part| part.waves(false)).unwrap_or_default();
     let waves = sizes.len();
     announce(checked.size(), sizes).await?;
-    let jobs = read(input, checked.clone(), names.jobs(), announced_at);
+    let jobs = outgoing(input, checked.clone(), names.jobs(), announced_at);
     let jobs = stream::unfold(jobs, async |mut jobs| jobs.recv().await.map(|job| (job, jobs)));
     let submitting = jobs.map(|job| async {
         let job = job.map_err(FireError::Changed)?;
-        let _confirmed = publisher.try_publish(Arc::new(job)).await?;
+        let _confirmed = publisher.try_publish(job.message).await?;
         Ok::<(), FireError>(())
     });
     let mut submitted = pin!(submitting.buffer_unordered(IN_FLIGHT));
@@ -185,30 +182,6 @@ async fn machines(
             Ok((found.into_keys().map(|id| id.to_string()).collect(), None))
         }
     }
-}
-
-/// Reads the jobs a second time, in a thread of its own, no faster than they are sent. The last item says what was wrong.
-fn read(
-    mut input: Input,
-    checked: Arc<Checked>,
-    exchange: String,
-    announced_at: Timestamp,
-) -> mpsc::Receiver<Result<Outgoing, String>> {
-    let (sender, jobs) = mpsc::channel(IN_FLIGHT);
-    spawn_blocking(move || {
-        let lane = input.lane().clone();
-        let end = input.jobs(&checked, |id, job| {
-            match sender.blocking_send(Ok(message(&exchange, &lane, id, &job, announced_at))) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        });
-        if let Err(problem) = end {
-            // Without a receiver, sending is over.
-            let _ = sender.blocking_send(Err(problem));
-        }
-    });
-    jobs
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::bar::progress_bar;
@@ -25,12 +24,10 @@ use crate::cli::watch::{TAKES_AGAIN, TAKES_NOTHING};
 use crate::cli::{Failure, tell};
 use crate::config::Broker;
 use crate::events::{Batch, Event, MaxFailures, Wave};
-use crate::fleet::{Checked, Identity, Input, Part, announced, announcement, batch_of, message};
+use crate::fleet::{Checked, IN_FLIGHT, Identity, Input, Item, Part, announced, announcement, outgoing};
 use crate::retry::half_jitter;
 use crate::text::Shown;
 
-/// Jobs under way to the broker at a time.
-const IN_FLIGHT: usize = 256;
 /// Groups of them that wait for confirms.
 const GROUPS: usize = 4;
 /// How long a broker that is away is tried again.
@@ -70,14 +67,6 @@ enum Over {
     Changed(String),
     /// By a signal, with this exit code.
     Stopped(u8),
-}
-
-/// A job on its way.
-#[derive(Debug, Clone)]
-struct Item {
-    batch: Arc<str>,
-    wave: Option<Wave>,
-    message: Arc<Outgoing>,
 }
 
 type Flight = FuturesUnordered<BoxFuture<'static, (Item, Result<(), PublishError>)>>;
@@ -137,7 +126,7 @@ pub(super) async fn send(
         bar: progress_bar(checked.size(), "submitting"),
         fruitless: 0,
     };
-    let mut items = read(input, checked.clone(), route.names.jobs(), route.announced_at);
+    let mut items = outgoing(input, checked.clone(), route.names.jobs(), route.announced_at);
     let over = tokio::select! {
         biased;
         code = signals.next() => Over::Stopped(code),
@@ -154,36 +143,6 @@ pub(super) async fn send(
         Over::Sent => Ok(ControlFlow::Continue(Sent { connection: sending.connection, announced: last })),
         over => sending.close(over, checked).await.map(ControlFlow::Break),
     }
-}
-
-/// Reads the jobs a second time, in a thread of its own, no faster than they are sent. The last item says how that ended.
-fn read(
-    mut input: Input,
-    checked: Arc<Checked>,
-    exchange: String,
-    announced_at: Timestamp,
-) -> mpsc::Receiver<Result<Item, String>> {
-    let (sender, items) = mpsc::channel(IN_FLIGHT);
-    spawn_blocking(move || {
-        let mut batch: Arc<str> = "".into();
-        let lane = input.lane().clone();
-        let end = input.jobs(&checked, |id, job| {
-            // Most jobs belong to the batch of the one before.
-            if *batch != *batch_of(&job) {
-                batch = batch_of(&job).into();
-            }
-            let message = Arc::new(message(&exchange, &lane, id, &job, announced_at));
-            match sender.blocking_send(Ok(Item { batch: batch.clone(), wave: job.wave, message })) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        });
-        if let Err(problem) = end {
-            // Without a receiver, sending is over.
-            let _ = sender.blocking_send(Err(problem));
-        }
-    });
-    items
 }
 
 impl Route<'_> {
