@@ -174,6 +174,33 @@ pub struct JobEvent {
 }
 
 impl JobEvent {
+    /// A job of the lane `prod` that ended so at its first call, for unit tests.
+    #[cfg(test)]
+    pub fn example(job_id: &str, outcome: Outcome, at: Timestamp) -> Self {
+        Self {
+            job_id: job_id.to_owned(),
+            correlation_id: None,
+            lane: "prod".to_owned(),
+            instance_id: None,
+            batch_id: None,
+            wave: None,
+            replay_of: None,
+            labels: None,
+            outcome: outcome.as_str().to_owned(),
+            reason: Some(outcome.reason().to_owned()).filter(|reason| !reason.is_empty()),
+            is_final: true,
+            attempts: 1,
+            http_status: None,
+            error_code: None,
+            error_message: None,
+            bce_request_id: None,
+            ambiguous: false,
+            received_at: at,
+            finished_at: at,
+            duration_ms: 0,
+        }
+    }
+
     /// Fills in what the last answer says.
     #[must_use]
     pub fn with_answer(self, answer: &Answer) -> Self {

@@ -163,28 +163,7 @@ mod tests {
     }
 
     fn job(outcome: Outcome) -> JobEvent {
-        JobEvent {
-            job_id: "j-1".to_owned(),
-            correlation_id: None,
-            lane: "prod".to_owned(),
-            instance_id: None,
-            batch_id: None,
-            wave: None,
-            replay_of: None,
-            labels: None,
-            outcome: outcome.as_str().to_owned(),
-            reason: (!outcome.reason().is_empty()).then(|| outcome.reason().to_owned()),
-            is_final: true,
-            attempts: 1,
-            http_status: None,
-            error_code: None,
-            error_message: None,
-            bce_request_id: None,
-            ambiguous: false,
-            received_at: now(),
-            finished_at: now(),
-            duration_ms: 0,
-        }
+        JobEvent::example("j-1", outcome, now())
     }
 
     /// One of each kind.

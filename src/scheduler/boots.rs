@@ -174,28 +174,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::scheduler) fn job(id: &str, outcome: Outcome, is_final: bool) -> JobEvent {
-        JobEvent {
-            job_id: id.to_owned(),
-            correlation_id: None,
-            lane: "prod".to_owned(),
-            instance_id: None,
-            batch_id: None,
-            wave: None,
-            replay_of: None,
-            labels: None,
-            outcome: outcome.as_str().to_owned(),
-            reason: None,
-            is_final,
-            attempts: 1,
-            http_status: None,
-            error_code: None,
-            error_message: None,
-            bce_request_id: None,
-            ambiguous: false,
-            received_at: at(0),
-            finished_at: at(0),
-            duration_ms: 0,
-        }
+        JobEvent { is_final, ..JobEvent::example(id, outcome, at(0)) }
     }
 
     fn boots() -> Boots {

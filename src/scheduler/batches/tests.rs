@@ -75,28 +75,8 @@ fn announcement(id: &str, lane: &str, batch: &str, size: usize, now: Timestamp) 
 }
 
 fn event(job: &str, lane: &str, batch: Option<&str>, outcome: Outcome, is_final: bool, now: Timestamp) -> Event {
-    let job = JobEvent {
-        job_id: job.to_owned(),
-        lane: lane.to_owned(),
-        instance_id: None,
-        batch_id: batch.map(str::to_owned),
-        correlation_id: None,
-        wave: None,
-        replay_of: None,
-        labels: None,
-        outcome: outcome.as_str().to_owned(),
-        reason: Some(outcome.reason().to_owned()).filter(|reason| !reason.is_empty()),
-        is_final,
-        attempts: 1,
-        http_status: None,
-        error_code: None,
-        error_message: None,
-        bce_request_id: None,
-        ambiguous: false,
-        received_at: now,
-        finished_at: now,
-        duration_ms: 0,
-    };
+    let (lane, batch_id) = (lane.to_owned(), batch.map(str::to_owned));
+    let job = JobEvent { lane, batch_id, is_final, ..JobEvent::example(job, outcome, now) };
     Event::of_job(job, Phase::Start, None, None)
 }
 
